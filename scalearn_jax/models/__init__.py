@@ -1,0 +1,1 @@
+"""Flax linen modules: bottleneck adapters, encoder blocks and heads."""

@@ -1,0 +1,166 @@
+"""The bank: T source adapters stacked on a task axis.
+
+Letters: L layers, T source tasks, d hidden size, r bottleneck.
+
+One adapter is ``{"down": {"kernel": [L d r], "bias": [L r]}, "up": {"kernel": [L r d], "bias": [L d]}}``; a
+bank has the task axis after the layer axis, ``[L T d r]`` and so on. The layer axis leads so that a loop or a
+scan over layers can slice it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from scalearn_jax.errors import InputError
+from scalearn_jax.models.bottleneck import Bottleneck
+from scalearn_jax.typing import Array, Key, Params
+
+
+class BankShape(NamedTuple):
+    """The four sizes of a bank: L, T, d, r."""
+
+    num_layers: int
+    num_sources: int
+    hidden_size: int
+    bottleneck: int
+
+
+def init(key: Key, shape: BankShape) -> Params:
+    """Draws a bank of fresh adapters, kernels N(0, 0.02) and biases 0.
+
+    Example:
+      >>> bank = init(jax.random.key(0), BankShape(2, 1, 8, 4))
+      >>> bank["down"]["kernel"].shape
+      (2, 1, 8, 4)
+    """
+    num_layers, num_sources, hidden_size, bottleneck = shape
+    module = Bottleneck(hidden_size, bottleneck)
+    keys = jax.random.split(key, (num_layers, num_sources))
+    one = lambda key: module.init(key, jnp.zeros((1, hidden_size)))["params"]  # noqa: E731
+    return jax.vmap(jax.vmap(one))(keys)
+
+
+def shape(bank: Params) -> BankShape:
+    """Reads the four sizes off a bank.
+
+    Example:
+      >>> shape(init(jax.random.key(0), BankShape(2, 3, 8, 4)))
+      BankShape(num_layers=2, num_sources=3, hidden_size=8, bottleneck=4)
+    """
+    return BankShape(*bank["down"]["kernel"].shape)
+
+
+def stack(adapters: Sequence[Params]) -> Params:
+    """Stacks single adapters into a bank; narrower ones are padded with dead units.
+
+    A padded unit has zero rows in the up kernel, so it adds exactly nothing.
+
+    Args:
+      adapters: T trees without the task axis; hidden size and depth must agree, widths may differ.
+
+    Returns:
+      A bank, [L T d r] with r the largest width.
+
+    Raises:
+      InputError: no adapter, or two of different hidden size or depth.
+
+    Example:
+      >>> narrow, wide = (select(init(jax.random.key(0), BankShape(2, 1, 8, r)), 0) for r in (2, 4))
+      >>> shape(stack([narrow, wide])).bottleneck
+      4
+    """
+    if not adapters:
+        raise InputError("a bank needs at least one adapter, got none; pass at least one source.")
+    kernels = [adapter["down"]["kernel"] for adapter in adapters]
+    sizes = sorted({(kernel.shape[0], kernel.shape[1]) for kernel in kernels})
+    if len(sizes) > 1:
+        raise InputError(f"adapters of one bank must share (layers, hidden size); got {sizes}.")
+    width = max(kernel.shape[2] for kernel in kernels)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *(_pad(adapter, width) for adapter in adapters))
+
+
+def _pad(adapter: Params, width: int) -> Params:
+    missing = width - adapter["down"]["kernel"].shape[2]
+    down, up = adapter["down"], adapter["up"]
+    return {
+        "down": {
+            "kernel": jnp.pad(down["kernel"], ((0, 0), (0, 0), (0, missing))),
+            "bias": jnp.pad(down["bias"], ((0, 0), (0, missing))),
+        },
+        "up": {"kernel": jnp.pad(up["kernel"], ((0, 0), (0, missing), (0, 0))), "bias": jnp.asarray(up["bias"])},
+    }
+
+
+def select(bank: Params, source: int) -> Params:
+    """Takes one adapter out of a bank.
+
+    Example:
+      >>> select(init(jax.random.key(0), BankShape(2, 3, 8, 4)), 1)["up"]["bias"].shape
+      (2, 8)
+    """
+    return jax.tree.map(lambda leaf: leaf[:, source], bank)
+
+
+def mean(bank: Params, weights: Array) -> Params:
+    """Averages the parameters of a bank (AdapterSoup), P = sum_t w_t P_t.
+
+    Args:
+      bank: [L T ...].
+      weights: Float[T]; the caller normalises them.
+
+    Returns:
+      One adapter, without the task axis.
+
+    Example:
+      >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))
+      >>> mean(bank, jnp.array([0.5, 0.25, 0.25]))["down"]["kernel"].shape
+      (2, 8, 4)
+    """
+    return jax.tree.map(lambda leaf: jnp.einsum("lt...,t->l...", leaf, weights.astype(leaf.dtype)), bank)
+
+
+def widen(bank: Params, omega: Array) -> Params:
+    """Folds a scaled sum of adapters into one adapter of bottleneck T*r.
+
+    sum_t w_t * (h_t U_t + c_t) = [h_1 .. h_T] [w_t * U_t] + sum_t w_t * c_t, since omega does not depend on
+    the token. A scalar omega (last axis 1) scales the bottleneck units instead of the up kernel: the gradient
+    of omega then needs no matrix product of its own.
+
+    Args:
+      bank: [L T d r].
+      omega: Float[L T d], or Float[L T 1] for scalars.
+
+    Returns:
+      A site with leading axis L: ``down`` [L d T*r], ``up`` [L T*r d], and ``scale`` [L T*r] for scalars.
+
+    Raises:
+      InputError: omega covers another number of layers or sources than the bank.
+
+    Example:
+      >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))
+      >>> widen(bank, jnp.ones((2, 3, 8)))["up"]["kernel"].shape
+      (2, 12, 8)
+    """
+    num_layers, num_sources, hidden_size, bottleneck = shape(bank)
+    if omega.shape not in ((num_layers, num_sources, hidden_size), (num_layers, num_sources, 1)):
+        raise InputError(
+            f"omega has shape {omega.shape}, the bank holds {num_layers} layers, {num_sources} sources and hidden"
+            f" size {hidden_size}; pass omega as [L T d] or [L T 1]."
+        )
+    width = num_sources * bottleneck
+    up = bank["up"]["kernel"]
+    site = {
+        "down": {
+            "kernel": bank["down"]["kernel"].transpose(0, 2, 1, 3).reshape(num_layers, hidden_size, width),
+            "bias": bank["down"]["bias"].reshape(num_layers, width),
+        },
+        "up": {"bias": (omega * bank["up"]["bias"]).sum(1)},
+    }
+    if omega.shape[-1] == 1:
+        site["scale"] = jnp.repeat(omega[..., 0], bottleneck, axis=1)  # [L, T*r]
+    else:
+        up = up * omega[:, :, None, :]  # [L, T, r, d]
+    site["up"]["kernel"] = up.reshape(num_layers, width, hidden_size)
+    return site

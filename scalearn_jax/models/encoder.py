@@ -1,0 +1,210 @@
+"""The pretrained encoder: embeddings and post-norm transformer blocks with one adapter site each.
+
+Letters: R rows, S row length, L layers, H heads, d hidden size, f feed-forward width.
+
+A block owns residuals and layer norms. With a the attention sublayer's output, F the feed-forward output and
+LN the block's pretrained output norm, it computes (Pfeiffer placement)
+
+    h   = LN(F + a)
+    out = LN(update(site, h) + F + a)
+
+so a site sees the normalised state and returns only its update. Without a site, out = h.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.bottleneck import non_linearity
+from scalearn_jax.models.dropout import dropout
+from scalearn_jax.typing import Array, Batch, Key, Params
+
+Update = Callable[[Params, Array], Array]
+
+
+def _dense(features: int, name: str, dtype) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+
+
+def _layer_norm(spec: BackboneSpec, name: str, dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=spec.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Embeddings(nn.Module):
+    """Sums word, position and token-type embeddings and normalises them."""
+
+    spec: BackboneSpec
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, batch: Batch, key: Key | None = None) -> Array:
+        spec, init = self.spec, nn.initializers.normal(0.02)
+        embed = lambda size, name: nn.Embed(size, spec.hidden_size, self.dtype, embedding_init=init, name=name)  # noqa: E731
+        hidden = embed(spec.vocab_size, "word")(batch.tokens)
+        hidden += embed(spec.max_positions, "position")(batch.positions + spec.position_offset)
+        hidden += embed(spec.type_vocab_size, "token_type")(batch.token_types)
+        hidden = _layer_norm(spec, "norm", self.dtype)(hidden)
+        return dropout(key, hidden, spec.hidden_dropout)  # [R, S, d]
+
+
+class Block(nn.Module):
+    """One transformer block with an adapter site after the feed-forward sublayer."""
+
+    spec: BackboneSpec
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden: Array,
+        visible: Array,
+        site: Params | None = None,
+        update: Update | None = None,
+        key: Key | None = None,
+    ) -> Array:
+        """Maps Float[R S d] to Float[R S d]; ``visible`` Bool[R S S] says which keys a query may see."""
+        spec, site = self.spec, site or {}
+        attention_key, residual_key, output_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        attended = self._attention(hidden, visible, site, attention_key)
+        attended = dropout(residual_key, attended, spec.hidden_dropout)
+        a = _layer_norm(spec, "attention_norm", self.dtype)(hidden + attended)
+        inner = _dense(spec.intermediate_size, "intermediate", self.dtype)(a)  # [R, S, f]
+        inner = non_linearity(spec.activation)(_scaled(inner, site, "ffn_scale"))
+        forward = dropout(output_key, _dense(spec.hidden_size, "output", self.dtype)(inner), spec.hidden_dropout)
+        norm = _layer_norm(spec, "output_norm", self.dtype)
+        h = norm(forward + a)
+        return h if update is None else norm(update(site, h) + forward + a)
+
+    def _attention(self, hidden: Array, visible: Array, site: Params, key: Key | None) -> Array:
+        spec, size = self.spec, self.spec.hidden_size
+        query = _dense(size, "query", self.dtype)(hidden)
+        keys = _scaled(_dense(size, "key", self.dtype)(hidden), site, "key_scale")
+        values = _scaled(_dense(size, "value", self.dtype)(hidden), site, "value_scale")
+        query, keys, values = (_heads(x, spec.num_heads) for x in (query, keys, values))
+        context = attention(query, keys, values, visible, key=key, dropout_rate=spec.attention_dropout)
+        return _dense(size, "attention_output", self.dtype)(context.reshape(hidden.shape))
+
+
+def attention(query, keys, values, visible, *, key: Key | None = None, dropout_rate: float = 0.0) -> Array:
+    """Computes masked multi-head attention, softmax(Q K^T / sqrt(d/H)) V.
+
+    Args:
+      query: Float[R S H d/H]; ``keys`` and ``values`` likewise.
+      visible: Bool[R S S], True where a query may see a key.
+      key: key for dropout on the probabilities, ``None`` for none.
+      dropout_rate: its rate.
+
+    Returns:
+      Float[R S H d/H]. The softmax runs in float32 at least.
+    """
+    scores = jnp.einsum("rqhd,rkhd->rhqk", query, keys) / query.shape[-1] ** 0.5
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = jnp.where(visible[:, None], scores, jnp.finfo(scores.dtype).min)
+    weights = dropout(key, jax.nn.softmax(scores).astype(values.dtype), dropout_rate)
+    return jnp.einsum("rhqk,rkhd->rqhd", weights, values)
+
+
+def _heads(x: Array, num_heads: int) -> Array:
+    return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def _scaled(x: Array, site: Params, name: str) -> Array:
+    """Multiplies by an (IA)^3 vector where the site carries one."""
+    return x * site[name].astype(x.dtype)[None, None] if name in site else x
+
+
+def visibility(segments: Array) -> Array:
+    """Says which keys a query sees: those of its own sequence.
+
+    Args:
+      segments: Int[R S]; 0 is padding.
+
+    Returns:
+      Bool[R S S], query by key.
+
+    Example:
+      >>> visibility(jnp.array([[1, 2, 0]]))[0].astype(int).tolist()
+      [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    """
+    return (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
+
+
+def init(key: Key, spec: BackboneSpec) -> Params:
+    """Draws a random backbone; every leaf under ``layers`` has a leading layer axis.
+
+    Example:
+      >>> spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12)
+      >>> init(jax.random.key(0), spec)["layers"]["query"]["kernel"].shape
+      (2, 8, 8)
+    """
+    row = jnp.zeros((1, 1), jnp.int32)
+    batch = Batch(row, row, row, row, row, row, row, row)
+    embeddings_key, layers_key, pooler_key = jax.random.split(key, 3)
+    hidden = jnp.zeros((1, 1, spec.hidden_size))
+    block = lambda key: Block(spec).init(key, hidden, visibility(row))["params"]  # noqa: E731
+    params = {
+        "embeddings": Embeddings(spec).init(embeddings_key, batch)["params"],
+        "layers": jax.vmap(block)(jax.random.split(layers_key, spec.num_layers)),
+    }
+    if spec.has_pooler:
+        params["pooler"] = _dense(spec.hidden_size, None, None).init(pooler_key, hidden)["params"]
+    return params
+
+
+def encode(
+    params: Params,
+    batch: Batch,
+    spec: BackboneSpec,
+    *,
+    site: Params | None = None,
+    update: Update | None = None,
+    key: Key | None = None,
+    dtype=None,
+    layers: str = "loop",
+    remat: bool = False,
+    all_layers: bool = False,
+) -> Array:
+    """Runs the encoder over a batch of rows.
+
+    Args:
+      params: the backbone tree.
+      batch: tokens, token types, segments and positions, each [R S].
+      spec: sizes and constants.
+      site: pytree with leading axis L, handed to ``update`` one layer at a time; ``None`` for no adapters.
+      update: (site of one layer, h Float[R S d]) -> Float[R S d].
+      key: key for the backbone's dropout; ``None`` for none.
+      dtype: compute dtype; ``None`` follows the parameters.
+      layers: ``"loop"`` unrolls the layers, ``"scan"`` compiles one; equal results.
+      remat: recompute each layer's activations in the backward pass.
+      all_layers: also return the embedding output and every layer's output.
+
+    Returns:
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``.
+    """
+    keys = None if key is None else jax.random.split(key, spec.num_layers + 1)
+    embeddings = Embeddings(spec, dtype)
+    hidden = embeddings.apply({"params": params["embeddings"]}, batch, None if keys is None else keys[-1])
+    visible = visibility(batch.segments)
+
+    def step(hidden, layer):
+        block_params, block_site, block_key = layer
+        hidden = Block(spec, dtype).apply({"params": block_params}, hidden, visible, block_site, update, block_key)
+        return hidden, hidden if all_layers else None
+
+    step = jax.checkpoint(step) if remat else step
+    inputs = (params["layers"], site, None if keys is None else keys[:-1])
+    run = _loop if layers == "loop" else jax.lax.scan
+    last, outputs = run(step, hidden, inputs)
+    return jnp.concatenate([hidden[None], outputs]) if all_layers else last
+
+
+def _loop(step, carry, inputs):
+    """``jax.lax.scan`` with the loop unrolled in Python: faster code, longer compilation."""
+    outputs = []
+    for i in range(len(jax.tree.leaves(inputs)[0])):
+        carry, output = step(carry, jax.tree.map(lambda leaf: leaf[i], inputs))
+        outputs.append(output)
+    return carry, None if outputs[0] is None else jnp.stack(outputs)

@@ -1,0 +1,81 @@
+"""Prediction heads: first-token features to logits.
+
+Letters: N sequences, B examples, K sequences per example, d hidden size, C outputs.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scalearn_jax.errors import InputError
+from scalearn_jax.models.dropout import dropout
+from scalearn_jax.typing import Array, Key, Params
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The shape of a head (SEMANTICS, section 6).
+
+    Attributes:
+      kind: ``"two_layer"``: dropout, dense, tanh, dropout, out (both published classification heads are this
+        function). ``"pooled"``: the backbone's own pooler, dropout, out (the static multiple-choice head).
+      num_outputs: C; 1 for regression and for multiple choice, which scores each choice alone.
+      num_choices: K; above 1 the K scores of an example form its logits.
+      dropout: dropout rate; the encoder's hidden dropout as published.
+    """
+
+    kind: str = "two_layer"
+    num_outputs: int = 2
+    num_choices: int = 1
+    dropout: float = 0.1
+
+
+class Head(nn.Module):
+    """Maps first-token states to logits."""
+
+    spec: HeadSpec
+    hidden_size: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, features: Array, pooler: Params | None = None, key: Key | None = None) -> Array:
+        """Computes logits.
+
+        Args:
+          features: Float[N d], final hidden states of the sequences' first tokens.
+          pooler: the backbone's pooler, for kind ``"pooled"``.
+          key: key for dropout, ``None`` for none.
+
+        Returns:
+          Float[B C], or Float[B K] for multiple choice.
+        """
+        spec = self.spec
+        dense_key, out_key = (None, None) if key is None else jax.random.split(key)
+        dense = lambda features, name: nn.Dense(  # noqa: E731
+            features, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02), name=name
+        )
+        if spec.kind == "pooled":
+            x = jnp.tanh(features @ pooler["kernel"].astype(features.dtype) + pooler["bias"].astype(features.dtype)[None])
+        else:
+            x = jnp.tanh(dense(self.hidden_size, "dense")(dropout(dense_key, features, spec.dropout)))
+        logits = dense(spec.num_outputs, "out")(dropout(out_key, x, spec.dropout))  # [N, C]
+        return logits.reshape(-1, spec.num_choices) if spec.num_choices > 1 else logits
+
+
+def init(key: Key, spec: HeadSpec, hidden_size: int) -> Params:
+    """Draws a fresh head: kernels N(0, 0.02), biases 0.
+
+    Raises:
+      InputError: unknown kind.
+
+    Example:
+      >>> init(jax.random.key(0), HeadSpec(num_outputs=3), 8)["out"]["kernel"].shape
+      (8, 3)
+    """
+    if spec.kind not in ("two_layer", "pooled"):
+        raise InputError(f"unknown head kind {spec.kind!r}; expected 'two_layer' or 'pooled'.")
+    pooler = {"kernel": jnp.zeros((hidden_size, hidden_size)), "bias": jnp.zeros(hidden_size)}
+    features = jnp.zeros((spec.num_choices, hidden_size))
+    return Head(spec, hidden_size).init(key, features, pooler)["params"]
