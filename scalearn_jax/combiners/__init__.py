@@ -1,0 +1,51 @@
+"""The combiners: how a bank of source adapters becomes one update.
+
+To add one, write a file beside these and give it a row here; the tests that run over ``COMBINERS`` pick it up.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from scalearn_jax.combiners.average import average
+from scalearn_jax.combiners.base import Combiner, of_module
+from scalearn_jax.combiners.fusion import fusion
+from scalearn_jax.combiners.scalearn import scalearn
+from scalearn_jax.combiners.single import fixed, none, single
+from scalearn_jax.errors import unknown
+
+COMBINERS: dict[str, Callable[..., Combiner]] = {
+    "scalearn": scalearn,
+    "scalearn-uniform": partial(scalearn, uniform=True),
+    "scalearn++": partial(scalearn, shared=True),
+    "scalearn-uniform++": partial(scalearn, uniform=True, shared=True, dropout=0.0),
+    "fusion": fusion,
+    "average": average,
+    "single": single,
+    "fixed": fixed,
+    "none": none,
+}
+
+
+def make(name: str, **options) -> Combiner:
+    """Makes a combiner by its name.
+
+    Args:
+      name: a key of ``COMBINERS``.
+      **options: keyword arguments of that combiner.
+
+    Returns:
+      The combiner.
+
+    Raises:
+      InputError: unknown name.
+
+    Example:
+      >>> make("average", weights=(0.5, 0.5)).init(None, None)
+      {}
+    """
+    if name not in COMBINERS:
+        raise unknown("combiner", name, COMBINERS)
+    return COMBINERS[name](**options)
+
+
+__all__ = ["COMBINERS", "Combiner", "make", "of_module"]

@@ -1,0 +1,66 @@
+"""Combiners with no learned scale: one adapter, fixed coefficients, or none at all.
+
+Letters: L layers, T source tasks, d hidden size.
+"""
+
+import jax.numpy as jnp
+
+from scalearn_jax.combiners.base import Combiner, without_parameters
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
+from scalearn_jax.typing import Params
+
+
+def single(*, non_linearity: str = "relu") -> Combiner:
+    """Makes the identity on a bank that holds one adapter: source-task training and its baseline.
+
+    Raises:
+      InputError: (at ``bind``) the bank holds more than one adapter.
+
+    Example:
+      >>> single().init(None, None)
+      {}
+    """
+
+    def bind(bank: Params) -> Params:
+        num_sources = banks.shape(bank).num_sources
+        if num_sources != 1:
+            raise InputError(f"combiner 'single' takes a bank of one adapter, got {num_sources}; select one source.")
+        return banks.select(bank, 0)
+
+    return without_parameters(bind, non_linearity=non_linearity)
+
+
+def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Combiner:
+    """Makes the sum with constant factors, update = sum_t c_t up_t (probing, SEMANTICS section 10).
+
+    Args:
+      coefficients: T factors in bank order.
+      non_linearity: of the sources.
+
+    Returns:
+      The combiner.
+
+    Raises:
+      InputError: (at ``bind``) the number of factors is not the number of sources.
+
+    Example:
+      >>> fixed(coefficients=(0.7, 0.1)).init(None, None)
+      {}
+    """
+
+    def bind(bank: Params) -> Params:
+        num_layers, num_sources, _, _ = banks.shape(bank)
+        if len(coefficients) != num_sources:
+            raise InputError(
+                f"got {len(coefficients)} coefficients for {num_sources} sources; pass one a source, in bank order."
+            )
+        omega = jnp.asarray(coefficients, bank["up"]["bias"].dtype)[None, :, None]
+        return banks.widen(bank, jnp.broadcast_to(omega, (num_layers, num_sources, 1)))
+
+    return without_parameters(bind, non_linearity=non_linearity)
+
+
+def none(*, non_linearity: str = "relu") -> Combiner:
+    """Makes the combiner of a backbone without adapters: full fine-tuning, or a head alone."""
+    return without_parameters(lambda bank: None, non_linearity=non_linearity)._replace(apply=None)

@@ -1,0 +1,107 @@
+"""The methods: one row says everything that distinguishes a run.
+
+A new baseline is a new row. Rates, patience and epochs are the published ones (SEMANTICS, section 9).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalearn_jax.errors import unknown
+
+GROUPS = {"backbone": "backbone", "adapters": "adapter", "transfer": "transfer", "heads": "head"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A choice of combiner, trainable groups and hyper-parameters.
+
+    Attributes:
+      combiner: a key of ``COMBINERS``.
+      trainable: the parameter groups that learn; all others are frozen.
+      learning_rate: peak rate of the linear decay.
+      patience: evaluations without improvement before stopping.
+      epochs: length of the schedule, in passes over the training set.
+      uses_sources: whether the bank holds given source adapters; else one fresh adapter, or none.
+      choice_head: kind of head on multiple-choice tasks.
+      options: options of the combiner.
+      about: one line for ``scalearn list methods``.
+    """
+
+    combiner: str
+    trainable: tuple[str, ...]
+    learning_rate: float
+    about: str
+    patience: int = 5
+    epochs: int = 30
+    uses_sources: bool = True
+    choice_head: str = "pooled"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_TRANSFER = ("transfer", "head")
+
+
+def _scalearn(combiner: str, about: str, **options) -> Method:
+    return Method(combiner, _TRANSFER, 6e-3, about, patience=30, options=options)
+
+
+METHODS = {
+    "scalearn": _scalearn("scalearn", "a scaling vector per source and layer"),
+    "scalearn-uniform": _scalearn("scalearn-uniform", "a scaling factor per source and layer"),
+    "scalearn++": _scalearn("scalearn++", "a scaling vector per source, shared by the layers"),
+    "scalearn-uniform++": _scalearn("scalearn-uniform++", "a scaling factor per source, shared by the layers"),
+    "scalearn-mean": _scalearn("scalearn", "ScaLearn, factors divided by their sum", dropout=0.0, normalise="mean"),
+    "scalearn-softmax": _scalearn("scalearn", "ScaLearn, softmax over sources", dropout=0.0, normalise="softmax"),
+    "fusion": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion (dynamic): attention over sources"),
+    "fusion-static": Method(
+        "fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}
+    ),
+    "soup": Method("average", ("head",), 3e-4, "AdapterSoup: weighted average of the sources' parameters"),
+    "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)"),
+    "single": Method(
+        "single", ("adapter", "head"), 3e-4, "one adapter trained on the task", uses_sources=False,
+        choice_head="two_layer",
+    ),
+    "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
+    "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
+}
+
+
+def get(name: str) -> Method:
+    """Looks up a method.
+
+    Raises:
+      InputError: unknown name; the nearest is named.
+
+    Example:
+      >>> get("scalearn").learning_rate
+      0.006
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def label(path: str, trainable: tuple[str, ...]) -> str:
+    """Labels a parameter path with its group, or ``"frozen"``.
+
+    This one function decides both what ``tree.partition`` splits off and which optimiser a leaf gets.
+
+    Args:
+      path: for instance ``"transfer/omega"``.
+      trainable: the groups that learn.
+
+    Returns:
+      ``"backbone"``, ``"adapter"``, ``"transfer"``, ``"head"`` or ``"frozen"``.
+
+    Example:
+      >>> label("transfer/omega", ("transfer", "head")), label("backbone/pooler/bias", ("head",))
+      ('transfer', 'frozen')
+    """
+    group = GROUPS[path.split("/")[0]]
+    return group if group in trainable else "frozen"
+
+
+def is_trainable(method: Method):
+    """Returns ``keep(path)`` for ``tree.partition``: whether the method trains a leaf."""
+    return lambda path: label(path, method.trainable) != "frozen"

@@ -1,0 +1,173 @@
+"""The forward pass: bind, encode, pool, head. Start reading here.
+
+    site   = combiner.bind(transfer, adapters)      one adapter a layer, whatever the number of sources
+    hidden = encode(backbone, batch, site)          [R, S, d]
+    first  = hidden at each sequence's first token  [N, d]
+    logits = head(first)                            [B, C]
+
+Letters: B examples, N sequences, R rows, S row length, L layers, T source tasks, d hidden size, C outputs.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+
+from scalearn_jax import combiners
+from scalearn_jax.errors import unknown
+from scalearn_jax.models import bank, encoder
+from scalearn_jax.models import heads as head_modules
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.typing import Array, Batch, Key, Params
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything static about a model; hashable, so ``jit`` can treat it as a constant.
+
+    Attributes:
+      backbone: sizes of the encoder.
+      combiner: a key of ``COMBINERS``.
+      combiner_options: its keyword arguments, as sorted pairs.
+      heads: (task, HeadSpec) pairs.
+      num_sources: T, adapters in the bank; 0 for none.
+      bottleneck: r, width of the bank.
+      non_linearity: of the adapters.
+      backbone_dropout: whether the (frozen) backbone's own dropout acts in training, as published.
+      dtype: compute dtype, ``"float32"``, ``"bfloat16"`` or ``"float64"``.
+      layers: ``"loop"`` or ``"scan"``.
+      remat: recompute activations in the backward pass.
+    """
+
+    backbone: BackboneSpec
+    combiner: str = "none"
+    combiner_options: tuple[tuple[str, Any], ...] = ()
+    heads: tuple[tuple[str, head_modules.HeadSpec], ...] = ()
+    num_sources: int = 0
+    bottleneck: int = 0
+    non_linearity: str = "relu"
+    backbone_dropout: bool = True
+    dtype: str = "float32"
+    layers: str = "loop"
+    remat: bool = False
+
+    @cached_property
+    def make_combiner(self) -> combiners.Combiner:
+        """The combiner this spec names."""
+        return combiners.make(self.combiner, non_linearity=self.non_linearity, **dict(self.combiner_options))
+
+    @property
+    def bank_shape(self) -> bank.BankShape:
+        """The sizes of the bank, (L, T, d, r)."""
+        return bank.BankShape(self.backbone.num_layers, self.num_sources, self.backbone.hidden_size, self.bottleneck)
+
+    def head(self, task: str) -> head_modules.HeadSpec:
+        """The head of a task.
+
+        Raises:
+          InputError: no head of that name.
+        """
+        table = dict(self.heads)
+        if task not in table:
+            raise unknown("head", task, table)
+        return table[task]
+
+
+def init(key: Key, spec: ModelSpec) -> Params:
+    """Draws all parameters of a model.
+
+    Args:
+      key: typed PRNG key.
+      spec: the model.
+
+    Returns:
+      ``{"backbone", "adapters", "transfer", "heads": {task}}``; ``adapters`` is empty for T = 0.
+
+    Example:
+      >>> spec = ModelSpec(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), combiner="scalearn",
+      ...                  heads=(("demo", head_modules.HeadSpec()),), num_sources=3, bottleneck=4)
+      >>> init(jax.random.key(0), spec)["transfer"]["omega"].shape
+      (2, 3, 8)
+    """
+    backbone_key, bank_key, transfer_key, heads_key = jax.random.split(key, 4)
+    return {
+        "backbone": encoder.init(backbone_key, spec.backbone),
+        "adapters": bank.init(bank_key, spec.bank_shape) if spec.num_sources else {},
+        **init_target(transfer_key, heads_key, spec),
+    }
+
+
+def init_target(transfer_key: Key, heads_key: Key, spec: ModelSpec) -> Params:
+    """Draws only what a target task adds: transfer parameters and heads.
+
+    Returns:
+      ``{"transfer", "heads": {task}}``.
+    """
+    hidden_size = spec.backbone.hidden_size
+    keys = jax.random.split(heads_key, max(len(spec.heads), 1))
+    return {
+        "transfer": spec.make_combiner.init(transfer_key, spec.bank_shape),
+        "heads": {
+            task: head_modules.init(key, head, hidden_size) for key, (task, head) in zip(keys, spec.heads, strict=False)
+        },
+    }
+
+
+def encode(
+    params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None, all_layers: bool = False
+) -> Array:
+    """Runs the backbone with its adapter sites bound.
+
+    Args:
+      params: the four subtrees.
+      batch: rows [R S].
+      spec: the model.
+      key: PRNG key for dropout; ``None`` for none.
+      mask: combiner dropout mask to replay instead of drawing one.
+      all_layers: also return the embedding output and every layer's output.
+
+    Returns:
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``.
+    """
+    site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
+    combiner = spec.make_combiner
+    return encoder.encode(
+        params["backbone"],
+        batch,
+        spec.backbone,
+        site=combiner.bind(params["transfer"], params["adapters"], key=site_key, mask=mask),
+        update=combiner.apply,
+        key=encoder_key if spec.backbone_dropout else None,
+        dtype=spec.dtype,
+        layers=spec.layers,
+        remat=spec.remat,
+        all_layers=all_layers,
+    )
+
+
+def apply(
+    params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None
+) -> Array:
+    """Computes the logits of a task.
+
+    Args:
+      params: the four subtrees.
+      batch: rows [R S], packed or not.
+      spec: the model.
+      task: which head to use.
+      key: PRNG key; ``None`` switches every dropout off.
+      mask: combiner dropout mask to replay instead of drawing one.
+
+    Returns:
+      Float[B C], or Float[B K] for multiple choice, in float32 or wider.
+
+    Raises:
+      InputError: the spec has no such head, or the combiner does not fit the bank.
+    """
+    encode_key, head_key = (None, None) if key is None else jax.random.split(key)
+    hidden = encode(params, batch, spec=spec, key=encode_key, mask=mask)
+    first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
+    head = head_modules.Head(spec.head(task), spec.backbone.hidden_size, spec.dtype)
+    logits = head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), head_key)
+    return logits.astype(jax.numpy.promote_types(logits.dtype, jax.numpy.float32))

@@ -1,0 +1,163 @@
+"""The optimiser: published AdamW, linear decay, clipping, a rate per parameter group."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from scalearn_jax import tree
+from scalearn_jax.errors import unknown
+from scalearn_jax.methods import label
+from scalearn_jax.typing import Array, Params
+
+
+def linear_decay(learning_rate: float, num_steps: int, warmup_steps: int = 0) -> optax.Schedule:
+    """Linear decay to 0 after an optional linear warm-up: step k of K uses lr * (K - k) / (K - warm-up).
+
+    Args:
+      learning_rate: peak rate.
+      num_steps: K, the length of the full schedule (also when early stopping ends the run before).
+      warmup_steps: steps from 0 to the peak.
+
+    Returns:
+      step -> rate.
+
+    Example:
+      >>> [float(linear_decay(1.0, 4)(k)) for k in range(4)]
+      [1.0, 0.75, 0.5, 0.25]
+    """
+
+    def schedule(step):
+        decay = (num_steps - step) / max(num_steps - warmup_steps, 1)
+        return learning_rate * jnp.clip(jnp.minimum(step / max(warmup_steps, 1) if warmup_steps else 1.0, decay), 0, 1)
+
+    return schedule
+
+
+class AdamState(NamedTuple):
+    """Step count and the two moment trees."""
+
+    count: Array
+    mu: Params
+    nu: Params
+
+
+def published_adamw(
+    schedule: optax.Schedule, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decays: Callable[[str], bool]
+) -> optax.GradientTransformation:
+    """AdamW in the older Hugging Face form (SEMANTICS, section 5).
+
+        step = lr * sqrt(1 - b2^t) / (1 - b1^t);  p <- p - step * m / (sqrt(v) + eps);  p <- p - lr * decay * p
+
+    Unlike ``optax.adamw``, eps is added to the uncorrected sqrt(v) and the decay acts on the updated value.
+
+    Args:
+      schedule: step -> rate.
+      b1, b2, eps: Adam's constants.
+      weight_decay: decay factor.
+      decays: path -> whether the leaf decays.
+
+    Returns:
+      The transformation.
+    """
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return AdamState(jnp.zeros((), jnp.int32), zeros(), zeros())
+
+    def update(grads, state, params):
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        rate, count = schedule(state.count), state.count + 1
+        step = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+
+        def change(path, p, m, v):
+            adam = -step.astype(p.dtype) * m / (jnp.sqrt(v) + eps)
+            return adam - rate * weight_decay * (p + adam) if weight_decay and decays(path) else adam
+
+        updates = jax.tree_util.tree_map_with_path(lambda path, *leaves: change(_name(path), *leaves), params, mu, nu)
+        return updates, AdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _name(path) -> str:
+    return "/".join(str(key.key) for key in path)
+
+
+def decays(path: str) -> bool:
+    """Says whether weight decay applies to a leaf: to all but biases and layer norms."""
+    return not path.endswith("bias") and "norm" not in path
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales gradients to a global norm of at most ``max_norm``, g * min(1, max / (norm + 1e-6)).
+
+    The 1e-6 is in the published form; ``optax.clip_by_global_norm`` has none.
+    """
+
+    def update(grads, state, params=None):
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + 1e-6))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _optax_adamw(schedule, *, weight_decay, decays):
+    mask = lambda params: tree.map_with_path(lambda path, _: decays(path), params)  # noqa: E731
+    return optax.adamw(schedule, weight_decay=weight_decay, mask=mask)
+
+
+OPTIMIZERS = {"published": published_adamw, "optax": _optax_adamw}
+
+
+def make_optimizer(
+    *,
+    learning_rate: float,
+    num_steps: int,
+    trainable: tuple[str, ...],
+    optimizer: str = "published",
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 1.0,
+    group_rates: Mapping[str, float] | None = None,
+) -> optax.GradientTransformation:
+    """Builds the optimiser of a run: clipping, then AdamW for each trainable group, zero for the rest.
+
+    Args:
+      learning_rate: peak rate.
+      num_steps: length of the schedule.
+      trainable: the groups that learn; see ``methods.label``.
+      optimizer: ``"published"`` or ``"optax"``.
+      warmup_steps: length of the linear warm-up.
+      weight_decay: decay factor; acts on all but biases and layer norms.
+      clip_norm: largest global gradient norm; ``None`` for no clipping.
+      group_rates: peak rates that differ from ``learning_rate``, by group.
+
+    Returns:
+      An optax transformation for trees whose top-level names are those of ``model.init``.
+
+    Raises:
+      InputError: unknown ``optimizer``.
+
+    Example:
+      >>> tx = make_optimizer(learning_rate=0.1, num_steps=10, trainable=("transfer",))
+      >>> params = {"transfer": {"omega": jnp.ones(2)}}
+      >>> updates, _ = tx.update({"transfer": {"omega": jnp.ones(2)}}, tx.init(params), params)
+      >>> updates["transfer"]["omega"].round(3).tolist()
+      [-0.10000000149011612, -0.10000000149011612]
+    """
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", optimizer, OPTIMIZERS)
+    rates = {group: learning_rate for group in trainable} | dict(group_rates or {})
+    transforms = {
+        group: OPTIMIZERS[optimizer](
+            linear_decay(rate, num_steps, warmup_steps), weight_decay=weight_decay, decays=decays
+        )
+        for group, rate in rates.items()
+    }
+    labels = lambda params: tree.map_with_path(lambda path, _: label(path, trainable), params)  # noqa: E731
+    grouped = optax.multi_transform(transforms | {"frozen": optax.set_to_zero()}, labels)
+    return grouped if clip_norm is None else optax.chain(clip_by_global_norm(clip_norm), grouped)
