@@ -1,0 +1,258 @@
+"""AdapterHub folders: read and write single bottleneck adapters and their heads.
+
+Letters: L layers, d hidden size, r bottleneck, C outputs.
+
+The files are those of ``adapters`` 1.x and of the older adapter-transformers, told apart from PEFT's by
+content, since both name their configuration ``adapter_config.json``. Only safetensors are read.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalearn_jax.convert.files import read_json
+from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.models.bottleneck import NON_LINEARITIES
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+VERSION = "adapters.1.3.0"
+
+# What makes an adapter the Pfeiffer one of this package; another value means other maths.
+LAYOUT = {
+    "adapter_residual_before_ln": False,
+    "cross_adapter": False,
+    "dropout": 0.0,
+    "inv_adapter": None,
+    "is_parallel": False,
+    "leave_out": [],
+    "ln_after": False,
+    "ln_before": False,
+    "mh_adapter": False,
+    "original_ln_after": True,
+    "original_ln_before": True,
+    "output_adapter": True,
+    "phm_layer": False,
+    "residual_before_ln": True,
+    "scaling": 1.0,
+    "stochastic_depth": 0.0,
+    "use_gating": False,
+}
+# Further keys of the schema, without effect on such an adapter.
+UNUSED = {
+    "factorized_phm_W": True,
+    "factorized_phm_rule": False,
+    "hypercomplex_nonlinearity": "glorot-uniform",
+    "init_weights": "bert",
+    "init_weights_seed": None,
+    "inv_adapter_reduction_factor": None,
+    "learn_phm": True,
+    "phm_bias": True,
+    "phm_c_init": "normal",
+    "phm_dim": 4,
+    "phm_init_range": 0.0001,
+    "phm_rank": 1,
+    "shared_W_phm": False,
+    "shared_phm_rule": True,
+}
+LEAVES = {
+    "down/kernel": "adapter_down.0.weight",
+    "down/bias": "adapter_down.0.bias",
+    "up/kernel": "adapter_up.weight",
+    "up/bias": "adapter_up.bias",
+}
+# Files without a version used other names for the two forms of GELU.
+UNVERSIONED = {"gelu": "gelu_new", "gelu_orig": "gelu"}
+
+
+def load(folder: str | Path) -> tuple[Params, dict[str, Any]]:
+    """Reads one adapter.
+
+    Args:
+      folder: holds ``adapter_config.json`` and ``adapter.safetensors``.
+
+    Returns:
+      The adapter, ``down`` kernel Float[L d r] and so on as numpy arrays, and a dict with ``name``,
+      ``non_linearity``, ``reduction_factor``, ``hidden_size``, ``model_type`` and ``model_name``.
+
+    Raises:
+      InputError: another format (PEFT, pickles), another layout than Pfeiffer's, or damaged files.
+
+    Example:
+      >>> adapter, config = load("adapters/rte")  # doctest: +SKIP
+      >>> adapter["down"]["kernel"].shape, config["non_linearity"]  # doctest: +SKIP
+      ((12, 768, 48), 'relu')
+    """
+    folder = Path(folder)
+    content = _read_config(folder)
+    tensors = load_tensors(_find(folder, "adapter.safetensors", pickle="pytorch_adapter.bin"))
+    name, hidden_size = content["name"], content["hidden_size"]
+    non_linearity = str(content["config"].get("non_linearity", "relu")).lower()
+    if "version" not in content:
+        non_linearity = UNVERSIONED.get(non_linearity, non_linearity)
+    if non_linearity not in NON_LINEARITIES:
+        raise unknown("non_linearity", non_linearity, NON_LINEARITIES, where=str(folder / "adapter_config.json"))
+    described = {key: content.get(key) for key in ("name", "hidden_size", "model_type", "model_name")}
+    described |= {"non_linearity": non_linearity, "reduction_factor": content["config"].get("reduction_factor")}
+    return _from_tensors(tensors, name, hidden_size, folder), described
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter_config.json"
+    content = read_json(path)
+    if "peft_type" in content:
+        raise InputError(
+            f"{path} is a PEFT adapter ({content['peft_type']}); expected a bottleneck adapter as AdapterHub saves it."
+        )
+    if not isinstance(content.get("config"), dict) or not {"name", "hidden_size"} <= content.keys():
+        raise InputError(f"{path} lacks 'config', 'name' or 'hidden_size'; expected an AdapterHub adapter_config.json.")
+    for key, expected in LAYOUT.items():
+        if content["config"].get(key, expected) != expected:
+            raise InputError(
+                f"{path}: {key} is {content['config'][key]!r}, expected {expected!r}; only the Pfeiffer layout"
+                " (seq_bn: one plain bottleneck after the feed-forward sublayer) can be read."
+            )
+    return content
+
+
+def _find(folder: Path, *names: str, pickle: str) -> Path:
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    if (folder / pickle).exists():
+        raise InputError(
+            f"{folder} holds only {pickle}; pickles can run code and are not read. Save it again with"
+            " use_safetensors=True."
+        )
+    raise InputError(f"{folder} holds no {names[0]}; expected an AdapterHub folder.")
+
+
+def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, folder: Path) -> Params:
+    pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d+)\.output\.adapters\.{re.escape(name)}\.(.+)")
+    found = {match.groups(): tensor for key, tensor in tensors.items() if (match := pattern.fullmatch(key))}
+    num_layers = len({layer for layer, _ in found})
+    expected = {(str(layer), leaf) for layer in range(num_layers) for leaf in LEAVES.values()}
+    if not found or len(found) != len(tensors) or found.keys() != expected:
+        missing = sorted(".".join(key) for key in expected - found.keys())[:5]
+        unexpected = sorted(key for key in tensors if not pattern.fullmatch(key))[:5]
+        raise InputError(
+            f"{folder}: the tensors are not those of one adapter {name!r} in every layer;"
+            f" missing: {missing or 'none'}, unexpected: {unexpected or 'none'}."
+        )
+    width = len(found["0", LEAVES["down/bias"]])
+    shapes = {"down/kernel": (width, hidden_size), "down/bias": (width,)}
+    shapes |= {"up/kernel": (hidden_size, width), "up/bias": (hidden_size,)}
+    for (layer, leaf), tensor in found.items():
+        shape = shapes[next(path for path, theirs in LEAVES.items() if theirs == leaf)]
+        if tensor.shape != shape:
+            raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shape}.")
+    adapter: Params = {"down": {}, "up": {}}
+    for path, leaf in LEAVES.items():
+        part, kind = path.split("/")
+        stacked = np.stack([np.asarray(found[str(i), leaf], np.float32) for i in range(num_layers)])
+        adapter[part][kind] = np.ascontiguousarray(stacked.swapaxes(1, 2)) if kind == "kernel" else stacked
+    return adapter
+
+
+def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, Any]) -> None:
+    """Writes one adapter so that ``adapters`` loads it with ``use_safetensors=True``; undoes ``load``.
+
+    Args:
+      adapter: one adapter, ``down`` kernel Float[L d r] and so on.
+      folder: where to; created if missing.
+      name: the adapter's name; without dots, which separate the parts of tensor names.
+      config: ``model_type`` (a key of ``BACKBONES``); optionally ``non_linearity`` and ``model_name``. The
+        sizes are taken from the adapter, and ``reduction_factor`` from the config where it fits them.
+
+    Raises:
+      InputError: unknown ``model_type``, or a name that the format cannot hold.
+    """
+    if not name or "." in name:
+        raise InputError(f"adapter name {name!r} cannot be written: it must not be empty or contain a dot.")
+    family = config.get("model_type")
+    if family not in BACKBONES:
+        raise unknown("model_type", family, BACKBONES)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    num_layers, hidden_size, width = adapter["down"]["kernel"].shape
+    details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}
+    details["reduction_factor"] = reduction_factor(hidden_size, width, preferred=config.get("reduction_factor"))
+    content = {
+        "config": dict(sorted(details.items())),
+        "hidden_size": hidden_size,
+        "model_class": BACKBONES[family].model_class,
+        "model_name": config.get("model_name"),
+        "model_type": family,
+        "name": name,
+        "version": VERSION,
+    }
+    save_tensors(Path(folder) / "adapter.safetensors", _to_tensors(adapter, name, BACKBONES[family].prefix))
+    (Path(folder) / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _to_tensors(adapter: Params, name: str, prefix: str) -> dict[str, np.ndarray]:
+    tensors = {}
+    for path, leaf in LEAVES.items():
+        part, kind = path.split("/")
+        for layer, array in enumerate(np.asarray(adapter[part][kind], np.float32)):
+            key = f"{prefix}.encoder.layer.{layer}.output.adapters.{name}.{leaf}"
+            tensors[key] = array.T if kind == "kernel" else array
+    return tensors
+
+
+def reduction_factor(hidden_size: int, width: int, *, preferred: float | None = None) -> int | float:
+    """Finds the factor from which the other library computes exactly this width, int(hidden_size // factor).
+
+    The plain quotient is not always it: 768 / 240 = 3.2, but ``768 // 3.2`` is 239. ``preferred`` is kept if it
+    gives the width.
+
+    Example:
+      >>> reduction_factor(768, 48), int(768 // reduction_factor(768, 240))
+      (16, 240)
+    """
+    if preferred and int(hidden_size // preferred) == width:
+        return preferred
+    if hidden_size % width == 0:
+        return hidden_size // width
+    factor = hidden_size / width
+    factor = factor if int(hidden_size // factor) == width else math.nextafter(factor, 0.0)
+    assert int(hidden_size // factor) == width, (hidden_size, width, factor)
+    return factor
+
+
+def load_head(folder: str | Path) -> tuple[Params, HeadSpec]:
+    """Reads the two-layer prediction head saved beside an adapter.
+
+    Args:
+      folder: holds ``head_config.json`` and ``model_head.safetensors`` (or ``head.safetensors``).
+
+    Returns:
+      ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec.
+
+    Raises:
+      InputError: no safetensors, or another head than dense, tanh, out on the first token.
+    """
+    folder = Path(folder)
+    content = read_json(folder / "head_config.json")
+    config, name = content.get("config", {}), content.get("name")
+    expected = {"layers": 2, "activation_function": "tanh", "use_pooler": False}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{folder / 'head_config.json'}: {key} is {config[key]!r}, expected {value!r}.")
+    tensors = load_tensors(_find(folder, "model_head.safetensors", "head.safetensors", pickle="pytorch_model_head.bin"))
+    names = {f"heads.{name}.{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")}
+    if tensors.keys() != names:
+        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names)}.")
+    head = {
+        ours: {"kernel": np.ascontiguousarray(tensors[f"{module}.weight"].T), "bias": tensors[f"{module}.bias"]}
+        for ours, module in (("dense", f"heads.{name}.1"), ("out", f"heads.{name}.4"))
+    }
+    num_choices = config.get("num_choices", 1) if config.get("head_type") == "multiple_choice" else 1
+    return head, HeadSpec(
+        num_outputs=head["out"]["bias"].shape[0], num_choices=num_choices, dropout=config.get("dropout_prob") or 0.0
+    )

@@ -1,0 +1,91 @@
+"""Safetensors files: the only place that reads or writes them.
+
+Our own files name each tensor by its path in the parameter tree, for instance ``"adapters/down/kernel"``.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from scalearn_jax import tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.typing import Array, Params
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Array], *, metadata: dict[str, str] | None = None) -> None:
+    """Writes named arrays; the file appears complete or not at all.
+
+    Args:
+      path: the file; replaced if it exists.
+      tensors: name -> array.
+      metadata: strings for the file's header.
+
+    Example:
+      >>> save_tensors("/tmp/example.safetensors", {"omega": np.ones((2, 3), np.float32).T})
+      >>> load_tensors("/tmp/example.safetensors")["omega"].shape
+      (3, 2)
+    """
+    from safetensors.numpy import save_file
+
+    # safetensors writes the buffer of a transposed view as it lies, without an error: every array is made
+    # contiguous first. (np.ascontiguousarray would turn a scalar into a vector.)
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        save_file(contiguous, str(temporary), metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads named arrays.
+
+    Args:
+      path: the file.
+
+    Returns:
+      name -> array, in the file's dtypes.
+
+    Raises:
+      InputError: the file is missing, truncated or not a safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; expected a safetensors file.")
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Reads the header strings of a file written by ``save_tensors``; empty if there are none."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "np") as file:
+        return file.metadata() or {}
+
+
+def save_tree(path: str | Path, params: Params, *, metadata: dict[str, str] | None = None) -> None:
+    """Writes a parameter tree, each leaf under its path; empty subtrees and ``None`` gaps leave no trace.
+
+    Example:
+      >>> save_tree("/tmp/example.safetensors", {"transfer": {"omega": np.ones((2, 3))}})
+      >>> load_tree("/tmp/example.safetensors")["transfer"]["omega"].shape
+      (2, 3)
+    """
+    save_tensors(path, tree.flatten(params), metadata=metadata)
+
+
+def load_tree(path: str | Path) -> Params:
+    """Reads a tree written by ``save_tree``.
+
+    Raises:
+      InputError: the file is missing, truncated or not a safetensors file.
+    """
+    return tree.unflatten(load_tensors(path))
