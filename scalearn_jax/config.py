@@ -1,0 +1,261 @@
+"""What every command can be told: frozen dataclasses, shared by the command line, YAML files and the library.
+
+The text under a field is its help on the command line. ``None`` means "as published for the method or task".
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scalearn_jax.errors import InputError
+from scalearn_jax.schema import from_dict, read_yaml, to_dict
+
+__all__ = [
+    "AdapterConfig",
+    "EvaluateConfig",
+    "PredictConfig",
+    "ReportConfig",
+    "RunConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "TransferConfig",
+    "from_dict",
+    "read_yaml",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What both stages share."""
+
+    backbone: str
+    """Folder or hub id of the pretrained encoder."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub backbone; pin it for exact repeats."""
+    data_dir: str | None = None
+    """Folder with the task's files, or with one folder a task; without it data come from the hub."""
+    out: str
+    """Folder to write; must not exist yet, or be empty."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of init, order and dropout; several train together in one program."""
+    epochs: int | None = None
+    """Passes over the training data."""
+    max_steps: int | None = None
+    """Steps of the whole schedule; wins over epochs."""
+    batch_size: int = 32
+    """Examples a step."""
+    learning_rate: float | None = None
+    """Peak rate of the linear decay."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up before the decay."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    clip_norm: float = 1.0
+    """Largest gradient norm, over trainable parameters; 0 turns clipping off."""
+    optimizer: Literal["published", "optax"] = "published"
+    """AdamW as the paper's code computes it, or optax's."""
+    patience: int | None = None
+    """Evaluations without improvement before a seed stops."""
+    eval_every: int | None = None
+    """Steps between evaluations; by default one epoch."""
+    select: Literal["loss", "metric"] = "loss"
+    """What the best checkpoint is chosen by, on development data."""
+    max_length: int | None = None
+    """Longest sequence, in tokens; longer ones are cut."""
+    max_train_samples: int | None = None
+    """Use this many training examples at most."""
+    max_eval_samples: int | None = None
+    """Use this many development and test examples at most."""
+    packed: bool = True
+    """Pack several examples into a row: same steps and losses, less padding."""
+    backbone_dropout: bool = True
+    """Dropout inside the frozen backbone, as published."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the forward pass; parameters stay float32."""
+    layers: Literal["loop", "scan"] = "loop"
+    """Unroll the layers, or scan over them (compiles faster on deep backbones)."""
+    remat: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    eval_batch_size: int = 128
+    """Examples a step in evaluation."""
+    log_every: int = 50
+    """Steps between training records."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
+        _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples")
+        _at_least(self, 3, "max_length")  # start token, one word piece, end token
+        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate")
+        _seeds(self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(TrainConfig):
+    """Stage 1: train an adapter, or everything, on one task."""
+
+    task: str
+    """Name of the task, for instance glue/rte; see `scalearn list tasks`."""
+    method: str = "single"
+    """single: one adapter; full: fine-tune everything; head: only the head."""
+    reduction_factor: float = 16
+    """Hidden size divided by the adapter's bottleneck."""
+    non_linearity: str = "relu"
+    """Non-linearity between the adapter's down- and up-projection."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _at_least(self, 0, "reduction_factor")
+        if self.reduction_factor == 0:
+            raise InputError("reduction_factor must be larger than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(TrainConfig):
+    """Stage 2: learn how to combine frozen source adapters for a target task."""
+
+    target: str
+    """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
+    sources: tuple[str, ...] = ()
+    """Folders of the source adapters: stage-1 runs or AdapterHub adapters."""
+    method: str = "scalearn"
+    """How sources are combined; see `scalearn list methods`."""
+    reduction_factor: float = 16
+    """Bottleneck of a fresh adapter (method single)."""
+    non_linearity: str = "relu"
+    """Non-linearity of a fresh adapter (method single)."""
+    omega_dropout: float | None = None
+    """ScaLearn: dropout on the scaling factors (published: 0.3)."""
+    omega_init: float | None = None
+    """ScaLearn: factors start around this over the number of sources (published: 2.0)."""
+    normalise: Literal["none", "mean", "softmax"] | None = None
+    """ScaLearn: whether factors are normalised over sources (published: none)."""
+    penalty: float | None = None
+    """ScaLearn: weight of the penalty on factors far from one (published: 0)."""
+    weights: tuple[float, ...] | None = None
+    """soup: weight of each source, in the order of --sources (default: equal)."""
+    coefficients: tuple[float, ...] | None = None
+    """fixed: constant coefficient of each source, in the order of --sources."""
+    compose: Literal["folded", "reference"] | None = None
+    """Fold sources into one adapter (fast, exact), or compute as published (slow)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _at_least(self, 0, "reduction_factor", "omega_dropout", "penalty")
+        if self.omega_dropout is not None and self.omega_dropout >= 1:
+            raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a finished run on a split."""
+
+    run: str
+    """Run folder."""
+    split: Literal["train", "dev", "test"] = "test"
+    """Which split."""
+    data_dir: str | None = None
+    """Where the data lie now; by default where they lay in training."""
+    backbone: str | None = None
+    """Where the backbone lies now; by default where it lay in training."""
+    batch_size: int = 128
+    """Examples a step."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Write labels with probabilities for the rows of a file."""
+
+    run: str
+    """Run folder."""
+    input: str
+    """File with the task's text columns: .jsonl, .jsonl.gz, .csv or .parquet."""
+    output: str
+    """JSON-lines file to write; must not exist yet."""
+    seed: int | None = None
+    """Which seed of the run predicts; by default the first."""
+    backbone: str | None = None
+    """Where the backbone lies now; by default where it lay in training."""
+    batch_size: int = 128
+    """Examples a step."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A study file: every target with every method, from one set of source adapters."""
+
+    name: str
+    """Title of the table."""
+    backbone: str
+    """Folder or hub id of the pretrained encoder."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub backbone."""
+    data_dir: str | None = None
+    """Folder with one folder a task."""
+    sources: tuple[str, ...] = ()
+    """Tasks that get a stage-1 adapter (seed 0)."""
+    targets: tuple[str, ...]
+    """Tasks to solve."""
+    methods: tuple[str, ...]
+    """Methods to solve them with; methods without sources train on the target itself."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of every target cell, trained together."""
+    stage1: dict[str, Any] = field(default_factory=dict)
+    """Fields of AdapterConfig, for the source adapters."""
+    stage2: dict[str, Any] = field(default_factory=dict)
+    """Fields of TransferConfig, for the target cells."""
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Overrides for one task, in both stages."""
+    methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Overrides for one method; they win over all others."""
+
+    def __post_init__(self):
+        _seeds(self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Run a study: what is missing of its cells, then the table."""
+
+    study: str
+    """Study file (YAML)."""
+    out: str
+    """Folder of the results; a rerun with the same study continues in it."""
+    backbone: str | None = None
+    """Use this backbone instead of the study's."""
+    data_dir: str | None = None
+    """Use this data folder instead of the study's."""
+    seeds: tuple[int, ...] | None = None
+    """Use these seeds instead of the study's."""
+    only: str | None = None
+    """Run only cells whose name contains this."""
+    dry_run: bool = False
+    """List the cells and stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Tables and figures of a study's results."""
+
+    dir: str
+    """Results folder of a study."""
+    out: str | None = None
+    """Folder for table.md, table.csv and omega.png; by default DIR/report."""
+
+
+def _at_least(config: Any, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= bound):
+            raise InputError(f"{name} must be at least {bound}, got {value}.")
+
+
+def _seeds(seeds: tuple[int, ...]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")

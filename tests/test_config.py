@@ -1,0 +1,107 @@
+"""Configs: strict reading, helpful errors, and the way back to plain values."""
+
+import json
+
+import pytest
+
+from scalearn_jax import config as configs
+from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
+from scalearn_jax.errors import InputError
+
+ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
+TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
+STUDY = {"name": "n", "backbone": "b", "targets": ["glue/rte"], "methods": ["scalearn"]}
+
+
+@pytest.mark.parametrize(
+    "cls, content",
+    [
+        (AdapterConfig, ADAPTER | {"seeds": [0, 1], "learning_rate": 1e-3}),
+        (TransferConfig, TRANSFER | {"sources": ["a", "b"], "coefficients": [0.5, 1.0], "normalise": "mean"}),
+        (StudyConfig, STUDY | {"tasks": {"glue/rte": {"epochs": 3}}, "stage1": {"max_steps": 5}}),
+    ],
+)
+def test_dict_round_trip_through_json(cls, content):
+    config = from_dict(cls, content)
+    assert from_dict(cls, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        ({"batch_sise": 4}, "unknown key 'batch_sise'; did you mean 'batch_size'?"),
+        ({"batch-size": 4}, "did you mean 'batch_size'?"),
+        ({"batch_size": "4"}, "key 'batch_size': expected a whole number, got '4'"),
+        ({"batch_size": True}, "expected a whole number, got True"),
+        ({"packed": 1}, "expected true or false, got 1"),
+        ({"seeds": 0}, "expected a list of a whole number, got 0"),
+        ({"seeds": []}, "seeds must be"),
+        ({"seeds": [1, 1]}, "seeds must be"),
+        ({"seeds": [-1]}, "seeds must be"),
+        ({"learning_rate": "fast"}, "expected a number, got 'fast'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, got nan"),
+        ({"select": "los"}, "expected one of loss, metric (did you mean 'loss'?)"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"reduction_factor": 0}, "reduction_factor must be larger than 0"),
+        ({1: 2}, "unknown key 1"),
+    ],
+)
+def test_bad_values_are_named(extra, message):
+    with pytest.raises(InputError) as error:
+        from_dict(AdapterConfig, ADAPTER | extra, where="a.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(InputError, match="^a.yaml: 3 problems: .*'epoch'.*'batch_size'.*missing key 'task'"):
+        from_dict(AdapterConfig, {"backbone": "b", "out": "o", "epoch": 1, "batch_size": "x"}, where="a.yaml")
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    (tmp_path / "a.yaml").write_text("task: t\nbackbone: b\nout: o\nlearning-rate: 6e-3\n")
+    assert from_dict(AdapterConfig, read_yaml(tmp_path / "a.yaml")).learning_rate == 6e-3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: 1\na: 2\n",
+        b"a: [",
+        b"- 1\n",
+        b"",
+        b"{[1]: 2}",
+        b"\xff\xfe\x00",
+        b'a: !!python/object/apply:os.system ["true"]',
+        b"[" * 5000,
+        b"a: 2020-13-45",
+        b"#" * 1_000_001,
+    ],
+)
+def test_unreadable_files_are_input_errors(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match="a.yaml"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_merge_keys_still_work(tmp_path):
+    (tmp_path / "a.yaml").write_text("x: &x {p: 1}\ny:\n  <<: *x\n  q: 2\n")
+    assert read_yaml(tmp_path / "a.yaml")["y"] == {"p": 1, "q": 2}
+
+
+def test_every_field_is_documented():
+    from tyro._docstrings import get_field_docstring
+
+    for name in configs.__all__:
+        cls = getattr(configs, name)
+        for field in getattr(cls, "__dataclass_fields__", {}):
+            assert get_field_docstring(cls, field, ()), f"{name}.{field} has no help text"
+
+
+def test_config_is_frozen():
+    with pytest.raises(AttributeError):
+        ReportConfig(dir="a").dir = "b"
