@@ -1,0 +1,107 @@
+"""How far a run is: a bar on a terminal, plain lines anywhere else."""
+
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, TextIO
+
+
+class Progress:
+    """Shows the events of a training loop; a context manager.
+
+    On a terminal one bar holds the step, the loss, examples per second and the time left, and every evaluation
+    leaves a line above it. Otherwise (a log file, a pipe) each event is one line.
+
+    Args:
+      title: what is trained, for instance the run folder.
+      seeds: the seeds trained together; losses are shown as their mean.
+      stream: where to write; by default standard error, so that results on standard output stay clean.
+
+    Example:
+      >>> with Progress("runs/rte", seeds=(0,), stream=sys.stdout) as progress:
+      ...     progress.update({"event": "start", "num_steps": 10, "examples": 320})
+      ...     progress.update({"event": "train", "step": 5, "loss": [0.5], "examples_per_second": 64.0})
+      runs/rte: 10 steps, 320 examples, seed 0
+      step 5/10  loss 0.5000  64 examples/s  0:00 left
+    """
+
+    def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None):
+        self._title, self._seeds, self._stream = title, seeds, stream or sys.stderr
+        self._num_steps, self._started, self._bar, self._task = 0, perf_counter(), None, None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, event: dict[str, Any]) -> None:
+        """Takes in one event: ``start`` (num_steps, examples), ``train`` (step, loss, rate) or ``eval`` (step, dev)."""
+        {"start": self._start, "train": self._train, "eval": self._eval}.get(event["event"], self._say)(event)
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._num_steps, self._started = event["num_steps"], perf_counter()
+        plural = "s" if len(self._seeds) > 1 else ""
+        seeds = " ".join(map(str, self._seeds))
+        self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}")
+        if self._stream.isatty():
+            self._bar = _make_bar(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._num_steps, loss="", rate="")
+
+    def _train(self, event: dict[str, Any]) -> None:
+        loss, rate, step = f"loss {_mean(event['loss']):.4f}", _rate(event), event["step"]
+        if self._bar:
+            self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+            return
+        left = (perf_counter() - self._started) / step * (self._num_steps - step)
+        self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {clock(left)} left")
+
+    def _eval(self, event: dict[str, Any]) -> None:
+        means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        self._line(f"step {event['step']}/{self._num_steps}  development  {shown}")
+        if self._bar:
+            self._bar.update(self._task, completed=event["step"])
+
+    def _say(self, event: dict[str, Any]) -> None:
+        self._line("  ".join(f"{name} {value}" for name, value in event.items()))
+
+    def _line(self, text: str) -> None:
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Writes a duration as minutes and seconds, or hours, minutes and seconds.
+
+    Example:
+      >>> clock(75), clock(3675)
+      ('1:15', '1:01:15')
+    """
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _make_bar(stream: TextIO):
+    """Builds the rich bar; the caller starts and stops it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
+    left = TimeRemainingColumn(), TextColumn("left")
+    return Bar(*columns, *left, console=Console(file=stream), transient=True)
+
+
+def _rate(event: dict[str, Any]) -> str:
+    return f"{event['examples_per_second']:,.0f} examples/s"
+
+
+def _mean(values: Any) -> float:
+    values = values if isinstance(values, Sequence) else [values]
+    return sum(values) / len(values)
