@@ -1,0 +1,49 @@
+"""ScaLearn in JAX: knowledge of several source tasks, moved to a target task by learned scaling of adapters.
+
+Names load on first use, so that ``import scalearn_jax`` costs nothing::
+
+    import scalearn_jax as sj
+    sj.train_adapter(sj.AdapterConfig(task="glue/rte", backbone="roberta-base", out="runs/rte"))
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "config": (
+        "AdapterConfig",
+        "TransferConfig",
+        "EvaluateConfig",
+        "PredictConfig",
+        "StudyConfig",
+        "RunConfig",
+        "ReportConfig",
+    ),
+    "errors": ("InputError",),
+    "data.tasks": ("TASKS", "Task"),
+    "models.backbones": ("BACKBONES", "BackboneSpec"),
+    "combiners": ("COMBINERS",),
+    "combiners.base": ("Combiner",),
+    "methods": ("METHODS", "Method"),
+    "model": ("ModelSpec",),
+    "pipeline": ("train_adapter", "transfer"),
+    "inference": ("evaluate", "predict"),
+    "study": ("run_study",),
+    "report": ("make_report",),
+    "typing": ("Batch",),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOME))

