@@ -13,6 +13,7 @@ from scalearn_jax.schema import from_dict, read_yaml, to_dict
 __all__ = [
     "AdapterConfig",
     "EvaluateConfig",
+    "ListConfig",
     "PredictConfig",
     "ReportConfig",
     "RunConfig",
@@ -160,6 +161,8 @@ class EvaluateConfig:
     """Where the backbone lies now; by default where it lay in training."""
     batch_size: int = 128
     """Examples a step."""
+    json: bool = False
+    """Print JSON instead of a table."""
 
     def __post_init__(self):
         _at_least(self, 1, "batch_size")
@@ -246,7 +249,15 @@ class ReportConfig:
     dir: str
     """Results folder of a study."""
     out: str | None = None
-    """Folder for table.md, table.csv and omega.png; by default DIR/report."""
+    """Folder for the tables and figures; by default DIR/report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """List what there is to choose from."""
+
+    what: Literal["tasks", "methods", "backbones"]
+    """Which table."""
 
 
 def _at_least(config: Any, bound: float, *names: str) -> None:

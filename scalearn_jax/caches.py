@@ -1,0 +1,55 @@
+"""Where things are kept between runs: folders that only their owner may read or write."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def cache_folder(name: str) -> Path | None:
+    """Makes or finds a private cache folder below ``$SCALEARN_CACHE`` or ``~/.cache/scalearn_jax``.
+
+    Args:
+      name: path below the root, for instance ``"tokens"``.
+
+    Returns:
+      The folder, mode 0700; ``None`` where it cannot be made, or belongs to or is writable for someone else (a
+      planted file could then be loaded as ours).
+    """
+    root = Path(os.environ.get("SCALEARN_CACHE") or Path.home() / ".cache" / "scalearn_jax")
+    folder = root / name
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        safe = all(_private(path) for path in (root, folder))
+    except OSError:
+        return None
+    return folder if safe else None
+
+
+def _private(folder: Path) -> bool:
+    if not hasattr(os, "getuid"):  # Windows: home folders are private already
+        return True
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def machine() -> str:
+    """Hashes what compiled CPU programs depend on, so that machines sharing a home folder do not share programs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return hashlib.sha256("\n".join([platform.machine(), *features]).encode()).hexdigest()[:16]
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep compiled programs between processes; for the command line, not called by the library."""
+    folder = cache_folder(f"xla/{machine()}")
+    if folder is None:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,198 @@
+"""The command line: ``scalearn COMMAND ...``. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done; 1 something failed while running; 2 wrong input, in one line; 130 interrupted.
+"""
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from scalearn_jax import __version__
+from scalearn_jax.errors import InputError
+
+# Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
+_USER_FAULTS = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT ENOTDIR EISDIR ENAMETOOLONG EMFILE EEXIST".split()
+    if hasattr(errno, name)
+}
+
+
+class Command(NamedTuple):
+    """One subcommand.
+
+    Attributes:
+      config: name of its dataclass in ``config``.
+      run: config -> exit code.
+      about: one line of help.
+      positional: the field given without a flag.
+    """
+
+    config: str
+    run: Callable[[Any], int]
+    about: str
+    positional: str | None = None
+
+
+def run() -> None:
+    """Entry point of the ``scalearn`` command."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: arguments after ``scalearn``; by default those of the process.
+
+    Returns:
+      The exit code; wrong input is reported on standard error, without a traceback.
+
+    Example:
+      >>> main(["--version"])
+      scalearn 0.1.0
+      0
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        return _fail(str(error), 2)
+    except FloatingPointError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader, such as head, has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _USER_FAULTS:
+            raise
+        return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"scalearn: error: {message}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(f"scalearn {__version__}")
+        return 0
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(COMMANDS)}"
+        raise InputError(f"unknown command {name!r}; {hint}")
+    command = COMMANDS[name]
+    config = _parse(command, name, rest)
+    return config if isinstance(config, int) else command.run(config)
+
+
+def _parse(command: Command, name: str, argv: list[str]) -> Any:
+    """Reads the command's config, or returns an exit code where the parser has already said all."""
+    from scalearn_jax import config, flags
+
+    try:
+        return flags.parse(getattr(config, command.config), argv, prog=f"scalearn {name}", positional=command.positional)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: scalearn COMMAND ...", "", "Learn to scale adapters: two-stage transfer for text encoders.", ""]
+        + ["commands:", *lines, "", "`scalearn COMMAND --help` says more; `scalearn --version` prints the version."]
+    )
+
+
+def _train_adapter(config) -> int:
+    _check_method(config.method)
+    _prepare()
+    from scalearn_jax import pipeline
+
+    return _done(pipeline.train_adapter(config))
+
+
+def _transfer(config) -> int:
+    _check_method(config.method)
+    _prepare()
+    from scalearn_jax import pipeline
+
+    return _done(pipeline.transfer(config))
+
+
+def _check_method(name: str) -> None:
+    """Fails on an unknown method at once, before JAX is loaded."""
+    from scalearn_jax import methods
+
+    methods.get(name)
+
+
+def _prepare() -> None:
+    from scalearn_jax.caches import keep_compiled_programs
+
+    keep_compiled_programs()
+
+
+def _done(path) -> int:
+    print(f"wrote {path}")
+    return 0
+
+
+def _evaluate(config) -> int:
+    _prepare()
+    from scalearn_jax import inference, listing
+
+    result = inference.evaluate(config)
+    print(listing.as_json(result) if config.json else listing.scores(result))
+    return 0
+
+
+def _predict(config) -> int:
+    _prepare()
+    from scalearn_jax import inference
+
+    return _done(inference.predict(config))
+
+
+def _run(config) -> int:
+    from scalearn_jax import study
+
+    if not config.dry_run:
+        _prepare()
+    return study.run_command(config)
+
+
+def _report(config) -> int:
+    from scalearn_jax import report
+
+    print(report.make_report(config))
+    return 0
+
+
+def _list(config) -> int:
+    from scalearn_jax import listing
+
+    print(listing.listing(config.what))
+    return 0
+
+
+COMMANDS = {
+    "train-adapter": Command("AdapterConfig", _train_adapter, "stage 1: train an adapter on one task"),
+    "transfer": Command("TransferConfig", _transfer, "stage 2: combine source adapters for a target task"),
+    "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
+    "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
+    "run": Command("RunConfig", _run, "run a study: every target with every method, then the table", "study"),
+    "report": Command("ReportConfig", _report, "tables and figures of a study's results", "dir"),
+    "list": Command("ListConfig", _list, "list tasks, methods or backbones", "what"),
+}

@@ -1,0 +1,141 @@
+"""Command-line flags of a config: YAML file first, flags win."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from scalearn_jax.errors import InputError
+from scalearn_jax.schema import check_values, field_types, problems, read_yaml
+
+_PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
+_FOLDERS = ("out", "data_dir", "run", "dir", "sources")
+_FILES = ("config", "input", "output", "study")
+
+
+def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
+    """Reads a config from the command line.
+
+    Args:
+      cls: a config dataclass.
+      argv: the arguments after the command.
+      prog: what help and errors call the command.
+      positional: a field that is given without a flag; without one, ``--config FILE`` is understood.
+
+    Returns:
+      An instance of ``cls``.
+
+    Raises:
+      InputError: a bad value, or a bad ``--config`` file.
+      SystemExit: help was asked for (0), or flags are unknown, missing or malformed (2).
+
+    Example:
+      >>> from scalearn_jax.config import ReportConfig
+      >>> parse(ReportConfig, ["runs/study"], prog="scalearn report", positional="dir").dir
+      'runs/study'
+    """
+    import tyro
+
+    given = {}
+    if positional is None:
+        argv, paths = _take_config(argv)
+        given = _from_file(cls, paths)
+    view = tyro.cli(_view(cls, positional, given), args=argv, prog=prog, description=inspect.getdoc(cls))
+    return cls(**{name: getattr(view, name) for name in field_types(cls)})
+
+
+def _take_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts the arguments from the values of ``--config``."""
+    rest, paths, following = [], [], False
+    for argument in argv:
+        if following or argument.startswith("--config="):
+            paths.append(argument.removeprefix("--config="))
+        elif argument != "--config":
+            rest.append(argument)
+        following = argument == "--config" and not following
+    if following or len(paths) > 1:
+        raise InputError("--config: expected one file name after it.")
+    return rest, paths
+
+
+def _from_file(cls: type, paths: Sequence[str]) -> dict[str, Any]:
+    for path in paths:
+        values, found = check_values(cls, read_yaml(path))
+        if found:
+            raise problems(path, found)
+        return values
+    return {}
+
+
+def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
+    """Makes the dataclass that tyro reads: required fields first, with help, placeholders and a file's values."""
+    helps, hints, required, optional = field_help(cls), field_types(cls), [], []
+    for field in dataclasses.fields(cls):
+        default = given.get(field.name, field.default)
+        declared = _declare(field.name, hints[field.name], default, helps[field.name], field.name == positional)
+        if default is dataclasses.MISSING:
+            required.append((field.name, declared))
+        else:
+            optional.append((field.name, declared, dataclasses.field(default=default)))
+    if positional is None:
+        text = "YAML file with any of these settings; flags win over it."
+        optional.append(("config", _declare("config", str | None, None, text, False), dataclasses.field(default=None)))
+    return dataclasses.make_dataclass(cls.__name__, [*required, *optional], kw_only=True, frozen=True)
+
+
+def _declare(name: str, declared: Any, default: Any, text: str, positional: bool) -> Any:
+    """Annotates a type for tyro."""
+    import tyro
+
+    marks = [tyro.conf.arg(help=text, metavar=_placeholder(name, declared), help_behavior_hint=_hint(default))]
+    if positional:
+        marks.append(tyro.conf.Positional)
+    if default is False:
+        marks.append(tyro.conf.FlagCreatePairsOff)  # no --no-X where X is off already
+    return Annotated[declared, *marks]
+
+
+def _placeholder(name: str, declared: Any) -> str | None:
+    """Words what a flag takes; ``None``, which stands for "not given", is not offered."""
+    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+    if origin in (types.UnionType, typing.Union):
+        return _placeholder(name, arguments[0])
+    if origin is typing.Literal:
+        return "{" + ",".join(arguments) + "}"
+    if origin is tuple:
+        item = _placeholder(name, arguments[0])
+        return f"{item} [{item} ...]"
+    return "DIR" if name in _FOLDERS else "FILE" if name in _FILES else _PLACEHOLDERS.get(declared)
+
+
+def _hint(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return "(required)"
+    if isinstance(default, bool):
+        return f"(default: {'yes' if default else 'no'})"
+    if default is None or default == ():
+        return ""
+    return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+@functools.cache
+def field_help(cls: type) -> dict[str, str]:
+    """Collects the text under each field of a config, inherited fields included.
+
+    Example:
+      >>> from scalearn_jax.config import ReportConfig
+      >>> field_help(ReportConfig)["dir"]
+      'Results folder of a study.'
+    """
+    texts = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                texts[field.target.id] = inspect.cleandoc(text.value.value)
+    return texts
