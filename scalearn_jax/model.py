@@ -19,6 +19,7 @@ from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank, encoder
 from scalearn_jax.models import heads as head_modules
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.linear import half_kernels
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 
@@ -35,7 +36,8 @@ class ModelSpec:
       bottleneck: r, width of the bank.
       non_linearity: of the adapters.
       backbone_dropout: whether the (frozen) backbone's own dropout acts in training, as published.
-      dtype: compute dtype, ``"float32"``, ``"bfloat16"`` or ``"float64"``.
+      dtype: ``"float32"``; ``"mixed"``: float32 with bfloat16 inputs to matrix products; ``"bfloat16"``:
+        bfloat16 activations too; ``"float64"``.
       layers: ``"loop"`` or ``"scan"``.
       remat: recompute activations in the backward pass.
     """
@@ -132,14 +134,17 @@ def encode(
     """
     site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
     combiner = spec.make_combiner
+    backbone, site = params["backbone"], combiner.bind(params["transfer"], params["adapters"], key=site_key, mask=mask)
+    if spec.dtype == "mixed":
+        backbone, site = half_kernels(backbone), half_kernels(site)
     return encoder.encode(
-        params["backbone"],
+        backbone,
         batch,
         spec.backbone,
-        site=combiner.bind(params["transfer"], params["adapters"], key=site_key, mask=mask),
+        site=site,
         update=combiner.apply,
         key=encoder_key if spec.backbone_dropout else None,
-        dtype=spec.dtype,
+        dtype="float32" if spec.dtype == "mixed" else spec.dtype,
         layers=spec.layers,
         remat=spec.remat,
         all_layers=all_layers,
@@ -168,6 +173,6 @@ def apply(
     encode_key, head_key = (None, None) if key is None else jax.random.split(key)
     hidden = encode(params, batch, spec=spec, key=encode_key, mask=mask)
     first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
-    head = head_modules.Head(spec.head(task), spec.backbone.hidden_size, spec.dtype)
+    head = head_modules.Head(spec.head(task), spec.backbone.hidden_size)
     logits = head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), head_key)
     return logits.astype(jax.numpy.promote_types(logits.dtype, jax.numpy.float32))

@@ -20,6 +20,7 @@ from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.bottleneck import activations
 from scalearn_jax.models.dropout import dropout as apply_dropout
+from scalearn_jax.models.linear import affine, matmul
 from scalearn_jax.typing import Array, Params
 
 
@@ -53,7 +54,7 @@ class Fusion(nn.Module):
         site = {"bank": bank, **self.parameters(shape)}
         if self.compose == "folded":
             wide = banks.widen(bank, jnp.ones((shape.num_layers, shape.num_sources, 1), bank["up"]["bias"].dtype))
-            site = site | {"wide": {"down": wide["down"], "up": wide["up"]["kernel"]}}
+            site = site | {"wide": {"down": wide["down"], "up": wide["up"]}}
         if mask is not None:
             site["mask"] = mask
         elif key is not None:
@@ -87,11 +88,11 @@ def attend(site: Params, scores: Array, temperature: float, dropout: float) -> A
 
 
 def _query(site: Params, z: Array) -> Array:
-    return z @ site["query"]["kernel"].astype(z.dtype) + site["query"]["bias"].astype(z.dtype)[None, None]
+    return affine(site["query"], z)
 
 
 def _value(site: Params, mixed: Array) -> Array:
-    return mixed @ site["value"]["kernel"].astype(mixed.dtype) if "value" in site else mixed
+    return matmul(mixed, site["value"]["kernel"]) if "value" in site else mixed
 
 
 def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float) -> Array:
@@ -109,21 +110,21 @@ def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float
     """
     num_sources, _, width = site["bank"]["down"]["kernel"].shape
     by_source = (*z.shape[:2], num_sources, width)
-    up, up_bias = site["wide"]["up"].astype(z.dtype), site["bank"]["up"]["bias"].astype(z.dtype)
+    up, up_bias = site["wide"]["up"]["kernel"], site["bank"]["up"]["bias"].astype(z.dtype)
     h = activations(site["wide"]["down"], z, phi)  # [B, S, T*r]
     query = _query(site, z)
-    p = query @ site["key"]["kernel"].astype(z.dtype).T  # [B, S, d]
-    scores = ((p @ up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [B, S, T]
+    p = matmul(query, site["key"]["kernel"].T)  # [B, S, d]
+    scores = (matmul(p, up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [B, S, T]
     scores += (query @ site["key"]["bias"].astype(z.dtype))[..., None]  # matters once dropout acts on scores
     weights = attend(site, scores, temperature, dropout)
-    mixed = (h.reshape(by_source) * weights[..., None]).reshape(h.shape) @ up + weights @ up_bias
+    mixed = matmul((h.reshape(by_source) * weights[..., None]).reshape(h.shape), up) + weights @ up_bias
     return _value(site, mixed)
 
 
 def fuse_reference(site: Params, z: Array, *, phi: str, temperature: float, dropout: float) -> Array:
     """AdapterFusion as published: keys and values of every source, Float[B S T d]. See ``fuse``."""
     updates = source_updates(site["bank"], z, phi)  # [B, S, T, d]
-    keys = updates @ site["key"]["kernel"].astype(z.dtype) + site["key"]["bias"].astype(z.dtype)[None, None, None]
+    keys = affine(site["key"], updates)
     weights = attend(site, jnp.einsum("bsd,bstd->bst", _query(site, z), keys), temperature, dropout)
     return jnp.einsum("bst,bstd->bsd", weights, _value(site, updates))
 

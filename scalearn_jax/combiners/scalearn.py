@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.combiners.base import Combiner, adapter, of_module
-from scalearn_jax.errors import unknown
+from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.bottleneck import bottleneck
 from scalearn_jax.models.dropout import mask as dropout_mask
@@ -56,6 +56,8 @@ class ScaLearn(nn.Module):
         """Declares omega: [L T d], [L T 1], [T d] or [T 1]."""
         width = 1 if self.uniform else shape.hidden_size
         size = (shape.num_sources, width) if self.shared else (shape.num_layers, shape.num_sources, width)
+        if self.has_variable("params", "omega"):
+            check_omega(self.get_variable("params", "omega").shape, size)
         center = self.init_scale / shape.num_sources
         return self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size))
 
@@ -68,6 +70,19 @@ class ScaLearn(nn.Module):
         if mask is not None:
             omega = omega * mask.astype(omega.dtype)
         return banks.widen(bank, omega) if self.compose == "folded" else {"bank": bank, "omega": omega}
+
+
+def check_omega(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Checks omega's shape against the bank's.
+
+    Raises:
+      InputError: they differ; the message names the number of sources on both sides.
+    """
+    if found != expected:
+        raise InputError(
+            f"omega covers {found[-2] if len(found) > 1 else '?'} source tasks with shape {found}, the bank holds"
+            f" {expected[-2]} and needs {expected}; pass the bank that omega was trained on, sources in its order."
+        )
 
 
 def effective_omega(omega: Array, num_layers: int, normalise: str = "none") -> Array:

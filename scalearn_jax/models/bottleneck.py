@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.errors import unknown
+from scalearn_jax.models.linear import Affine, affine, row
 from scalearn_jax.typing import Array, Params
 
 NON_LINEARITIES = {
@@ -53,7 +54,7 @@ def activations(down: Params, z: Array, name: str = "relu") -> Array:
     Returns:
       Float[... r].
     """
-    return non_linearity(name)(_affine(down, z))
+    return non_linearity(name)(affine(down, z))
 
 
 def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
@@ -78,8 +79,8 @@ def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
     """
     h = activations(site["down"], z, name)  # [..., r]
     if "scale" in site:
-        h = h * _rows(site["scale"], h)
-    return _affine(site["up"], h)
+        h = h * row(site["scale"], h)
+    return affine(site["up"], h)
 
 
 class Bottleneck(nn.Module):
@@ -94,35 +95,8 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        init = nn.initializers.normal(0.02)
         site = {
-            "down": Affine(self.hidden_size, self.bottleneck, init, name="down")(),
-            "up": Affine(self.bottleneck, self.hidden_size, init, name="up")(),
+            "down": Affine(self.hidden_size, self.bottleneck, name="down")(),
+            "up": Affine(self.bottleneck, self.hidden_size, name="up")(),
         }
         return bottleneck(site, z, self.non_linearity)
-
-
-class Affine(nn.Module):
-    """Declares the kernel Float[in out] and bias Float[out] of a linear map and hands them over."""
-
-    features_in: int
-    features_out: int
-    kernel_init: nn.initializers.Initializer
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self) -> Params:
-        params = {"kernel": self.param("kernel", self.kernel_init, (self.features_in, self.features_out))}
-        if self.use_bias:
-            params["bias"] = self.param("bias", nn.initializers.zeros, (self.features_out,))
-        return params
-
-
-def _affine(params: Params, x: Array) -> Array:
-    kernel = params["kernel"].astype(x.dtype)
-    return x @ kernel + _rows(params["bias"], x)
-
-
-def _rows(vector: Array, like: Array) -> Array:
-    """Gives a vector the rank of ``like``, so that rank promotion may stay an error."""
-    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -20,13 +20,10 @@ import jax.numpy as jnp
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
+from scalearn_jax.models.linear import Affine, affine
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 Update = Callable[[Params, Array], Array]
-
-
-def _dense(features: int, name: str, dtype) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
 
 
 def _layer_norm(spec: BackboneSpec, name: str, dtype) -> nn.LayerNorm:
@@ -71,21 +68,23 @@ class Block(nn.Module):
         attended = self._attention(hidden, visible, site, attention_key)
         attended = dropout(residual_key, attended, spec.hidden_dropout)
         a = _layer_norm(spec, "attention_norm", self.dtype)(hidden + attended)
-        inner = _dense(spec.intermediate_size, "intermediate", self.dtype)(a)  # [R, S, f]
+        inner = affine(Affine(spec.hidden_size, spec.intermediate_size, name="intermediate")(), a)  # [R, S, f]
         inner = non_linearity(spec.activation)(_scaled(inner, site, "ffn_scale"))
-        forward = dropout(output_key, _dense(spec.hidden_size, "output", self.dtype)(inner), spec.hidden_dropout)
+        forward = affine(Affine(spec.intermediate_size, spec.hidden_size, name="output")(), inner)
+        forward = dropout(output_key, forward, spec.hidden_dropout)
         norm = _layer_norm(spec, "output_norm", self.dtype)
         h = norm(forward + a)
         return h if update is None else norm(update(site, h) + forward + a)
 
     def _attention(self, hidden: Array, visible: Array, site: Params, key: Key | None) -> Array:
         spec, size = self.spec, self.spec.hidden_size
-        query = _dense(size, "query", self.dtype)(hidden)
-        keys = _scaled(_dense(size, "key", self.dtype)(hidden), site, "key_scale")
-        values = _scaled(_dense(size, "value", self.dtype)(hidden), site, "value_scale")
+        project = lambda name, x: affine(Affine(size, size, name=name)(), x)  # noqa: E731
+        query = project("query", hidden)
+        keys = _scaled(project("key", hidden), site, "key_scale")
+        values = _scaled(project("value", hidden), site, "value_scale")
         query, keys, values = (_heads(x, spec.num_heads) for x in (query, keys, values))
         context = attention(query, keys, values, visible, key=key, dropout_rate=spec.attention_dropout)
-        return _dense(size, "attention_output", self.dtype)(context.reshape(hidden.shape))
+        return project("attention_output", context.reshape(hidden.shape))
 
 
 def attention(query, keys, values, visible, *, key: Key | None = None, dropout_rate: float = 0.0) -> Array:
@@ -150,7 +149,7 @@ def init(key: Key, spec: BackboneSpec) -> Params:
         "layers": jax.vmap(block)(jax.random.split(layers_key, spec.num_layers)),
     }
     if spec.has_pooler:
-        params["pooler"] = _dense(spec.hidden_size, None, None).init(pooler_key, hidden)["params"]
+        params["pooler"] = Affine(spec.hidden_size, spec.hidden_size).init(pooler_key)["params"]
     return params
 
 

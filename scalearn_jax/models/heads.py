@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.dropout import dropout
+from scalearn_jax.models.linear import Affine, affine
 from scalearn_jax.typing import Array, Key, Params
 
 
@@ -37,7 +38,6 @@ class Head(nn.Module):
 
     spec: HeadSpec
     hidden_size: int
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, features: Array, pooler: Params | None = None, key: Key | None = None) -> Array:
@@ -53,14 +53,13 @@ class Head(nn.Module):
         """
         spec = self.spec
         dense_key, out_key = (None, None) if key is None else jax.random.split(key)
-        dense = lambda features, name: nn.Dense(  # noqa: E731
-            features, dtype=self.dtype, kernel_init=nn.initializers.normal(0.02), name=name
-        )
         if spec.kind == "pooled":
-            x = jnp.tanh(features @ pooler["kernel"].astype(features.dtype) + pooler["bias"].astype(features.dtype)[None])
+            x = jnp.tanh(affine(pooler, features))
         else:
-            x = jnp.tanh(dense(self.hidden_size, "dense")(dropout(dense_key, features, spec.dropout)))
-        logits = dense(spec.num_outputs, "out")(dropout(out_key, x, spec.dropout))  # [N, C]
+            dense = Affine(self.hidden_size, self.hidden_size, name="dense")()
+            x = jnp.tanh(affine(dense, dropout(dense_key, features, spec.dropout)))
+        out = Affine(self.hidden_size, spec.num_outputs, name="out")()
+        logits = affine(out, dropout(out_key, x, spec.dropout))  # [N, C]
         return logits.reshape(-1, spec.num_choices) if spec.num_choices > 1 else logits
 
 

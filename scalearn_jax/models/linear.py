@@ -1,0 +1,104 @@
+"""Linear maps: the module that declares them and the products that apply them.
+
+Letters: i inputs, o outputs.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scalearn_jax.typing import Array, Params
+
+
+class Affine(nn.Module):
+    """Declares a kernel Float[i o], N(0, 0.02), and a bias Float[o], 0, and hands them over."""
+
+    features_in: int
+    features_out: int
+
+    @nn.compact
+    def __call__(self) -> Params:
+        kernel_init = nn.initializers.normal(0.02)
+        return {
+            "kernel": self.param("kernel", kernel_init, (self.features_in, self.features_out)),
+            "bias": self.param("bias", nn.initializers.zeros, (self.features_out,)),
+        }
+
+
+def affine(params: Params, x: Array) -> Array:
+    """Computes x W + b.
+
+    Args:
+      params: ``kernel`` Float[i o], ``bias`` Float[o].
+      x: Float[... i].
+
+    Returns:
+      Float[... o], in the type of ``x``.
+
+    Example:
+      >>> affine({"kernel": jnp.eye(2), "bias": jnp.ones(2)}, jnp.zeros((1, 2))).tolist()
+      [[1.0, 1.0]]
+    """
+    return matmul(x, params["kernel"]) + row(params["bias"], x)
+
+
+def row(vector: Array, like: Array) -> Array:
+    """Gives a vector the rank and type of ``like``, so that rank promotion may stay an error."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def matmul(x: Array, kernel: Array) -> Array:
+    """Computes x W in the type of ``x``.
+
+    A kernel stored in half precision beside float32 activations gives a mixed product, forward and backward:
+    half-precision inputs, float32 sums and outputs. That is what matrix units do natively.
+
+    Args:
+      x: Float[... i].
+      kernel: Float[i o].
+
+    Returns:
+      Float[... o].
+    """
+    mixed = kernel.dtype.itemsize < 4 <= x.dtype.itemsize
+    return _mixed_matmul(x, kernel) if mixed else x @ kernel.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _mixed_matmul(x: Array, kernel: Array) -> Array:
+    return _contract(x.astype(kernel.dtype), kernel, x.ndim - 1, 0, x.dtype)
+
+
+def _forward(x, kernel):
+    half = x.astype(kernel.dtype)
+    return _contract(half, kernel, x.ndim - 1, 0, x.dtype), (half, kernel)
+
+
+def _backward(residuals, gradient):
+    half, kernel = residuals
+    wide, gradient = gradient.dtype, gradient.astype(kernel.dtype)
+    rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
+    to_x = _contract(gradient, kernel, gradient.ndim - 1, 1, wide)
+    to_kernel = _contract(rows(half), rows(gradient), 0, 0, wide)
+    return to_x, to_kernel.astype(kernel.dtype)
+
+
+_mixed_matmul.defvjp(_forward, _backward)
+
+
+def _contract(a, b, a_axis: int, b_axis: int, dtype) -> Array:
+    return jax.lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=dtype)
+
+
+def half_kernels(params: Params) -> Params:
+    """Stores every kernel of a tree in bfloat16, for mixed products; all other leaves stay.
+
+    Example:
+      >>> half_kernels({"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)})["kernel"].dtype
+      dtype(bfloat16)
+    """
+
+    def convert(path, leaf):
+        return leaf.astype(jnp.bfloat16) if getattr(path[-1], "key", None) == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
