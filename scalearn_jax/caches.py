@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from itertools import accumulate
 from pathlib import Path
 
 
@@ -17,14 +18,14 @@ def cache_folder(name: str) -> Path | None:
       planted file could then be loaded as ours).
     """
     root = Path(os.environ.get("SCALEARN_CACHE") or Path.home() / ".cache" / "scalearn_jax")
-    folder = root / name
+    folders = list(accumulate(name.split("/"), Path.__truediv__, initial=root))
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        safe = all(_private(path) for path in (root, folder))
+        for folder in folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        safe = all(_private(folder) for folder in folders)
     except OSError:
         return None
-    return folder if safe else None
+    return folders[-1] if safe else None
 
 
 def _private(folder: Path) -> bool:

@@ -101,7 +101,9 @@ def _parse(command: Command, name: str, argv: list[str]) -> Any:
     from scalearn_jax import config, flags
 
     try:
-        return flags.parse(getattr(config, command.config), argv, prog=f"scalearn {name}", positional=command.positional)
+        return flags.parse(
+            getattr(config, command.config), argv, prog=f"scalearn {name}", positional=command.positional
+        )
     except SystemExit as stop:
         return int(stop.code or 0)
 

@@ -1,0 +1,105 @@
+"""The layout: each line imports only from lines above it, so the package has no import cycles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
+
+# Modules on one line know nothing of each other; files of a package (a name without a file) may.
+LAYERS = """
+errors typing
+files schema tables tree
+config caches progress
+losses metrics checkpoint
+data
+models
+combiners
+model methods
+convert
+runs results
+train
+prepare
+inference
+pipeline
+plan figures
+report listing
+study flags
+cli
+__main__
+""".strip().splitlines()
+LAYER = {name: number for number, line in enumerate(LAYERS) for name in line.split()}
+HEAVY = {
+    "transformers",
+    "datasets",
+    "orbax",
+    "matplotlib",
+    "tyro",
+    "sklearn",
+    "scipy",
+    "rich",
+    "huggingface_hub",
+    "torch",
+}
+
+
+def modules():
+    """Dotted name below the package -> syntax tree."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            yield name, ast.parse(path.read_text())
+
+
+TREES = dict(modules())
+
+
+def imported(tree):
+    """Modules of the package that a syntax tree imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "scalearn_jax":
+            base = node.module.removeprefix("scalearn_jax").lstrip(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                target = inner if inner in TREES else base
+                if target:
+                    yield target
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("scalearn_jax.") for a in node.names if a.name.startswith("scalearn_jax."))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_module_imports_only_from_layers_above(name):
+    top = name.split(".")[0]
+    assert top in LAYER, f"{name} has no place in the layout; add it to LAYERS"
+    for other in imported(TREES[name]):
+        above = other.split(".")[0]
+        allowed = LAYER[above] < LAYER[top] or above == top
+        assert allowed, f"{name} imports {other}, which stands below or beside it"
+
+
+def test_no_import_cycles():
+    edges = {name: {other for other in imported(tree) if other != name} for name, tree in TREES.items()}
+    while edges:
+        free = {name for name, others in edges.items() if not others & set(edges)}
+        assert free, f"import cycle among {sorted(edges)}"
+        edges = {name: others for name, others in edges.items() if name not in free}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_heavy_libraries_are_imported_inside_functions(name):
+    for node in TREES[name].body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        heavy = HEAVY & {name.split(".")[0] for name in names}
+        assert not heavy, f"{name} imports {heavy} at its top"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_modules_and_public_functions_say_what_they_do(name):
+    assert ast.get_docstring(TREES[name]) or not TREES[name].body, f"{name} has no docstring"
+    for node in TREES[name].body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name}.{node.name} has no docstring"

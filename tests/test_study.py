@@ -1,0 +1,159 @@
+"""Studies: planning, checking, running what is missing. Training itself is replaced by a fake."""
+
+import json
+import sys
+import types
+
+import pytest
+
+import scalearn_jax
+from scalearn_jax import plan, study
+from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.errors import InputError
+from tests.fake_runs import write_run
+
+STUDY = StudyConfig(
+    name="Two targets",
+    backbone="b",
+    sources=("glue/rte", "glue/mrpc"),
+    targets=("glue/rte", "glue/cola"),
+    methods=("single", "scalearn", "gentle"),
+    seeds=(0, 1),
+    stage1={"max_steps": 7, "reduction_factor": 8},
+    stage2={"max_steps": 3},
+    tasks={"glue/cola": {"max_train_samples": 9}},
+    methods_options={"gentle": {"method": "scalearn", "omega_dropout": 0.0}, "single": {"epochs": 2}},
+)
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """Replaces training; ``failing`` names cells that break."""
+    calls, failing = [], set()
+
+    def train(config):
+        task = getattr(config, "task", None) or config.target
+        calls.append(config)
+        if any(part in config.out for part in failing):
+            raise failing_error(config.out)
+        sources = tuple(source.split("adapters/")[1] for source in getattr(config, "sources", ()))
+        write_run(
+            config.out,
+            task=task,
+            method=config.method,
+            values=[0.5 + seed / 10 for seed in config.seeds],
+            sources=sources,
+        )
+
+    def failing_error(out):
+        return InputError("bad data") if "cola" in out else RuntimeError("broken")
+
+    fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing)
+    monkeypatch.setitem(sys.modules, "scalearn_jax.pipeline", fake)
+    monkeypatch.setattr(scalearn_jax, "pipeline", fake, raising=False)
+    return fake
+
+
+def change(**values):
+    return StudyConfig(**{**{f: getattr(STUDY, f) for f in STUDY.__dataclass_fields__}, **values})
+
+
+def test_cells_resolve_overrides_in_order():
+    cells = {cell.name: cell.config for cell in plan.cells(STUDY, "out")}
+    assert list(cells)[:2] == ["adapters/glue/rte", "adapters/glue/mrpc"] and len(cells) == 8
+    source, single = cells["adapters/glue/rte"], cells["glue/cola/single"]
+    assert isinstance(source, AdapterConfig) and source.seeds == (0,) and source.max_steps == 7
+    assert isinstance(single, AdapterConfig) and single.seeds == (0, 1)
+    assert (single.max_steps, single.epochs, single.max_train_samples, single.reduction_factor) == (7, 2, 9, 8)
+    gentle = cells["glue/cola/gentle"]
+    assert isinstance(gentle, TransferConfig) and gentle.method == "scalearn" and gentle.omega_dropout == 0.0
+    assert (gentle.max_steps, gentle.max_train_samples) == (3, 9)
+
+
+def test_the_targets_own_adapter_comes_last():
+    sources = {cell.name: cell.config for cell in plan.cells(STUDY, "o")}["glue/rte/scalearn"].sources
+    assert sources == ("o/adapters/glue/mrpc", "o/adapters/glue/rte")
+
+
+def test_good_study_has_no_problems():
+    assert plan.check(STUDY) == []
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"targets": ("glue/rt",)}, "glue/rte"),
+        ({"methods": ("scalern",), "methods_options": {}}, "did you mean 'scalearn'"),
+        ({"methods": ("../x",), "methods_options": {"../x": {"method": "single"}}}, "a name starts with"),
+        ({"targets": ()}, "targets: expected at least one"),
+        ({"sources": ("glue/rte", "glue/rte"), "tasks": {}}, "'glue/rte' is listed twice"),
+        ({"stage1": {"max_stps": 1}}, "stage1: unknown key 'max_stps'; did you mean 'max_steps'?"),
+        ({"stage1": {"omega_init": 1.0}}, "stage1: unknown key 'omega_init'"),
+        ({"stage2": {"out": "x"}}, "stage2: key 'out' is set by the study itself"),
+        ({"stage2": {"method": "full"}}, "stage2: key 'method' is set by the study itself"),
+        ({"stage2": {"max_steps": 0}}, "max_steps must be at least 1"),
+        ({"tasks": {"glue/sst2": {}}}, "'glue/sst2' is neither a source nor a target"),
+        ({"methods_options": {"soup": {}}, "methods": ("single",)}, "'soup' is not among"),
+        ({"methods_options": {"single": {"omega_init": 2.0}}, "methods": ("single",)}, "unknown key 'omega_init'"),
+        ({"sources": (), "tasks": {}}, "needs source adapters"),
+    ],
+)
+def test_problems_are_named(values, message):
+    assert message in "; ".join(plan.check(change(**values)))
+
+
+def test_all_problems_come_at_once_and_nothing_is_written(tmp_path, pipeline):
+    bad = change(targets=("glue/rt",), methods=("scalern",), stage2={"x": 1}, tasks={}, methods_options={})
+    with pytest.raises(InputError, match="my.yaml: 3 problems"):
+        study.run_study(bad, str(tmp_path / "o"), where="my.yaml")
+    assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
+def test_run_makes_every_cell_and_the_table(tmp_path, pipeline, capsys):
+    assert study.run_study(STUDY, str(tmp_path / "o")) == 0
+    out = capsys.readouterr().out
+    assert len(pipeline.calls) == 8 and "[8/8] glue/cola/gentle  done  accuracy 55.00 ± 7.07" in out
+    assert out.index("| single") < out.index("| scalearn") < out.index("| gentle")
+    assert json.loads((tmp_path / "o" / "study.json").read_text())["study"]["name"] == "Two targets"
+
+
+def test_rerun_does_only_what_is_missing(tmp_path, pipeline, capsys):
+    pipeline.failing.update({"cola/scalearn", "adapters/glue/mrpc"})
+    assert study.run_study(STUDY, str(tmp_path / "o")) == 1
+    captured = capsys.readouterr()
+    assert "glue/cola/single  done" in captured.out and "5 of 8 cells failed" in captured.err
+    assert "FAILED  RuntimeError: broken" in captured.out and "RuntimeError" in captured.err
+    assert "FAILED  InputError: needs source adapters that are not there" in captured.out
+    pipeline.failing.clear()
+    pipeline.calls.clear()
+    assert study.run_study(STUDY, str(tmp_path / "o")) == 0
+    assert len(pipeline.calls) == 5 and "glue/cola/single  was there" in capsys.readouterr().out
+    assert study.run_study(STUDY, str(tmp_path / "again")) == 0
+    tables = [(tmp_path / out / "report" / "table.md").read_text() for out in ("o", "again")]
+    assert tables[0] == tables[1]
+
+
+def test_only_runs_what_it_names(tmp_path, pipeline):
+    study.run_study(STUDY, str(tmp_path / "o"), only="adapters/")
+    assert [config.task for config in pipeline.calls] == ["glue/rte", "glue/mrpc"]
+    with pytest.raises(InputError, match="no cell of the study"):
+        study.run_study(STUDY, str(tmp_path / "o"), only="nothing")
+
+
+def test_dry_run_writes_nothing(tmp_path, pipeline, capsys):
+    assert study.run_study(STUDY, str(tmp_path / "o"), dry_run=True) == 0
+    assert capsys.readouterr().out.count("to do") == 8 and not list(tmp_path.iterdir())
+
+
+def test_folder_of_another_study_is_refused(tmp_path, pipeline):
+    out = str(tmp_path / "o")
+    study.run_study(STUDY, out, only="adapters/glue/rte")
+    with pytest.raises(InputError, match=r"another study \(seeds: there \[0, 1\], here \[2\]\)"):
+        study.run_study(change(seeds=(2,)), out)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no study"):
+        study.run_study(STUDY, str(tmp_path / "x"))
+    (tmp_path / "o" / "study.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        study.run_study(STUDY, out)
