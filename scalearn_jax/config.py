@@ -72,8 +72,8 @@ class TrainConfig:
     """Pack several examples into a row: same steps and losses, less padding."""
     backbone_dropout: bool = True
     """Dropout inside the frozen backbone, as published."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the forward pass; parameters stay float32."""
+    dtype: Literal["float32", "mixed", "bfloat16"] = "float32"
+    """Type of the forward pass; mixed: matrix products take bfloat16. Parameters stay float32."""
     layers: Literal["loop", "scan"] = "loop"
     """Unroll the layers, or scan over them (compiles faster on deep backbones)."""
     remat: bool = False

@@ -1,0 +1,50 @@
+"""Progress: plain lines without a terminal, a bar on one."""
+
+import io
+
+from scalearn_jax.progress import Progress
+
+EVENTS = [
+    {"event": "start", "num_steps": 4, "examples": 64},
+    {"event": "train", "step": 2, "loss": [0.5, 0.7], "examples_per_second": 1234.5},
+    {"event": "eval", "step": 2, "dev": [{"loss": 0.25, "accuracy": 0.5}, {"loss": 0.35, "accuracy": 0.7}]},
+    {"event": "note", "text": "[bold] is no markup here"},
+    {"event": "train", "step": 4, "loss": [0.1, 0.2], "examples_per_second": 1000.0},
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def show(stream):
+    with Progress("runs/rte", seeds=(0, 1), stream=stream) as progress:
+        for event in EVENTS:
+            progress.update(event)
+    return stream.getvalue()
+
+
+def test_plain_lines_average_the_seeds():
+    lines = show(io.StringIO()).splitlines()
+    assert lines[0] == "runs/rte: 4 steps, 64 examples, seeds 0 1"
+    assert lines[1].startswith("step 2/4  loss 0.6000  1,234 examples/s  0:0") and lines[1].endswith(" left")
+    assert lines[2] == "step 2/4  development  loss 0.3000  accuracy 0.6000"
+    assert len(lines) == len(EVENTS) and "\x1b" not in "".join(lines)
+
+
+def test_terminal_has_a_bar_and_keeps_evaluations():
+    shown = show(Terminal())
+    assert "4/4" in shown and "examples/s" in shown and "\x1b[" in shown
+    assert "development  loss 0.3000  accuracy 0.6000" in shown and "[bold] is no markup here" in shown
+
+
+def test_bar_stops_when_training_fails():
+    stream = Terminal()
+    try:
+        with Progress("r", seeds=(0,), stream=stream) as progress:
+            progress.update(EVENTS[0])
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert "\x1b[?25h" in stream.getvalue()  # the cursor is back
