@@ -1,0 +1,160 @@
+"""Using what was trained: logits, metrics and predictions of finished runs.
+
+Letters: M members (seeds trained together), n examples of a split, B examples of a batch, C outputs.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from scalearn_jax import losses, methods, metrics, model, runs, tree
+from scalearn_jax.config import EvaluateConfig, PredictConfig
+from scalearn_jax.data import batches, splits, tokens
+from scalearn_jax.data.tasks import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.train import loop, parallel
+from scalearn_jax.train.step import make_predict_step
+from scalearn_jax.typing import Params
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Computes the metrics of every seed of a finished run on a split.
+
+    Args:
+      config: see ``EvaluateConfig``.
+
+    Returns:
+      ``{"run", "task", "split", "seeds": {seed: {metric: value}}}``.
+
+    Raises:
+      InputError: damaged run folder, other backbone, missing data.
+    """
+    run = runs.load_run(config.run, backbone=config.backbone)
+    settings = run.info["config"]
+    tables = splits.load_splits(
+        run.task,
+        data_dir=config.data_dir or settings["data_dir"],
+        max_train_samples=settings["max_train_samples"],
+        max_eval_samples=settings["max_eval_samples"],
+    )
+    table = tables._asdict()[config.split]
+    tokenizer = _tokenizer(run, config.backbone)
+    encoded = tokens.cached(tokenizer, run.task, table, max_length=run.task.max_length)
+    trainable, frozen = stacked(run)
+    results = score(run.spec, run.task, trainable, frozen, encoded, config.batch_size)
+    return {
+        "run": config.run,
+        "task": run.task.name,
+        "split": config.split,
+        "seeds": {str(seed): result for seed, result in zip(run.members, results, strict=True)},
+    }
+
+
+def predict(config: PredictConfig) -> Path:
+    """Writes labels and probabilities for every row of a file, as JSON lines in the same order.
+
+    Each line is ``{"label", "probabilities": {label: p}}``; a regression task gives ``{"value"}``, a multi-label
+    one ``{"labels", "probabilities"}``.
+
+    Args:
+      config: see ``PredictConfig``.
+
+    Returns:
+      The output file.
+
+    Raises:
+      InputError: damaged run folder, unreadable input, missing column, output that exists.
+    """
+    output = Path(config.output)
+    if output.exists():
+        raise InputError(f"--output {output} already exists; choose another name or remove it.")
+    run = runs.load_run(config.run, backbone=config.backbone)
+    seed = next(iter(run.members)) if config.seed is None else config.seed
+    if seed not in run.members:
+        raise InputError(f"--seed {seed}: the run {config.run} holds seeds {sorted(run.members)}.")
+    run = dataclasses.replace(run, members={seed: run.members[seed]})
+    table = splits.read_table(Path(config.input))
+    encoded = tokens.encode(
+        _tokenizer(run, config.backbone), run.task, table, max_length=run.task.max_length, labels=False
+    )
+    trainable, frozen = stacked(run)
+    logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
+    lines = [json.dumps(answer(run.task, row)) for row in logits]
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.rename(output)
+    return output
+
+
+def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
+    """Words one example's logits Float[C] as a prediction; see ``predict``."""
+    if task.kind == "regression":
+        return {"value": float(logits[0])}
+    names = task.labels or tuple(str(i) for i in range(len(logits)))
+    probabilities = metrics.probabilities(task.kind, logits[None])[0]
+    table = {name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)}
+    if task.kind == "multilabel":
+        return {"labels": [name for name, p in table.items() if p > 0.5], "probabilities": table}
+    return {"label": names[int(logits.argmax())], "probabilities": table}
+
+
+def stacked(run: runs.Run) -> tuple[Params, Params]:
+    """Splits a run's members into trainable trees [M ...] and one frozen tree."""
+    keep = methods.is_trainable(methods.get(run.info["method"]))
+    halves = [tree.partition(params, keep) for params in run.members.values()]
+    return tree.stack([trainable for trainable, _ in halves]), halves[0][1]
+
+
+def _tokenizer(run: runs.Run, override: str | None):
+    backbone = run.info["backbone"]
+    return tokens.load_tokenizer(override or backbone["path"], None if override else backbone["revision"])
+
+
+def score(
+    spec: model.ModelSpec,
+    task: Task,
+    trainable: Params,
+    frozen: Params,
+    encoded: tokens.Encoded,
+    batch_size: int,
+    row_choices: Sequence[int] | None = None,
+    packed: bool = True,
+) -> list[dict[str, float]]:
+    """Evaluates M members on a split.
+
+    Returns:
+      One dict a member: the task's metrics and ``loss``.
+    """
+    logits = member_logits(spec, task, trainable, frozen, encoded, batch_size, row_choices, packed)
+    kind = losses.LOSSES[task.kind]
+    labels = jnp.asarray(encoded.labels)
+    return [
+        {"loss": float(kind(jnp.asarray(one), labels).mean()), **metrics.compute(task, one, encoded.labels)}
+        for one in logits
+    ]
+
+
+def member_logits(
+    spec, task, trainable, frozen, encoded, batch_size: int, row_choices=None, packed: bool = True
+) -> np.ndarray:
+    """Computes the logits of M members on a split, Float[M n C], in the order of the split."""
+    stream = batches.eval_batches(
+        encoded,
+        batch_size=batch_size,
+        row_length=task.max_length,
+        row_choices=row_choices or batches.eval_rows([encoded], batch_size, task.max_length),
+        packed=packed,
+    )
+    return loop.collect_logits(_predict_step(spec, task.name), trainable, frozen, stream)
+
+
+@cache
+def _predict_step(spec: model.ModelSpec, task: str) -> Callable:
+    """Compiles the prediction of a spec once a process."""
+    return parallel.compile_predict_step(make_predict_step(spec, task))

@@ -1,0 +1,193 @@
+"""Resolves a config to what training needs: checked sources, a static spec, encoded data, first parameters.
+
+Letters: M members (seeds trained together), T source tasks.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scalearn_jax import methods, model, runs, tree
+from scalearn_jax.config import TrainConfig
+from scalearn_jax.data import splits, tokens
+from scalearn_jax.data.tasks import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+
+def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[runs.Source]:
+    """Checks that source adapters fit the backbone and each other.
+
+    Args:
+      sources: the adapters.
+      spec: sizes of the backbone.
+      backbone_hash: its content hash.
+
+    Returns:
+      The sources, unchanged.
+
+    Raises:
+      InputError: duplicate names, another backbone, another size, or different non-linearities.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        double = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"--sources: duplicate source names {double}; pass each source task once.")
+    for source in sources:
+        layers, hidden = source.adapter["down"]["kernel"].shape[:2]
+        if (layers, hidden) != (spec.num_layers, spec.hidden_size):
+            raise InputError(
+                f"source {source.name} ({source.path}) has {layers} layers of hidden size {hidden}, the backbone has"
+                f" {spec.num_layers} of {spec.hidden_size}; use adapters trained on this backbone."
+            )
+        if source.backbone_hash not in (None, backbone_hash):
+            raise InputError(
+                f"source {source.name} ({source.path}) was trained on backbone {source.backbone_hash[:12]}, this one is"
+                f" {backbone_hash[:12]}; use adapters trained on this backbone."
+            )
+    phis = {source.name: source.non_linearity for source in sources}
+    if len(set(phis.values())) > 1:
+        raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
+    return sources
+
+
+def in_published_order(sources: Sequence[runs.Source], target: str) -> list[runs.Source]:
+    """Moves the target's own adapter to the end of the bank; the order of the others stays."""
+    return sorted(sources, key=lambda source: source.name == target)
+
+
+def make_spec(
+    config: TrainConfig,
+    method: methods.Method,
+    task: Task,
+    backbone: BackboneSpec,
+    sources: Sequence[runs.Source],
+) -> model.ModelSpec:
+    """Resolves config, method and sources to a static model.
+
+    Returns:
+      The spec, with one head named like the task.
+
+    Raises:
+      InputError: the task is longer than the position table, or options do not fit the method.
+    """
+    if task.max_length > backbone.max_length:
+        raise InputError(
+            f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions; pass a smaller one."
+        )
+    if method.combiner == "single":
+        width = int(backbone.hidden_size // config.reduction_factor)
+        if width < 1:
+            raise InputError(
+                f"--reduction-factor {config.reduction_factor} leaves no bottleneck at hidden size"
+                f" {backbone.hidden_size}; pass a smaller one."
+            )
+        num_sources, non_linearity = 1, config.non_linearity
+    else:
+        width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
+        num_sources, non_linearity = len(sources), sources[0].non_linearity if sources else "relu"
+    pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
+    head = HeadSpec(
+        "pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout
+    )
+    return model.ModelSpec(
+        backbone=backbone,
+        combiner=method.combiner,
+        combiner_options=tuple(sorted(combiner_options(config, method, backbone).items())),
+        heads=((task.name, head),),
+        num_sources=num_sources,
+        bottleneck=width,
+        non_linearity=non_linearity,
+        backbone_dropout=config.backbone_dropout,
+        dtype=config.dtype,
+        layers=config.layers,
+        remat=config.remat,
+    )
+
+
+def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
+    """Joins a method's options with those set in the config; the config wins."""
+    flags = {
+        "scalearn": {
+            "dropout": "omega_dropout",
+            "init_scale": "omega_init",
+            "normalise": "normalise",
+            "penalty_weight": "penalty",
+            "compose": "compose",
+        },
+        "fusion": {"compose": "compose"},
+        "average": {"weights": "weights"},
+        "fixed": {"coefficients": "coefficients"},
+    }.get(method.combiner.split("-")[0].rstrip("+"), {})
+    given = {name: getattr(config, flag, None) for name, flag in flags.items()}
+    defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
+    return defaults | method.options | {name: value for name, value in given.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The three encoded splits of a task."""
+
+    train: tokens.Encoded
+    dev: tokens.Encoded
+    test: tokens.Encoded
+
+
+def load_data(config: TrainConfig, task: Task, backbone: BackboneSpec) -> Data:
+    """Loads, splits and tokenises a task's data.
+
+    Raises:
+      InputError: see ``splits.load_splits`` and ``tokens.load_tokenizer``.
+    """
+    tables = splits.load_splits(
+        task,
+        data_dir=config.data_dir,
+        max_train_samples=config.max_train_samples,
+        max_eval_samples=config.max_eval_samples,
+    )
+    tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
+    return Data(*(tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables))
+
+
+def init_members(
+    seeds: Sequence[int], spec: model.ModelSpec, method: methods.Method, backbone: Params, bank: Params | None
+) -> tuple[Params, Params]:
+    """Draws each seed's trainable parameters and keeps one frozen copy of the rest.
+
+    Args:
+      seeds: M seeds.
+      spec: the model.
+      method: says what is trainable.
+      backbone: pretrained weights.
+      bank: the source bank, or ``None`` for a fresh adapter (or none at all).
+
+    Returns:
+      (trainable with leading axis M, frozen).
+    """
+
+    def one(seed: int) -> tuple[Params, Params]:
+        bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0), 3)
+        fresh = banks.init(bank_key, spec.bank_shape) if bank is None and spec.num_sources else {}
+        params = {
+            "backbone": backbone,
+            "adapters": fresh if bank is None else bank,
+            **model.init_target(transfer_key, heads_key, spec),
+        }
+        return tree.partition(params, methods.is_trainable(method))
+
+    halves = [one(seed) for seed in seeds]
+    return tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+
+
+def count_parameters(trainable: Params) -> dict[str, int]:
+    """Counts one member's trainable parameters, by group and in all."""
+    one = tree.index(trainable, 0)
+    groups = {methods.GROUPS[name]: tree.num_parameters(part) for name, part in one.items() if jax.tree.leaves(part)}
+    transfer_parameters = sum(count for group, count in groups.items() if group != "head")
+    return {"transfer": transfer_parameters, "head": groups.get("head", 0), "trainable": tree.num_parameters(one)}

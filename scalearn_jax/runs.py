@@ -1,0 +1,230 @@
+"""Run folders: what a finished run leaves behind, and how to read it back.
+
+    run.json           resolved config, task row, backbone and sources with hashes, versions, counts
+    results.json       metrics of every seed, mean and sd
+    metrics.jsonl      one line an event, appended during training
+    seed-S.safetensors the trainable parameters of seed S, by path name
+    frozen.safetensors the source bank, where a run used one
+
+With the backbone (kept by reference and hash) a folder is enough to evaluate, predict or reuse the adapter.
+"""
+
+import dataclasses
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import tree
+from scalearn_jax.convert import adapterhub, hf
+from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.data.tasks import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import read_json
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+FORMAT = 1
+
+
+@contextmanager
+def new_folder(out: str) -> Iterator[Path]:
+    """Opens a run folder that appears only when it is complete.
+
+    Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
+    killed run left there is replaced.
+
+    Raises:
+      InputError: OUT exists and is not an empty folder, or cannot be written.
+    """
+    final = check_out(out)
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot create the folder: {error.strerror}; choose another place.") from error
+    try:
+        yield partial
+        if final.exists():
+            final.rmdir()
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def check_out(out: str) -> Path:
+    """Checks that ``--out`` is free; nothing is written.
+
+    Raises:
+      InputError: it exists and is a file or a non-empty folder.
+    """
+    final = Path(out)
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError(f"--out {out} already exists and is not empty; choose another folder or remove it.")
+    return final
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions a result depends on."""
+    names = ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return {"python": platform.python_version(), **found}
+
+
+def command() -> str:
+    """The command line of this process, as recorded in ``run.json``."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
+    """Turns a spec into JSON types; ``spec_from_dict`` undoes it."""
+    return dataclasses.asdict(spec)
+
+
+def spec_from_dict(content: dict[str, Any]) -> ModelSpec:
+    """Builds a spec from what ``spec_to_dict`` wrote."""
+    tuples = {
+        "backbone": BackboneSpec(**content["backbone"]),
+        "heads": tuple((task, HeadSpec(**head)) for task, head in content["heads"]),
+        "combiner_options": tuple((name, _hashable(value)) for name, value in content["combiner_options"]),
+    }
+    return ModelSpec(**content | tuples)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One source adapter and where it came from.
+
+    Attributes:
+      name: its task.
+      path: its folder.
+      adapter: the tree, [L d r] and so on.
+      non_linearity: its phi.
+      backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
+    """
+
+    name: str
+    path: str
+    adapter: Params
+    non_linearity: str
+    backbone_hash: str | None
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the adapter."""
+        return tree.content_hash(self.adapter)
+
+
+def load_source(path: str) -> Source:
+    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder, told apart by content.
+
+    Raises:
+      InputError: the folder is neither, or is damaged.
+    """
+    folder = Path(path)
+    if (folder / "adapter_config.json").exists():
+        adapter, config = adapterhub.load(folder)
+        return Source(config["name"], path, adapter, config["non_linearity"], None)
+    if not (folder / "run.json").exists():
+        raise InputError(
+            f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
+            " pass a folder written by `scalearn train-adapter`."
+        )
+    info = read_info(folder)
+    if info["method"] != "single":
+        raise InputError(f"--sources {path}: holds a {info['method']!r} run, expected a single adapter.")
+    weights = load_tree(folder / f"seed-{info['seeds'][0]}.safetensors")
+    adapter = banks.select(weights["adapters"], 0)
+    return Source(info["task"]["name"], path, adapter, info["spec"]["non_linearity"], info["backbone"]["hash"])
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Reads ``run.json`` and checks its format number.
+
+    Raises:
+      InputError: missing, damaged, or written by another version of the format.
+    """
+    info = read_json(folder / "run.json")
+    if info.get("format") != FORMAT:
+        raise InputError(f"{folder}/run.json has format {info.get('format')!r}, expected {FORMAT}.")
+    return info
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, ready for use.
+
+    Attributes:
+      folder: where it lies.
+      info: the content of ``run.json``.
+      spec: the model.
+      task: the task row.
+      members: all parameters of each seed, backbone included.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    spec: ModelSpec
+    task: Task
+    members: dict[int, Params]
+
+
+def load_run(path: str, *, backbone: str | None = None) -> Run:
+    """Reads a run folder and its backbone.
+
+    Args:
+      path: the folder.
+      backbone: where the backbone lies now, if not where it lay in training.
+
+    Returns:
+      The run.
+
+    Raises:
+      InputError: damaged folder, or a backbone with other weights.
+    """
+    folder = Path(path)
+    info = read_info(folder)
+    trained = {seed: tree.flatten(load_tree(folder / f"seed-{seed}.safetensors")) for seed in info["seeds"]}
+    shared = {}
+    if (folder / "frozen.safetensors").exists():
+        shared |= tree.flatten(load_tree(folder / "frozen.safetensors"))
+    if not any(name.startswith("backbone/") for name in next(iter(trained.values()))):
+        shared |= tree.flatten({"backbone": _checked_backbone(path, info["backbone"], backbone)})
+    empty = {"adapters": {}, "transfer": {}, "heads": {}}
+    members = {seed: empty | tree.unflatten(shared | leaves) for seed, leaves in trained.items()}
+    return Run(folder, info, spec_from_dict(info["spec"]), Task.from_dict(info["task"]), members)
+
+
+def _checked_backbone(path: str, recorded: dict[str, Any], override: str | None) -> Params:
+    where = override or recorded["path"]
+    weights, _, found = load_backbone(where, None if override else recorded["revision"])
+    if found != recorded["hash"]:
+        raise InputError(
+            f"backbone {where} has content {found[:12]}, the run {path} was trained on {recorded['hash'][:12]};"
+            " pass the right one with --backbone."
+        )
+    return weights
+
+
+def load_backbone(path: str, revision: str | None = None) -> tuple[Params, BackboneSpec, str]:
+    """Reads a backbone with its content hash; the pooler does not count, since many copies lack it."""
+    weights, spec = hf.load_backbone(path, revision=revision)
+    return weights, spec, tree.content_hash({name: leaf for name, leaf in weights.items() if name != "pooler"})
