@@ -1,0 +1,116 @@
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from scalearn_jax import tree
+from scalearn_jax.convert import hf
+from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import encoder
+from scalearn_jax.models.backbones import BACKBONES
+
+CONFIG = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 10,
+    "type_vocab_size": 2,
+    "pad_token_id": 1,
+}
+
+
+def checkpoint(folder, family="roberta", *, has_pooler=True, prefix="", change=lambda tensors: tensors):
+    """Writes a random checkpoint; returns its tree."""
+    folder.mkdir(exist_ok=True)
+    config = CONFIG | {"model_type": family}
+    (folder / "config.json").write_text(json.dumps(config))
+    spec = hf.spec_from_config(config, has_pooler=has_pooler)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.25, encoder.init(jax.random.key(1), spec))
+    tensors = {f"{prefix}{name}": tensor for name, tensor in hf.to_tensors(params, spec).items()}
+    save_tensors(folder / "model.safetensors", change(tensors))
+    return params
+
+
+def equal(ours, theirs):
+    assert tree.content_hash(ours) == tree.content_hash(theirs)
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+@pytest.mark.parametrize("has_pooler", [True, False])
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_import_undoes_export(tmp_path, family, has_pooler, prefixed):
+    prefix = f"{BACKBONES[family].prefix}." if prefixed else ""
+    params = checkpoint(tmp_path / "model", family, has_pooler=has_pooler, prefix=prefix)
+    found, spec = hf.load_backbone(tmp_path / "model")
+    equal(found, params)
+    assert spec.has_pooler == has_pooler and spec.family == family
+
+
+def test_buffers_heads_and_the_old_spelling_of_norms_are_understood(tmp_path):
+    def old(tensors):
+        tensors = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): x for name, x in tensors.items()}
+        tensors = {name.replace("LayerNorm.bias", "LayerNorm.beta"): x for name, x in tensors.items()}
+        extra = {"bert.embeddings.position_ids": np.arange(10)[None], "cls.predictions.bias": np.zeros(11)}
+        return tensors | extra
+
+    params = checkpoint(tmp_path, "bert", prefix="bert.", change=old)
+    equal(hf.load_backbone(tmp_path)[0], params)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_widened(tmp_path, dtype):
+    params = checkpoint(tmp_path, change=lambda tensors: {name: np.asarray(x, dtype) for name, x in tensors.items()})
+    equal(hf.load_backbone(tmp_path)[0], jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), params))
+
+
+def test_shards_are_joined(tmp_path):
+    params = checkpoint(tmp_path)
+    tensors = hf.to_tensors(params, hf.load_backbone(tmp_path)[1])
+    (tmp_path / "model.safetensors").unlink()
+    files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_tensors(tmp_path / file, {name: x for name, x in tensors.items() if files[name] == file})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    equal(hf.load_backbone(tmp_path)[0], params)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
+    with pytest.raises(InputError, match="beside it"):
+        hf.load_backbone(tmp_path)
+
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tensors: {k: x for k, x in tensors.items() if k != QUERY}, f"1 tensors missing: {QUERY};"),
+        (lambda tensors: tensors | {"encoder.layer.2.rotary": np.zeros(1)}, "unexpected: encoder.layer.2.rotary;"),
+        (lambda tensors: tensors | {QUERY: np.zeros((8, 9), np.float32)}, r"self.query.weight float32\[8, 9\]"),
+        (lambda tensors: tensors | {QUERY: np.zeros((8, 8), np.int8)}, r"self.query.weight int8\[8, 8\]"),
+        (lambda tensors: {"a": np.zeros(1)}, ", ...;"),
+    ],
+)
+def test_wrong_tensors_are_named(tmp_path, change, message):
+    checkpoint(tmp_path, change=change)
+    with pytest.raises(InputError, match=message):
+        hf.load_backbone(tmp_path)
+
+
+def test_wrong_places_are_named(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        hf.load_backbone(tmp_path / "absent")
+    with pytest.raises(InputError, match="config.json does not exist"):
+        hf.load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "robeta"}))
+    with pytest.raises(InputError, match="'roberta'"):
+        hf.load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "roberta"}))
+    with pytest.raises(InputError, match="pickle"):
+        hf.load_backbone(tmp_path)
+    with pytest.raises(InputError, match="could not be read from the hub"):
+        hf.load_backbone("nobody/no-such-model")
