@@ -82,16 +82,14 @@ def as_markdown(results: Sequence[Result], title: str) -> str:
     means = {method: [row[t].mean for t in targets] for method, row in rows.items() if len(row) == len(targets)}
     best = {target: _best(row[target].mean for row in rows.values() if target in row) for target in targets}
     best_average = _best(fmean(values) for values in means.values())
-    lines = [
-        [
-            method,
-            _range(result.parameters for result in row.values()),
-            *(_bold(spread(row[t]), best[t]) if t in row else "-" for t in targets),
-            _bold(percent(fmean(means[method])), best_average) if method in means else "-",
-        ]
-        for method, row in rows.items()
-    ]
+    lines = []
+    for method, row in rows.items():
+        scores = [_bold(spread(row[t]), best[t]) if t in row else "-" for t in targets]
+        average = _bold(percent(fmean(means[method])), best_average) if method in means else "-"
+        lines.append([method, _range(result.parameters for result in row.values()), *scores, average])
     header = ["method", "transfer parameters", *(f"{t} {metric}" for t, metric in targets.items()), "average"]
+    if len(targets) == 1:  # the average would repeat the only column
+        header, lines = header[:-1], [line[:-1] for line in lines]
     seeds = _range(len(result.values) for result in results)
     spreads = "" if seeds == "1" else "mean ± standard deviation over "
     caption = f"Test scores in percent, {spreads}{seeds} seed{'' if seeds == '1' else 's'}; best in bold."
