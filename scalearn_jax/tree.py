@@ -1,7 +1,7 @@
 """Parameter trees: path strings, partition and combine, counting, hashing.
 
-A path is the tuple of keys to a leaf joined by slashes, for instance ``"adapters/down/kernel"``. ``None``
-stands for a leaf that lives in the other half of a partition; JAX treats it as an empty subtree.
+A path is the tuple of keys to a leaf joined by slashes, for instance ``"adapters/down/kernel"``; a slash
+inside a key (the task in ``"heads/glue:rte/out/bias"``) is written as a colon. ``None`` stands for a leaf that lives in the other half of a partition; JAX treats it as an empty subtree.
 """
 
 import hashlib
@@ -16,7 +16,8 @@ from scalearn_jax.typing import Params
 
 
 def _path_string(path) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    keys = (str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    return "/".join(key.replace("/", ":") for key in keys)
 
 
 def flatten(tree: Params) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def unflatten(leaves: dict[str, Any]) -> Params:
     """
     tree: Params = {}
     for path, leaf in leaves.items():
-        *parents, name = path.split("/")
+        *parents, name = (key.replace(":", "/") for key in path.split("/"))
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
