@@ -1,0 +1,157 @@
+"""Vocabulary of reviews: what can be praised or blamed, and how two opinions are weighed in one sentence."""
+
+from typing import NamedTuple
+
+from scalearn_jax.data.builtin.draw import Draw
+
+
+class Aspect(NamedTuple):
+    """One thing reviews talk about: its nouns, and what is said of it in praise and in blame."""
+
+    subjects: tuple[str, ...]
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+PLACES = {
+    "food": Aspect(
+        _words("the soup, the lamb, the bread, the curry, the fish, the pasta, the chocolate cake, the salad, "
+               "the rice, the roast chicken, the breakfast, the omelette, the dumpling soup, the vegetable stew"),
+        _words("delicious, tasty, full of flavour, perfectly cooked, wonderfully fresh, juicy, rich and warming, "
+               "seasoned just right, a joy to eat, crisp and light, mouth-watering, worth a second helping"),
+        _words("bland, burnt, stale, overcooked, soggy, tasteless, much too salty, greasy, dry as dust, watery, "
+               "cold in the middle, half raw, spoiled, impossible to swallow"),
+    ),
+    "service": Aspect(
+        _words("the waiter, our waitress, the manager, the man at the desk, the young bartender, the doorman, "
+               "the woman behind the counter, the cashier, the hostess, the porter"),
+        _words("friendly, attentive, polite, quick to help, patient, welcoming, cheerful, well informed, "
+               "kind to our children, considerate, happy to answer every question, courteous"),
+        _words("rude, slow, impatient, forgetful, bad-tempered, careless, unhelpful, busy with a phone, "
+               "dismissive, sulky, deaf to every request, arrogant"),
+    ),
+    "price": Aspect(
+        _words("the bill, the price of the wine, the set menu, the cost of a night, the total, the entrance fee, "
+               "the charge for parking, the daily rate, the lunch offer, the tariff"),
+        _words("fair, very reasonable, a real bargain, lower than expected, pleasantly modest, easy on the wallet, "
+               "good value, pleasantly low, affordable, worth every penny"),
+        _words("far too high, excessive, shocking, a rip-off, hard to justify, inflated, a nasty surprise, "
+               "outrageous, daylight robbery, beyond all reason"),
+    ),
+    "place": Aspect(
+        _words("the dining room, the terrace, the garden, the lounge, the corner by the window, the courtyard, "
+               "the upstairs hall, the bar, the balcony, the lobby"),
+        _words("charming, cosy, bright and airy, quiet, elegant, relaxing, beautifully decorated, "
+               "full of character, inviting, a lovely spot"),
+        _words("gloomy, cramped, noisy, draughty, depressing, stuffy, in need of paint, "
+               "dark and cold, crowded, without any charm"),
+    ),
+    "cleanliness": Aspect(
+        _words("the bathroom, the table, the floor, the cutlery, the carpet, the wine glass, the kitchen, "
+               "the bed linen, the washbasin, the tablecloth"),
+        _words("spotless, shining, freshly washed, perfectly clean, polished, as good as new, tidy, "
+               "scrubbed to perfection, gleaming, immaculate"),
+        _words("filthy, sticky, dusty, covered in stains, dirty, smeared with grease, mouldy, "
+               "full of crumbs, grimy, disgusting to touch"),
+    ),
+}
+
+GADGETS = {
+    "power": Aspect(
+        _words("the battery, the motor, the charger, the engine, the heating plate, the power supply"),
+        _words("strong, long-lasting, reliable, surprisingly efficient, ready in seconds, tireless"),
+        _words("weak, empty within an hour, dead after a week, unreliable, painfully slow, exhausted too soon"),
+    ),
+    "handling": Aspect(
+        _words("the menu, the keyboard, the manual, the remote control, the touch screen, the lid"),
+        _words("simple to use, clear, intuitive, a pleasure to handle, logical, child's play"),
+        _words("confusing, awkward, badly explained, fiddly, a constant struggle, baffling"),
+    ),
+    "build": Aspect(
+        _words("the case, the handle, the strap, the zip, the hinge, the frame"),
+        _words("sturdy, solid, well made, built to last, tough, flawless"),
+        _words("flimsy, cracked on arrival, cheaply made, loose, broken in a month, wobbly"),
+    ),
+    "result": Aspect(
+        _words("the picture, the sound, the print, the beam, the image, the finish"),
+        _words("crisp, clear, brilliant, impressive, smooth, superb"),
+        _words("blurred, distorted, patchy, disappointing, faint, dreadful"),
+    ),
+}
+
+_PLAIN = (
+    "{subject} was {word}",
+    "{subject} turned out to be {word}",
+    "I found {subject} {word}",
+    "{subject} was really {word}",
+    "as usual {subject} was {word}",
+    "we thought {subject} was {word}",
+    "without doubt {subject} was {word}",
+    "{subject} seemed {word}",
+)
+_NEGATED = (
+    "{subject} was not {word} at all",
+    "{subject} was anything but {word}",
+    "I would not describe {subject} as {word}",
+    "nobody could call {subject} {word}",
+    "{subject} was never {word}",
+    "{subject} was far from {word}",
+    "it would be wrong to call {subject} {word}",
+)
+_BOTH_COUNT = ("{}, and {}", "{}, and on top of that {}", "{} and {} too", "{}; also, {}")
+_CONTRAST = (
+    "{}, but {}",
+    "although {}, {}",
+    "{}; however, {}",
+    "{}, yet {}",
+    "even though {}, {}",
+    "granted, {}; still, {}",
+    "{}; then again, {}",
+)
+PLACE_VERDICTS = {
+    True: (
+        "and we left happy", "and it made our evening", "so we will gladly return", "and we had a wonderful time",
+        "and we tell all our friends to go", "which saved the day", "so we stayed an extra night",
+        "and we cannot wait for the next visit",
+    ),
+    False: (
+        "and we left disappointed", "and it ruined our evening", "so we will never return",
+        "and we had a terrible time", "and we tell all our friends to stay away", "which spoiled the day",
+        "so we asked for our money back", "and we went home angry",
+    ),
+}  # fmt: skip
+GADGET_VERDICTS = {
+    True: (
+        "so I would buy it again", "and I use it with pleasure", "so I am glad I ordered it", "and I would miss it",
+        "so it is a perfect present", "and it deserves five stars",
+    ),
+    False: (
+        "so I sent it back", "and it ended up in the bin", "so I regret the purchase", "and I gave up on it",
+        "so it is a waste of money", "and it deserves no star at all",
+    ),
+}  # fmt: skip
+
+
+def opinion(draw: Draw, aspect: Aspect, positive: bool, negated: float = 0.15) -> str:
+    """One clause that praises or blames an aspect, sometimes by denying the opposite."""
+    negate = draw.chance(negated)
+    words = aspect.good if positive != negate else aspect.bad
+    return draw.pick(_NEGATED if negate else _PLAIN).format(subject=draw.pick(aspect.subjects), word=draw.pick(words))
+
+
+def review(draw: Draw, aspects: dict[str, Aspect], verdicts: dict[bool, tuple[str, ...]], positive: bool) -> str:
+    """A sentence with a positive or negative verdict; about half make a concession to the other side.
+
+    The clause after "but" and the verdict at the end decide, so counting friendly words is not enough.
+    """
+    main, side = draw.sample(list(aspects.values()), 2)
+    decisive = opinion(draw, main, positive)
+    if draw.chance(0.3):
+        return draw.pick(_BOTH_COUNT).format(decisive, opinion(draw, side, positive))
+    if mixed := draw.chance(0.7):
+        decisive = draw.pick(_CONTRAST).format(opinion(draw, side, not positive), decisive)
+    return decisive if mixed and draw.chance(0.3) else f"{decisive}, {draw.pick(verdicts[positive])}"
