@@ -232,7 +232,7 @@ def gradients(case: Case, name: str) -> Iterator[Result]:
 
 def loss_and_gradients(model: Model, batch: Batch, mask=None) -> tuple:
     """The loss, and its gradients under the reference's names."""
-    single = model.spec.num_sources == 1
+    single = model.spec.combiner == "single"
     trainable = {group: model.params[group] for group in ("adapters" if single else "transfer", "heads")}
     loss = lambda trainable: model.loss(batch, model.logits(batch, model.params | trainable, mask))  # noqa: E731
     value, grads = jax.value_and_grad(loss)(trainable)

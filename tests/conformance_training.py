@@ -141,7 +141,7 @@ def final_names(start: Model, params: dict) -> dict[str, np.ndarray]:
     """Trained parameters under the reference's names."""
     head, spec = params["heads"]["head"], start.spec.backbone
     names = to_torch(params["transfer"]) | to_torch(head, "head.")
-    if start.spec.num_sources == 1:
+    if start.spec.combiner == "single":
         names |= to_torch(banks.select(params["adapters"], 0))
     prefix = BACKBONES[spec.family].prefix
     names |= {f"{prefix}.{key}": x for key, x in hf.to_tensors(params["backbone"], spec).items()}
