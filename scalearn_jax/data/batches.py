@@ -1,10 +1,9 @@
-"""Packed batches: (seed, epoch) to an order, examples to rows. Numpy only, no state.
+"""Batches: (seed, epoch) to an order, examples to packed rows. Numpy only, no state.
 
 Letters: B examples of a step, K sequences per example, N = B * K sequences, R rows, S row length.
 
 The B examples of a step are laid into as few rows of length S as first-fit decreasing finds, so the same
-examples train in the same step as without packing. The number of rows is rounded up to a short list: at most
-three training programs compile, and one for evaluation.
+examples train in the same step as without packing.
 """
 
 import itertools
@@ -12,11 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from scalearn_jax.data.packing import eval_rows as eval_rows
+from scalearn_jax.data.packing import in_order, pack, rounded_up
+from scalearn_jax.data.packing import row_choices as row_choices
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.typing import Batch
-
-MAX_CHOICES = 3
-_SAMPLED_BATCHES = 200
 
 
 def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -27,85 +26,6 @@ def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
       [0, 1, 2]
     """
     return np.random.default_rng((seed, epoch)).permutation(num_examples)
-
-
-def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places sequences in rows by first-fit decreasing.
-
-    Args:
-      lengths: of the N sequences, each at most ``row_length``.
-      row_length: S.
-
-    Returns:
-      (row Int[N], column Int[N]) of each sequence's first token. Equal lengths keep their order.
-
-    Example:
-      >>> rows, columns = pack([3, 5, 4], 8)
-      >>> rows.tolist(), columns.tolist()
-      ([0, 0, 1], [5, 0, 0])
-    """
-    rows, columns = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
-    used: list[int] = []
-    for i in np.argsort(-np.asarray(lengths), kind="stable").tolist():
-        length = int(lengths[i])
-        row = next((r for r, filled in enumerate(used) if filled + length <= row_length), len(used))
-        if row == len(used):
-            used.append(0)
-        rows[i], columns[i] = row, used[row]
-        used[row] += length
-    return rows, columns
-
-
-def row_choices(encoded: Encoded, batch_size: int, row_length: int) -> tuple[int, ...]:
-    """Picks the row counts that batches are rounded up to.
-
-    Rows are counted on sampled batches (fixed seed); the choices minimise the expected number of rows. The
-    last one always fits: one sequence a row.
-
-    Args:
-      encoded: the split.
-      batch_size: B.
-      row_length: S.
-
-    Returns:
-      At most ``MAX_CHOICES`` ascending counts.
-    """
-    generator = np.random.default_rng(0)
-    lengths, worst = encoded.lengths, batch_size * encoded.num_choices
-    counts = []
-    for _ in range(_SAMPLED_BATCHES):
-        examples = generator.choice(len(encoded), min(batch_size, len(encoded)), replace=False)
-        counts.append(int(pack(lengths[encoded.sequences(examples)], row_length)[0].max()) + 1)
-    seen, weights = np.unique(counts, return_counts=True)
-    last = int(seen[-1])
-    best = min(
-        (sorted({*inner, last}) for k in range(MAX_CHOICES - 1) for inner in itertools.combinations(seen.tolist(), k)),
-        key=lambda choices: (int((_round_up(seen, choices) * weights).sum()), len(choices)),
-    )
-    return tuple(int(count) for count in sorted({*best, worst}))
-
-
-def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tuple[int]:
-    """Counts the rows that hold any evaluation batch of some splits, so that one program serves them all.
-
-    Args:
-      splits: the splits, evaluated in their own order.
-      batch_size: B.
-      row_length: S.
-
-    Returns:
-      The one row count, as ``row_choices`` would give it.
-    """
-    most = 1
-    for encoded in splits:
-        for start in range(0, len(encoded), batch_size):
-            examples = np.arange(start, min(start + batch_size, len(encoded)))
-            most = max(most, int(pack(encoded.lengths[encoded.sequences(examples)], row_length)[0].max()) + 1)
-    return (most,)
-
-
-def _round_up(counts, choices: Sequence[int]) -> np.ndarray:
-    return np.asarray(choices)[np.searchsorted(choices, counts)]
 
 
 def make_batch(
@@ -136,7 +56,7 @@ def make_batch(
     if packed:
         rows, columns = pack(lengths, row_length)
         needed = int(rows.max()) + 1
-        num_rows = needed if row_choices is None else int(_round_up(needed, row_choices))
+        num_rows = needed if row_choices is None else rounded_up(needed, row_choices)
     else:
         rows, columns = np.arange(len(sequences), dtype=np.int32), np.zeros(len(sequences), np.int32)
         num_rows = batch_size * encoded.num_choices
@@ -197,9 +117,7 @@ def num_steps(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
-def train_batches(
-    encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, **layout
-) -> Iterator[Batch]:
+def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, **layout) -> Iterator[Batch]:
     """Yields training batches without end; batch k depends on (seed, k) alone.
 
     Args:
@@ -223,8 +141,7 @@ def train_batches(
 
 def eval_batches(encoded: Encoded, *, batch_size: int, **layout) -> Iterator[Batch]:
     """Yields every example once, in order; see ``train_batches``."""
-    for start in range(0, len(encoded), batch_size):
-        examples = np.arange(start, min(start + batch_size, len(encoded)))
+    for examples in in_order(len(encoded), batch_size):
         yield make_batch(encoded, examples, batch_size=batch_size, **layout)
 
 

@@ -4,19 +4,26 @@ Letters: n examples of a split, K sequences per example, N = n * K sequences.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scalearn_jax.caches import cache_folder
 from scalearn_jax.convert.files import folder
-from scalearn_jax.data.splits import Table, check_columns, labels_of, num_rows
-from scalearn_jax.data.tasks import Task
+from scalearn_jax.data.labels import labels_of, no_labels
+from scalearn_jax.data.tables import Table, check_columns, num_rows
+from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 
-_VERSION = 1
+_VERSION = 2  # of the cached files; another way to encode needs another number
+_CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
+_TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Encoded:
 
     Attributes:
       ids: Int[total], token ids, special tokens included.
-      token_types: Int[total].
+      token_types: Int[total], zeros for backbones that tell no second text apart.
       offsets: Int[N+1], where each sequence starts.
       labels: Int[n], Float[n] or Float[n C].
       num_choices: K; the sequences of an example are neighbours.
@@ -42,7 +49,7 @@ class Encoded:
     def __len__(self) -> int:
         return (len(self.offsets) - 1) // self.num_choices
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Int[N], tokens of each sequence."""
         return np.diff(self.offsets)
@@ -52,8 +59,15 @@ class Encoded:
         return (np.asarray(examples)[:, None] * self.num_choices + np.arange(self.num_choices)[None]).reshape(-1)
 
 
-def load_tokenizer(path_or_id: str, revision: str | None = None):
+def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     """Loads a backbone's tokenizer with ``transformers``; remote code is never run.
+
+    Args:
+      path_or_id: folder or hub id.
+      revision: branch, tag or commit on the hub.
+
+    Returns:
+      The tokenizer.
 
     Raises:
       InputError: no tokenizer there.
@@ -65,11 +79,11 @@ def load_tokenizer(path_or_id: str, revision: str | None = None):
         return AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(f"{where}: no usable tokenizer ({reason}); the folder needs tokenizer.json.") from error
+        raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error
 
 
-def encode(tokenizer, task: Task, table: Table, *, max_length: int, labels: bool = True) -> Encoded:
-    """Tokenises a table; longer inputs are cut, longest text first, as published.
+def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels: bool = True) -> Encoded:
+    """Tokenises a table; longer inputs are cut as ``task.truncate`` says.
 
     Args:
       tokenizer: from ``load_tokenizer``.
@@ -82,68 +96,88 @@ def encode(tokenizer, task: Task, table: Table, *, max_length: int, labels: bool
       The encoded split.
 
     Raises:
-      InputError: a missing column, or a label outside the task's list.
+      InputError: no rows, a missing column or entry, or a label outside the task's list.
     """
-    check_columns(task, table, task.columns, "input")
-    count = num_rows(table)
-    rows = ({name: table[name][i] for name in task.columns} for i in range(count))
+    check_columns(table, task.columns, f"the data of task {task.name}")
+    rows = (dict(zip(task.columns, row, strict=True)) for row in zip(*map(table.get, task.columns), strict=True))
     texts = [sequence for row in rows for sequence in task.sequences(row)]
-    ids, types = _tokenise(tokenizer, texts, max_length)
+    chunks = [
+        _tokenise(tokenizer, texts[start : start + _CHUNK], task, max_length) for start in range(0, len(texts), _CHUNK)
+    ]
+    ids, token_types, lengths = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return Encoded(
-        ids=np.concatenate(ids).astype(np.int32),
-        token_types=np.concatenate(types).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, ids)]),
-        labels=labels_of(task, table[task.label_column]) if labels else _no_labels(task, count),
+        ids=ids,
+        token_types=token_types,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        labels=labels_of(task, table[task.label_column]) if labels else no_labels(task, num_rows(table)),
         num_choices=task.num_choices,
         pad_id=tokenizer.pad_token_id or 0,
     )
 
 
-def _tokenise(tokenizer, texts: list[tuple[str, ...]], max_length: int):
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = tokenizer(*columns, truncation="longest_first", max_length=max_length)
-    ids = encoded["input_ids"]
-    return ids, encoded.get("token_type_ids") or [[0] * len(sequence) for sequence in ids]
+def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
+    """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    encoded = tokenizer(
+        *([_clean(text) for text in column] for column in zip(*texts, strict=True)),
+        truncation=_TRUNCATION[task.truncate] if len(texts[0]) == 2 else True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=has_types,
+    )
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    ids = np.fromiter((i for sequence in encoded["input_ids"] for i in sequence), np.int32, sum(lengths))
+    if not has_types:
+        return ids, np.zeros_like(ids), lengths
+    return ids, np.fromiter((i for types in encoded["token_type_ids"] for i in types), np.int32, sum(lengths)), lengths
 
 
-def _no_labels(task: Task, count: int) -> np.ndarray:
-    if task.kind == "multilabel":
-        return np.zeros((count, len(task.labels)), np.float32)
-    return np.zeros(count, np.float32 if task.kind == "regression" else np.int32)
+def _clean(text: str) -> str:
+    """Replaces what is no Unicode text (half a surrogate pair, from JSON), which tokenizers refuse."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def cached(tokenizer, task: Task, table: Table, *, max_length: int) -> Encoded:
-    """``encode``, kept in the user's cache folder; a damaged cache file is made again."""
+def cached(tokenizer: Any, task: Task, table: Table, *, max_length: int) -> Encoded:
+    """``encode``, kept in the user's cache folder under a hash of all it depends on; a damaged file is made again."""
     where = cache_folder("tokens")
     if where is None:
         return encode(tokenizer, task, table, max_length=max_length)
     path = where / f"{_fingerprint(tokenizer, task, table, max_length)}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    encoded = encode(tokenizer, task, table, max_length=max_length)
-    _save(path, encoded)
+    encoded = _load(path)
+    if encoded is None:
+        encoded = encode(tokenizer, task, table, max_length=max_length)
+        _save(path, encoded)
     return encoded
 
 
-def _save(path, encoded: Encoded) -> None:
-    import os
+def _load(path: Path) -> Encoded | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] if file[name].ndim else int(file[name]) for name in file.files}
+            return Encoded(**fields)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
+
+def _save(path: Path, encoded: Encoded) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        np.savez(temporary, **dataclasses.asdict(encoded))
+        np.savez(temporary, **{field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)})
         temporary.replace(path)
     except OSError:  # the cache is a convenience: a full disk must not end the run
         temporary.unlink(missing_ok=True)
 
 
-def _fingerprint(tokenizer, task: Task, table: Table, max_length: int) -> str:
+def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> str:
     """Hashes everything the encoding depends on."""
-    digest = hashlib.sha256(f"{_VERSION} {max_length} {json.dumps(task.to_dict())}\n".encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    digest.update(json.dumps([tokenizer.pad_token_id, tokenizer.model_input_names]).encode())
+    backend = tokenizer.backend_tokenizer
+    # Left over from the file or from the last call, and set anew by the next one.
+    backend.no_truncation()
+    backend.no_padding()
+    settings = [_VERSION, max_length, task.to_dict(), tokenizer.pad_token_id, tokenizer.model_input_names]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(backend.to_str().encode())
     for name in (*task.columns, task.label_column):
         digest.update(json.dumps([name, table[name]], default=str).encode())
     return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Label columns to numbers.
+
+Letters: n examples, C outputs.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+
+
+def label_id(task: Task, label: Any) -> int:
+    """Turns one label, name or id, into its id; names that are numbers themselves are never read as ids.
+
+    Raises:
+      InputError: outside the task's list.
+
+    Example:
+      >>> task = Task("demo", "classification", ("text",), ("bad", "good"))
+      >>> label_id(task, "good"), label_id(task, 1), label_id(task, "1")
+      (1, 1, 1)
+    """
+    if str(label) in task.labels:
+        return task.labels.index(str(label))
+    size = len(task.labels) or task.num_choices
+    try:
+        number = float(label)
+    except (TypeError, ValueError, OverflowError):
+        number = -1.0
+    named_by_number = any(name.lstrip("+-").isdecimal() for name in task.labels)
+    if not named_by_number and number.is_integer() and 0 <= number < size:
+        return int(number)
+    allowed = ", ".join(name if named_by_number else f"{i} {name}" for i, name in enumerate(task.labels))
+    raise InputError(f"label {label!r} is outside the list of task {task.name}: {allowed or f'0 to {size - 1}'}.")
+
+
+def labels_of(task: Task, values: list, where: str = "label column") -> np.ndarray:
+    """Turns a label column into numbers.
+
+    Args:
+      task: says the kind and the label names.
+      values: one label an example.
+      where: the file, for errors.
+
+    Returns:
+      Ids Int[n], scores Float[n] (regression) or zeros and ones Float[n C] (multi-label).
+
+    Raises:
+      InputError: a label outside the task's list, or a score that is no finite number; names the row.
+    """
+    convert = {"regression": _score, "multilabel": _multi_hot}.get(task.kind, label_id)
+    numbers = []
+    for row, value in enumerate(values, 1):
+        try:
+            numbers.append(convert(task, value))
+        except InputError as error:
+            raise InputError(f"{where}, row {row}: {error}") from error
+    return np.array(numbers, np.int32 if convert is label_id else np.float32)
+
+
+def no_labels(task: Task, count: int) -> np.ndarray:
+    """Zeros in the shape of ``labels_of``, for texts whose labels nobody knows."""
+    shape = (count, task.num_outputs) if task.kind == "multilabel" else (count,)
+    return np.zeros(shape, np.float32 if task.kind in ("multilabel", "regression") else np.int32)
+
+
+def _multi_hot(task: Task, value: Any) -> np.ndarray:
+    hot = np.zeros(len(task.labels), np.float32)
+    for label in _as_list(value):
+        hot[label_id(task, label)] = 1
+    return hot
+
+
+def _as_list(value: Any) -> list:
+    """A list as it is; from CSV, ``"[0, 2]"`` or ``"food|price"``."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"label {value!r} is no list ({error}); write [0, 2] or names joined by '|'.") from error
+    elif isinstance(value, str):
+        value = [name for name in value.split("|") if name]
+    if not isinstance(value, list | tuple):
+        raise InputError(f"label {value!r} is no list; a multi-label task needs a list of ids or names.")
+    return list(value)
+
+
+def _score(task: Task, value: Any) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError):
+        score = float("nan")
+    if not np.isfinite(np.float32(score)):
+        raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.")
+    return score

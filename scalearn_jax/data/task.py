@@ -1,0 +1,179 @@
+"""One data set as a row: its text, its label, its metrics, its files.
+
+Letters: K sequences per example, C outputs.
+"""
+
+import dataclasses
+import re
+from typing import Any, Literal, get_args
+
+from scalearn_jax import schema
+from scalearn_jax.errors import InputError, unknown
+
+Kind = Literal["classification", "regression", "multilabel", "choice"]
+# A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.
+Metric = Literal[
+    "accuracy",
+    "exact_match",
+    "f1",
+    "macro_f1",
+    "macro_precision",
+    "macro_recall",
+    "matthews",
+    "pearson",
+    "pearson_spearman",
+    "spearman",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class HubFiles:
+    """Where a data set lies on the Hugging Face hub, as explicit files (no loading scripts).
+
+    Attributes:
+      repo: data set repository.
+      files: (split, file pattern) pairs, with the splits ``"train"``, ``"validation"`` and, optionally, ``"test"``.
+      revision: branch, tag or commit.
+    """
+
+    repo: str
+    files: tuple[tuple[str, ...], ...]
+    revision: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One data set: which columns make the text, what is predicted, and how it is scored.
+
+    Attributes:
+      name: for instance ``"glue/rte"``.
+      kind: what is predicted; ``"choice"`` picks one of K second texts.
+      texts: one or two templates over the columns, ``"{premise}"``; a bare column name means ``"{column}"``.
+      labels: label names, in the order of their ids.
+      metrics: names in ``metrics.METRICS``; the first is the main one.
+      choices: for kind ``"choice"``, K templates, each the second text of one sequence.
+      label_column: where the label stands; an id, a name, or a list of them (multi-label).
+      max_length: longest sequence in tokens.
+      truncate: which text of a long pair is cut, the longer one or always the first.
+      split_rule: ``"published"`` holds out a tenth of train for development and tests on validation; ``"files"``
+        does so only where no test file is given.
+      stratify: whether a held-out development set keeps the label proportions.
+      hub: where the hub keeps the files.
+    """
+
+    name: str
+    kind: Kind
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ("accuracy",)
+    choices: tuple[str, ...] = ()
+    label_column: str = "label"
+    max_length: int = 128
+    truncate: Literal["longest_first", "first"] = "longest_first"
+    split_rule: Literal["files", "published"] = "files"
+    stratify: bool = True
+    hub: HubFiles | None = None
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
+            raise InputError(f"task name {self.name!r}: expected letters, digits, '-', '_' and '/'; it names folders.")
+        for metric in self.metrics:
+            if metric not in get_args(Metric):
+                raise unknown("metric", metric, get_args(Metric), where=f"task {self.name}")
+        problem = _problem(self)
+        if problem:
+            raise InputError(f"task {self.name}: {problem}")
+
+    @property
+    def num_choices(self) -> int:
+        """K, sequences per example."""
+        return max(len(self.choices), 1)
+
+    @property
+    def num_outputs(self) -> int:
+        """C, outputs of the head; a choice task scores each choice with one."""
+        return len(self.labels) if self.kind in ("classification", "multilabel") else 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns the templates name."""
+        fields = [field for template in (*self.texts, *self.choices) for field in template_fields(template)]
+        return tuple(dict.fromkeys(fields))
+
+    def sequences(self, row: dict[str, Any]) -> list[tuple[str, ...]]:
+        """Fills the templates with a row: K tuples of one or two texts.
+
+        Example:
+          >>> Task("demo", "regression", ("{word}: {first}", "second")).sequences(
+          ...     {"word": "bank", "first": "by the river", "second": "in the city"})
+          [('bank: by the river', 'in the city')]
+        """
+        texts = tuple(fill(template, row) for template in self.texts)
+        return [(*texts, fill(choice, row)) for choice in self.choices] or [texts]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turns the row into JSON types; ``from_dict`` undoes it."""
+        return schema.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], *, where: str = "task") -> "Task":
+        """Builds a row from JSON or YAML types; ``hub.files`` may also map splits to patterns.
+
+        Raises:
+          InputError: unknown or missing field, wrong type, or a row that makes no sense.
+        """
+        content = dict(content)
+        hub = _hub(content.pop("hub", None), where)
+        if any(isinstance(label, bool) for label in content.get("labels") or ()):
+            raise InputError(f"{where}: labels {content['labels']} are true/false to YAML; quote them: 'yes', 'no'.")
+        return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
+
+
+def _problem(task: Task) -> str:
+    """Says what is inconsistent about a row, if anything."""
+    num_texts = len(task.texts) + bool(task.choices)
+    if not task.texts or num_texts > 2:
+        return f"a sequence has one or two texts, got {num_texts} ({task.texts} and {len(task.choices)} choices)."
+    if (task.kind == "choice") != (len(task.choices) > 1):
+        return f"kind 'choice' needs two or more choices, other kinds none; got {task.kind!r} with {task.choices}."
+    if task.kind == "choice" and task.labels and len(task.labels) != len(task.choices):
+        return f"{len(task.labels)} labels for {len(task.choices)} choices; name each choice or none."
+    least = {"classification": 2, "multilabel": 1}.get(task.kind, 0)
+    if len(task.labels) < least or len(set(task.labels)) < len(task.labels):
+        return f"kind {task.kind!r} needs {least} or more different label names in id order, got {task.labels}."
+    if not task.metrics or task.max_length < 4:
+        return f"needs a metric and a max_length of 4 or more, got {task.metrics} and {task.max_length}."
+    return ""
+
+
+def _hub(content: dict[str, Any] | None, where: str) -> HubFiles | None:
+    if content is None:
+        return None
+    if isinstance(content, dict) and isinstance(content.get("files"), dict):
+        content = content | {"files": list(content["files"].items())}
+    hub = schema.from_dict(HubFiles, content, where=f"{where}, hub")
+    if not all(len(pair) == 2 for pair in hub.files) or not {"train", "validation"} <= {pair[0] for pair in hub.files}:
+        raise InputError(f"{where}, hub: files must map train and validation (and test) to patterns, got {hub.files}.")
+    return hub
+
+
+def template_fields(template: str) -> list[str]:
+    """Lists the columns of a template.
+
+    Example:
+      >>> template_fields("{word}: {sentence1}"), template_fields("premise")
+      (['word', 'sentence1'], ['premise'])
+    """
+    return re.findall(r"{(\w+)}", template) or [template]
+
+
+def fill(template: str, row: dict[str, Any]) -> str:
+    """Fills a template with a row's columns.
+
+    Example:
+      >>> fill("{word}: {text}", {"word": "bank", "text": "by the river"})
+      'bank: by the river'
+    """
+    if "{" not in template:
+        return str(row[template])
+    return re.sub(r"{(\w+)}", lambda match: str(row[match[1]]), template)
