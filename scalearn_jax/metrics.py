@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scalearn_jax.data.tasks import Task
+from scalearn_jax.data.task import Task
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -91,7 +91,10 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
       >>> round(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), 6)
       1.0
     """
-    a, b = (values - values.mean() for values in (predictions.astype(float), labels.astype(float)))
+    a, b = predictions.astype(float), labels.astype(float)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:  # else rounding would decide
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
     return float(_ratio(a @ b, np.sqrt((a @ a) * (b @ b))))
 
 
@@ -114,7 +117,15 @@ def pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     function.__name__: function
     for function in (
-        accuracy, exact_match, f1, macro_f1, macro_precision, macro_recall, matthews, pearson, spearman,
+        accuracy,
+        exact_match,
+        f1,
+        macro_f1,
+        macro_precision,
+        macro_recall,
+        matthews,
+        pearson,
+        spearman,
         pearson_spearman,
     )
 }
@@ -151,6 +162,11 @@ def compute(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
     Returns:
       ``{metric: value}``.
+
+    Raises:
+      ValueError: logits and labels differ in number.
     """
+    if len(logits) != len(labels):
+        raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels; pass the whole split in order.")
     predictions = predict(task.kind, logits)
     return {name: METRICS[name](predictions, labels) for name in task.metrics}
