@@ -93,6 +93,6 @@ def _score(task: Task, value: Any) -> float:
         score = float(value)
     except (TypeError, ValueError, OverflowError):
         score = float("nan")
-    if not np.isfinite(np.float32(score)):
+    if not abs(score) <= float(np.finfo(np.float32).max):  # also refuses NaN
         raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.")
     return score

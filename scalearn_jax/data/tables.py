@@ -144,7 +144,7 @@ def _read_csv(path: Path) -> Table:
                     )
                 rows.append(row)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise _damaged(f"{path}, line {reader.line_num}", error) from error
+            raise _damaged(f"{path}, after line {reader.line_num}", error) from error
     return columns(rows)
 
 

@@ -153,7 +153,7 @@ def cached(tokenizer: Any, task: Task, table: Table, *, max_length: int) -> Enco
 
 def _load(path: Path) -> Encoded | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             fields = {name: file[name] if file[name].ndim else int(file[name]) for name in file.files}
             return Encoded(**fields)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):

@@ -1,0 +1,98 @@
+"""Reading files: all formats give the same table, damage gives one line that names the place."""
+
+import gzip
+import json
+
+import pytest
+
+from scalearn_jax.data import tables
+from scalearn_jax.errors import InputError
+
+TABLE = {"text": ['one, "two"', "zwei\nZeilen", "три"], "label": [0, 1, 0]}
+ROWS = [dict(zip(TABLE, row, strict=True)) for row in zip(*TABLE.values(), strict=True)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def write(folder, suffix, table=TABLE):
+    """Writes a table in the format of the suffix."""
+    path = folder / f"train{suffix}"
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    if suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(table), path)
+    elif suffix == ".csv":
+        quoted = ([str(value).replace('"', '""') for value in row.values()] for row in rows)
+        lines = [",".join(table), *('"' + '","'.join(values) + '"' for values in quoted)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(lines) if suffix.endswith(".gz") else lines)
+    return path
+
+
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+def test_every_format_gives_the_same_table(tmp_path, suffix):
+    table = tables.read_table(write(tmp_path, suffix))
+    assert table["text"] == TABLE["text"]
+    assert [int(label) for label in table["label"]] == TABLE["label"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, suffix):
+    path = write(tmp_path, suffix)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(tables.read_table(path)) == ["text", "label"]
+
+
+def test_blank_lines_are_skipped_and_missing_entries_show(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a", "label": 0}\n\n{"text": "b"}\n')
+    assert tables.read_table(path) == {"text": ["a", "b"], "label": [0, None]}
+
+
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b'{"text": "a"}\n\n[1]\n', "a.jsonl, line 3: expected an object, got list"),
+        ("a.jsonl", b'{"text": "a"}\n"\xff\xfe"\n', "a.jsonl, after line"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not valid JSON"),
+        ("a.jsonl.gz", b"plain text", "a.jsonl.gz, after line 0: not readable"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() * 50)[:60], "a.jsonl.gz, after line"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9] + b"\0" * 9, "a.jsonl.gz, after line"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())[:12] + b"\xff" * 40, "a.jsonl.gz, after line"),
+        ("a.csv", b"text,label\na,0\nb,c,1\n", "a.csv, line 3: 3 fields, the first line names 2"),
+        ("a.csv", b"text,label\na\n", "a.csv, line 2: 1 fields"),
+        ("a.csv", b'text,label\n"a,0\n', "a.csv, after line 1: not readable"),
+        ("a.csv", b"text,label\n\xff\xfe,0\n", "a.csv, after line 0: not readable"),
+        ("a.parquet", b"PAR1 and nothing more", "a.parquet: not readable"),
+        ("a.parquet", b"", "a.parquet: not readable"),
+        ("a.tsv", b"text\tlabel\n", "a.tsv: unknown file type"),
+        ("a.jsonl", None, "a.jsonl does not exist"),
+    ],
+)
+def test_damage_is_named_in_one_line(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        tables.read_table(tmp_path / name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_columns_and_entries_are_named():
+    table = {"text": ["a", None], "label": [0, 1]}
+    tables.check_columns(table, ["label"], "x.csv")
+    with pytest.raises(InputError, match="unknown column 'txt' in x.csv.*did you mean 'text'.*Known: label, text"):
+        tables.check_columns(table, ["txt"], "x.csv")
+    with pytest.raises(InputError, match="x.csv, row 2: no value in column 'text'"):
+        tables.check_columns(table, ["text"], "x.csv")
+    with pytest.raises(InputError, match="x.csv is empty"):
+        tables.check_columns({}, ["text"], "x.csv")
+
+
+def test_shards_are_joined_where_their_columns_agree():
+    assert tables.concatenate([{"a": [1]}, {"a": [2, 3]}], "x") == {"a": [1, 2, 3]}
+    with pytest.raises(InputError, match="shards with different columns"):
+        tables.concatenate([{"a": [1]}, {"b": [2]}], "x")

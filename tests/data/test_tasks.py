@@ -1,0 +1,145 @@
+"""Task rows: the official columns give the published texts; users' rows are read strictly."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from scalearn_jax.data import tasks
+from scalearn_jax.data.task import HubFiles, Metric, Task
+from scalearn_jax.data.tasks import TASKS
+from scalearn_jax.errors import InputError
+from scalearn_jax.metrics import METRICS
+
+# Our own examples in the official columns, and the texts the published code would tokenise.
+ROWS = {
+    "glue/cola": ({"sentence": "Birds sing."}, ("Birds sing.",)),
+    "glue/sst2": ({"sentence": "a fine film "}, ("a fine film ",)),
+    "glue/mrpc": ({"sentence1": "It rained.", "sentence2": "Rain fell."}, ("It rained.", "Rain fell.")),
+    "glue/qqp": ({"question1": "Who?", "question2": "Which one?"}, ("Who?", "Which one?")),
+    "glue/stsb": ({"sentence1": "A dog.", "sentence2": "A cat."}, ("A dog.", "A cat.")),
+    "glue/mnli": ({"premise": "All left.", "hypothesis": "Some left."}, ("All left.", "Some left.")),
+    "glue/qnli": ({"question": "When?", "sentence": "At noon."}, ("When?", "At noon.")),
+    "glue/rte": ({"sentence1": "Ann ran.", "sentence2": "Ann moved."}, ("Ann ran.", "Ann moved.")),
+}
+OWN = {"name": "reviews", "kind": "classification", "texts": ["title", "body"], "labels": ["bad", "good"]}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_official_columns_give_the_published_texts(name):
+    row, texts = ROWS[name]
+    row = row | {"label": 0, "idx": 7}
+    assert TASKS[name].sequences(row) == [texts]
+    assert TASKS[name].columns == tuple(column for column in row if column not in ("label", "idx"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_row_survives_json(name):
+    content = json.loads(json.dumps(TASKS[name].to_dict()))
+    assert Task.from_dict(content) == TASKS[name]
+
+
+@pytest.mark.parametrize(
+    "name,num_outputs,main",
+    [("cola", 2, "matthews"), ("stsb", 1, "pearson"), ("mnli", 3, "accuracy"), ("qqp", 2, "accuracy")],
+)
+def test_outputs_and_main_metrics_are_the_published_ones(name, num_outputs, main):
+    task = tasks.get(f"glue/{name}")
+    assert (task.num_outputs, task.num_choices, task.metrics[0], task.max_length) == (num_outputs, 1, main, 128)
+
+
+def test_mnli_is_tested_on_the_matched_set():
+    assert dict(tasks.get("glue/mnli").hub.files)["validation"] == "mnli/validation_matched-*.parquet"
+
+
+def test_the_metrics_a_row_may_name_are_those_there_are():
+    assert set(get_args(Metric)) == set(METRICS)
+
+
+def test_templates_and_choices_are_filled():
+    task = Task("demo", "choice", ("{premise} {link}",), choices=("first", "second"))
+    row = {"premise": "It rained", "link": "so", "first": "{premise}", "second": "it dried."}
+    assert task.sequences(row) == [("It rained so", "{premise}"), ("It rained so", "it dried.")]
+    assert task.columns == ("premise", "link", "first", "second")
+    assert (task.num_choices, task.num_outputs) == (2, 1)
+
+
+def test_generated_tasks_are_known():
+    assert tasks.get("builtin/topic").kind == "classification"
+    assert {"glue/rte", "builtin/topic"} <= set(tasks.known())
+
+
+def write(path: Path, content: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))  # JSON is YAML too
+    return path
+
+
+@pytest.mark.parametrize("place", ["task.yaml", "reviews/task.yaml", "reviews/task.json"])
+def test_a_users_task_is_found_in_the_data_folder(tmp_path, place):
+    write(tmp_path / place, OWN)
+    assert tasks.get("reviews", data_dir=tmp_path).texts == ("title", "body")
+
+
+def test_a_users_task_is_found_by_its_path(tmp_path):
+    path = write(
+        tmp_path / "mine.yaml", OWN | {"hub": {"repo": "me/reviews", "files": {"train": "t", "validation": "v"}}}
+    )
+    assert tasks.get(str(path)).hub == HubFiles("me/reviews", (("train", "t"), ("validation", "v")))
+
+
+def test_a_task_file_answers_only_to_its_own_name(tmp_path):
+    write(tmp_path / "task.yaml", OWN)
+    assert tasks.get("shop/reviews", data_dir=tmp_path).name == "shop/reviews"
+    with pytest.raises(InputError, match="describes task 'reviews', not 'review'"):
+        tasks.get("review", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [("glue/rta", "did you mean 'glue/rte'"), ("builtin/topics", "did you mean 'builtin/topic'"), ("a.yaml", "a.yaml")],
+)
+def test_an_unknown_task_is_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        tasks.get(name)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"txts": ["a"]}, "unknown key 'txts'; did you mean 'texts'"),
+        ({"texts": "title"}, "key 'texts': expected a list of text"),
+        ({"texts": []}, "one or two texts, got 0"),
+        ({"texts": ["a", "b", "c"]}, "one or two texts, got 3"),
+        ({"kind": "clasification"}, "did you mean 'classification'"),
+        ({"kind": "choice"}, "needs two or more choices"),
+        ({"choices": ["a", "b"], "texts": ["c"]}, "kind 'choice'"),
+        ({"labels": ["good"]}, "2 or more different label names"),
+        ({"labels": ["good", "good"]}, "2 or more different label names"),
+        ({"labels": [False, True]}, "quote them"),
+        ({"labels": [1, 2]}, "key 'labels': expected text"),
+        ({"metrics": ["acuracy"]}, "did you mean 'accuracy'"),
+        ({"metrics": []}, "needs a metric"),
+        ({"max_length": 2}, "max_length of 4 or more"),
+        ({"max_length": "long"}, "key 'max_length': expected a whole number"),
+        ({"truncate": "last"}, "one of longest_first, first"),
+        ({"name": "../secret"}, "task name '../secret'"),
+        ({"name": "/tmp/x"}, "task name '/tmp/x'"),
+        ({"hub": {"repo": "a/b"}}, "missing key 'files'"),
+        ({"hub": {"repo": "a/b", "files": {"train": "x"}}}, "must map train and validation"),
+        ({"hub": "a/b"}, "hub"),
+    ],
+)
+def test_a_malformed_row_is_refused_in_one_line(tmp_path, change, message):
+    path = write(tmp_path / "task.yaml", OWN | change)
+    with pytest.raises(InputError) as error:
+        tasks.from_file(path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["name", "kind", "texts"])
+def test_a_missing_field_is_named(tmp_path, missing):
+    path = write(tmp_path / "task.yaml", {key: value for key, value in OWN.items() if key != missing})
+    with pytest.raises(InputError, match=f"missing key '{missing}'"):
+        tasks.from_file(path)

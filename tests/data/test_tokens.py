@@ -1,0 +1,195 @@
+"""Tokenising: what the tokenizer gives, laid flat; cached under everything it depends on."""
+
+import dataclasses
+import os
+
+import chex
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from scalearn_jax.data import tokens
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+
+WORDS = "one two three four five six seven eight nine ten".split()
+VOCABULARY = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+PAIR = Task("pair", "classification", ("a", "b"), ("no", "yes"))
+TABLE = {"a": ["one two", "three"], "b": ["four", "five six"], "label": ["yes", 0]}
+
+
+def tokenizer(family: str = "bert"):
+    """A tokenizer of ten words, with the special tokens and token types of its family."""
+    backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if family == "bert":
+        backend.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 1))
+    else:
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
+        names.remove("token_type_ids")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", model_input_names=names)
+
+
+def spelled(encoded: tokens.Encoded) -> list[str]:
+    """The sequences as words."""
+    names = {number: word for word, number in VOCABULARY.items()}
+    return [
+        " ".join(names[int(i)] for i in encoded.ids[start:end])
+        for start, end in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)
+    ]
+
+
+def test_bert_pairs_have_token_types():
+    encoded = tokens.encode(tokenizer(), PAIR, TABLE, max_length=16)
+    assert spelled(encoded) == ["<s> one two </s> four </s>", "<s> three </s> five six </s>"]
+    assert encoded.token_types.tolist() == [0, 0, 0, 0, 1, 1] + [0, 0, 0, 1, 1, 1]
+    assert encoded.labels.tolist() == [1, 0]
+    assert (len(encoded), encoded.pad_id, encoded.lengths.tolist()) == (2, 0, [6, 6])
+    assert encoded.ids.dtype == encoded.token_types.dtype == np.int32
+
+
+def test_roberta_pairs_have_none():
+    encoded = tokens.encode(tokenizer("roberta"), PAIR, TABLE, max_length=16)
+    assert spelled(encoded)[0] == "<s> one two </s> </s> four </s>"
+    assert not encoded.token_types.any()
+
+
+def test_choices_are_neighbours():
+    task = Task("demo", "choice", ("{a} {b}",), choices=("c", "d"))
+    table = {"a": ["one", "two"], "b": ["three", "three"], "c": ["four", "five"], "d": ["six", "six"], "label": [1, 0]}
+    encoded = tokens.encode(tokenizer(), task, table, max_length=16)
+    assert spelled(encoded)[:2] == ["<s> one three </s> four </s>", "<s> one three </s> six </s>"]
+    assert (len(encoded), encoded.sequences(np.array([1])).tolist()) == (2, [2, 3])
+
+
+@pytest.mark.parametrize(
+    "truncate,expected",
+    [
+        ("longest_first", "<s> one two three </s> six seven eight </s>"),
+        ("first", "<s> one two </s> six seven eight nine </s>"),
+    ],
+)
+def test_long_pairs_are_cut_as_the_task_says(truncate, expected):
+    task = dataclasses.replace(PAIR, truncate=truncate)
+    table = {"a": ["one two three four five"], "b": ["six seven eight nine"], "label": [0]}
+    assert spelled(tokens.encode(tokenizer(), task, table, max_length=9)) == [expected]
+
+
+@pytest.mark.parametrize("truncate", ["longest_first", "first"])
+def test_a_long_single_text_is_cut_at_its_end(truncate):
+    task = Task("one", "classification", ("a",), ("no", "yes"), truncate=truncate)
+    encoded = tokens.encode(tokenizer(), task, {"a": ["one two three four"], "label": [0]}, max_length=5)
+    assert spelled(encoded) == ["<s> one two three </s>"]
+
+
+def test_unlabelled_texts_can_be_encoded():
+    encoded = tokens.encode(tokenizer(), PAIR, {"a": ["one"], "b": ["two"]}, max_length=8, labels=False)
+    assert encoded.labels.tolist() == [0]
+
+
+def test_many_texts_are_encoded_in_pieces(monkeypatch):
+    table = {"a": WORDS, "b": WORDS[::-1], "label": [0] * len(WORDS)}
+    whole = tokens.encode(tokenizer(), PAIR, table, max_length=8)
+    monkeypatch.setattr(tokens, "_CHUNK", 3)
+    chex.assert_trees_all_equal(
+        dataclasses.asdict(tokens.encode(tokenizer(), PAIR, table, max_length=8)), dataclasses.asdict(whole)
+    )
+
+
+def test_half_a_surrogate_pair_is_an_unknown_word():
+    encoded = tokens.encode(tokenizer(), PAIR, {"a": ["\ud800"], "b": ["one"], "label": [0]}, max_length=8)
+    assert spelled(encoded) == ["<s> <unk> </s> one </s>"]
+
+
+@pytest.mark.parametrize(
+    "table,message",
+    [
+        ({"a": ["one"], "label": [0]}, "unknown column 'b'"),
+        ({"a": [], "b": [], "label": []}, "is empty"),
+        ({}, "is empty"),
+        ({"a": ["one"], "b": [None], "label": [0]}, "row 1: no value in column 'b'"),
+        ({"a": ["one"], "b": ["two"], "label": [2]}, "row 1: label 2 is outside"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(table, message):
+    with pytest.raises(InputError) as error:
+        tokens.encode(tokenizer(), PAIR, table, max_length=8)
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tokens"
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_cached_split_equals_a_fresh_one(cache, monkeypatch):
+    fresh = tokens.encode(tokenizer(), PAIR, TABLE, max_length=16)
+    made = tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    monkeypatch.setattr(tokens, "encode", None)
+    read = tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    for other in (made, read):
+        chex.assert_trees_all_equal(dataclasses.asdict(fresh), dataclasses.asdict(other))
+    assert isinstance(read.num_choices, int) and isinstance(read.pad_id, int)
+    assert cache.stat().st_mode & 0o777 == 0o700 and all(name.endswith(".npz") for name in files(cache))
+
+
+def test_the_cache_does_not_depend_on_what_was_encoded_before(cache):
+    used = tokenizer()
+    tokens.cached(used, PAIR, TABLE, max_length=16)
+    tokens.encode(used, PAIR, TABLE, max_length=5)
+    before = files(cache)
+    tokens.cached(used, PAIR, TABLE, max_length=16)
+    assert files(cache) == before
+
+
+def test_the_cache_depends_on_everything_else(cache):
+    changed = TABLE | {"b": ["four", "five seven"]}
+    tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    tokens.cached(tokenizer("roberta"), PAIR, TABLE, max_length=16)
+    tokens.cached(tokenizer(), dataclasses.replace(PAIR, texts=("b", "a")), TABLE, max_length=16)
+    tokens.cached(tokenizer(), PAIR, changed, max_length=16)
+    tokens.cached(tokenizer(), PAIR, TABLE | {"label": [0, 0]}, max_length=16)
+    tokens.cached(tokenizer(), PAIR, TABLE, max_length=12)
+    assert len(files(cache)) == 6
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and nothing more", "half", "flipped"])
+def test_a_damaged_cache_file_is_made_again(cache, damage):
+    fresh = tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    [path] = cache.iterdir()
+    content = path.read_bytes()
+    flipped = content[:200] + bytes([content[200] ^ 255]) + content[201:]
+    path.write_bytes({"half": content[: len(content) // 2], "flipped": flipped}.get(damage, damage))
+    again = tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    chex.assert_trees_all_equal(dataclasses.asdict(fresh), dataclasses.asdict(again))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no modes on this system")
+def test_a_cache_others_may_write_is_not_used(cache):
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
+    assert not files(cache)
+
+
+def test_a_real_tokenizer_loads_from_a_folder(minilm):
+    task = Task("one", "classification", ("a",), ("no", "yes"))
+    encoded = tokens.encode(tokens.load_tokenizer(minilm), task, {"a": ["hello world"], "label": [1]}, max_length=16)
+    assert encoded.ids.tolist() == [101, 7592, 2088, 102]
+
+
+@pytest.mark.parametrize("content", [None, "{}", "no json"])
+def test_a_folder_without_tokenizer_is_refused_in_one_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        tokens.load_tokenizer(str(tmp_path))
+    assert "no usable tokenizer" in str(error.value) and "\n" not in str(error.value)
