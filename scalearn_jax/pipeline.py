@@ -53,6 +53,8 @@ def train_adapter(config: AdapterConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
+    if methods.get(config.method).uses_sources:
+        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
     return _run("adapter", config, config.task, sources=())
 
 
@@ -168,7 +170,7 @@ def _evaluation(config: TrainConfig, task: Task, data: Data) -> tuple:
 
 def member_batches(config: TrainConfig, task: Task, encoded: tokens.Encoded):
     """Yields training batches with a leading member axis; each seed has its own order."""
-    choices = batches.row_choices(encoded, config.batch_size, task.max_length)
+    choices = batches.row_choices(encoded, config.batch_size, task.max_length, num_members=len(config.seeds))
     streams = [
         batches.train_batches(
             encoded,

@@ -171,18 +171,18 @@ def init_members(
       (trainable with leading axis M, frozen).
     """
 
-    def one(seed: int) -> tuple[Params, Params]:
+    def draw(seed):
         bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0), 3)
         fresh = banks.init(bank_key, spec.bank_shape) if bank is None and spec.num_sources else {}
-        params = {
-            "backbone": backbone,
-            "adapters": fresh if bank is None else bank,
-            **model.init_target(transfer_key, heads_key, spec),
-        }
-        return tree.partition(params, methods.is_trainable(method))
+        return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
 
-    halves = [one(seed) for seed in seeds]
-    return tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+    drawn = jax.jit(jax.vmap(draw))(jnp.asarray(seeds, jnp.uint32))
+    given = jax.tree.map(jnp.asarray, {"backbone": backbone, "adapters": bank or {}})
+    trainable, frozen = tree.partition(given, methods.is_trainable(method))
+    copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
+    if bank is not None:
+        del drawn["adapters"]
+    return copies | drawn, frozen | jax.tree.map(lambda leaf: None, drawn)
 
 
 def count_parameters(trainable: Params) -> dict[str, int]:

@@ -30,8 +30,9 @@ def linear_decay(learning_rate: float, num_steps: int, warmup_steps: int = 0) ->
     """
 
     def schedule(step):
-        decay = (num_steps - step) / max(num_steps - warmup_steps, 1)
-        return learning_rate * jnp.clip(jnp.minimum(step / max(warmup_steps, 1) if warmup_steps else 1.0, decay), 0, 1)
+        # A Python float keeps float64 where it is enabled; int32 / int would give float32.
+        decay = (num_steps - step) / float(max(num_steps - warmup_steps, 1))
+        return learning_rate * jnp.clip(jnp.minimum(step / float(warmup_steps) if warmup_steps else 1.0, decay), 0, 1)
 
     return schedule
 
