@@ -9,9 +9,11 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Batch
 
-BACKBONE = BackboneSpec("roberta", 50, 16, 2, 2, 32, 40, 1, 1, 2, 1e-5)
+# without dropout of its own: each dropout adds a generator to every compiled program
+BACKBONE = BackboneSpec("roberta", 50, 16, 2, 2, 32, 40, 1, 1, 2, 1e-5, hidden_dropout=0.0, attention_dropout=0.0)
+GENERATED = ("compacter", "ia3", "propetl")  # these make their own weights and need no bank
 NUM_SOURCES = 3
-OPTIONS = {"fixed": {"coefficients": (0.5, -1.0, 2.0)}, "average": {"weights": (0.2, 0.3, 0.5)}}
+OPTIONS = {"fixed": {"coefficients": (0.5, -1.0, 2.0)}, "average": {"weights": (0.2, 0.3, 0.5)}, "ia3": {"intermediate_size": 32}}
 
 
 def spec(combiner: str = "scalearn", **changes) -> model.ModelSpec:
@@ -21,22 +23,23 @@ def spec(combiner: str = "scalearn", **changes) -> model.ModelSpec:
         backbone=BACKBONE,
         combiner=combiner,
         combiner_options=tuple(sorted(options.items())),
-        heads=(("demo", HeadSpec(num_outputs=3)),),
-        num_sources={"single": 1, "none": 0}.get(combiner, NUM_SOURCES),
+        heads=(("demo", HeadSpec(num_outputs=3, dropout=0.0)),),
+        num_sources={"single": 1, "none": 0}.get(combiner, 0 if combiner in GENERATED else NUM_SOURCES),
         bottleneck=4,
+        non_linearity="gelu" if combiner == "compacter" else "relu",
     )
     return model.ModelSpec(**settings | changes)
 
 
 def params(spec: model.ModelSpec, seed: int = 0):
-    """Random parameters, every leaf N(0, 0.3) around its start, so that a missing term shows."""
-    drawn = model.init(jax.random.key(seed), spec)
-    leaves, structure = jax.tree.flatten(drawn)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [leaf + 0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)],
-    )
+    """Random parameters N(0, 0.3), layer-norm scales around 1, so that a missing term shows."""
+    generator = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), spec))
+
+    def draw(path, leaf):
+        return jnp.asarray(generator.normal(float(path.endswith("scale")), 0.3, leaf.shape), leaf.dtype)
+
+    return tree.map_with_path(draw, shapes)
 
 
 def batch(lengths=(5, 3, 7, 4), row_length: int = 8, seed: int = 0) -> Batch:

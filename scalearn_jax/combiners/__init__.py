@@ -9,6 +9,7 @@ from functools import partial
 from scalearn_jax.combiners.average import average
 from scalearn_jax.combiners.base import Combiner, of_module
 from scalearn_jax.combiners.fusion import fusion
+from scalearn_jax.combiners.generated import compacter, ia3, propetl
 from scalearn_jax.combiners.scalearn import scalearn
 from scalearn_jax.combiners.single import fixed, none, single
 from scalearn_jax.errors import unknown
@@ -23,6 +24,9 @@ COMBINERS: dict[str, Callable[..., Combiner]] = {
     "single": single,
     "fixed": fixed,
     "none": none,
+    "compacter": compacter,
+    "ia3": ia3,
+    "propetl": propetl,
 }
 
 

@@ -13,7 +13,7 @@ from tests import tiny
 
 SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 FOLDING = (*SCALEARN, "fusion")
-GIVEN_BANK = sorted(set(combiners.COMBINERS) - {"single", "none"})
+GIVEN_BANK = sorted(set(combiners.COMBINERS) - {"single", "none", *tiny.GENERATED})
 # float32 sums in another order: a few units in the last place of values near 10
 ROUNDING = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -27,8 +27,13 @@ def logits(spec, params, batch, **kwargs):
 
 @partial(jax.jit, static_argnums=0)
 def value_and_gradient(spec, params, batch, key=None):
-    total = lambda params: (model.apply(params, batch, spec=spec, task="demo", key=key) ** 2).sum()  # noqa: E731
-    return jax.value_and_grad(total)(params)
+    """Differentiates all but the backbone, which keeps compilation short."""
+
+    def total(learned):
+        logits = model.apply(params | learned, batch, spec=spec, task="demo", key=key)
+        return (logits**2).sum()
+
+    return jax.value_and_grad(total)({name: leaf for name, leaf in params.items() if name != "backbone"})
 
 
 def assert_same_gradient(a, b, rtol=1e-4):
@@ -42,7 +47,7 @@ def both_forms(name, **options):
 
 
 @pytest.mark.parametrize("name", FOLDING)
-@pytest.mark.parametrize("num_sources", [1, 2, 5])
+@pytest.mark.parametrize("num_sources", [1, 5])
 def test_fold_equals_reference_in_value_and_gradient(name, num_sources):
     folded, reference = both_forms(name, dropout=0.0)
     folded, reference = (

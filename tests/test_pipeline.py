@@ -1,0 +1,174 @@
+"""Both stages end to end, on a tiny random backbone and the built-in suite."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scalearn_jax import inference, pipeline, runs, tree
+from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
+from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
+from tests import tiny_backbone
+
+SHORT = dict(max_steps=4, batch_size=8, eval_every=2, log_every=2, max_train_samples=32, max_eval_samples=16)
+SOURCES = ("builtin/sentiment", "builtin/similarity", "builtin/complaints")
+TARGET = "builtin/sentiment"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone")))
+
+
+def train_source(task, backbone, out, **changes):
+    settings = dict(task=task, backbone=backbone, out=str(out), reduction_factor=4, **SHORT) | changes
+    return str(pipeline.train_adapter(AdapterConfig(**settings)))
+
+
+@pytest.fixture(scope="module")
+def sources(backbone, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sources")
+    # widths 4, 8 and 4: the bank pads the narrower ones
+    factors = dict(zip(SOURCES, (4, 2, 4), strict=True))
+    return [train_source(task, backbone, root / task, reduction_factor=factors[task]) for task in SOURCES]
+
+
+def transfer(backbone, sources, out, **changes):
+    settings = dict(target=TARGET, backbone=backbone, sources=tuple(sources), out=str(out), **SHORT) | changes
+    return str(pipeline.transfer(TransferConfig(**settings)))
+
+
+@pytest.fixture(scope="module")
+def transferred(backbone, sources, tmp_path_factory):
+    return transfer(backbone, sources, tmp_path_factory.mktemp("transfer") / "run", seeds=(0, 4))
+
+
+def test_a_run_folder_says_all(transferred, sources):
+    info = runs.read_info(runs.Path(transferred))
+    names = [source["name"] for source in info["sources"]]
+    assert names == ["builtin/similarity", "builtin/complaints", "builtin/sentiment"]  # the target's own comes last
+    assert info["parameters"]["transfer"] == 2 * 3 * 16
+    assert set(info["versions"]) >= {"python", "jax", "flax", "scalearn-jax"}
+    events = [json.loads(line) for line in (runs.Path(transferred) / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "train", "eval", "train", "eval"]
+
+
+def test_sources_stay_bit_identical(transferred, sources):
+    stored = load_tree(runs.Path(transferred) / "frozen.safetensors")["adapters"]
+    order = [sources[1], sources[2], sources[0]]
+    expected = banks.stack([runs.load_source(path).adapter for path in order])
+    assert not tiny_backbone.weights_differ(stored, expected)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_evaluating_a_folder_repeats_its_results(transferred, split):
+    results = json.loads((runs.Path(transferred) / "results.json").read_text())
+    found = inference.evaluate(EvaluateConfig(run=transferred, split=split))
+    for seed, metrics in found["seeds"].items():
+        assert metrics == pytest.approx(results["seeds"][seed][split], rel=1e-5, abs=1e-6)
+
+
+def test_seeds_together_equal_a_seed_alone(backbone, sources, transferred, tmp_path):
+    alone = transfer(backbone, sources, tmp_path / "alone", seeds=(4,))
+    one, both = (load_tree(runs.Path(path) / "seed-4.safetensors") for path in (alone, transferred))
+    for path, leaf in tree.flatten(one).items():
+        np.testing.assert_allclose(leaf, tree.flatten(both)[path], atol=2e-5, err_msg=path)
+
+
+def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
+    folders = [transfer(backbone, sources, tmp_path / str(packed), packed=packed, backbone_dropout=False,
+                        omega_dropout=0.0) for packed in (True, False)]
+    losses = [
+        [json.loads(line)["loss"] for line in (runs.Path(f) / "metrics.jsonl").read_text().splitlines()
+         if '"train"' in line]
+        for f in folders
+    ]
+    # the head's dropout acts on examples, which packing leaves in place; the rest is rounding
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["builtin/topic", "builtin/cause"])
+@pytest.mark.parametrize("method", ["fusion", "soup"])
+def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path):
+    folder = transfer(backbone, sources, tmp_path / "run", target=task, method=method)
+    assert np.isfinite(list(json.loads((runs.Path(folder) / "results.json").read_text())["mean"].values())).all()
+
+
+def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
+    folder = train_source(TARGET, backbone, tmp_path / "full", method="full")
+    trained = runs.load_run(folder).members[0]["backbone"]
+    pretrained, *_ = runs.load_backbone(backbone)
+    assert tiny_backbone.weights_differ(trained, pretrained)
+    with pytest.raises(InputError, match="expected a single adapter"):
+        runs.load_source(folder)
+
+
+def test_predictions_follow_the_input(transferred, tmp_path):
+    rows = [{"sentence": "the soup was cold"}, {"sentence": "a lovely evening"}, {"sentence": ""}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = PredictConfig(run=transferred, input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
+    lines = [json.loads(line) for line in inference.predict(config).read_text().splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(InputError, match="already exists"):
+        inference.predict(config)
+
+
+def _other_weights(tmp_path, sources):
+    return dict(backbone=str(tiny_backbone.write(tmp_path / "other", seed=1)), sources=sources)
+
+
+def _other_size(tmp_path, sources):
+    return dict(backbone=str(tiny_backbone.write(tmp_path / "wide", hidden_size=32)), sources=sources)
+
+
+def _truncated(tmp_path, sources):
+    import shutil
+
+    broken = shutil.copytree(sources[0], tmp_path / "broken")
+    weights = broken / "seed-0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return dict(sources=[str(broken)])
+
+
+BAD = {
+    "another backbone": (_other_weights, "trained on backbone"),
+    "another hidden size": (_other_size, "hidden size"),
+    "truncated weights": (_truncated, "seed-0.safetensors"),
+    "duplicate sources": (lambda tmp, sources: dict(sources=[sources[0]] * 2), "duplicate source names"),
+    "no sources": (lambda tmp, sources: dict(sources=[]), "needs --sources"),
+    "no run folder": (lambda tmp, sources: dict(sources=[str(tmp)]), "neither a run folder"),
+    "unknown method": (lambda tmp, sources: dict(sources=sources, method="scalern"), "did you mean 'scalearn'"),
+    "unknown task": (lambda tmp, sources: dict(sources=sources, target="builtin/sentimen"), "builtin/sentiment"),
+    "too long": (lambda tmp, sources: dict(sources=sources, max_length=500), "exceeds the backbone's 80 positions"),
+    "wrong number of weights": (
+        lambda tmp, sources: dict(sources=sources, method="soup", weights=(1.0,)), "1 weights for 3 sources",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_before_anything_is_written(case, backbone, sources, tmp_path):
+    make, message = BAD[case]
+    settings = dict(backbone=backbone) | make(tmp_path, sources)
+    with pytest.raises(InputError, match=message) as caught:
+        transfer(settings.pop("backbone"), settings.pop("sources"), tmp_path / "out", **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_an_existing_folder_is_never_overwritten(backbone, sources, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        transfer(backbone, sources, tmp_path / "out")
+    assert (tmp_path / "out" / "precious").read_text() == "x"
+
+
+def test_source_methods_belong_to_stage_two(backbone, tmp_path):
+    with pytest.raises(InputError, match="scalearn transfer"):
+        train_source(TARGET, backbone, tmp_path / "run", method="scalearn")

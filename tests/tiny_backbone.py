@@ -1,0 +1,78 @@
+"""A backbone folder as the hub would give it, tiny and random, with a tokenizer over the built-in suite's words."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from scalearn_jax import tree
+from scalearn_jax.convert import hf
+from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.models.backbones import spec_from_config
+
+CONFIG = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 80,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "pad_token_id": 0,
+}
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+@cache
+def _words() -> tuple[str, ...]:
+    from scalearn_jax.data import builtin
+
+    texts = (str(row) for name in builtin.BUILTIN for row in builtin.rows(name, "train")[:200])
+    return tuple(sorted({word.strip("'\",.:{}[]()").lower() for text in texts for word in text.split()}))
+
+
+def write(folder: Path, seed: int = 0, **changes) -> Path:
+    """Writes config.json, model.safetensors and tokenizer files.
+
+    Args:
+      folder: where.
+      seed: of the weights.
+      **changes: entries of ``config.json`` that differ from ``CONFIG``.
+
+    Returns:
+      The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *_words()))}
+    config = CONFIG | {"vocab_size": len(vocabulary)} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    spec = spec_from_config(config, has_pooler=True)
+    generator = np.random.default_rng(seed)
+    tensors = {
+        name.format(layer): generator.normal(float("LayerNorm.weight" in name), 0.3, shape).astype(np.float32)
+        for _, name, shape in hf.weights(spec)
+        for layer in range(spec.num_layers if "{}" in name else 1)
+    }
+    save_tensors(folder / "model.safetensors", tensors)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def weights_differ(a, b) -> bool:
+    """Whether any leaf of two equal-shaped trees differs in any bit."""
+    a, b = tree.flatten(a), tree.flatten(b)
+    return any(np.asarray(a[path]).tobytes() != np.asarray(b[path]).tobytes() for path in a)

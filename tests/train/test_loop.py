@@ -1,0 +1,89 @@
+"""The loop: best checkpoints, patience, and members that stop on their own."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from scalearn_jax.train import loop
+from scalearn_jax.train.state import TrainState
+from tests import tiny
+
+BATCH = tiny.batch()
+STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})
+
+
+def train(curves, **schedule):
+    """Runs the loop on a step that only counts; ``curves`` holds each member's development losses."""
+    num_members = len(curves)
+
+    def step(state, frozen, batch):
+        trainable = {"omega": state.trainable["omega"] + 1, "head": state.trainable["head"] + 1}
+        state = TrainState(state.step + 1, trainable, (), state.key)
+        return state, {"loss": np.zeros(num_members), "grad_norm": np.ones(num_members)}
+
+    def evaluate(trainable):
+        done = int(trainable["omega"][0]) // settings["eval_every"] - 1
+        return [{"loss": curve[done], "accuracy": -curve[done]} for curve in curves]
+
+    settings = {"num_steps": 2 * len(curves[0]), "eval_every": 2, "log_every": 3, "patience": 99} | schedule
+    events = []
+    members = loop.train(
+        step,
+        TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None),
+        {},
+        itertools.repeat(STACKED),
+        evaluate=evaluate,
+        schedule=loop.Schedule(**settings),
+        main_metric="accuracy",
+        on_event=events.append,
+    )
+    return members, events
+
+
+def test_best_checkpoint_is_restored_whole():
+    (member,), _ = train([[3.0, 1.0, 2.0]])
+    assert member.best_step == 4 and member.metrics["loss"] == 1.0
+    assert member.trainable == {"omega": 4.0, "head": 4.0}  # transfer and head from the same step
+
+
+def test_metric_selection_takes_the_largest():
+    (member,), _ = train([[3.0, 1.0, 2.0]], select="metric")
+    assert member.best == -1.0 and member.best_step == 4
+
+
+def test_patience_counts_evaluations_without_strict_improvement():
+    (member,), events = train([[2.0, 2.0, 2.0, 1.0]], patience=2)
+    assert member.best_step == 2 and member.stopped_at == 6
+    assert [event["step"] for event in events if event["event"] == "eval"] == [2, 4, 6]
+
+
+def test_members_stop_on_their_own():
+    curves = [[2.0, 3.0, 3.0, 1.0], [4.0, 3.0, 2.0, 1.0]]
+    members, _ = train(curves, patience=2)
+    for member, curve in zip(members, curves, strict=True):
+        (alone,), _ = train([curve], patience=2)
+        assert (member.best_step, member.metrics, member.stopped_at) == (
+            alone.best_step, alone.metrics, alone.stopped_at,
+        )
+
+
+def test_nan_is_never_best():
+    (member,), _ = train([[float("nan"), 5.0, float("nan")]])
+    assert member.best_step == 4
+    with pytest.raises(FloatingPointError, match="learning rate"):
+        train([[float("nan")] * 3])
+
+
+def test_the_last_step_is_always_evaluated_and_logged():
+    _, events = train([[3.0, 2.0]], num_steps=4, eval_every=4)
+    assert [(event["event"], event["step"]) for event in events] == [("train", 3), ("train", 4), ("eval", 4)]
+
+
+def test_logits_come_back_in_the_order_of_the_split():
+    batches = [
+        BATCH._replace(example_id=np.array([2, 0, -1, -1]), example_mask=np.array([True, True, False, False])),
+        BATCH._replace(example_id=np.array([3, 1, -1, -1]), example_mask=np.array([True, True, False, False])),
+    ]
+    predict = lambda trainable, frozen, batch: batch.example_id[None, :, None].astype(float)  # noqa: E731
+    assert loop.collect_logits(predict, {}, {}, batches).ravel().tolist() == [0, 1, 2, 3]

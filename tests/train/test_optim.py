@@ -1,0 +1,100 @@
+"""The optimiser against its equations in numpy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scalearn_jax import tree
+from scalearn_jax.train import optim
+
+PARAMS = {
+    "transfer": {"omega": jnp.array([0.5, -2.0, 3.0])},
+    "heads": {"t": {"out": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.3])}}},
+}
+# 1 - 0.999^t keeps four digits in float32; steps are 0.02 to 0.05. The conformance runs compare in float64.
+ROUNDING = 5e-6
+
+
+def gradients(step):
+    return jax.tree.map(lambda leaf: jnp.cos(leaf * (step + 1)), PARAMS)
+
+
+def run(tx, num_steps=5):
+    params, state = PARAMS, tx.init(PARAMS)
+    for step in range(num_steps):
+        updates, state = tx.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def by_hand(path, value, *, rate, num_steps, decay, scale=lambda step: 1.0):
+    m = v = np.zeros_like(value)
+    for step in range(5):
+        g = np.asarray(tree.flatten(gradients(step))[path], float) * scale(step)
+        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, step + 1
+        lr = rate * (num_steps - step) / num_steps
+        value = value - lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+        value = value - lr * decay * value
+    return value
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_published_adamw_is_its_equations(decay):
+    tx = optim.make_optimizer(
+        learning_rate=0.02, num_steps=8, trainable=("transfer", "head"), weight_decay=decay, clip_norm=None
+    )
+    for path, value in tree.flatten(run(tx)).items():
+        expected = by_hand(
+            path,
+            np.asarray(tree.flatten(PARAMS)[path], float),
+            rate=0.02,
+            num_steps=8,
+            decay=0.0 if path.endswith("bias") else decay,
+        )
+        np.testing.assert_allclose(value, expected, atol=ROUNDING)
+
+
+def test_groups_have_their_own_rate_and_frozen_stays():
+    tx = optim.make_optimizer(
+        learning_rate=0.02, num_steps=8, trainable=("transfer",), group_rates={"transfer": 0.05}, clip_norm=None
+    )
+    params = run(tx)
+    chex.assert_trees_all_equal(params["heads"], PARAMS["heads"])
+    expected = by_hand("transfer/omega", np.asarray(PARAMS["transfer"]["omega"], float), rate=0.05, num_steps=8, decay=0)
+    np.testing.assert_allclose(params["transfer"]["omega"], expected, atol=ROUNDING)
+
+
+def test_optax_form_differs_only_in_epsilon_and_decay_order():
+    options = dict(learning_rate=0.02, num_steps=8, trainable=("transfer", "head"))
+    published, plain = (run(optim.make_optimizer(optimizer=name, **options)) for name in ("published", "optax"))
+    chex.assert_trees_all_close(published, plain, rtol=1e-5)
+
+
+def test_warm_up_rises_then_falls_to_zero():
+    schedule = optim.linear_decay(1.0, 10, warmup_steps=2)
+    np.testing.assert_allclose([schedule(k) for k in (0, 1, 2, 6, 10)], [0, 0.5, 1, 0.5, 0], atol=1e-7)
+
+
+def test_clipping_has_the_published_denominator():
+    grads = {"a": jnp.array([3.0, 4.0])}
+    clipped, _ = optim.clip_by_global_norm(1.0).update(grads, optax.EmptyState())
+    np.testing.assert_allclose(clipped["a"], np.array([3.0, 4.0]) / (5 + 1e-6), rtol=1e-7)
+    small, _ = optim.clip_by_global_norm(10.0).update(grads, optax.EmptyState())
+    chex.assert_trees_all_equal(small, grads)
+
+
+def test_unknown_optimizer_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'optax'"):
+        optim.make_optimizer(learning_rate=1.0, num_steps=1, trainable=("head",), optimizer="optx")
+
+
+@pytest.mark.parametrize(
+    ("path", "decays"),
+    [("transfer/omega", True), ("backbone/layers/query/kernel", True), ("heads/t/out/bias", False),
+     ("backbone/layers/output_norm/scale", False), ("backbone/embeddings/norm/bias", False)],
+)
+def test_weight_decay_skips_biases_and_norms(path, decays):
+    assert optim.decays(path) is decays

@@ -1,0 +1,124 @@
+"""The training step: what learns, what stays, and what members share."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scalearn_jax import methods, model, tree
+from scalearn_jax.train import parallel
+from scalearn_jax.train import state as states
+from scalearn_jax.train.optim import make_optimizer
+from scalearn_jax.train.step import make_loss, make_train_step
+from tests import tiny
+
+TRAINED = ("single", "scalearn", "scalearn-uniform++", "fusion", "soup", "full")
+
+
+def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, mesh=None):
+    """Trains members for a few steps; returns (first trainable, last state, frozen before, frozen after)."""
+    method = methods.get(method_name)
+    spec = spec or tiny.spec(method.combiner)
+    seeds = seeds or tuple(range(num_members))
+    params = tiny.params(spec)
+    trainable, frozen = tree.partition(params, methods.is_trainable(method))
+    frozen = jax.tree.map(jnp.asarray, frozen)
+    before = jax.tree.map(np.array, frozen)
+    tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=method.trainable)
+    step = parallel.compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx))
+    members = tree.stack([trainable] * len(seeds))
+    state = jax.vmap(lambda one, key: states.create(one, tx, key))(
+        members, jnp.stack([jax.random.key(seed) for seed in seeds])
+    )
+    first = jax.tree.map(np.array, members)
+    for number in range(num_steps):
+        each = [tiny.batch(seed=10 * seed + number) for seed in seeds]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        if mesh is not None:
+            batch = parallel.shard_batch(batch, mesh)
+        state, metrics = step(state, frozen, batch)
+    return first, state, before, frozen, metrics
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_only_the_trainable_half_moves(name):
+    first, state, before, after, metrics = run(name)
+    chex.assert_trees_all_equal(before, after)  # frozen leaves are bit-identical
+    moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), first, state.trainable)
+    assert all(jax.tree.leaves(moved)), tree.flatten(moved)
+    assert np.isfinite(metrics["loss"]).all() and (np.asarray(metrics["grad_norm"]) > 0).all()
+
+
+def test_state_holds_nothing_frozen():
+    _, state, _, frozen, _ = run("scalearn-uniform++", num_steps=1)
+    assert set(tree.paths(state.trainable)).isdisjoint(tree.paths(frozen))
+    transfer = tree.num_parameters(state.trainable["transfer"])
+    assert transfer == tiny.NUM_SOURCES
+    moments = 2 * tree.num_parameters(state.trainable)
+    counters = 8  # counts of the optimiser groups
+    assert moments <= tree.num_parameters(state.opt_state) <= moments + counters
+
+
+def test_members_equal_separate_runs():
+    backbone = tiny.BACKBONE.__class__(**{**tiny.BACKBONE.__dict__, "hidden_dropout": 0.1, "attention_dropout": 0.1})
+    spec = tiny.spec("scalearn", backbone=backbone)  # with every dropout on
+    _, together, *_ = run("scalearn", seeds=(3, 5, 8), spec=spec)
+    for index, seed in enumerate((3, 5, 8)):
+        _, alone, *_ = run("scalearn", seeds=(seed,), spec=spec)
+        expected = tree.index(alone.trainable, 0)
+        # one Adam step moves 0.01 whatever the gradient's size, so rounding may show in tiny gradients
+        chex.assert_trees_all_close(tree.index(together.trainable, index), expected, atol=2e-5)
+    omega = together.trainable["transfer"]["omega"]
+    assert not np.allclose(omega[0], omega[1], atol=1e-4)
+
+
+def test_sharded_equals_single_device():
+    mesh = parallel.make_mesh(jax.devices()[:4])
+    _, single, *_ = run("scalearn", num_members=2)
+    _, sharded, *_ = run("scalearn", num_members=2, mesh=mesh)
+    chex.assert_trees_all_close(
+        jax.tree.map(np.asarray, single.trainable), jax.tree.map(np.asarray, sharded.trainable), atol=2e-5
+    )
+
+
+def test_equal_shapes_compile_once():
+    spec = tiny.spec("scalearn")
+    loss = chex.assert_max_traces(make_loss(spec, "demo", "classification"), n=1)
+    tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=("transfer", "head"))
+    trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(methods.get("scalearn")))
+    step = jax.jit(make_train_step(loss, tx))
+    state = states.create(trainable, tx, jax.random.key(0))
+    for number in range(3):
+        state, _ = step(state, frozen, tiny.batch(seed=number))
+    assert int(state.step) == 3
+
+
+def test_penalty_starts_with_the_second_step_and_stays_out_of_the_loss():
+    plain, penalised = (tiny.spec("scalearn", options={"dropout": 0.0, "penalty_weight": w}) for w in (0.0, 5.0))
+    params, batch, key = tiny.params(plain), tiny.batch(), jax.random.key(0)
+    nothing = jax.tree.map(lambda leaf: None, params)
+
+    def objective(spec, step):
+        value, metrics = make_loss(spec, "demo", "classification")(params, nothing, batch, key, jnp.int32(step))
+        return float(value), float(metrics["loss"])
+
+    loss = objective(plain, 1)[0]
+    assert objective(penalised, 0) == (loss, loss)
+    omega = params["transfer"]["omega"]
+    expected = 5.0 * float(((1 - omega.mean(-1)) ** 2).sum()) / tiny.NUM_SOURCES
+    value, reported = objective(penalised, 1)
+    assert reported == loss and value == pytest.approx(loss + expected, rel=1e-5)
+
+
+def test_fillers_of_a_short_batch_count_nothing():
+    spec = tiny.spec("scalearn")
+    params, batch = tiny.params(spec), tiny.batch()
+    short = batch._replace(example_mask=np.array([True, True, False, False]))
+    nonsense = short._replace(labels=np.where(short.example_mask, short.labels, 2 - short.labels).astype(np.int32))
+    loss = make_loss(spec, "demo", "classification")
+    nothing = jax.tree.map(lambda leaf: None, params)
+    losses = [float(loss(params, nothing, b, None, jnp.int32(0))[0]) for b in (short, nonsense)]
+    assert losses[0] == losses[1]
+    each = -jax.nn.log_softmax(model.apply(params, batch, spec=spec, task="demo"))[jnp.arange(4), batch.labels]
+    assert losses[0] == pytest.approx(float(each[:2].mean()), rel=1e-6)
