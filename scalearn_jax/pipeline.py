@@ -153,7 +153,7 @@ def _fit(config, method, spec, task, data: Data, trainable, frozen, on_event: Ca
         step,
         state,
         frozen,
-        member_batches(config, task, data.train),
+        member_batches(config, task, data.train, plan.num_steps),
         evaluate=lambda current: score(spec, task, current, frozen, data.dev, *evaluation),
         schedule=plan,
         main_metric=task.metrics[0],
@@ -168,9 +168,18 @@ def _evaluation(config: TrainConfig, task: Task, data: Data) -> tuple:
     return config.eval_batch_size, rows, config.packed
 
 
-def member_batches(config: TrainConfig, task: Task, encoded: tokens.Encoded):
+_STEPS_WORTH_A_PROGRAM = 500  # compiling one more takes seconds, and spares a tenth of a step's rows
+
+
+def member_batches(config: TrainConfig, task: Task, encoded: tokens.Encoded, num_steps: int):
     """Yields training batches with a leading member axis; each seed has its own order."""
-    choices = batches.row_choices(encoded, config.batch_size, task.max_length, num_members=len(config.seeds))
+    choices = batches.row_choices(
+        encoded,
+        config.batch_size,
+        task.max_length,
+        num_members=len(config.seeds),
+        max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2,
+    )
     streams = [
         batches.train_batches(
             encoded,

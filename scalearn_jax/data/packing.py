@@ -2,8 +2,8 @@
 
 Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length.
 
-The number of rows is rounded up to a short list, so that a run compiles four programs: three for training, one
-for evaluation. A fourth for training stands ready for a batch of long texts such as hardly any run meets.
+The number of rows is rounded up to a short list, so that a run compiles at most four programs: three for
+training, the last of them for a batch of long texts such as hardly any run meets, and one for evaluation.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import numpy as np
 
 from scalearn_jax.data.tokens import Encoded
 
-MAX_CHOICES = 4
+MAX_CHOICES = 3
 _NUM_SAMPLES = 500
 
 
@@ -55,7 +55,9 @@ def num_rows(encoded: Encoded, examples: np.ndarray, row_length: int) -> int:
     return int(pack(encoded.lengths[encoded.sequences(examples)], row_length)[0].max()) + 1
 
 
-def row_choices(encoded: Encoded, batch_size: int, row_length: int, *, num_members: int = 1) -> tuple[int, ...]:
+def row_choices(
+    encoded: Encoded, batch_size: int, row_length: int, *, num_members: int = 1, max_choices: int = MAX_CHOICES
+) -> tuple[int, ...]:
     """Picks the row counts that training batches are rounded up to.
 
     Rows are counted on sampled batches (fixed seed); the choices minimise the expected number of rows. The
@@ -67,9 +69,10 @@ def row_choices(encoded: Encoded, batch_size: int, row_length: int, *, num_membe
       batch_size: B.
       row_length: S.
       num_members: batches stacked by ``batches.stack_members``, where all have the rows of the longest.
+      max_choices: length of the list, at least 2; a short run does not repay many programs.
 
     Returns:
-      At most ``MAX_CHOICES`` ascending counts.
+      At most ``max_choices`` ascending counts.
     """
     generator = np.random.default_rng(0)
     size, worst = min(batch_size, len(encoded)), batch_size * encoded.num_choices
@@ -77,7 +80,7 @@ def row_choices(encoded: Encoded, batch_size: int, row_length: int, *, num_membe
     counts = [num_rows(encoded, sample, row_length) for sample in samples]
     spare = min(max(counts) + 1, worst)
     seen, weights = np.unique(generator.choice(counts, (_NUM_SAMPLES, num_members)).max(1), return_counts=True)
-    inner = (picks for k in range(MAX_CHOICES - 1) for picks in itertools.combinations(seen.tolist(), k))
+    inner = (picks for k in range(max_choices - 1) for picks in itertools.combinations(seen.tolist(), k))
     best = min(inner, key=lambda picks: (int(_rounded_up(seen, (*picks, spare)) @ weights), len(picks)))
     return tuple(sorted({*best, spare, worst}))
 
