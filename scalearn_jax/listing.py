@@ -24,11 +24,11 @@ def listing(what: str) -> str:
 
 
 def _tasks() -> str:
-    from scalearn_jax.data.tasks import TASKS
+    from scalearn_jax.data import tasks
 
     rows = [
         [name, task.kind, ", ".join(task.texts), ", ".join(task.labels) or "-", ", ".join(task.metrics)]
-        for name, task in TASKS.items()
+        for name, task in tasks.known().items()
     ]
     return tables.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
 
