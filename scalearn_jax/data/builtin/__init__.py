@@ -1,8 +1,8 @@
 """A small suite of English tasks, generated from our own word lists: no download, no licence to check.
 
-Eight source tasks of 2,000 training rows cover every label kind, and two low-resource targets of 64 rows need what
-the sources teach: ``builtin/recommendation`` carries verdicts to another domain, and ``builtin/agreement`` combines
-opinions with entailment. Evaluation splits use words and templates that training never shows.
+Eight source tasks of 2,000 training rows cover every label kind; their evaluation rows use words and templates that
+training never shows. Two low-resource targets of 64 rows need what the sources teach: ``builtin/recommendation``
+weighs opinions about other things, ``builtin/agreement`` compares two reports in another frame.
 """
 
 from scalearn_jax.data.builtin import reviews, topics
@@ -29,7 +29,7 @@ BUILTIN = {
         ),
         _row("answer", ("question", "sentence"), ("unanswered", "answered")),
         _row("cause", ("{premise} {question}",), (), "choice", choices=("choice1", "choice2")),
-        _row("recommendation", ("sentence",), ("advises against", "recommends")),
-        _row("agreement", ("review1", "review2"), ("disagree", "agree")),
+        _row("recommendation", ("letter",), ("advises against", "recommends")),
+        _row("agreement", ("witness1", "witness2"), ("disagree", "agree")),
     )
 }

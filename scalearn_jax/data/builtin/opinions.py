@@ -60,28 +60,15 @@ PLACES = {
     ),
 }
 
-GADGETS = {
-    "power": Aspect(
-        _words("the battery, the motor, the charger, the engine, the heating plate, the power supply"),
-        _words("strong, long-lasting, reliable, surprisingly efficient, ready in seconds, tireless"),
-        _words("weak, empty within an hour, dead after a week, unreliable, painfully slow, exhausted too soon"),
-    ),
-    "handling": Aspect(
-        _words("the menu, the keyboard, the manual, the remote control, the touch screen, the lid"),
-        _words("simple to use, clear, intuitive, a pleasure to handle, logical, child's play"),
-        _words("confusing, awkward, badly explained, fiddly, a constant struggle, baffling"),
-    ),
-    "build": Aspect(
-        _words("the case, the handle, the strap, the zip, the hinge, the frame"),
-        _words("sturdy, solid, well made, built to last, tough, flawless"),
-        _words("flimsy, cracked on arrival, cheaply made, loose, broken in a month, wobbly"),
-    ),
-    "result": Aspect(
-        _words("the picture, the sound, the print, the beam, the image, the finish"),
-        _words("crisp, clear, brilliant, impressive, smooth, superb"),
-        _words("blurred, distorted, patchy, disappointing, faint, dreadful"),
-    ),
+_TRIP_SUBJECTS = {
+    "food": _words("the picnic, the campfire dinner, the packed lunch, the barbecue, the fruit on board, the tea"),
+    "service": _words("the guide, the driver, the captain, the ski teacher, the steward, the travel agent"),
+    "price": _words("the boat fare, the deposit, the train ticket, the ski pass, the travel insurance, the extra fee"),
+    "place": _words("the mountain hut, the cabin, the campsite, the cottage, the cave, the harbour"),
+    "cleanliness": _words("the shower, the sleeping bag, the deck, the tent, the beach towel, the bus"),
 }
+# Other things to judge, in the same words.
+TRIPS = {name: aspect._replace(subjects=_TRIP_SUBJECTS[name]) for name, aspect in PLACES.items()}
 
 _PLAIN = (
     "{subject} was {word}",
@@ -112,26 +99,20 @@ _CONTRAST = (
     "granted, {}; still, {}",
     "{}; then again, {}",
 )
-PLACE_VERDICTS = {
+_WHO = ("we", "my parents", "the children", "our friends", "my colleagues", "both of us", "all of us", "the old couple")
+_VERDICTS = {
     True: (
-        "and we left happy", "and it made our evening", "so we will gladly return", "and we had a wonderful time",
-        "and we tell all our friends to go", "which saved the day", "so we stayed an extra night",
-        "and we cannot wait for the next visit",
+        "left happy", "had a wonderful time", "will gladly return", "stayed a bit longer", "cheered at the end",
+        "are full of praise", "felt spoiled", "loved every minute", "tell all the neighbours to go",
+        "cannot wait for the next time", "would not have missed it", "went home smiling", "fell in love with it",
+        "count it among the best days of the year", "would do it all again", "could not have been more pleased",
     ),
     False: (
-        "and we left disappointed", "and it ruined our evening", "so we will never return",
-        "and we had a terrible time", "and we tell all our friends to stay away", "which spoiled the day",
-        "so we asked for our money back", "and we went home angry",
-    ),
-}  # fmt: skip
-GADGET_VERDICTS = {
-    True: (
-        "so I would buy it again", "and I use it with pleasure", "so I am glad I ordered it", "and I would miss it",
-        "so it is a perfect present", "and it deserves five stars",
-    ),
-    False: (
-        "so I sent it back", "and it ended up in the bin", "so I regret the purchase", "and I gave up on it",
-        "so it is a waste of money", "and it deserves no star at all",
+        "left disappointed", "had a terrible time", "will never return", "asked for the money back",
+        "complained at the end", "are full of anger", "felt cheated", "hated every minute",
+        "tell all the neighbours to stay away", "want to forget about it", "regret the whole thing",
+        "went home frowning", "had a quarrel about it", "count it among the worst days of the year",
+        "would rather have stayed at home", "could not have been more annoyed",
     ),
 }  # fmt: skip
 
@@ -143,7 +124,7 @@ def opinion(draw: Draw, aspect: Aspect, positive: bool, negated: float = 0.15) -
     return draw.pick(_NEGATED if negate else _PLAIN).format(subject=draw.pick(aspect.subjects), word=draw.pick(words))
 
 
-def review(draw: Draw, aspects: dict[str, Aspect], verdicts: dict[bool, tuple[str, ...]], positive: bool) -> str:
+def review(draw: Draw, aspects: dict[str, Aspect], positive: bool) -> str:
     """A sentence with a positive or negative verdict; about half make a concession to the other side.
 
     The clause after "but" and the verdict at the end decide, so counting friendly words is not enough.
@@ -154,4 +135,6 @@ def review(draw: Draw, aspects: dict[str, Aspect], verdicts: dict[bool, tuple[st
         return draw.pick(_BOTH_COUNT).format(decisive, opinion(draw, side, positive))
     if mixed := draw.chance(0.7):
         decisive = draw.pick(_CONTRAST).format(opinion(draw, side, not positive), decisive)
-    return decisive if mixed and draw.chance(0.3) else f"{decisive}, {draw.pick(verdicts[positive])}"
+    if mixed and draw.chance(0.3):
+        return decisive
+    return f"{decisive}, {draw.any(('and', 'so'))} {draw.pick(_WHO)} {draw.pick(_VERDICTS[positive])}"

@@ -2,25 +2,24 @@
 
 from scalearn_jax.data.builtin import scenes
 from scalearn_jax.data.builtin.draw import Draw, sentence
-from scalearn_jax.data.builtin.reviews import review_entailment
 
 
 def entailment(draw: Draw, label: int) -> dict:
-    """Does the premise entail (0), leave open (1) or contradict (2) the hypothesis? Half scenes, half reviews."""
-    make = _scene_entailment if draw.chance(0.5) else review_entailment
-    return {**make(draw, label), "label": label}
+    """Does the premise entail (0), leave open (1) or contradict (2) the hypothesis?
 
-
-def _scene_entailment(draw: Draw, label: int) -> dict:
-    """All three labels use the same hypothesis forms, so the hypothesis alone tells nothing."""
+    All three labels use the same hypothesis forms, so the hypothesis alone tells nothing.
+    """
     asked, spare, third = scenes.subset(draw, 3)
     told = scenes.scene(draw, (asked, spare, third))
     claim = scenes.denied(told, asked) if label == 2 else told
+    if unrelated := label == 1 and draw.chance(0.5):
+        claim = claim._replace(action=draw.other(scenes.ACTIONS, told.action))
     claim = claim._replace(slots={asked: claim.slots[asked]})
-    premise = scenes.without(told, asked if label == 1 else third)
+    premise = scenes.without(told, asked if label == 1 and not unrelated else third)
     return {
         "premise": sentence(scenes.tell(draw, premise)),
-        "hypothesis": sentence(scenes.tell(draw, claim, general=draw.chance(0.5))),
+        "hypothesis": sentence(scenes.tell(draw, claim, general=draw.chance(0.3))),
+        "label": label,
     }
 
 
@@ -51,25 +50,46 @@ _ROLES = (
 def _deed(draw: Draw, deed: tuple[str, str, str], doer: str, other: str, form: int, details: scenes.Scene) -> str:
     core = f"{other} {deed[2]} {doer}" if form == 2 else f"{doer} {deed[form]} {other}"
     where = " ".join(scenes.detail(draw, details, slot) for slot in details.slots)
-    return sentence(draw.any((f"{core} {where}", f"{where}, {core}")))
+    return draw.any((f"{core} {where}", f"{where}, {core}"))
 
 
 def paraphrase(draw: Draw, label: int) -> dict:
-    """Do the two sentences report the same event (1), or are roles swapped or a detail changed (0)?"""
+    """Do the two sentences report the same event (1), or are roles swapped or parts changed (0)?"""
+    first, second = _two_reports(draw, bool(label))
+    return {"sentence1": sentence(first), "sentence2": sentence(second), "label": label}
+
+
+_FRAMES = (
+    ("I clearly saw that {}", "the other witness said that {}"),
+    ("it was like this: {}", "others remember that {}"),
+    ("I told the police that {}", "the caretaker believes that {}"),
+    ("one guest is sure that {}", "the guest next door swears that {}"),
+)
+
+
+def agreement(draw: Draw, label: int) -> dict:
+    """Do two witnesses disagree (0) or agree (1) about what happened? Paraphrases in another frame."""
+    frame, reports = draw.pick(_FRAMES), _two_reports(draw, bool(label))
+    first, second = (sentence(text.format(report)) for text, report in zip(frame, reports, strict=True))
+    return {"witness1": first, "witness2": second, "label": label}
+
+
+def _two_reports(draw: Draw, same: bool) -> tuple[str, str]:
     deed, doer = draw.pick(_DEEDS), draw.pick(_ROLES)
     other, details = draw.other(_ROLES, doer), scenes.scene(draw, (draw.any(("place", "time")),))
     form, second_form = draw.sample((0, 1, 2), 2)
     first = _deed(draw, deed, doer, other, form, details)
-    if label == 0 and draw.chance(0.2):
+    if not same and draw.chance(0.1):
         doer, other = other, doer
-    elif label == 0:
-        deed_stays, doer_stays = draw.any(((True, False), (False, True), (False, False)))
-        deed = deed if deed_stays else draw.other(_DEEDS, deed)
-        doer = doer if doer_stays else draw.other(_ROLES, doer, other)
-        details = scenes.denied(details, *details.slots) if draw.chance(0.5) else details
-    return {"sentence1": first, "sentence2": _deed(draw, deed, doer, other, second_form, details), "label": label}
+    elif not same:
+        kept = draw.any(("deed", "doer", "detail"))
+        deed = deed if kept == "deed" else draw.other(_DEEDS, deed)
+        doer = doer if kept == "doer" else draw.other(_ROLES, doer, other)
+        details = details if kept == "detail" else scenes.denied(details, *details.slots)
+    return first, _deed(draw, deed, doer, other, second_form, details)
 
 
+# Points of each part.
 _WEIGHTS = {"person": 1.0, "action": 2.0, "place": 1.0, "time": 1.0}
 
 
@@ -108,12 +128,11 @@ def answer(draw: Draw, label: int) -> dict:
     told = scenes.scene(draw, (asked, spare, third))
     person, action = told.person, told.action
     about = told._replace(slots={slot: told.slots[slot] for slot in (asked, spare)})
-    if label == 0 and draw.chance(0.6):
+    if label == 0 and draw.chance(0.5):
         about = told._replace(slots={slot: told.slots[slot] for slot in (third, spare)})
-    elif label == 0 and draw.chance(0.5):
-        person = draw.other(scenes.PEOPLE, told.person)
     elif label == 0:
-        action = draw.other(scenes.ACTIONS, told.action)
+        person, action = draw.other(scenes.PEOPLE, told.person), draw.other(scenes.ACTIONS, told.action)
+        person, action = draw.any(((person, action), (told.person, action), (person, told.action)))
     question = _QUESTIONS[asked].format(person[0], action[1], action[2])
     return {
         "question": question[0].upper() + question[1:],

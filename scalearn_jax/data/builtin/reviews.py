@@ -1,19 +1,28 @@
-"""Tasks about reviews: sentiment, complaints, and the two targets recommendation and agreement."""
+"""Tasks about reviews: sentiment, complaints, and the target recommendation."""
 
 from scalearn_jax.data.builtin.draw import Draw, sentence
-from scalearn_jax.data.builtin.opinions import GADGET_VERDICTS, GADGETS, PLACE_VERDICTS, PLACES, opinion, review
+from scalearn_jax.data.builtin.opinions import PLACES, TRIPS, opinion, review
 
 ASPECTS = tuple(PLACES)
 
 
 def sentiment(draw: Draw, label: int) -> dict:
     """Is the writer's verdict on a restaurant or hotel negative (0) or positive (1)?"""
-    return {"sentence": sentence(review(draw, PLACES, PLACE_VERDICTS, bool(label))), "label": label}
+    return {"sentence": sentence(review(draw, PLACES, bool(label))), "label": label}
+
+
+_LETTERS = (
+    "You asked about our trip: {}",
+    "Greetings from the coast, where {}",
+    "To answer your letter, {}",
+    "Let me tell you that {}",
+)
 
 
 def recommendation(draw: Draw, label: int) -> dict:
-    """Would the buyer of a gadget advise against it (0) or recommend it (1)? The verdict skill in a new domain."""
-    return {"sentence": sentence(review(draw, GADGETS, GADGET_VERDICTS, bool(label))), "label": label}
+    """Would the writer of a letter advise against a trip (0) or recommend it (1)? Verdicts about other things."""
+    text = draw.pick(_LETTERS).format(review(draw, TRIPS, bool(label)))
+    return {"letter": sentence(text), "label": label}
 
 
 def complaints(draw: Draw, label: int) -> dict:
@@ -28,47 +37,3 @@ def complaints(draw: Draw, label: int) -> dict:
     joint = draw.pick((", and ", "; ", ", while ", ". Besides, "))
     text = sentence(joint.join((", ".join(clauses[:-1]), clauses[-1])))
     return {"sentence": text, "label": sorted(blamed)}
-
-
-def agreement(draw: Draw, label: int) -> dict:
-    """Do two guests disagree (0) or agree (1) about the one aspect that both mention?"""
-    shared, side = draw.sample(ASPECTS, 2)
-    first = draw.any((True, False))
-    clauses = [
-        opinion(draw, PLACES[shared], first, negated=0.1),
-        opinion(draw, PLACES[side], draw.any((True, False)), negated=0.1),
-    ]
-    return {
-        "review1": sentence(", and ".join(draw.shuffled(clauses))),
-        "review2": sentence(opinion(draw, PLACES[shared], first == bool(label), negated=0.1)),
-        "label": label,
-    }
-
-
-_FELT = {
-    True: ("was pleased with", "liked", "spoke well of", "had only praise for", "was happy about", "enjoyed"),
-    False: ("was unhappy with", "disliked", "complained about", "was annoyed by", "found fault with", "resented"),
-}
-_TERMS = {
-    "food": ("the food", "the cooking", "the meal", "the dishes"),
-    "service": ("the service", "the staff", "the employees", "the way guests were treated"),
-    "price": ("the price", "the cost", "what it cost", "the amount charged"),
-    "place": ("the surroundings", "the atmosphere", "the room", "the setting"),
-    "cleanliness": ("the cleanliness", "the hygiene", "how clean it was", "the state of the cleaning"),
-}
-
-
-def review_entailment(draw: Draw, label: int) -> dict:
-    """A review, and a claim about one aspect: entailed (0), open because unmentioned (1), or contradicted (2)."""
-    about, side, absent = draw.sample(ASPECTS, 3)
-    felt = draw.any((True, False))
-    clauses = [
-        opinion(draw, PLACES[about], felt, negated=0.1),
-        opinion(draw, PLACES[side], draw.any((True, False)), negated=0.1),
-    ]
-    asked, claim = (absent if label == 1 else about), felt == (label != 2)
-    if draw.chance(0.5):
-        hypothesis = f"the guest {draw.pick(_FELT[claim])} {draw.pick(_TERMS[asked])}"
-    else:
-        hypothesis = opinion(draw, PLACES[asked], claim, negated=0.1)
-    return {"premise": sentence(", and ".join(draw.shuffled(clauses))), "hypothesis": sentence(hypothesis)}

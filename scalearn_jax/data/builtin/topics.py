@@ -2,7 +2,7 @@
 
 from scalearn_jax.data.builtin.draw import Draw, sentence
 
-# topic -> (who, did what): every pair makes sense.
+# topic -> (who, did what)
 TOPICS = {
     "sport": (
         ("the striker", "the home team", "the champion", "the young coach", "the relay runners", "the goalkeeper",
@@ -60,13 +60,13 @@ _WHEN = (
 )  # fmt: skip
 
 
-def _clause(draw: Draw, topic: str) -> str:
-    who, what = TOPICS[topic]
-    return f"{draw.pick(who)} {draw.pick(what)}"
+def _clause(draw: Draw, deed: str, person: str) -> str:
+    return f"{draw.pick(TOPICS[person][0])} {draw.pick(TOPICS[deed][1])}"
 
 
 def topic(draw: Draw, label: int) -> dict:
-    """Which of six topics is the main clause about?"""
-    main, side = NAMES[label], draw.any([name for name in NAMES if name != NAMES[label]])
-    text = draw.pick(_TEMPLATES).format(main=_clause(draw, main), side=_clause(draw, side), when=draw.pick(_WHEN))
+    """Which of six topics is the main clause about? What is done decides; in half the rows an outsider does it."""
+    side, outsider = draw.sample([name for name in NAMES if name != NAMES[label]], 2)
+    main = _clause(draw, NAMES[label], draw.any((NAMES[label], outsider)))
+    text = draw.pick(_TEMPLATES).format(main=main, side=_clause(draw, side, side), when=draw.pick(_WHEN))
     return {"sentence": sentence(text), "label": label}
