@@ -27,6 +27,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if size > MAX_BYTES:
             raise InputError(f"{path} has {size} bytes, expected at most {MAX_BYTES}; is it the right file?")
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; is {path.parent} the right folder?") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

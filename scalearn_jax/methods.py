@@ -53,13 +53,15 @@ METHODS = {
     "scalearn-mean": _scalearn("scalearn", "ScaLearn, factors divided by their sum", dropout=0.0, normalise="mean"),
     "scalearn-softmax": _scalearn("scalearn", "ScaLearn, softmax over sources", dropout=0.0, normalise="softmax"),
     "fusion": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion (dynamic): attention over sources"),
-    "fusion-static": Method(
-        "fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}
-    ),
+    "fusion-static": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}),
     "soup": Method("average", ("head",), 3e-4, "AdapterSoup: weighted average of the sources' parameters"),
     "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)"),
     "single": Method(
-        "single", ("adapter", "head"), 3e-4, "one adapter trained on the task", uses_sources=False,
+        "single",
+        ("adapter", "head"),
+        3e-4,
+        "one adapter trained on the task",
+        uses_sources=False,
         choice_head="two_layer",
     ),
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),

@@ -151,9 +151,7 @@ def encode(
     )
 
 
-def apply(
-    params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None
-) -> Array:
+def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None) -> Array:
     """Computes the logits of a task.
 
     Args:

@@ -8,7 +8,7 @@ Letters: M members (seeds trained together), T source tasks.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,18 @@ import numpy as np
 from scalearn_jax import methods, runs, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tree
-from scalearn_jax.data import batches, tasks, tokens
+from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
 from scalearn_jax.inference import score
-from scalearn_jax.models import bank as banks
-from scalearn_jax.prepare import (
-    Data,
-    check_sources,
-    count_parameters,
-    in_published_order,
-    init_members,
-    load_data,
-    make_spec,
-)
+from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.typing import Batch
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -80,122 +72,114 @@ def transfer(config: TransferConfig) -> Path:
 
 
 def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
-    """Prepares, trains the seeds together, evaluates the best checkpoints and writes the run folder."""
+    """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
     runs.check_out(config.out)
-    method = methods.get(config.method)
-    task = tasks.get(task_name, data_dir=config.data_dir)
-    task = dataclasses.replace(task, max_length=config.max_length or task.max_length)
-    backbone, backbone_spec, backbone_hash = runs.load_backbone(config.backbone, config.revision)
-    check_sources(sources, backbone_spec, backbone_hash)
-    if "transfer" in method.trainable and method.combiner != "fusion":
-        sources = in_published_order(sources, task.name)
-    spec = make_spec(config, method, task, backbone_spec, sources)
-    data = load_data(config, task, backbone_spec)
-    bank = banks.stack([source.adapter for source in sources]) if sources else None
-
-    trainable, frozen = init_members(config.seeds, spec, method, backbone, bank)
-    counts = count_parameters(trainable)
+    setup = prepare(config, task_name, sources)
     with runs.new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
-            on_event = _recorder(log, progress)
-            members, plan = _fit(config, method, spec, task, data, trainable, frozen, on_event)
+            members, schedule = _fit(setup, _recorder(log, progress))
         best = tree.stack([member.trainable for member in members])
-        test = score(spec, task, best, frozen, data.test, *_evaluation(config, task, data))
+        test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
         for seed, member in zip(config.seeds, members, strict=True):
             save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
         if sources:
-            save_tree(folder / "frozen.safetensors", {"adapters": bank})
-        write_json(folder / "results.json", summarise(task, config.seeds, members, test, plan))
-        info = {
-            "format": runs.FORMAT,
-            "kind": kind,
-            "method": config.method,
-            "config": dataclasses.asdict(config),
-            "task": task.to_dict(),
-            "backbone": {"path": config.backbone, "revision": config.revision, "hash": backbone_hash},
-            "spec": runs.spec_to_dict(spec),
-            "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in sources],
-            "seeds": list(config.seeds),
-            "parameters": counts,
-            "versions": runs.versions(),
-            "command": runs.command(),
-        }
-        write_json(folder / "run.json", info)
+            save_tree(folder / "frozen.safetensors", {"adapters": setup.frozen["adapters"]})
+        write_json(folder / "results.json", summarise(setup.task, config.seeds, members, test, schedule))
+        write_json(folder / "run.json", describe(kind, setup))
     return Path(config.out)
 
 
-def _fit(config, method, spec, task, data: Data, trainable, frozen, on_event: Callable):
+def describe(kind: str, setup: Setup) -> dict[str, Any]:
+    """Builds ``run.json``: all that is needed to repeat, evaluate or reuse the run."""
+    config = setup.config
+    return {
+        "format": runs.FORMAT,
+        "kind": kind,
+        "method": config.method,
+        "config": dataclasses.asdict(config),
+        "task": setup.task.to_dict(),
+        "backbone": {"path": config.backbone, "revision": config.revision, "hash": setup.backbone_hash},
+        "spec": runs.spec_to_dict(setup.spec),
+        "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
+        "seeds": list(config.seeds),
+        "parameters": count_parameters(setup.trainable),
+        "versions": runs.versions(),
+        "command": runs.command(),
+    }
+
+
+def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Schedule]:
     """Trains the members; returns their best checkpoints and the schedule."""
-    per_epoch = batches.num_steps(len(data.train), config.batch_size)
-    epochs = method.epochs if config.epochs is None else config.epochs
-    plan = loop.Schedule(
-        num_steps=config.max_steps or epochs * per_epoch,
-        eval_every=config.eval_every or per_epoch,
-        log_every=config.log_every,
-        patience=method.patience if config.patience is None else config.patience,
-        select=config.select,
-    )
+    config, task = setup.config, setup.task
+    schedule = make_schedule(config, setup.method, len(setup.data.train))
     tx = make_optimizer(
-        learning_rate=method.learning_rate if config.learning_rate is None else config.learning_rate,
-        num_steps=plan.num_steps,
-        trainable=method.trainable,
+        learning_rate=_default(config.learning_rate, setup.method.learning_rate),
+        num_steps=schedule.num_steps,
+        trainable=setup.method.trainable,
         optimizer=config.optimizer,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
     )
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
-    state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(trainable, keys)
-    step = parallel.compile_train_step(make_train_step(make_loss(spec, task.name, task.kind), tx))
-    evaluation = _evaluation(config, task, data)
-    on_event({"event": "start", "num_steps": plan.num_steps, "examples": len(data.train)})
+    state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
+    evaluation = _evaluation(setup)
+    on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
     members = loop.train(
-        step,
+        parallel.compile_train_step(make_train_step(make_loss(setup.spec, task.name, task.kind), tx)),
         state,
-        frozen,
-        member_batches(config, task, data.train, plan.num_steps),
-        evaluate=lambda current: score(spec, task, current, frozen, data.dev, *evaluation),
-        schedule=plan,
+        setup.frozen,
+        member_batches(setup, schedule.num_steps),
+        evaluate=lambda current: score(setup.spec, task, current, setup.frozen, setup.data.dev, *evaluation),
+        schedule=schedule,
         main_metric=task.metrics[0],
         on_event=on_event,
     )
-    return members, plan
+    return members, schedule
 
 
-def _evaluation(config: TrainConfig, task: Task, data: Data) -> tuple:
+def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
+    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method."""
+    per_epoch = batches.num_steps(num_examples, config.batch_size)
+    return loop.Schedule(
+        num_steps=config.max_steps or _default(config.epochs, method.epochs) * per_epoch,
+        eval_every=config.eval_every or per_epoch,
+        log_every=config.log_every,
+        patience=_default(config.patience, method.patience),
+        select=config.select,
+    )
+
+
+def _default(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _evaluation(setup: Setup) -> tuple:
     """The batch size, row count and layout that development and test set share, so that one program serves both."""
-    rows = batches.eval_rows([data.dev, data.test], config.eval_batch_size, task.max_length)
-    return config.eval_batch_size, rows, config.packed
+    size = setup.config.eval_batch_size
+    rows = batches.eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length)
+    return size, rows, setup.config.packed
 
 
 _STEPS_WORTH_A_PROGRAM = 500  # compiling one more takes seconds, and spares a tenth of a step's rows
 
 
-def member_batches(config: TrainConfig, task: Task, encoded: tokens.Encoded, num_steps: int):
+def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
     """Yields training batches with a leading member axis; each seed has its own order."""
+    config, encoded, row_length = setup.config, setup.data.train, setup.task.max_length
     choices = batches.row_choices(
         encoded,
         config.batch_size,
-        task.max_length,
+        row_length,
         num_members=len(config.seeds),
         max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2,
     )
-    streams = [
-        batches.train_batches(
-            encoded,
-            seed=seed,
-            batch_size=config.batch_size,
-            row_length=task.max_length,
-            row_choices=choices,
-            packed=config.packed,
-        )
-        for seed in config.seeds
-    ]
-    for group in zip(*streams, strict=True):
-        yield batches.stack_members(group)
+    layout = dict(batch_size=config.batch_size, row_length=row_length, row_choices=choices, packed=config.packed)
+    streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]
+    return map(batches.stack_members, zip(*streams, strict=True))
 
 
-def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], test, plan) -> dict[str, Any]:
+def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], test, schedule) -> dict[str, Any]:
     """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd."""
     by_seed = {
         str(seed): {
@@ -209,7 +193,7 @@ def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], 
     values = {name: np.array([entry[name] for entry in test]) for name in test[0]}
     return {
         "main_metric": task.metrics[0],
-        "num_steps": plan.num_steps,
+        "num_steps": schedule.num_steps,
         "seeds": by_seed,
         "mean": {name: float(value.mean()) for name, value in values.items()},
         "sd": {name: float(value.std(ddof=1)) if len(value) > 1 else 0.0 for name, value in values.items()},

@@ -12,13 +12,68 @@ import jax.numpy as jnp
 
 from scalearn_jax import methods, model, runs, tree
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import splits, tokens
+from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything a training run needs, checked and resolved.
+
+    Attributes:
+      config: as given.
+      method: its row of ``METHODS``.
+      task: its row, with the config's length.
+      spec: the static model.
+      data: the encoded splits.
+      sources: the source adapters, in bank order.
+      backbone_hash: content hash of the backbone.
+      trainable: first trainable parameters, leading axis M.
+      frozen: the frozen half, shared by the members.
+    """
+
+    config: TrainConfig
+    method: methods.Method
+    task: Task
+    spec: model.ModelSpec
+    data: "Data"
+    sources: Sequence[runs.Source]
+    backbone_hash: str
+    trainable: Params
+    frozen: Params
+
+
+def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Setup:
+    """Checks and resolves a config; writes nothing.
+
+    Args:
+      config: of either stage.
+      task_name: the task to train on.
+      sources: source adapters, empty where the method uses none.
+
+    Returns:
+      The setup.
+
+    Raises:
+      InputError: anything wrong with the input.
+    """
+    method = methods.get(config.method)
+    task = tasks.get(task_name, data_dir=config.data_dir)
+    task = dataclasses.replace(task, max_length=config.max_length or task.max_length)
+    backbone, backbone_spec, backbone_hash = runs.load_backbone(config.backbone, config.revision)
+    check_sources(sources, backbone_spec, backbone_hash)
+    if "transfer" in method.trainable and method.combiner != "fusion":
+        sources = in_published_order(sources, task.name)
+    spec = make_spec(config, method, task, backbone_spec, sources)
+    data = load_data(config, task)
+    bank = banks.stack([source.adapter for source in sources]) if sources else None
+    halves = init_members(config.seeds, spec, method, backbone, bank)
+    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves)
 
 
 def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[runs.Source]:
@@ -79,7 +134,8 @@ def make_spec(
     """
     if task.max_length > backbone.max_length:
         raise InputError(
-            f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions; pass a smaller one."
+            f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
+            " pass a smaller one."
         )
     if method.combiner == "single":
         width = int(backbone.hidden_size // config.reduction_factor)
@@ -93,9 +149,7 @@ def make_spec(
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, non_linearity = len(sources), sources[0].non_linearity if sources else "relu"
     pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
-    head = HeadSpec(
-        "pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout
-    )
+    head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
         backbone=backbone,
         combiner=method.combiner,
@@ -139,7 +193,7 @@ class Data:
     test: tokens.Encoded
 
 
-def load_data(config: TrainConfig, task: Task, backbone: BackboneSpec) -> Data:
+def load_data(config: TrainConfig, task: Task) -> Data:
     """Loads, splits and tokenises a task's data.
 
     Raises:
@@ -186,8 +240,12 @@ def init_members(
 
 
 def count_parameters(trainable: Params) -> dict[str, int]:
-    """Counts one member's trainable parameters, by group and in all."""
-    one = tree.index(trainable, 0)
-    groups = {methods.GROUPS[name]: tree.num_parameters(part) for name, part in one.items() if jax.tree.leaves(part)}
-    transfer_parameters = sum(count for group, count in groups.items() if group != "head")
-    return {"transfer": transfer_parameters, "head": groups.get("head", 0), "trainable": tree.num_parameters(one)}
+    """Counts one member's trainable parameters: of the head, of all else (``transfer``), and in all.
+
+    Example:
+      >>> count_parameters({"transfer": {"omega": jnp.ones((2, 8, 1))}, "heads": {}})  # two members
+      {'transfer': 8, 'head': 0, 'trainable': 8}
+    """
+    one = jax.eval_shape(lambda members: tree.index(members, 0), trainable)
+    head, total = tree.num_parameters(one["heads"]), tree.num_parameters(one)
+    return {"transfer": total - head, "head": head, "trainable": total}

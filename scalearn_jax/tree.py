@@ -1,7 +1,8 @@
 """Parameter trees: path strings, partition and combine, counting, hashing.
 
 A path is the tuple of keys to a leaf joined by slashes, for instance ``"adapters/down/kernel"``; a slash
-inside a key (the task in ``"heads/glue:rte/out/bias"``) is written as a colon. ``None`` stands for a leaf that lives in the other half of a partition; JAX treats it as an empty subtree.
+inside a key (the task in ``"heads/glue:rte/out/bias"``) is written as a colon. ``None`` stands for a leaf that
+lives in the other half of a partition; JAX treats it as an empty subtree.
 """
 
 import hashlib

@@ -207,8 +207,10 @@ def parameter_counts(folder: Path) -> Iterator[Result]:
     for model_name, counts in json.loads((folder / "parameter_counts.json").read_text()).items():
         backbone_name, num_tasks = re.fullmatch(r"(\S+), (\d+) tasks?", model_name).groups()
         for name, expected in counts.items():
-            count = num_trained_scores() if name == "ProPETL_mask_scores" else num_parameters(
-                BACKBONE_SIZES[backbone_name], int(num_tasks), *COUNTED[name]
+            count = (
+                num_trained_scores()
+                if name == "ProPETL_mask_scores"
+                else num_parameters(BACKBONE_SIZES[backbone_name], int(num_tasks), *COUNTED[name])
             )
             yield Result(f"parameter_counts {model_name}: {name} = {count}", abs(count - expected), 0)
 

@@ -78,11 +78,16 @@ def test_seeds_together_equal_a_seed_alone(backbone, sources, transferred, tmp_p
 
 
 def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
-    folders = [transfer(backbone, sources, tmp_path / str(packed), packed=packed, backbone_dropout=False,
-                        omega_dropout=0.0) for packed in (True, False)]
+    folders = [
+        transfer(backbone, sources, tmp_path / str(packed), packed=packed, backbone_dropout=False, omega_dropout=0.0)
+        for packed in (True, False)
+    ]
     losses = [
-        [json.loads(line)["loss"] for line in (runs.Path(f) / "metrics.jsonl").read_text().splitlines()
-         if '"train"' in line]
+        [
+            json.loads(line)["loss"]
+            for line in (runs.Path(f) / "metrics.jsonl").read_text().splitlines()
+            if '"train"' in line
+        ]
         for f in folders
     ]
     # the head's dropout acts on examples, which packing leaves in place; the rest is rounding
@@ -146,7 +151,8 @@ BAD = {
     "unknown task": (lambda tmp, sources: dict(sources=sources, target="builtin/sentimen"), "builtin/sentiment"),
     "too long": (lambda tmp, sources: dict(sources=sources, max_length=500), "exceeds the backbone's 80 positions"),
     "wrong number of weights": (
-        lambda tmp, sources: dict(sources=sources, method="soup", weights=(1.0,)), "1 weights for 3 sources",
+        lambda tmp, sources: dict(sources=sources, method="soup", weights=(1.0,)),
+        "1 weights for 3 sources",
     ),
 }
 

@@ -5,7 +5,10 @@ import numpy as np
 
 from scalearn_jax import tree
 
-PARAMS = {"a": {"kernel": np.arange(6.0).reshape(2, 3), "bias": np.zeros(3)}, "heads": {"glue/rte": {"out": np.ones(2)}}}
+PARAMS = {
+    "a": {"kernel": np.arange(6.0).reshape(2, 3), "bias": np.zeros(3)},
+    "heads": {"glue/rte": {"out": np.ones(2)}},
+}
 
 
 def test_flatten_and_unflatten_undo_each_other_even_with_slashes_in_keys():

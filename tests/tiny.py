@@ -13,7 +13,11 @@ from scalearn_jax.typing import Batch
 BACKBONE = BackboneSpec("roberta", 50, 16, 2, 2, 32, 40, 1, 1, 2, 1e-5, hidden_dropout=0.0, attention_dropout=0.0)
 GENERATED = ("compacter", "ia3", "propetl")  # these make their own weights and need no bank
 NUM_SOURCES = 3
-OPTIONS = {"fixed": {"coefficients": (0.5, -1.0, 2.0)}, "average": {"weights": (0.2, 0.3, 0.5)}, "ia3": {"intermediate_size": 32}}
+OPTIONS = {
+    "fixed": {"coefficients": (0.5, -1.0, 2.0)},
+    "average": {"weights": (0.2, 0.3, 0.5)},
+    "ia3": {"intermediate_size": 32},
+}
 
 
 def spec(combiner: str = "scalearn", **changes) -> model.ModelSpec:

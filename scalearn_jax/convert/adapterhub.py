@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.files import read_json
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.files import read_json
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.models.heads import HeadSpec

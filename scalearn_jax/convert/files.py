@@ -1,13 +1,12 @@
 """Finding and reading the files of a checkpoint: local folders, the hub, sharded weights."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import read_json
 
 FILES = (
     "config.json",
@@ -76,20 +75,3 @@ def read_checkpoint(where: Path) -> dict[str, np.ndarray]:
     for file in sorted(set(files.values())):
         tensors |= load_tensors(where / file)
     return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      InputError: the file is missing or not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; expected a Hugging Face checkpoint folder.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds {type(content).__name__}, expected a JSON object.")
-    return content

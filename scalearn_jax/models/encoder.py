@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scalearn_jax import tree
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
@@ -204,6 +205,6 @@ def _loop(step, carry, inputs):
     """``jax.lax.scan`` with the loop unrolled in Python: faster code, longer compilation."""
     outputs = []
     for i in range(len(jax.tree.leaves(inputs)[0])):
-        carry, output = step(carry, jax.tree.map(lambda leaf: leaf[i], inputs))
+        carry, output = step(carry, tree.index(inputs, i))
         outputs.append(output)
     return carry, None if outputs[0] is None else jnp.stack(outputs)

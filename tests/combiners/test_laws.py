@@ -65,9 +65,7 @@ def test_fold_equals_reference_in_value_and_gradient(name, num_sources):
 def test_fold_equals_reference_under_dropout(name):
     folded, reference = both_forms(name, dropout=0.4)
     params, batch, key = tiny.params(folded), tiny.batch(), jax.random.key(7)
-    chex.assert_trees_all_close(
-        *(logits(spec, params, batch, key=key) for spec in (folded, reference)), **ROUNDING
-    )
+    chex.assert_trees_all_close(*(logits(spec, params, batch, key=key) for spec in (folded, reference)), **ROUNDING)
 
 
 @pytest.mark.parametrize("normalise", ["mean", "softmax"])

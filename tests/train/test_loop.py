@@ -64,7 +64,9 @@ def test_members_stop_on_their_own():
     for member, curve in zip(members, curves, strict=True):
         (alone,), _ = train([curve], patience=2)
         assert (member.best_step, member.metrics, member.stopped_at) == (
-            alone.best_step, alone.metrics, alone.stopped_at,
+            alone.best_step,
+            alone.metrics,
+            alone.stopped_at,
         )
 
 

@@ -63,7 +63,9 @@ def test_groups_have_their_own_rate_and_frozen_stays():
     )
     params = run(tx)
     chex.assert_trees_all_equal(params["heads"], PARAMS["heads"])
-    expected = by_hand("transfer/omega", np.asarray(PARAMS["transfer"]["omega"], float), rate=0.05, num_steps=8, decay=0)
+    expected = by_hand(
+        "transfer/omega", np.asarray(PARAMS["transfer"]["omega"], float), rate=0.05, num_steps=8, decay=0
+    )
     np.testing.assert_allclose(params["transfer"]["omega"], expected, atol=ROUNDING)
 
 
@@ -93,8 +95,13 @@ def test_unknown_optimizer_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("path", "decays"),
-    [("transfer/omega", True), ("backbone/layers/query/kernel", True), ("heads/t/out/bias", False),
-     ("backbone/layers/output_norm/scale", False), ("backbone/embeddings/norm/bias", False)],
+    [
+        ("transfer/omega", True),
+        ("backbone/layers/query/kernel", True),
+        ("heads/t/out/bias", False),
+        ("backbone/layers/output_norm/scale", False),
+        ("backbone/embeddings/norm/bias", False),
+    ],
 )
 def test_weight_decay_skips_biases_and_norms(path, decays):
     assert optim.decays(path) is decays
