@@ -165,23 +165,36 @@ def make_spec(
     )
 
 
+_SCALING = {
+    "omega_dropout": "dropout",
+    "omega_init": "init_scale",
+    "normalise": "normalise",
+    "penalty": "penalty_weight",
+    "compose": "compose",
+}
+# combiner -> {config field: its option}
+FLAGS = {
+    **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
+    "fusion": {"compose": "compose"},
+    "average": {"weights": "weights"},
+    "fixed": {"coefficients": "coefficients"},
+}
+
+
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
-    """Joins a method's options with those set in the config; the config wins."""
-    flags = {
-        "scalearn": {
-            "dropout": "omega_dropout",
-            "init_scale": "omega_init",
-            "normalise": "normalise",
-            "penalty_weight": "penalty",
-            "compose": "compose",
-        },
-        "fusion": {"compose": "compose"},
-        "average": {"weights": "weights"},
-        "fixed": {"coefficients": "coefficients"},
-    }.get(method.combiner.split("-")[0].rstrip("+"), {})
-    given = {name: getattr(config, flag, None) for name, flag in flags.items()}
+    """Joins a method's options with those set in the config; the config wins.
+
+    Raises:
+      InputError: the config sets an option that the method's combiner does not have.
+    """
+    flags = FLAGS.get(method.combiner, {})
+    given = {name: getattr(config, name, None) for table in FLAGS.values() for name in table}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in flags:
+            raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
     defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
-    return defaults | method.options | {name: value for name, value in given.items() if value is not None}
+    return defaults | method.options | {flags[name]: value for name, value in given.items()}
 
 
 @dataclasses.dataclass(frozen=True)
