@@ -1,9 +1,13 @@
 """Command-line flags of a config: YAML file first, flags win."""
 
 import ast
+import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
+import io
+import re
 import textwrap
 import types
 import typing
@@ -31,8 +35,8 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
       An instance of ``cls``.
 
     Raises:
-      InputError: a bad value, or a bad ``--config`` file.
-      SystemExit: help was asked for (0), or flags are unknown, missing or malformed (2).
+      InputError: a bad value, a bad ``--config`` file, or flags that are unknown, missing or malformed.
+      SystemExit: help was asked for.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
@@ -45,8 +49,34 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     if positional is None:
         argv, paths = _take_config(argv)
         given = _from_file(cls, paths)
-    view = tyro.cli(_view(cls, positional, given), args=argv, prog=prog, description=inspect.getdoc(cls))
+    _check_names(cls, argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            view = tyro.cli(_view(cls, positional, given), args=argv, prog=prog, description=inspect.getdoc(cls))
+    except SystemExit as stop:
+        if not stop.code:  # help was asked for
+            raise
+        raise InputError(_one_line(said.getvalue())) from stop
     return cls(**{name: getattr(view, name) for name in field_types(cls)})
+
+
+def _check_names(cls: type, argv: Sequence[str]) -> None:
+    """Fails on an unknown flag, naming the nearest."""
+    fields = [name.replace("_", "-") for name in field_types(cls)]
+    known = {"help", "config", *fields, *(f"no-{name}" for name in fields)}
+    for argument in argv:
+        name = argument.removeprefix("--").split("=")[0].replace("_", "-")
+        if argument.startswith("--") and name and name not in known:
+            nearest = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean --{nearest[0]}?" if nearest else "see --help."
+            raise InputError(f"unknown flag --{name}; {hint}")
+
+
+def _one_line(text: str) -> str:
+    """Takes the parser's box of several lines down to its words."""
+    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text)
+    return re.sub(r"\s+", " ", words).strip()
 
 
 def _take_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:

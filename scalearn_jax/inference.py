@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     settings = run.info["config"]
     tables = splits.load_splits(
         run.task,
-        data_dir=config.data_dir or settings["data_dir"],
+        data_dir=config.data_dir or run.info["data_dir"],
         max_train_samples=settings["max_train_samples"],
         max_eval_samples=settings["max_eval_samples"],
     )
@@ -108,7 +109,7 @@ def stacked(run: runs.Run) -> tuple[Params, Params]:
     """Splits a run's members into trainable trees [M ...] and one frozen tree."""
     keep = methods.is_trainable(methods.get(run.info["method"]))
     halves = [tree.partition(params, keep) for params in run.members.values()]
-    return tree.stack([trainable for trainable, _ in halves]), halves[0][1]
+    return tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
 
 
 def _tokenizer(run: runs.Run, override: str | None):

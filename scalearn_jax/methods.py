@@ -55,7 +55,7 @@ METHODS = {
     "fusion": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion (dynamic): attention over sources"),
     "fusion-static": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}),
     "soup": Method("average", ("head",), 3e-4, "AdapterSoup: weighted average of the sources' parameters"),
-    "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)"),
+    "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)", choice_head="two_layer"),
     "single": Method(
         "single",
         ("adapter", "head"),
@@ -67,6 +67,37 @@ METHODS = {
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
     "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
 }
+
+
+_SCALING = {
+    "omega_dropout": "dropout",
+    "omega_init": "init_scale",
+    "normalise": "normalise",
+    "penalty": "penalty_weight",
+    "compose": "compose",
+}
+# combiner -> {config field: its option}
+FLAGS = {
+    **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
+    "fusion": {"compose": "compose"},
+    "average": {"weights": "weights"},
+    "fixed": {"coefficients": "coefficients"},
+}
+
+
+def all_flags() -> set[str]:
+    """Names every config field that only some combiners understand."""
+    return {name for table in FLAGS.values() for name in table}
+
+
+def foreign_flags(method: Method, names) -> list[str]:
+    """Lists those of some config fields that belong to other combiners than the method's.
+
+    Example:
+      >>> foreign_flags(METHODS["fusion"], ["omega_dropout", "compose", "max_steps"])
+      ['omega_dropout']
+    """
+    return [name for name in names if name in all_flags() and name not in FLAGS.get(method.combiner, {})]
 
 
 def get(name: str) -> Method:

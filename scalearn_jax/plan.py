@@ -69,9 +69,11 @@ def _target_cell(study: StudyConfig, out: str, task: str, label: str) -> Cell:
     if not methods.get(method).uses_sources:
         values = study.stage1 | options | fixed | {"task": task}
         return Cell(name, _config(AdapterConfig, study, Path(out, name), values))
-    in_order = sorted(study.sources, key=lambda source: source == task)  # the target's own adapter comes last
-    folders = tuple(str(Path(out, ADAPTERS, source)) for source in in_order)
-    values = study.stage2 | options | fixed | {"target": task, "sources": folders}
+    folders = tuple(str(Path(out, ADAPTERS, source)) for source in study.sources)
+    common = study.stage2 | study.tasks.get(task, {})  # these speak to all methods: each takes what it understands
+    for flag in methods.foreign_flags(methods.get(method), list(common)):
+        del common[flag]
+    values = common | study.methods_options.get(label, {}) | fixed | {"target": task, "sources": folders}
     return Cell(name, _config(TransferConfig, study, Path(out, name), values))
 
 
@@ -134,6 +136,8 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
         row = methods.METHODS.get(_method(study, label))
         cls = TransferConfig if row is None or row.uses_sources else AdapterConfig
         yield from _field_problems(f"methods_options: {label}", cls, values, allowed=("method",))
+        foreign = methods.foreign_flags(row, values) if row else []
+        yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
         if label not in study.methods:
             yield f"methods_options: {label!r} is not among the study's methods"
 

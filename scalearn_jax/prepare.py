@@ -101,6 +101,11 @@ def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_h
                 f"source {source.name} ({source.path}) has {layers} layers of hidden size {hidden}, the backbone has"
                 f" {spec.num_layers} of {spec.hidden_size}; use adapters trained on this backbone."
             )
+        if source.family not in (None, spec.family):
+            raise InputError(
+                f"source {source.name} ({source.path}) is for a {source.family!r} backbone, this one is"
+                f" {spec.family!r}; use adapters trained on this backbone."
+            )
         if source.backbone_hash not in (None, backbone_hash):
             raise InputError(
                 f"source {source.name} ({source.path}) was trained on backbone {source.backbone_hash[:12]}, this one is"
@@ -153,7 +158,7 @@ def make_spec(
     return model.ModelSpec(
         backbone=backbone,
         combiner=method.combiner,
-        combiner_options=tuple(sorted(combiner_options(config, method, backbone).items())),
+        combiner_options=tuple(sorted(combiner_options(config, method, backbone, num_sources).items())),
         heads=((task.name, head),),
         num_sources=num_sources,
         bottleneck=width,
@@ -165,36 +170,37 @@ def make_spec(
     )
 
 
-_SCALING = {
-    "omega_dropout": "dropout",
-    "omega_init": "init_scale",
-    "normalise": "normalise",
-    "penalty": "penalty_weight",
-    "compose": "compose",
-}
-# combiner -> {config field: its option}
-FLAGS = {
-    **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
-    "fusion": {"compose": "compose"},
-    "average": {"weights": "weights"},
-    "fixed": {"coefficients": "coefficients"},
-}
-
-
-def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
+def combiner_options(
+    config: TrainConfig, method: methods.Method, backbone: BackboneSpec, num_sources: int
+) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins.
 
     Raises:
-      InputError: the config sets an option that the method's combiner does not have.
+      InputError: the config sets an option that the method's combiner does not have, or not one value a source.
     """
-    flags = FLAGS.get(method.combiner, {})
-    given = {name: getattr(config, name, None) for table in FLAGS.values() for name in table}
+    flags = methods.FLAGS.get(method.combiner, {})
+    given = {name: getattr(config, name, None) for name in methods.all_flags()}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if name not in flags:
-            raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
+    for name in methods.foreign_flags(method, given):
+        raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
+    for name in ("weights", "coefficients"):
+        check_length(name, given.get(name), num_sources, required=flags.get(name) == "coefficients")
     defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
     return defaults | method.options | {flags[name]: value for name, value in given.items()}
+
+
+def check_length(name: str, values: Sequence[float] | None, num_sources: int, *, required: bool = False) -> None:
+    """Checks an option that takes one value a source.
+
+    Raises:
+      InputError: it is required and missing, or has another length.
+    """
+    if values is None and not required:
+        return
+    if values is None or len(values) != num_sources:
+        raise InputError(
+            f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
 
 FORMAT = 1
+KEYS = {"method", "config", "task", "backbone", "data_dir", "spec", "sources", "seeds", "parameters"}
 
 
 @contextmanager
@@ -119,6 +120,7 @@ class Source:
       adapter: the tree, [L d r] and so on.
       non_linearity: its phi.
       backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
+      family: the backbone's model family; ``None`` where the format keeps none.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Source:
     adapter: Params
     non_linearity: str
     backbone_hash: str | None
+    family: str | None = None
 
     @property
     def hash(self) -> str:
@@ -142,7 +145,7 @@ def load_source(path: str) -> Source:
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder)
-        return Source(config["name"], path, adapter, config["non_linearity"], None)
+        return Source(config["name"], path, adapter, config["non_linearity"], None, config["model_type"])
     if not (folder / "run.json").exists():
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
@@ -165,6 +168,9 @@ def read_info(folder: Path) -> dict[str, Any]:
     info = read_json(folder / "run.json")
     if info.get("format") != FORMAT:
         raise InputError(f"{folder}/run.json has format {info.get('format')!r}, expected {FORMAT}.")
+    missing = sorted(KEYS - set(info))
+    if missing:
+        raise InputError(f"{folder}/run.json lacks {missing}; the file is damaged.")
     return info
 
 
@@ -222,6 +228,13 @@ def _checked_backbone(path: str, recorded: dict[str, Any], override: str | None)
             " pass the right one with --backbone."
         )
     return weights
+
+
+def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
+    """Pins where a backbone lies: an absolute folder, or a hub id with the commit that was read."""
+    where = hf.folder(path, revision)
+    local = Path(path).expanduser().is_dir()
+    return {"path": str(where.resolve()) if local else path, "revision": None if local else where.name}
 
 
 def load_backbone(path: str, revision: str | None = None) -> tuple[Params, BackboneSpec, str]:

@@ -150,13 +150,17 @@ BAD = {
     "unknown method": (lambda tmp, sources: dict(sources=sources, method="scalern"), "did you mean 'scalearn'"),
     "unknown task": (lambda tmp, sources: dict(sources=sources, target="builtin/sentimen"), "builtin/sentiment"),
     "too long": (lambda tmp, sources: dict(sources=sources, max_length=500), "exceeds the backbone's 80 positions"),
+    "missing coefficients": (
+        lambda tmp, sources: dict(sources=sources, method="fixed"),
+        "--coefficients has 0 values for 3 sources",
+    ),
     "an option of another method": (
         lambda tmp, sources: dict(sources=sources, method="fusion", omega_dropout=0.1),
         "--omega-dropout does not apply to method 'fusion'",
     ),
     "wrong number of weights": (
         lambda tmp, sources: dict(sources=sources, method="soup", weights=(1.0,)),
-        "1 weights for 3 sources",
+        "--weights has 1 values for 3 sources",
     ),
 }
 

@@ -1,5 +1,6 @@
 """Studies: planning, checking, running what is missing. Training itself is replaced by a fake."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -70,9 +71,20 @@ def test_cells_resolve_overrides_in_order():
     assert (gentle.max_steps, gentle.max_train_samples) == (3, 9)
 
 
-def test_the_targets_own_adapter_comes_last():
+def test_sources_keep_their_order_so_that_weights_mean_what_they_say():
     sources = {cell.name: cell.config for cell in plan.cells(STUDY, "o")}["glue/rte/scalearn"].sources
-    assert sources == ("o/adapters/glue/mrpc", "o/adapters/glue/rte")
+    assert sources == tuple(f"o/adapters/{task}" for task in STUDY.sources)
+
+
+def test_options_for_all_methods_reach_those_that_know_them():
+    study = dataclasses.replace(
+        STUDY, methods=("scalearn", "fusion"), methods_options={}, stage2={"omega_dropout": 0.1}
+    )
+    configs = {cell.name: cell.config for cell in plan.cells(study, "o")}
+    assert plan.check(study) == []
+    assert configs["glue/rte/scalearn"].omega_dropout == 0.1 and configs["glue/rte/fusion"].omega_dropout is None
+    wrong = dataclasses.replace(study, methods_options={"fusion": {"omega_dropout": 0.1}})
+    assert plan.check(wrong) == ["methods_options: fusion: 'omega_dropout' does not apply to this method"]
 
 
 def test_good_study_has_no_problems():

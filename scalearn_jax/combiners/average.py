@@ -17,7 +17,7 @@ def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> 
     """Makes the parameter average; nothing in it is learned but the target's head.
 
     Args:
-      weights: T weights in bank order, summing to 1; empty for equal weights.
+      weights: T weights in bank order, divided by their sum; empty for equal weights.
       non_linearity: of the sources.
 
     Returns:
@@ -38,6 +38,7 @@ def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> 
                 f"AdapterSoup got {len(weights)} weights for {num_sources} sources; pass one weight a source,"
                 " in bank order."
             )
-        return banks.mean(bank, jnp.asarray(weights or (1 / num_sources,) * num_sources))
+        given = weights or (1.0,) * num_sources
+        return banks.mean(bank, jnp.asarray([weight / sum(given) for weight in given]))
 
     return without_parameters(bind, non_linearity=non_linearity)

@@ -97,7 +97,7 @@ def _checked(task: Task, table: Table, where: str) -> Table:
 
 def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table, str]]:
     """Yields (split, table, where it came from)."""
-    if data_dir is None and task.name in builtin.BUILTIN:
+    if task.name in builtin.BUILTIN and not (data_dir and Path(data_dir).expanduser().joinpath(task.name).is_dir()):
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return

@@ -26,6 +26,16 @@ Metric = Literal[
 ]
 
 
+# what may score each kind of label; the first is the default
+_ONE_CLASS = ("accuracy", "f1", "macro_f1", "macro_precision", "macro_recall", "matthews")
+METRICS_OF = {
+    "classification": _ONE_CLASS,
+    "choice": _ONE_CLASS,
+    "regression": ("pearson", "spearman", "pearson_spearman"),
+    "multilabel": ("macro_f1", "macro_precision", "macro_recall", "exact_match"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class HubFiles:
     """Where a data set lies on the Hugging Face hub, as explicit files (no loading scripts).
@@ -65,7 +75,7 @@ class Task:
     kind: Kind
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    metrics: tuple[Metric, ...] = ("accuracy",)
+    metrics: tuple[Metric, ...] = ()
     choices: tuple[str, ...] = ()
     label_column: str = "label"
     max_length: int = 128
@@ -80,6 +90,8 @@ class Task:
         for metric in self.metrics:
             if metric not in get_args(Metric):
                 raise unknown("metric", metric, get_args(Metric), where=f"task {self.name}")
+        if not self.metrics:
+            object.__setattr__(self, "metrics", METRICS_OF[self.kind][:1])
         problem = _problem(self)
         if problem:
             raise InputError(f"task {self.name}: {problem}")
@@ -141,8 +153,11 @@ def _problem(task: Task) -> str:
     least = {"classification": 2, "multilabel": 1}.get(task.kind, 0)
     if len(task.labels) < least or len(set(task.labels)) < len(task.labels):
         return f"kind {task.kind!r} needs {least} or more different label names in id order, got {task.labels}."
-    if not task.metrics or task.max_length < 4:
-        return f"needs a metric and a max_length of 4 or more, got {task.metrics} and {task.max_length}."
+    unfit = [metric for metric in task.metrics if metric not in METRICS_OF[task.kind]]
+    if unfit:
+        return f"metrics {unfit} do not fit kind {task.kind!r}; choose from {', '.join(METRICS_OF[task.kind])}."
+    if task.max_length < 4:
+        return f"needs a max_length of 4 or more, got {task.max_length}."
     return ""
 
 

@@ -28,6 +28,7 @@ def create(trainable: Params, tx: optax.GradientTransformation, key: Key) -> Tra
     """Makes the state before the first step.
 
     Example:
+      >>> import jax
       >>> create({"omega": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)).step.item()
       0
     """

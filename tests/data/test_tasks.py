@@ -120,7 +120,7 @@ def test_an_unknown_task_is_refused(name, message):
         ({"labels": [False, True]}, "quote them"),
         ({"labels": [1, 2]}, "key 'labels': expected text"),
         ({"metrics": ["acuracy"]}, "did you mean 'accuracy'"),
-        ({"metrics": []}, "needs a metric"),
+        ({"metrics": ["pearson"]}, "do not fit kind"),
         ({"max_length": 2}, "max_length of 4 or more"),
         ({"max_length": "long"}, "key 'max_length': expected a whole number"),
         ({"truncate": "last"}, "one of longest_first, first"),
