@@ -141,7 +141,7 @@ def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Sche
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
     """Resolves steps, evaluations and patience: what the config leaves open is as published for the method."""
-    per_epoch = batches.num_steps(num_examples, config.batch_size)
+    per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
     return loop.Schedule(
         num_steps=config.max_steps or _default(config.epochs, method.epochs) * per_epoch,
         eval_every=config.eval_every or per_epoch,
@@ -167,15 +167,11 @@ _STEPS_WORTH_A_PROGRAM = 500  # compiling one more takes seconds, and spares a t
 
 def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
     """Yields training batches with a leading member axis; each seed has its own order."""
-    config, encoded, row_length = setup.config, setup.data.train, setup.task.max_length
-    choices = batches.row_choices(
-        encoded,
-        config.batch_size,
-        row_length,
-        num_members=len(config.seeds),
-        max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2,
-    )
-    layout = dict(batch_size=config.batch_size, row_length=row_length, row_choices=choices, packed=config.packed)
+    config, encoded = setup.config, setup.data.train
+    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
+    rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
+    choices = batches.row_choices(rows, max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2)
+    layout |= dict(row_choices=choices, packed=config.packed)
     streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]
     return map(batches.stack_members, zip(*streams, strict=True))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from scalearn_jax.data.packing import eval_rows as eval_rows
-from scalearn_jax.data.packing import in_order, pack, rounded_up
+from scalearn_jax.data.packing import epoch_rows, pack, rounded_up
 from scalearn_jax.data.packing import row_choices as row_choices
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.typing import Batch
@@ -107,14 +107,40 @@ def _fill(values: np.ndarray, size: int, filler: int) -> np.ndarray:
     return np.concatenate([values, padding])
 
 
-def num_steps(num_examples: int, batch_size: int) -> int:
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Counts the steps of an epoch, the short last one included.
 
     Example:
-      >>> num_steps(65, 32)
+      >>> steps_per_epoch(65, 32)
       3
     """
     return -(-num_examples // batch_size)
+
+
+def train_rows(
+    encoded: Encoded, *, seeds: Sequence[int], batch_size: int, row_length: int, num_steps: int
+) -> np.ndarray:
+    """Counts the rows that each step of a run needs: those of the seed that needs most.
+
+    About 2 us a step and seed, so the longest run is counted in seconds.
+
+    Args:
+      encoded: the split.
+      seeds: M orders, trained together.
+      batch_size: B.
+      row_length: S.
+      num_steps: n.
+
+    Returns:
+      Int[n], for ``row_choices``.
+    """
+    epochs = range(-(-num_steps // steps_per_epoch(len(encoded), batch_size)))
+
+    def rows(seed: int) -> np.ndarray:
+        orders = (order(seed, epoch, len(encoded)) for epoch in epochs)
+        return np.concatenate([epoch_rows(encoded, permutation, batch_size, row_length) for permutation in orders])
+
+    return np.max([rows(seed)[:num_steps] for seed in seeds], axis=0)
 
 
 def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, **layout) -> Iterator[Batch]:
@@ -130,7 +156,7 @@ def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: i
     Yields:
       One batch a step; the last of an epoch may be short.
     """
-    per_epoch, current, permutation = num_steps(len(encoded), batch_size), -1, None
+    per_epoch, current, permutation = steps_per_epoch(len(encoded), batch_size), -1, None
     for step in itertools.count(start_step):
         epoch, position = divmod(step, per_epoch)
         if epoch != current:
@@ -141,7 +167,8 @@ def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: i
 
 def eval_batches(encoded: Encoded, *, batch_size: int, **layout) -> Iterator[Batch]:
     """Yields every example once, in order; see ``train_batches``."""
-    for examples in in_order(len(encoded), batch_size):
+    for start in range(0, len(encoded), batch_size):
+        examples = np.arange(start, min(start + batch_size, len(encoded)))
         yield make_batch(encoded, examples, batch_size=batch_size, **layout)
 
 

@@ -3,18 +3,19 @@
 Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length.
 
 The number of rows is rounded up to a short list, so that a run compiles at most four programs: three for
-training, the last of them for a batch of long texts such as hardly any run meets, and one for evaluation.
+training and one for evaluation. A batch follows from (seed, step), so the rows of every step of a run are known
+before it starts, and the list is the best there is.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from scalearn_jax.data.tokens import Encoded
 
 MAX_CHOICES = 3
-_NUM_SAMPLES = 500
+_AT_ONCE = 4096
 
 
 def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,39 +51,51 @@ def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarra
     return rows, columns
 
 
-def num_rows(encoded: Encoded, examples: np.ndarray, row_length: int) -> int:
-    """Counts the rows that some examples pack into."""
-    return int(pack(encoded.lengths[encoded.sequences(examples)], row_length)[0].max()) + 1
-
-
-def row_choices(
-    encoded: Encoded, batch_size: int, row_length: int, *, num_members: int = 1, max_choices: int = MAX_CHOICES
-) -> tuple[int, ...]:
-    """Picks the row counts that training batches are rounded up to.
-
-    Rows are counted on sampled batches (fixed seed); the choices minimise the expected number of rows. The
-    last one always fits: one sequence a row. The one before leaves a row to spare over the sample, so that
-    the last is next to never compiled.
+def count_rows(lengths: np.ndarray, row_length: int) -> np.ndarray:
+    """Counts the rows that ``pack`` takes, for many batches at once.
 
     Args:
-      encoded: the split.
-      batch_size: B.
+      lengths: Int[n N], the sequences of n batches; 0 where there is none.
       row_length: S.
-      num_members: batches stacked by ``batches.stack_members``, where all have the rows of the longest.
-      max_choices: length of the list, at least 2; a short run does not repay many programs.
 
     Returns:
-      At most ``max_choices`` ascending counts.
+      Int[n].
+
+    Example:
+      >>> count_rows(np.array([[3, 5, 4], [8, 8, 0]]), 8).tolist()
+      [2, 2]
     """
-    generator = np.random.default_rng(0)
-    size, worst = min(batch_size, len(encoded)), batch_size * encoded.num_choices
-    samples = (generator.choice(len(encoded), size, replace=False) for _ in range(_NUM_SAMPLES))
-    counts = [num_rows(encoded, sample, row_length) for sample in samples]
-    spare = min(max(counts) + 1, worst)
-    seen, weights = np.unique(generator.choice(counts, (_NUM_SAMPLES, num_members)).max(1), return_counts=True)
-    inner = (picks for k in range(max_choices - 1) for picks in itertools.combinations(seen.tolist(), k))
-    best = min(inner, key=lambda picks: (int(_rounded_up(seen, (*picks, spare)) @ weights), len(picks)))
-    return tuple(sorted({*best, spare, worst}))
+    parts = (lengths[start : start + _AT_ONCE] for start in range(0, len(lengths), _AT_ONCE))
+    return np.concatenate([_count_rows(-np.sort(-part, axis=1), row_length) for part in parts])
+
+
+def _count_rows(decreasing: np.ndarray, row_length: int) -> np.ndarray:
+    batch = np.arange(len(decreasing))
+    used = np.zeros(decreasing.shape, np.int32)
+    for i, length in enumerate(decreasing.T):
+        row = (used[:, : i + 1] + length[:, None] <= row_length).argmax(1)
+        used[batch, row] += length
+    return (used > 0).sum(1)
+
+
+def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES) -> tuple[int, ...]:
+    """Picks the row counts that a run's batches are rounded up to, so that the rows in all are fewest.
+
+    Args:
+      counts: Int[n], the rows that each step needs.
+      max_choices: length of the list; a short run does not repay many programs.
+
+    Returns:
+      At most ``max_choices`` ascending counts, the last of which is the largest needed.
+
+    Example:
+      >>> row_choices([3, 3, 3, 4, 7, 7], max_choices=2)
+      (4, 7)
+    """
+    seen, weights = np.unique(counts, return_counts=True)
+    inner = (picks for k in range(max_choices) for picks in itertools.combinations(seen[:-1].tolist(), k))
+    best = min(inner, key=lambda picks: (int(_rounded_up(seen, (*picks, seen[-1])) @ weights), len(picks)))
+    return (*best, int(seen[-1]))
 
 
 def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tuple[int]:
@@ -96,16 +109,25 @@ def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tu
     Returns:
       The one row count, as ``row_choices`` would give it.
     """
-    counts = (
-        num_rows(encoded, examples, row_length) for encoded in splits for examples in in_order(len(encoded), batch_size)
-    )
-    return (max(counts),)
+    orders = ((encoded, np.arange(len(encoded))) for encoded in splits)
+    return (max(int(epoch_rows(*order, batch_size, row_length).max()) for order in orders),)
 
 
-def in_order(num_examples: int, batch_size: int) -> Iterable[np.ndarray]:
-    """Yields the examples of each batch of a split in its own order; the last may be short."""
-    for start in range(0, num_examples, batch_size):
-        yield np.arange(start, min(start + batch_size, num_examples))
+def epoch_rows(encoded: Encoded, order: np.ndarray, batch_size: int, row_length: int) -> np.ndarray:
+    """Counts the rows of every batch of an epoch.
+
+    Args:
+      encoded: the split.
+      order: of its examples.
+      batch_size: B.
+      row_length: S.
+
+    Returns:
+      Int[number of batches].
+    """
+    lengths = encoded.lengths[encoded.sequences(order)]
+    sequences = batch_size * encoded.num_choices
+    return count_rows(np.pad(lengths, (0, -len(lengths) % sequences)).reshape(-1, sequences), row_length)
 
 
 def rounded_up(count: int, choices: Sequence[int]) -> int:
@@ -119,7 +141,7 @@ def rounded_up(count: int, choices: Sequence[int]) -> int:
       6
     """
     if count > choices[-1]:
-        raise ValueError(f"{count} rows needed, the largest choice is {choices[-1]}; count the choices on this split.")
+        raise ValueError(f"{count} rows needed, the largest choice is {choices[-1]}; count the rows of these steps.")
     return int(_rounded_up(count, choices))
 
 
