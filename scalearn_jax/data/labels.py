@@ -4,6 +4,7 @@ Letters: n examples, C outputs.
 """
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,18 @@ def label_id(task: Task, label: Any) -> int:
         number = float(label)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
-    named_by_number = any(name.lstrip("+-").isdecimal() for name in task.labels)
+    named_by_number = any(_is_number(name) for name in task.labels)
     if not named_by_number and number.is_integer() and 0 <= number < size:
         return int(number)
     allowed = ", ".join(name if named_by_number else f"{i} {name}" for i, name in enumerate(task.labels))
     raise InputError(f"label {label!r} is outside the list of task {task.name}: {allowed or f'0 to {size - 1}'}.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def labels_of(task: Task, values: list, where: str = "label column") -> np.ndarray:

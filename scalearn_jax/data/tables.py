@@ -10,6 +10,7 @@ from typing import Any
 
 from scalearn_jax.errors import InputError, unknown
 
+_MAX_FIELD = 2**31 - 1  # characters; csv's own limit, 131,072, is less than a long document
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 
 Table = dict[str, list]
@@ -132,6 +133,7 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _read_csv(path: Path) -> Table:
+    csv.field_size_limit(_MAX_FIELD)
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
         rows = []

@@ -118,14 +118,22 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
 def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
     """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
     has_types = "token_type_ids" in tokenizer.model_input_names
-    encoded = tokenizer(
-        *([_clean(text) for text in column] for column in zip(*texts, strict=True)),
-        truncation=_TRUNCATION[task.truncate] if len(texts[0]) == 2 else True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=has_types,
-    )
+    try:
+        encoded = tokenizer(
+            *([_clean(text) for text in column] for column in zip(*texts, strict=True)),
+            truncation=_TRUNCATION[task.truncate] if len(texts[0]) == 2 else True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=has_types,
+        )
+    except Exception as error:  # the tokenizer has no type of its own for a text that cannot be cut
+        if "runcation error" not in str(error):
+            raise
+        raise InputError(
+            f"task {task.name}: truncate {task.truncate!r} cuts the first text only, and some second text alone fills"
+            f" {max_length} tokens; pass a larger --max-length, or set truncate to 'longest_first' in the task's row."
+        ) from error
     lengths = [len(ids) for ids in encoded["input_ids"]]
     ids = np.fromiter((i for sequence in encoded["input_ids"] for i in sequence), np.int32, sum(lengths))
     if not has_types:

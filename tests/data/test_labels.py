@@ -25,6 +25,13 @@ def test_names_that_are_numbers_are_no_ids():
         label_id(STARS, 0)
 
 
+def test_names_that_are_decimal_numbers_are_no_ids():
+    halves = Task("halves", "classification", ("text",), ("0.5", "1.0", "1.5"))
+    assert labels_of(halves, [0.5, "1.0", 1.5]).tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="label 2 is outside the list of task halves: 0.5, 1.0, 1.5"):
+        label_id(halves, 2)
+
+
 def test_labels_have_the_shape_and_type_of_their_kind():
     assert labels_of(TASK, ["fine", 0]).dtype == np.int32
     assert labels_of(CHOICE, [1, 0]).tolist() == [1, 0]

@@ -39,6 +39,11 @@ def test_every_format_gives_the_same_table(tmp_path, suffix):
     assert [int(label) for label in table["label"]] == TABLE["label"]
 
 
+def test_a_field_may_be_as_long_as_a_book(tmp_path):
+    table = {"text": ["word " * 200_000], "label": [1]}
+    assert tables.read_table(write(tmp_path, ".csv", table))["text"] == table["text"]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, suffix):
     path = write(tmp_path, suffix)

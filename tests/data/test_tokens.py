@@ -77,6 +77,13 @@ def test_long_pairs_are_cut_as_the_task_says(truncate, expected):
     assert spelled(tokens.encode(tokenizer(), task, table, max_length=9)) == [expected]
 
 
+def test_a_second_text_too_long_for_cutting_the_first_is_refused():
+    task = dataclasses.replace(PAIR, truncate="first")
+    table = {"a": ["one two"], "b": ["six seven eight nine ten"], "label": [0]}
+    with pytest.raises(InputError, match="task pair: truncate 'first' cuts the first text only.*--max-length"):
+        tokens.encode(tokenizer(), task, table, max_length=7)
+
+
 @pytest.mark.parametrize("truncate", ["longest_first", "first"])
 def test_a_long_single_text_is_cut_at_its_end(truncate):
     task = Task("one", "classification", ("a",), ("no", "yes"), truncate=truncate)
