@@ -89,7 +89,7 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES) -> tuple[int
       At most ``max_choices`` ascending counts, the last of which is the largest needed.
 
     Example:
-      >>> row_choices([3, 3, 3, 4, 7, 7], max_choices=2)
+      >>> row_choices([3, 4, 4, 7], max_choices=2)
       (4, 7)
     """
     seen, weights = np.unique(counts, return_counts=True)
