@@ -18,7 +18,7 @@ import numpy as np
 
 from scalearn_jax import methods, runs, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import save_tree
+from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -30,7 +30,7 @@ from scalearn_jax.train import loop, parallel
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step
-from scalearn_jax.typing import Batch
+from scalearn_jax.typing import Batch, Params
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -82,11 +82,18 @@ def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.
         test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
         for seed, member in zip(config.seeds, members, strict=True):
             save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
-        if sources:
-            save_tree(folder / "frozen.safetensors", {"adapters": setup.frozen["adapters"]})
+        if kept := tree.flatten(_kept(setup)):
+            save_tensors(folder / "frozen.safetensors", kept)
         write_json(folder / "results.json", summarise(setup.task, config.seeds, members, test, schedule))
         write_json(folder / "run.json", describe(kind, setup))
     return Path(config.out)
+
+
+def _kept(setup: Setup) -> Params:
+    """The frozen parameters that a run keeps: its bank, and a pooler its head uses, which other copies may lack."""
+    pooled = any(head.kind == "pooled" for _, head in setup.spec.heads)
+    backbone = {"pooler": setup.frozen["backbone"]["pooler"]} if pooled else {}
+    return {"adapters": setup.frozen["adapters"], "backbone": backbone}
 
 
 def describe(kind: str, setup: Setup) -> dict[str, Any]:

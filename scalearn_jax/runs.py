@@ -4,7 +4,7 @@
     results.json       metrics of every seed, mean and sd
     metrics.jsonl      one line an event, appended during training
     seed-S.safetensors the trainable parameters of seed S, by path name
-    frozen.safetensors the source bank, where a run used one
+    frozen.safetensors what is frozen but not the backbone's: the source bank, and the pooler of a pooled head
 
 With the backbone (kept by reference and hash) a folder is enough to evaluate, predict or reuse the adapter.
 """
@@ -19,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import tree
+import jax
+
+from scalearn_jax import model, tree
 from scalearn_jax.convert import adapterhub, hf
-from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
@@ -154,9 +156,11 @@ def load_source(path: str) -> Source:
     info = read_info(folder)
     if info["method"] != "single":
         raise InputError(f"--sources {path}: holds a {info['method']!r} run, expected a single adapter.")
-    weights = load_tree(folder / f"seed-{info['seeds'][0]}.safetensors")
-    adapter = banks.select(weights["adapters"], 0)
-    return Source(info["task"]["name"], path, adapter, info["spec"]["non_linearity"], info["backbone"]["hash"])
+    spec, task = read_spec(folder, info)
+    weights = load_tensors(folder / f"seed-{info['seeds'][0]}.safetensors")
+    check_leaves(folder, {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}, spec, "adapters")
+    adapter = banks.select(tree.unflatten(weights)["adapters"], 0)
+    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"])
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -172,6 +176,38 @@ def read_info(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{folder}/run.json lacks {missing}; the file is damaged.")
     return info
+
+
+def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
+    """Builds the model and task that ``run.json`` describes.
+
+    Raises:
+      InputError: they do not describe any.
+    """
+    try:
+        spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
+        _expected(spec)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{folder}/run.json describes no model ({type(error).__name__}: {error}); restore it.") from error
+    return spec, task
+
+
+def _expected(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    return tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))
+
+
+def check_leaves(folder: Path, leaves: dict[str, Any], spec: ModelSpec, *groups: str) -> None:
+    """Checks that parameters read from a folder have the names and shapes that its spec asks for.
+
+    Raises:
+      InputError: names the first that are missing, unknown or of another shape.
+    """
+    expected = {name: leaf.shape for name, leaf in _expected(spec).items() if name.split("/")[0] in groups}
+    found = {name: leaf.shape for name, leaf in leaves.items()}
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        listed = ", ".join(f"{name}: {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3])
+        raise InputError(f"{folder}: the weights do not fit run.json ({len(wrong)} differ: {listed}); restore the folder.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,15 +244,18 @@ def load_run(path: str, *, backbone: str | None = None) -> Run:
     """
     folder = Path(path)
     info = read_info(folder)
-    trained = {seed: tree.flatten(load_tree(folder / f"seed-{seed}.safetensors")) for seed in info["seeds"]}
-    shared = {}
-    if (folder / "frozen.safetensors").exists():
-        shared |= tree.flatten(load_tree(folder / "frozen.safetensors"))
-    if not any(name.startswith("backbone/") for name in next(iter(trained.values()))):
-        shared |= tree.flatten({"backbone": _checked_backbone(path, info["backbone"], backbone)})
-    empty = {"adapters": {}, "transfer": {}, "heads": {}}
-    members = {seed: empty | tree.unflatten(shared | leaves) for seed, leaves in trained.items()}
-    return Run(folder, info, spec_from_dict(info["spec"]), Task.from_dict(info["task"]), members)
+    spec, task = read_spec(folder, info)
+    trained = {seed: load_tensors(folder / f"seed-{seed}.safetensors") for seed in info["seeds"]}
+    kept = load_tensors(folder / "frozen.safetensors") if (folder / "frozen.safetensors").exists() else {}
+    own = [name for name in next(iter(trained.values())) if name.startswith("backbone/")]
+    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info["backbone"], backbone)})
+    groups = ("adapters", "transfer", "heads")
+    for leaves in trained.values():
+        beside = {name: leaf for name, leaf in (kept | leaves).items() if name.split("/")[0] in groups}
+        check_leaves(folder, beside, spec, *groups)
+    empty: Params = {group: {} for group in groups}
+    members = {seed: empty | tree.unflatten(shared | kept | leaves) for seed, leaves in trained.items()}
+    return Run(folder, info, spec, task, members)
 
 
 def _checked_backbone(path: str, recorded: dict[str, Any], override: str | None) -> Params:
