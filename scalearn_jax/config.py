@@ -78,6 +78,10 @@ class TrainConfig:
     """Unroll the layers, or scan over them (compiles faster on deep backbones)."""
     remat: bool = False
     """Recompute activations in the backward pass to save memory."""
+    reduction_factor: float | None = None
+    """single: hidden size divided by the adapter's bottleneck (published: 16)."""
+    non_linearity: str | None = None
+    """single: between the adapter's down- and up-projection (published: relu)."""
     eval_batch_size: int = 128
     """Examples a step in evaluation."""
     log_every: int = 50
@@ -86,8 +90,10 @@ class TrainConfig:
     def __post_init__(self):
         _at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
         _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples")
-        _at_least(self, 3, "max_length")  # start token, one word piece, end token
-        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate")
+        _at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
+        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
+        if self.reduction_factor == 0:
+            raise InputError("reduction_factor must be larger than 0.")
         _seeds(self.seeds)
 
 
@@ -99,16 +105,6 @@ class AdapterConfig(TrainConfig):
     """Name of the task, for instance glue/rte; see `scalearn list tasks`."""
     method: str = "single"
     """single: one adapter; full: fine-tune everything; head: only the head."""
-    reduction_factor: float = 16
-    """Hidden size divided by the adapter's bottleneck."""
-    non_linearity: str = "relu"
-    """Non-linearity between the adapter's down- and up-projection."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        _at_least(self, 0, "reduction_factor")
-        if self.reduction_factor == 0:
-            raise InputError("reduction_factor must be larger than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +114,9 @@ class TransferConfig(TrainConfig):
     target: str
     """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
     sources: tuple[str, ...] = ()
-    """Folders of the source adapters: stage-1 runs or AdapterHub adapters."""
+    """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub adapters; method single needs none."""
     method: str = "scalearn"
     """How sources are combined; see `scalearn list methods`."""
-    reduction_factor: float = 16
-    """Bottleneck of a fresh adapter (method single)."""
-    non_linearity: str = "relu"
-    """Non-linearity of a fresh adapter (method single)."""
     omega_dropout: float | None = None
     """ScaLearn: dropout on the scaling factors (published: 0.3)."""
     omega_init: float | None = None
@@ -142,7 +134,7 @@ class TransferConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _at_least(self, 0, "reduction_factor", "omega_dropout", "penalty")
+        _at_least(self, 0, "omega_dropout", "penalty")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
 
@@ -206,13 +198,13 @@ class StudyConfig:
     targets: tuple[str, ...]
     """Tasks to solve."""
     methods: tuple[str, ...]
-    """Methods to solve them with; methods without sources train on the target itself."""
+    """Methods to solve them with; one without sources learns from the target alone."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every target cell, trained together."""
     stage1: dict[str, Any] = field(default_factory=dict)
     """Fields of AdapterConfig, for the source adapters."""
     stage2: dict[str, Any] = field(default_factory=dict)
-    """Fields of TransferConfig, for the target cells."""
+    """Fields of TransferConfig, for every method on a target."""
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides for one task, in both stages."""
     methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)

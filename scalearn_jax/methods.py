@@ -76,8 +76,9 @@ _SCALING = {
     "penalty": "penalty_weight",
     "compose": "compose",
 }
-# combiner -> {config field: its option}
+# combiner -> {config field: its option; None where the field shapes the bank, not the combiner}
 FLAGS = {
+    "single": {"reduction_factor": None, "non_linearity": None},
     **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
     "fusion": {"compose": "compose"},
     "average": {"weights": "weights"},

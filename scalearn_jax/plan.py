@@ -29,6 +29,11 @@ class Cell:
     config: AdapterConfig | TransferConfig
 
     @property
+    def task(self) -> str:
+        """The task it trains on."""
+        return self.config.task if isinstance(self.config, AdapterConfig) else self.config.target
+
+    @property
     def done(self) -> bool:
         """Whether its folder is there; run folders appear only when they are complete."""
         return (Path(self.config.out) / "run.json").exists()
@@ -37,8 +42,8 @@ class Cell:
 def cells(study: StudyConfig, out: str) -> list[Cell]:
     """Resolves a study to its cells, the source adapters first.
 
-    Values come, the last winning, from ``stage1`` or ``stage2``, ``tasks`` and ``methods_options``. A method without
-    sources trains on the target itself, with the values of stage 1.
+    Values come, the last winning, from ``stage1`` (source adapters) or ``stage2`` (every method on a target, also one
+    without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
 
     Args:
       study: a study without problems.
@@ -64,16 +69,14 @@ def _source_cell(study: StudyConfig, out: str, task: str) -> Cell:
 
 def _target_cell(study: StudyConfig, out: str, task: str, label: str) -> Cell:
     name = f"{task}/{label}"
-    method, options = _method(study, label), study.tasks.get(task, {}) | study.methods_options.get(label, {})
-    fixed = {"seeds": study.seeds, "method": method}
-    if not methods.get(method).uses_sources:
-        values = study.stage1 | options | fixed | {"task": task}
-        return Cell(name, _config(AdapterConfig, study, Path(out, name), values))
-    folders = tuple(str(Path(out, ADAPTERS, source)) for source in study.sources)
-    common = study.stage2 | study.tasks.get(task, {})  # these speak to all methods: each takes what it understands
-    for flag in methods.foreign_flags(methods.get(method), list(common)):
+    method = _method(study, label)
+    row = methods.get(method)
+    common = study.stage2 | study.tasks.get(task, {})
+    for flag in methods.foreign_flags(row, list(common)):  # these speak to all methods: each takes what it understands
         del common[flag]
-    values = common | study.methods_options.get(label, {}) | fixed | {"target": task, "sources": folders}
+    values = common | study.methods_options.get(label, {}) | {"seeds": study.seeds, "method": method, "target": task}
+    if row.uses_sources:
+        values["sources"] = tuple(str(Path(out, ADAPTERS, source)) for source in study.sources)
     return Cell(name, _config(TransferConfig, study, Path(out, name), values))
 
 
@@ -113,6 +116,9 @@ def check(study: StudyConfig) -> list[str]:
 
 def _name_problems(study: StudyConfig) -> Iterator[str]:
     for name in (*study.sources, *study.targets):
+        if name.endswith((".yaml", ".yml", ".json")):
+            yield f"task {name!r}: a study names tasks, not files; lay the file at DATA_DIR/NAME/task.yaml"
+            continue
         yield from _attempt(lambda name=name: tasks.get(name, data_dir=study.data_dir))
     for label in study.methods:
         yield from _attempt(lambda label=label: methods.get(_method(study, label)))
@@ -134,8 +140,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
             yield f"tasks: {task!r} is neither a source nor a target of the study"
     for label, values in study.methods_options.items():
         row = methods.METHODS.get(_method(study, label))
-        cls = TransferConfig if row is None or row.uses_sources else AdapterConfig
-        yield from _field_problems(f"methods_options: {label}", cls, values, allowed=("method",))
+        yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method",))
         foreign = methods.foreign_flags(row, values) if row else []
         yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
         if label not in study.methods:

@@ -118,8 +118,11 @@ def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_h
 
 
 def in_published_order(sources: Sequence[runs.Source], target: str) -> list[runs.Source]:
-    """Moves the target's own adapter to the end of the bank; the order of the others stays."""
-    return sorted(sources, key=lambda source: source.name == target)
+    """Moves the target's own adapter to the end of the bank; the order of the others stays.
+
+    AdapterHub names adapters without a slash, so ``"rte"`` is the own adapter of ``"glue/rte"``.
+    """
+    return sorted(sources, key=lambda source: source.name in (target, target.rsplit("/", 1)[-1]))
 
 
 def make_spec(
@@ -143,13 +146,14 @@ def make_spec(
             " pass a smaller one."
         )
     if method.combiner == "single":
-        width = int(backbone.hidden_size // config.reduction_factor)
+        reduction_factor = config.reduction_factor or 16
+        width = int(backbone.hidden_size // reduction_factor)
         if width < 1:
             raise InputError(
-                f"--reduction-factor {config.reduction_factor} leaves no bottleneck at hidden size"
+                f"--reduction-factor {reduction_factor} leaves no bottleneck at hidden size"
                 f" {backbone.hidden_size}; pass a smaller one."
             )
-        num_sources, non_linearity = 1, config.non_linearity
+        num_sources, non_linearity = 1, config.non_linearity or "relu"
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, non_linearity = len(sources), sources[0].non_linearity if sources else "relu"
@@ -186,7 +190,7 @@ def combiner_options(
     for name in ("weights", "coefficients"):
         check_length(name, given.get(name), num_sources, required=flags.get(name) == "coefficients")
     defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
-    return defaults | method.options | {flags[name]: value for name, value in given.items()}
+    return defaults | method.options | {flags[name]: value for name, value in given.items() if flags[name]}
 
 
 def check_length(name: str, values: Sequence[float] | None, num_sources: int, *, required: bool = False) -> None:

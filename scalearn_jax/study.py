@@ -10,7 +10,7 @@ A cell's folder appears only when it is complete, so a rerun does exactly what i
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -71,6 +71,7 @@ def run_study(
     if dry_run:
         print("\n".join(f"{'done ' if cell.done else 'to do'}  {cell.name}" for cell in chosen))
         return 0
+    _check_data(cell for cell in chosen if not cell.done)
     _claim(study, Path(out))
     num_failed = len(chosen) - _run_cells(chosen)
     if any(cell.done for cell in cells(study, out) if not cell.name.startswith(f"{results.ADAPTERS}/")):
@@ -102,6 +103,14 @@ def _claim(study: StudyConfig, out: Path) -> None:
     path = out / results.STUDY
     if not path.exists():
         write_json(path, {"format": FORMAT, "study": to_dict(study)})
+
+
+def _check_data(chosen: Iterable[Cell]) -> None:
+    """Reads every data set once before anything trains, so that a mistake in the last one is told at once."""
+    from scalearn_jax.data import splits, tasks
+
+    for name, data_dir in {(cell.task, cell.config.data_dir) for cell in chosen}:
+        splits.load_splits(tasks.get(name, data_dir=data_dir), data_dir=data_dir)
 
 
 def _run_cells(chosen: Sequence[Cell]) -> int:

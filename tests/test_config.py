@@ -43,6 +43,7 @@ def test_dict_round_trip_through_json(cls, content):
         ({"select": "los"}, "expected one of loss, metric (did you mean 'loss'?)"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"reduction_factor": 0}, "reduction_factor must be larger than 0"),
+        ({"max_length": 3}, "max_length must be at least 4, got 3"),
         ({1: 2}, "unknown key 1"),
     ],
 )

@@ -1,13 +1,14 @@
 """Both stages end to end, on a tiny random backbone and the built-in suite."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, pipeline, runs, tree
+from scalearn_jax import inference, pipeline, prepare, runs, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
@@ -102,12 +103,71 @@ def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path
 
 
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
-    folder = train_source(TARGET, backbone, tmp_path / "full", method="full")
+    folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
     trained = runs.load_run(folder).members[0]["backbone"]
     pretrained, *_ = runs.load_backbone(backbone)
     assert tiny_backbone.weights_differ(trained, pretrained)
     with pytest.raises(InputError, match="expected a single adapter"):
         runs.load_source(folder)
+
+
+def test_a_fresh_adapter_is_a_method_of_stage_two_as_well(backbone, tmp_path):
+    folder = transfer(backbone, [], tmp_path / "run", method="single", reduction_factor=8, non_linearity="gelu")
+    source = runs.load_source(folder)
+    assert source.adapter["down"]["kernel"].shape == (2, 16, 2) and source.non_linearity == "gelu"
+
+
+def test_a_pooled_head_keeps_its_pooler(backbone, sources, tmp_path):
+    """A copy of the backbone without pooler has the same content hash, but the head needs it."""
+    folder = transfer(backbone, sources, tmp_path / "run", target="builtin/cause")
+    copy = shutil.copytree(backbone, tmp_path / "copy")
+    tensors = load_tensors(copy / "model.safetensors")
+    save_tensors(copy / "model.safetensors", {name: t for name, t in tensors.items() if "pooler" not in name})
+    results = json.loads((runs.Path(folder) / "results.json").read_text())
+    found = inference.evaluate(EvaluateConfig(run=folder, backbone=str(copy)))
+    assert found["seeds"]["0"] == pytest.approx(results["seeds"]["0"]["test"], rel=1e-5)
+
+
+def test_an_adapterhub_adapter_of_the_target_comes_last():
+    source = lambda name: runs.Source(name, "", {}, "relu", None)  # noqa: E731
+    ordered = prepare.in_published_order([source("rte"), source("glue/mnli"), source("qqp")], "glue/rte")
+    assert [source.name for source in ordered] == ["glue/mnli", "qqp", "rte"]
+
+
+def _lose_a_leaf(folder):
+    tensors = load_tensors(folder / "seed-0.safetensors")
+    del tensors["transfer/omega"]
+    save_tensors(folder / "seed-0.safetensors", tensors)
+
+
+def _cut_a_leaf(folder):
+    tensors = load_tensors(folder / "seed-0.safetensors")
+    save_tensors(folder / "seed-0.safetensors", tensors | {"transfer/omega": tensors["transfer/omega"][:, :2]})
+
+
+def _rewrite(folder, **changes):
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | changes))
+
+
+DAMAGED = {
+    "a leaf is missing": (_lose_a_leaf, r"do not fit run.json \(1 differ: transfer/omega: missing, not \(2, 3, 16\)"),
+    "a leaf is cut": (_cut_a_leaf, r"transfer/omega: \(2, 2, 16\), not \(2, 3, 16\)"),
+    "no frozen part": (lambda folder: (folder / "frozen.safetensors").unlink(), "adapters/down/bias: missing"),
+    "another spec": (lambda folder: _rewrite(folder, spec={"backbone": {}}), "run.json describes no model"),
+    "another task": (lambda folder: _rewrite(folder, task={"name": "x"}), "missing key 'kind'"),
+    "another format": (lambda folder: _rewrite(folder, format=9), "has format 9, expected 1"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_run_is_named(case, transferred, tmp_path):
+    damage, message = DAMAGED[case]
+    folder = shutil.copytree(transferred, tmp_path / "run")
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        inference.evaluate(EvaluateConfig(run=str(folder)))
+    assert "\n" not in str(caught.value)
 
 
 def test_predictions_follow_the_input(transferred, tmp_path):
@@ -132,8 +192,6 @@ def _other_size(tmp_path, sources):
 
 
 def _truncated(tmp_path, sources):
-    import shutil
-
     broken = shutil.copytree(sources[0], tmp_path / "broken")
     weights = broken / "seed-0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -10,6 +10,7 @@ import pytest
 import scalearn_jax
 from scalearn_jax import plan, study
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.data import splits
 from scalearn_jax.errors import InputError
 from tests.fake_runs import write_run
 
@@ -21,7 +22,7 @@ STUDY = StudyConfig(
     methods=("single", "scalearn", "gentle"),
     seeds=(0, 1),
     stage1={"max_steps": 7, "reduction_factor": 8},
-    stage2={"max_steps": 3},
+    stage2={"max_steps": 3, "reduction_factor": 4},
     tasks={"glue/cola": {"max_train_samples": 9}},
     methods_options={"gentle": {"method": "scalearn", "omega_dropout": 0.0}, "single": {"epochs": 2}},
 )
@@ -29,8 +30,8 @@ STUDY = StudyConfig(
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    """Replaces training; ``failing`` names cells that break."""
-    calls, failing = [], set()
+    """Replaces training and reading of data; ``failing`` names cells that break."""
+    calls, failing, read = [], set(), []
 
     def train(config):
         task = getattr(config, "task", None) or config.target
@@ -49,7 +50,8 @@ def pipeline(monkeypatch):
     def failing_error(out):
         return InputError("bad data") if "cola" in out else RuntimeError("broken")
 
-    fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing)
+    monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
+    fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
     monkeypatch.setitem(sys.modules, "scalearn_jax.pipeline", fake)
     monkeypatch.setattr(scalearn_jax, "pipeline", fake, raising=False)
     return fake
@@ -63,12 +65,14 @@ def test_cells_resolve_overrides_in_order():
     cells = {cell.name: cell.config for cell in plan.cells(STUDY, "out")}
     assert list(cells)[:2] == ["adapters/glue/rte", "adapters/glue/mrpc"] and len(cells) == 8
     source, single = cells["adapters/glue/rte"], cells["glue/cola/single"]
-    assert isinstance(source, AdapterConfig) and source.seeds == (0,) and source.max_steps == 7
-    assert isinstance(single, AdapterConfig) and single.seeds == (0, 1)
-    assert (single.max_steps, single.epochs, single.max_train_samples, single.reduction_factor) == (7, 2, 9, 8)
+    assert isinstance(source, AdapterConfig) and source.seeds == (0,)
+    assert (source.max_steps, source.reduction_factor) == (7, 8)
+    assert isinstance(single, TransferConfig) and single.seeds == (0, 1) and single.sources == ()
+    assert (single.max_steps, single.epochs, single.max_train_samples, single.reduction_factor) == (3, 2, 9, 4)
     gentle = cells["glue/cola/gentle"]
     assert isinstance(gentle, TransferConfig) and gentle.method == "scalearn" and gentle.omega_dropout == 0.0
-    assert (gentle.max_steps, gentle.max_train_samples) == (3, 9)
+    assert (gentle.max_steps, gentle.max_train_samples, gentle.reduction_factor) == (3, 9, None)
+    assert len(gentle.sources) == 2
 
 
 def test_sources_keep_their_order_so_that_weights_mean_what_they_say():
@@ -106,7 +110,8 @@ def test_good_study_has_no_problems():
         ({"stage2": {"max_steps": 0}}, "max_steps must be at least 1"),
         ({"tasks": {"glue/sst2": {}}}, "'glue/sst2' is neither a source nor a target"),
         ({"methods_options": {"soup": {}}, "methods": ("single",)}, "'soup' is not among"),
-        ({"methods_options": {"single": {"omega_init": 2.0}}, "methods": ("single",)}, "unknown key 'omega_init'"),
+        ({"methods_options": {"single": {"omega_init": 2.0}}, "methods": ("single",)}, "'omega_init' does not apply"),
+        ({"targets": ("my/task.yaml",)}, "a study names tasks, not files"),
         ({"sources": (), "tasks": {}}, "needs source adapters"),
     ],
 )
@@ -145,9 +150,21 @@ def test_rerun_does_only_what_is_missing(tmp_path, pipeline, capsys):
     assert tables[0] == tables[1]
 
 
+def test_all_data_are_read_before_anything_trains(tmp_path, pipeline, monkeypatch):
+    def read(task, **where):
+        if task.name == "glue/cola":  # the last of the targets
+            raise InputError("train.jsonl is empty")
+
+    monkeypatch.setattr(splits, "load_splits", read)
+    with pytest.raises(InputError, match="train.jsonl is empty"):
+        study.run_study(STUDY, str(tmp_path / "o"))
+    assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
 def test_only_runs_what_it_names(tmp_path, pipeline):
     study.run_study(STUDY, str(tmp_path / "o"), only="adapters/")
     assert [config.task for config in pipeline.calls] == ["glue/rte", "glue/mrpc"]
+    assert set(pipeline.read) == {"glue/rte", "glue/mrpc"}  # of no other cell
     with pytest.raises(InputError, match="no cell of the study"):
         study.run_study(STUDY, str(tmp_path / "o"), only="nothing")
 
