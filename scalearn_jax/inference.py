@@ -109,7 +109,8 @@ def stacked(run: runs.Run) -> tuple[Params, Params]:
     """Splits a run's members into trainable trees [M ...] and one frozen tree."""
     keep = methods.is_trainable(methods.get(run.info["method"]))
     halves = [tree.partition(params, keep) for params in run.members.values()]
-    return tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+    members, frozen = tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+    return parallel.replicate((members, frozen), parallel.make_mesh())
 
 
 def _tokenizer(run: runs.Run, override: str | None):
@@ -149,13 +150,19 @@ def member_logits(
         encoded,
         batch_size=batch_size,
         row_length=task.max_length,
-        row_choices=row_choices or batches.eval_rows([encoded], batch_size, task.max_length),
+        row_choices=row_choices or eval_rows([encoded], batch_size, task.max_length),
         packed=packed,
     )
     return loop.collect_logits(_predict_step(spec, task.name), trainable, frozen, stream)
 
 
+def eval_rows(splits: Sequence[tokens.Encoded], batch_size: int, row_length: int) -> tuple[int]:
+    """Counts the rows that hold any evaluation batch of some splits, evenly shared by the devices."""
+    [num_rows] = batches.eval_rows(splits, batch_size, row_length)
+    return (parallel.divisible(num_rows, parallel.make_mesh()),)
+
+
 @cache
 def _predict_step(spec: model.ModelSpec, task: str) -> Callable:
     """Compiles the prediction of a spec once a process."""
-    return parallel.compile_predict_step(make_predict_step(spec, task))
+    return parallel.compile_predict_step(make_predict_step(spec, task), parallel.make_mesh())

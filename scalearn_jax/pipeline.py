@@ -23,7 +23,7 @@ from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
-from scalearn_jax.inference import score
+from scalearn_jax.inference import eval_rows, score
 from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
@@ -78,7 +78,7 @@ def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.
     with runs.new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
             members, schedule = _fit(setup, _recorder(log, progress))
-        best = tree.stack([member.trainable for member in members])
+        best = parallel.replicate(tree.stack([member.trainable for member in members]), parallel.make_mesh())
         test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
         for seed, member in zip(config.seeds, members, strict=True):
             save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
@@ -129,13 +129,14 @@ def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Sche
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
     )
+    mesh = parallel.make_mesh()
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
     state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
     evaluation = _evaluation(setup)
     on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
     members = loop.train(
-        parallel.compile_train_step(make_train_step(make_loss(setup.spec, task.name, task.kind), tx)),
-        state,
+        parallel.compile_train_step(make_train_step(make_loss(setup.spec, task.name, task.kind), tx), mesh),
+        parallel.replicate(state, mesh),
         setup.frozen,
         member_batches(setup, schedule.num_steps),
         evaluate=lambda current: score(setup.spec, task, current, setup.frozen, setup.data.dev, *evaluation),
@@ -165,7 +166,7 @@ def _default(value: Any, otherwise: Any) -> Any:
 def _evaluation(setup: Setup) -> tuple:
     """The batch size, row count and layout that development and test set share, so that one program serves both."""
     size = setup.config.eval_batch_size
-    rows = batches.eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length)
+    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length)
     return size, rows, setup.config.packed
 
 
@@ -177,6 +178,7 @@ def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
     config, encoded = setup.config, setup.data.train
     layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
     rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
+    rows = parallel.divisible(rows, parallel.make_mesh())
     choices = batches.row_choices(rows, max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2)
     layout |= dict(row_choices=choices, packed=config.packed)
     streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]

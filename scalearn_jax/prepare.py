@@ -18,6 +18,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.train import parallel
 from scalearn_jax.typing import Params
 
 
@@ -245,7 +246,7 @@ def init_members(
       bank: the source bank, or ``None`` for a fresh adapter (or none at all).
 
     Returns:
-      (trainable with leading axis M, frozen).
+      (trainable with leading axis M, frozen), both on every device.
     """
 
     def draw(seed):
@@ -259,7 +260,8 @@ def init_members(
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
     if bank is not None:
         del drawn["adapters"]
-    return copies | drawn, frozen | jax.tree.map(lambda leaf: None, drawn)
+    halves = copies | drawn, frozen | jax.tree.map(lambda leaf: None, drawn)
+    return parallel.replicate(halves, parallel.make_mesh())
 
 
 def count_parameters(trainable: Params) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -100,6 +101,23 @@ def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
 def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path):
     folder = transfer(backbone, sources, tmp_path / "run", target=task, method=method)
     assert np.isfinite(list(json.loads((runs.Path(folder) / "results.json").read_text())["mean"].values())).all()
+
+
+def test_a_run_compiles_few_programs(backbone, tmp_path):
+    """Two row counts for training (three in a long run) and one for evaluation, whatever the splits."""
+    compiled = []
+
+    def record(event, seconds, fun_name=None, **facts):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    try:
+        varied = dict(max_length=16, batch_size=36, max_train_samples=200, max_steps=6)  # the last batch is short
+        train_source("builtin/entailment", backbone, tmp_path / "run", **varied)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(record)
+    assert (compiled.count("jit(step)"), compiled.count("jit(predict)")) == (2, 1)
 
 
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):

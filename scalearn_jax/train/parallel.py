@@ -21,33 +21,54 @@ def make_mesh(devices=None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def compile_train_step(step: Callable) -> Callable:
-    """Maps a step over members and compiles it, giving the old state's memory to the new one.
+def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+    """Maps a step over members and compiles it for a mesh, giving the old state's memory to the new one.
+
+    Every device holds the whole state; what it computes follows from its share of the batch.
 
     Args:
       step: (state, frozen, batch) -> (state, metrics) of one member.
+      mesh: the devices.
 
     Returns:
-      The same for M members at once: state and batch have a leading member axis, the frozen half is shared.
+      The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
+      batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``.
     """
-    return jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0)
+    compiled = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0, out_shardings=_whole(mesh))
+    return lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))
 
 
-def compile_predict_step(predict: Callable) -> Callable:
+def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
-    return jax.jit(jax.vmap(predict, in_axes=(0, None, None)))
+    compiled = jax.jit(jax.vmap(predict, in_axes=(0, None, None)), out_shardings=_whole(mesh))
+    return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh, members=False))
 
 
 def replicate(tree: Params, mesh: Mesh) -> Params:
     """Puts a copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _whole(mesh))
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def divisible(num_rows, mesh: Mesh):
+    """Rounds row counts up to what the devices of a mesh share evenly.
+
+    Example:
+      >>> divisible(5, make_mesh(jax.devices()[:1]))
+      5
+    """
+    num_devices = mesh.shape["data"]
+    return -(-num_rows // num_devices) * num_devices
 
 
 def shard_batch(batch: Batch, mesh: Mesh, *, members: bool = True) -> Batch:
     """Spreads a batch's rows and examples over the ``data`` axis.
 
-    A leaf whose length the mesh does not divide (a few packed rows on many devices) is replicated instead;
-    the result is the same.
+    A leaf whose length the mesh does not divide is replicated instead; the result is the same. ``divisible`` sees to
+    it that rows, the bulk, are not.
 
     Args:
       batch: numpy leaves, [M R ...] with ``members``, else [R ...].

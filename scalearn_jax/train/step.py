@@ -67,4 +67,8 @@ def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation) -> Call
 
 def make_predict_step(spec: model.ModelSpec, task: str) -> Callable:
     """Builds ``predict(trainable, frozen, batch) -> logits Float[B C]``, without dropout."""
-    return lambda trainable, frozen, batch: model.apply(tree.combine(trainable, frozen), batch, spec=spec, task=task)
+
+    def predict(trainable: Params, frozen: Params, batch: Batch) -> Array:
+        return model.apply(tree.combine(trainable, frozen), batch, spec=spec, task=task)
+
+    return predict

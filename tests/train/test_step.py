@@ -16,7 +16,7 @@ from tests import tiny
 TRAINED = ("single", "scalearn", "scalearn-uniform++", "fusion", "soup", "full")
 
 
-def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, mesh=None):
+def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, num_devices=1):
     """Trains members for a few steps; returns (first trainable, last state, frozen before, frozen after)."""
     method = methods.get(method_name)
     spec = spec or tiny.spec(method.combiner)
@@ -26,17 +26,17 @@ def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, mesh=Non
     frozen = jax.tree.map(jnp.asarray, frozen)
     before = jax.tree.map(np.array, frozen)
     tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=method.trainable)
-    step = parallel.compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx))
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    step = parallel.compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx), mesh)
     members = tree.stack([trainable] * len(seeds))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(
         members, jnp.stack([jax.random.key(seed) for seed in seeds])
     )
+    state, frozen = parallel.replicate((state, frozen), mesh)
     first = jax.tree.map(np.array, members)
     for number in range(num_steps):
         each = [tiny.batch(seed=10 * seed + number) for seed in seeds]
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-        if mesh is not None:
-            batch = parallel.shard_batch(batch, mesh)
         state, metrics = step(state, frozen, batch)
     return first, state, before, frozen, metrics
 
@@ -74,9 +74,8 @@ def test_members_equal_separate_runs():
 
 
 def test_sharded_equals_single_device():
-    mesh = parallel.make_mesh(jax.devices()[:4])
     _, single, *_ = run("scalearn", num_members=2)
-    _, sharded, *_ = run("scalearn", num_members=2, mesh=mesh)
+    _, sharded, *_ = run("scalearn", num_members=2, num_devices=4)
     chex.assert_trees_all_close(
         jax.tree.map(np.asarray, single.trainable), jax.tree.map(np.asarray, sharded.trainable), atol=2e-5
     )
