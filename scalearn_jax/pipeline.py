@@ -170,7 +170,7 @@ def _evaluation(setup: Setup) -> tuple:
     return size, rows, setup.config.packed
 
 
-_STEPS_WORTH_A_PROGRAM = 500  # compiling one more takes seconds, and spares a tenth of a step's rows
+_PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
 
 
 def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
@@ -179,7 +179,7 @@ def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
     layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
     rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
     rows = parallel.divisible(rows, parallel.make_mesh())
-    choices = batches.row_choices(rows, max_choices=3 if num_steps > _STEPS_WORTH_A_PROGRAM else 2)
+    choices = batches.row_choices(rows, program_cost=_PROGRAM_COST)
     layout |= dict(row_choices=choices, packed=config.packed)
     streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]
     return map(batches.stack_members, zip(*streams, strict=True))

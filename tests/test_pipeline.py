@@ -103,8 +103,11 @@ def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path
     assert np.isfinite(list(json.loads((runs.Path(folder) / "results.json").read_text())["mean"].values())).all()
 
 
-def test_a_run_compiles_few_programs(backbone, tmp_path):
-    """Two row counts for training (three in a long run) and one for evaluation, whatever the splits."""
+@pytest.mark.parametrize("cost, num_programs", [(0, 2), (100, 1)])
+def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, monkeypatch):
+    """One for each row count of training that repays its compilation, and one for evaluation on both splits."""
+    monkeypatch.setattr(pipeline, "_PROGRAM_COST", cost)
+    inference._predict_step.cache_clear()  # a program of another test would serve
     compiled = []
 
     def record(event, seconds, fun_name=None, **facts):
@@ -117,7 +120,7 @@ def test_a_run_compiles_few_programs(backbone, tmp_path):
         train_source("builtin/entailment", backbone, tmp_path / "run", **varied)
     finally:
         jax.monitoring.unregister_event_duration_listener(record)
-    assert (compiled.count("jit(step)"), compiled.count("jit(predict)")) == (2, 1)
+    assert (compiled.count("jit(step)"), compiled.count("jit(predict)")) == (num_programs, 1)
 
 
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):

@@ -78,12 +78,13 @@ def _count_rows(decreasing: np.ndarray, row_length: int) -> np.ndarray:
     return (used > 0).sum(1)
 
 
-def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES) -> tuple[int, ...]:
-    """Picks the row counts that a run's batches are rounded up to, so that the rows in all are fewest.
+def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost: int = 0) -> tuple[int, ...]:
+    """Picks the row counts that a run's batches are rounded up to, so that rows and programs cost least.
 
     Args:
       counts: Int[n], the rows that each step needs.
-      max_choices: length of the list; a short run does not repay many programs.
+      max_choices: length of the list.
+      program_cost: what compiling one more program costs, in rows; a short run does not repay many.
 
     Returns:
       At most ``max_choices`` ascending counts, the last of which is the largest needed.
@@ -91,11 +92,17 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES) -> tuple[int
     Example:
       >>> row_choices([3, 4, 4, 7], max_choices=2)
       (4, 7)
+      >>> row_choices([3, 4, 4, 7], program_cost=10)
+      (7,)
     """
     seen, weights = np.unique(counts, return_counts=True)
     inner = (picks for k in range(max_choices) for picks in itertools.combinations(seen[:-1].tolist(), k))
-    best = min(inner, key=lambda picks: (int(_rounded_up(seen, (*picks, seen[-1])) @ weights), len(picks)))
-    return (*best, int(seen[-1]))
+
+    def cost(picks: tuple[int, ...]) -> tuple[int, int]:
+        rows = int(_rounded_up(seen, (*picks, seen[-1])) @ weights)
+        return rows + program_cost * len(picks), len(picks)
+
+    return (*min(inner, key=cost), int(seen[-1]))
 
 
 def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tuple[int]:

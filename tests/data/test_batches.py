@@ -124,6 +124,12 @@ def test_row_choices_waste_the_fewest_rows():
     assert packing.row_choices(counts) == (2, 6, 9) and min(spent, key=spent.get) == (2, 6)
 
 
+@pytest.mark.parametrize("cost, expected", [(14, (2, 6, 9)), (16, (2, 9)), (69, (2, 9)), (71, (9,))])
+def test_a_program_must_spare_more_rows_than_it_costs(cost, expected):
+    counts = [2] * 10 + [3] + [6] * 4 + [9]  # 144 rows with one program, 74 with two, 59 with three
+    assert packing.row_choices(counts, program_cost=cost) == expected
+
+
 @pytest.mark.parametrize("num_examples,num_choices", [(50, 1), (3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize("seeds", [(0,), (4, 2, 7)])
 def test_the_rows_of_every_step_are_known_ahead(num_examples, num_choices, seeds):
