@@ -14,13 +14,12 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.typing import Array, Params
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Array], *, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Array]) -> None:
     """Writes named arrays; the file appears complete or not at all.
 
     Args:
       path: the file; replaced if it exists.
       tensors: name -> array.
-      metadata: strings for the file's header.
 
     Example:
       >>> save_tensors("/tmp/example.safetensors", {"omega": np.ones((2, 3), np.float32).T})
@@ -34,7 +33,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Array], *, metadata: di
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
-        save_file(contiguous, str(temporary), metadata=metadata)
+        save_file(contiguous, str(temporary))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,15 +62,7 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
 
 
-def load_metadata(path: str | Path) -> dict[str, str]:
-    """Reads the header strings of a file written by ``save_tensors``; empty if there are none."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), "np") as file:
-        return file.metadata() or {}
-
-
-def save_tree(path: str | Path, params: Params, *, metadata: dict[str, str] | None = None) -> None:
+def save_tree(path: str | Path, params: Params) -> None:
     """Writes a parameter tree, each leaf under its path; empty subtrees and ``None`` gaps leave no trace.
 
     Example:
@@ -79,7 +70,7 @@ def save_tree(path: str | Path, params: Params, *, metadata: dict[str, str] | No
       >>> load_tree("/tmp/example.safetensors")["transfer"]["omega"].shape
       (2, 3)
     """
-    save_tensors(path, tree.flatten(params), metadata=metadata)
+    save_tensors(path, tree.flatten(params))
 
 
 def load_tree(path: str | Path) -> Params:

@@ -76,9 +76,13 @@ def no_labels(task: Task, count: int) -> np.ndarray:
 
 
 def _multi_hot(task: Task, value: Any) -> np.ndarray:
-    hot = np.zeros(len(task.labels), np.float32)
-    for label in _as_list(value):
-        hot[label_id(task, label)] = 1
+    labels, hot = _as_list(value), np.zeros(len(task.labels), np.float32)
+    for index in (label_id(task, label) for label in labels):
+        if hot[index]:
+            raise InputError(
+                f"label {value!r} names {task.labels[index]!r} twice; list ids or names, not zeros and ones."
+            )
+        hot[index] = 1
     return hot
 
 

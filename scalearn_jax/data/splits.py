@@ -126,7 +126,7 @@ def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
 def _folders(task: Task, data_dir: Path) -> list[Path]:
     """Where a task's files may lie; the folder of another task is not taken for this one's."""
     own = task.name.rsplit("/", 1)[-1]
-    others = {name.rsplit("/", 1)[-1] for name in TASKS} - {own}
+    others = {name.rsplit("/", 1)[-1] for name in TASKS} - {own} if task.name in TASKS else set()
     direct = [] if data_dir.resolve().name in others else [data_dir]
     return list(dict.fromkeys([data_dir / task.name, data_dir / own, *direct]))
 

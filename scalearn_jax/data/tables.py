@@ -33,13 +33,14 @@ def take(table: Table, rows: Iterable[int]) -> Table:
 
 
 def columns(rows: list[dict[str, Any]]) -> Table:
-    """Turns rows into columns; the first row names them, a missing entry is ``None``.
+    """Turns rows into columns; a missing entry is ``None``.
 
     Example:
       >>> columns([{"text": "a", "label": 0}, {"text": "b"}])
       {'text': ['a', 'b'], 'label': [0, None]}
     """
-    return {name: [row.get(name) for row in rows] for name in rows[0]} if rows else {}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def concatenate(tables: list[Table], where: str) -> Table:
@@ -138,6 +139,9 @@ def _read_csv(path: Path) -> Table:
         reader = csv.DictReader(file, strict=True)
         rows = []
         try:
+            names = reader.fieldnames or []
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}: the first line names a column twice: {', '.join(names)}; rename one.")
             for row in reader:
                 if None in row or None in row.values():
                     raise InputError(

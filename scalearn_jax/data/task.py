@@ -153,6 +153,8 @@ def _problem(task: Task) -> str:
     least = {"classification": 2, "multilabel": 1}.get(task.kind, 0)
     if len(task.labels) < least or len(set(task.labels)) < len(task.labels):
         return f"kind {task.kind!r} needs {least} or more different label names in id order, got {task.labels}."
+    if "f1" in task.metrics and len(task.labels or task.choices) != 2:
+        return f"metric 'f1' is that of label 1 of two, got {len(task.labels or task.choices)}; choose 'macro_f1'."
     unfit = [metric for metric in task.metrics if metric not in METRICS_OF[task.kind]]
     if unfit:
         return f"metrics {unfit} do not fit kind {task.kind!r}; choose from {', '.join(METRICS_OF[task.kind])}."
@@ -172,6 +174,9 @@ def _hub(content: dict[str, Any] | None, where: str) -> HubFiles | None:
     return hub
 
 
+_FIELD = r"{([^{}]+)}"  # column names may hold blanks and hyphens
+
+
 def template_fields(template: str) -> list[str]:
     """Lists the columns of a template.
 
@@ -179,7 +184,7 @@ def template_fields(template: str) -> list[str]:
       >>> template_fields("{word}: {sentence1}"), template_fields("premise")
       (['word', 'sentence1'], ['premise'])
     """
-    return re.findall(r"{(\w+)}", template) or [template]
+    return re.findall(_FIELD, template) or [template]
 
 
 def fill(template: str, row: dict[str, Any]) -> str:
@@ -191,4 +196,4 @@ def fill(template: str, row: dict[str, Any]) -> str:
     """
     if "{" not in template:
         return str(row[template])
-    return re.sub(r"{(\w+)}", lambda match: str(row[match[1]]), template)
+    return re.sub(_FIELD, lambda match: str(row[match[1]]), template)

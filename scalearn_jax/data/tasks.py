@@ -63,7 +63,8 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
         return TASKS[name]
     if name.endswith((".yaml", ".yml", ".json")):
         return from_file(name)
-    folders = (Path(data_dir) / name, Path(data_dir)) if data_dir else ()
+    root = Path(data_dir).expanduser() if data_dir else None
+    folders = (root / name, root) if root else ()
     for path in (folder / f"task{suffix}" for folder in folders for suffix in (".yaml", ".json")):
         if path.is_file():
             return _called(name, path)

@@ -141,6 +141,30 @@ def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_leng
     return ids, np.fromiter((i for types in encoded["token_type_ids"] for i in types), np.int32, sum(lengths)), lengths
 
 
+def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where: str) -> Encoded:
+    """Checks that a backbone has an embedding for every token; one it lacks would silently give NaN.
+
+    Args:
+      encoded: the split.
+      vocab_size: rows of the backbone's word embedding.
+      type_vocab_size: rows of its token-type embedding.
+      where: the backbone, for the error.
+
+    Returns:
+      The split, unchanged.
+
+    Raises:
+      InputError: an id beyond the table: the tokenizer is another model's.
+    """
+    for what, ids, size in (("token", encoded.ids, vocab_size), ("token type", encoded.token_types, type_vocab_size)):
+        if ids.max(initial=0) >= size:
+            raise InputError(
+                f"{where}: its tokenizer gives {what} id {ids.max()}, its weights hold {size} ids; the tokenizer is"
+                " another model's: restore the folder."
+            )
+    return encoded
+
+
 def _clean(text: str) -> str:
     """Replaces what is no Unicode text (half a surrogate pair, from JSON), which tokenizers refuse."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
@@ -183,7 +207,8 @@ def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> s
     # Left over from the file or from the last call, and set anew by the next one.
     backend.no_truncation()
     backend.no_padding()
-    settings = [_VERSION, max_length, task.to_dict(), tokenizer.pad_token_id, tokenizer.model_input_names]
+    settings = [_VERSION, max_length, task.to_dict()]
+    settings += [tokenizer.pad_token_id, tokenizer.model_input_names, tokenizer.truncation_side]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(backend.to_str().encode())
     for name in (*task.columns, task.label_column):

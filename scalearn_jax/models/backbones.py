@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.models.bottleneck import NON_LINEARITIES
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
         raise InputError(
             f"{where}: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported."
         )
+    activation = config.get("hidden_act", "gelu")
+    if activation not in NON_LINEARITIES:
+        raise unknown("hidden_act", activation, NON_LINEARITIES, where=where)
     pad_id = config.get("pad_token_id")
     pad_id = (1 if BACKBONES[family].positions_after_pad else 0) if pad_id is None else pad_id
     return BackboneSpec(
@@ -113,7 +117,7 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
         pad_id=pad_id,
         position_offset=pad_id + 1 if BACKBONES[family].positions_after_pad else 0,
         layer_norm_eps=config.get("layer_norm_eps", 1e-12),
-        activation=config.get("hidden_act", "gelu"),
+        activation=activation,
         hidden_dropout=config.get("hidden_dropout_prob", 0.1),
         attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
         has_pooler=has_pooler,

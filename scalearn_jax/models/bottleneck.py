@@ -19,6 +19,7 @@ NON_LINEARITIES = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "tanh": jnp.tanh,
     "swish": jax.nn.silu,
     "silu": jax.nn.silu,

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax.convert.safetensors_io import load_metadata, load_tensors, load_tree, save_tensors, save_tree
+from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors, save_tree
 from scalearn_jax.errors import InputError
 
 
@@ -15,13 +15,12 @@ def test_a_transposed_view_is_read_back_as_it_was(tmp_path):
     assert found["scalar"].shape == () and found["scalar"] == 3
 
 
-def test_a_tree_comes_back_with_its_paths_and_metadata(tmp_path):
+def test_a_tree_comes_back_with_its_paths(tmp_path):
     params = {"transfer": {"omega": jnp.ones((2, 3)), "gap": None}, "heads": {"rte": {"out": {"bias": jnp.zeros(2)}}}}
-    save_tree(tmp_path / "a.safetensors", params, metadata={"step": "3"})
+    save_tree(tmp_path / "a.safetensors", params)
     found = load_tree(tmp_path / "a.safetensors")
     assert found.keys() == {"transfer", "heads"} and found["transfer"].keys() == {"omega"}
     np.testing.assert_array_equal(found["heads"]["rte"]["out"]["bias"], np.zeros(2))
-    assert load_metadata(tmp_path / "a.safetensors") == {"step": "3"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -63,6 +63,7 @@ def test_unknown_labels_have_the_same_shape(task):
         (MANY, 1, "label 1 is no list"),
         (MANY, [3], "label 3 is outside"),
         (MANY, "[1", "is no list"),
+        (MANY, [0, 1, 1], "label [0, 1, 1] names 'price' twice; list ids or names, not zeros and ones"),
         (SCORE, "high", "label 'high' is no finite number"),
         (SCORE, float("inf"), "label inf is no finite number"),
         (SCORE, 1e300, "is no finite number"),

@@ -51,6 +51,12 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, suffix):
     assert list(tables.read_table(path)) == ["text", "label"]
 
 
+def test_every_row_may_bring_columns(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "label": 1}\n')
+    assert tables.read_table(path) == {"text": ["a", "b"], "label": [None, 1]}
+
+
 def test_blank_lines_are_skipped_and_missing_entries_show(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "a", "label": 0}\n\n{"text": "b"}\n')
@@ -70,6 +76,7 @@ def test_blank_lines_are_skipped_and_missing_entries_show(tmp_path):
         ("a.jsonl.gz", gzip.compress(LINES.encode())[:12] + b"\xff" * 40, "a.jsonl.gz, after line"),
         ("a.csv", b"text,label\na,0\nb,c,1\n", "a.csv, line 3: 3 fields, the first line names 2"),
         ("a.csv", b"text,label\na\n", "a.csv, line 2: 1 fields"),
+        ("a.csv", b"text,text,label\na,b,0\n", "the first line names a column twice: text, text, label"),
         ("a.csv", b'text,label\n"a,0\n', "a.csv, after line 1: not readable"),
         ("a.csv", b"text,label\n\xff\xfe,0\n", "a.csv, after line 0: not readable"),
         ("a.parquet", b"PAR1 and nothing more", "a.parquet: not readable"),

@@ -65,6 +65,13 @@ def test_templates_and_choices_are_filled():
     assert (task.num_choices, task.num_outputs) == (2, 1)
 
 
+def test_column_names_may_hold_blanks_and_hyphens():
+    task = Task("demo", "regression", ("{Title}: {Review Text}", "{product-name}"))
+    assert task.columns == ("Title", "Review Text", "product-name")
+    row = {"Title": "Fine", "Review Text": "It works.", "product-name": "kettle"}
+    assert task.sequences(row) == [("Fine: It works.", "kettle")]
+
+
 def test_generated_tasks_are_known():
     assert tasks.get("builtin/topic").kind == "classification"
     assert {"glue/rte", "builtin/topic"} <= set(tasks.known())
@@ -121,6 +128,7 @@ def test_an_unknown_task_is_refused(name, message):
         ({"labels": [1, 2]}, "key 'labels': expected text"),
         ({"metrics": ["acuracy"]}, "did you mean 'accuracy'"),
         ({"metrics": ["pearson"]}, "do not fit kind"),
+        ({"metrics": ["f1"], "labels": ["a", "b", "c"]}, "metric 'f1' is that of label 1 of two, got 3"),
         ({"max_length": 2}, "max_length of 4 or more"),
         ({"max_length": "long"}, "key 'max_length': expected a whole number"),
         ({"truncate": "last"}, "one of longest_first, first"),

@@ -156,6 +156,25 @@ def test_the_cache_does_not_depend_on_what_was_encoded_before(cache):
     assert files(cache) == before
 
 
+def test_the_cache_depends_on_the_side_that_is_cut(cache):
+    left = tokenizer()
+    left.truncation_side = "left"
+    table = {"a": ["one two three"], "b": ["four"], "label": [0]}
+    found = [spelled(tokens.cached(one, PAIR, table, max_length=6)) for one in (tokenizer(), left)]
+    assert found == [["<s> one two </s> four </s>"], ["<s> two three </s> four </s>"]]
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [((11, 2), "its tokenizer gives token id 11, its weights hold 11 ids"), ((14, 1), "token type id 1, its weights")],
+)
+def test_ids_without_an_embedding_are_refused(sizes, message):
+    encoded = tokens.encode(tokenizer(), PAIR, TABLE | {"a": ["one two", "eight"]}, max_length=16)
+    assert tokens.check_ids(encoded, vocab_size=12, type_vocab_size=2, where="b") is encoded
+    with pytest.raises(InputError, match=message):
+        tokens.check_ids(encoded, vocab_size=sizes[0], type_vocab_size=sizes[1], where="b")
+
+
 def test_the_cache_depends_on_everything_else(cache):
     changed = TABLE | {"b": ["four", "five seven"]}
     tokens.cached(tokenizer(), PAIR, TABLE, max_length=16)
