@@ -1,12 +1,21 @@
-"""Small text files: read with a clear error, written whole or not at all."""
+"""Folders and small text files: read with a clear error, written whole or not at all."""
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scalearn_jax.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder go unnoticed
+    fcntl = None
+
+_LOCK = ".lock"
 MAX_BYTES = 64_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
 
 
@@ -53,3 +62,63 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: str) -> Iterator[Path]:
+    """Opens a folder that appears only when it is complete.
+
+    Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
+    killed run left there is replaced; what a living one writes there is not.
+
+    Raises:
+      InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
+    """
+    final = check_out(out)
+    partial = final.with_name(final.name + ".partial")
+    try:
+        if final.exists():
+            final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = _locked(partial)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
+    with lock:
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        (partial / _LOCK).unlink()
+        partial.rename(final)
+
+
+def _locked(partial: Path) -> IO[str]:
+    """Takes a working folder for this process, and empties it; the lock ends with the process, however that ends."""
+    left_over = [path for path in partial.iterdir() if path.name != _LOCK]
+    if left_over and not (partial / _LOCK).exists():
+        raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
+    lock = (partial / _LOCK).open("a")
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise InputError(
+            f"{partial} is being written by another process; wait for it or choose another --out."
+        ) from error
+    for path in left_over:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return lock
+
+
+def check_out(out: str) -> Path:
+    """Checks that ``--out`` is free; nothing is written.
+
+    Raises:
+      InputError: it exists and is a file or a non-empty folder.
+    """
+    final = Path(out).resolve()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise InputError(f"--out {out} already exists and is not empty; choose another folder or remove it.")
+    return final

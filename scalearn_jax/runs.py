@@ -11,10 +11,7 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 
 import dataclasses
 import platform
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,45 +32,6 @@ from scalearn_jax.typing import Params
 
 FORMAT = 1
 KEYS = {"method", "config", "task", "backbone", "data_dir", "spec", "sources", "seeds", "parameters"}
-
-
-@contextmanager
-def new_folder(out: str) -> Iterator[Path]:
-    """Opens a run folder that appears only when it is complete.
-
-    Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
-    killed run left there is replaced.
-
-    Raises:
-      InputError: OUT exists and is not an empty folder, or cannot be written.
-    """
-    final = check_out(out)
-    partial = final.with_name(final.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot create the folder: {error.strerror}; choose another place.") from error
-    try:
-        yield partial
-        if final.exists():
-            final.rmdir()
-        partial.rename(final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def check_out(out: str) -> Path:
-    """Checks that ``--out`` is free; nothing is written.
-
-    Raises:
-      InputError: it exists and is a file or a non-empty folder.
-    """
-    final = Path(out)
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise InputError(f"--out {out} already exists and is not empty; choose another folder or remove it.")
-    return final
 
 
 def versions() -> dict[str, str]:
@@ -158,7 +116,9 @@ def load_source(path: str) -> Source:
         raise InputError(f"--sources {path}: holds a {info['method']!r} run, expected a single adapter.")
     spec, task = read_spec(folder, info)
     weights = load_tensors(folder / f"seed-{info['seeds'][0]}.safetensors")
-    check_leaves(folder, {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}, spec, "adapters")
+    check_leaves(
+        folder, {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}, spec, "adapters"
+    )
     adapter = banks.select(tree.unflatten(weights)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"])
 
@@ -188,7 +148,9 @@ def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
         spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
         _expected(spec)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{folder}/run.json describes no model ({type(error).__name__}: {error}); restore it.") from error
+        raise InputError(
+            f"{folder}/run.json describes no model ({type(error).__name__}: {error}); restore it."
+        ) from error
     return spec, task
 
 
@@ -206,8 +168,12 @@ def check_leaves(folder: Path, leaves: dict[str, Any], spec: ModelSpec, *groups:
     found = {name: leaf.shape for name, leaf in leaves.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
-        listed = ", ".join(f"{name}: {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3])
-        raise InputError(f"{folder}: the weights do not fit run.json ({len(wrong)} differ: {listed}); restore the folder.")
+        listed = ", ".join(
+            f"{name}: {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3]
+        )
+        raise InputError(
+            f"{folder}: the weights do not fit run.json ({len(wrong)} differ: {listed}); restore the folder."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

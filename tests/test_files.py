@@ -1,0 +1,89 @@
+"""Folders that appear whole or not at all."""
+
+import subprocess
+import sys
+
+import pytest
+
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import new_folder
+
+HOLD = """
+import sys
+from scalearn_jax.files import new_folder
+with new_folder(sys.argv[1]) as folder:
+    (folder / "weights").write_text("half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(out):
+    """Starts a process that is writing a folder; a line on its standard input lets it finish."""
+    command = [sys.executable, "-c", HOLD, str(out)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with new_folder(str(tmp_path / "a" / "run")) as folder:
+        (folder / "weights").write_text("x")
+        assert not (tmp_path / "a" / "run").exists()
+    assert names(tmp_path) == ["a", "run", "weights"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_folder(str(tmp_path / "run")) as folder:
+        (folder / "weights").write_text(str(1 / 0))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("out", [".", "link", "empty"])
+def test_an_empty_folder_is_taken_over(out, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty" if out == "." else tmp_path)
+    with new_folder(out) as folder:
+        (folder / "weights").write_text("x")
+    assert (tmp_path / "empty" / "weights").read_text() == "x"
+
+
+def test_a_living_process_keeps_its_folder(tmp_path):
+    process = hold(tmp_path / "run")
+    with (
+        pytest.raises(InputError, match="run.partial is being written by another process"),
+        new_folder(str(tmp_path / "run")),
+    ):
+        pass
+    process.communicate("done\n")
+    assert process.returncode == 0 and names(tmp_path / "run") == ["weights"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    process = hold(tmp_path / "run")
+    process.kill()
+    process.communicate()
+    assert names(tmp_path) == [".lock", "run.partial", "weights"]
+    with new_folder(str(tmp_path / "run")) as folder:
+        assert names(folder) == [".lock"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_folder_of_the_user_is_left_alone(tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "thesis").write_text("x")
+    with pytest.raises(InputError, match="was not left by a run"), new_folder(str(tmp_path / "run")):
+        pass
+    assert names(tmp_path) == ["run.partial", "thesis"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot write the folder: Not a directory"):
+        with new_folder(str(tmp_path / "file" / "run")):
+            pass
