@@ -4,6 +4,7 @@ The text under a field is its help on the command line. ``None`` means "as publi
 """
 
 import math
+import os.path
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +89,7 @@ class TrainConfig:
     """Steps between training records."""
 
     def __post_init__(self):
+        _expand_home(self, "backbone", "data_dir", "out")
         _at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
         _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples")
         _at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
@@ -114,7 +116,7 @@ class TransferConfig(TrainConfig):
     target: str
     """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
     sources: tuple[str, ...] = ()
-    """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub adapters; method single needs none."""
+    """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub's; method single needs none."""
     method: str = "scalearn"
     """How sources are combined; see `scalearn list methods`."""
     omega_dropout: float | None = None
@@ -134,9 +136,13 @@ class TransferConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        _expand_home(self, "sources")
         _at_least(self, 0, "omega_dropout", "penalty")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
+        _finite(self, "omega_init", "weights", "coefficients")
+        if self.weights and sum(self.weights) == 0:
+            raise InputError(f"weights are divided by their sum, which must not be 0, got {list(self.weights)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +163,7 @@ class EvaluateConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
+        _expand_home(self, "run", "data_dir", "backbone")
         _at_least(self, 1, "batch_size")
 
 
@@ -178,6 +185,7 @@ class PredictConfig:
     """Examples a step."""
 
     def __post_init__(self):
+        _expand_home(self, "run", "input", "output", "backbone")
         _at_least(self, 1, "batch_size")
 
 
@@ -211,6 +219,7 @@ class StudyConfig:
     """Overrides for one method; they win over all others."""
 
     def __post_init__(self):
+        _expand_home(self, "backbone", "data_dir")
         _seeds(self.seeds)
 
 
@@ -233,6 +242,9 @@ class RunConfig:
     dry_run: bool = False
     """List the cells and stop."""
 
+    def __post_init__(self):
+        _expand_home(self, "study", "out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
@@ -243,6 +255,9 @@ class ReportConfig:
     out: str | None = None
     """Folder for the tables and figures; by default DIR/report."""
 
+    def __post_init__(self):
+        _expand_home(self, "dir", "out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
@@ -250,6 +265,22 @@ class ListConfig:
 
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
+
+
+def _expand_home(config: Any, *names: str) -> None:
+    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
+    for name in names:
+        value = getattr(config, name)
+        several = isinstance(value, tuple)
+        paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
+        object.__setattr__(config, name, paths)
+
+
+def _finite(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise InputError(f"{name} must be finite, got {value}.")
 
 
 def _at_least(config: Any, bound: float, *names: str) -> None:

@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import losses, methods, metrics, model, runs, tree
+from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import EvaluateConfig, PredictConfig
 from scalearn_jax.data import batches, splits, tokens
+from scalearn_jax.data.tables import check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import write_text
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Params
@@ -47,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     table = tables._asdict()[config.split]
     tokenizer = _tokenizer(run, config.backbone)
     encoded = tokens.cached(tokenizer, run.task, table, max_length=run.task.max_length)
+    check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
     trainable, frozen = stacked(run)
     results = score(run.spec, run.task, trainable, frozen, encoded, config.batch_size)
     return {
@@ -75,21 +79,21 @@ def predict(config: PredictConfig) -> Path:
     output = Path(config.output)
     if output.exists():
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
+    if not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     run = runs.load_run(config.run, backbone=config.backbone)
     seed = next(iter(run.members)) if config.seed is None else config.seed
     if seed not in run.members:
         raise InputError(f"--seed {seed}: the run {config.run} holds seeds {sorted(run.members)}.")
     run = dataclasses.replace(run, members={seed: run.members[seed]})
     table = splits.read_table(Path(config.input))
-    encoded = tokens.encode(
-        _tokenizer(run, config.backbone), run.task, table, max_length=run.task.max_length, labels=False
-    )
+    check_columns(table, run.task.columns, config.input)
+    tokenizer = _tokenizer(run, config.backbone)
+    encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
+    check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
     trainable, frozen = stacked(run)
     logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
-    lines = [json.dumps(answer(run.task, row)) for row in logits]
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    temporary.rename(output)
+    write_text(output, "".join(json.dumps(answer(run.task, row)) + "\n" for row in logits))
     return output
 
 

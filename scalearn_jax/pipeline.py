@@ -22,7 +22,7 @@ from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json
+from scalearn_jax.files import check_out, new_folder, write_json
 from scalearn_jax.inference import eval_rows, score
 from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
@@ -73,11 +73,12 @@ def transfer(config: TransferConfig) -> Path:
 
 def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
     """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
-    runs.check_out(config.out)
+    check_out(config.out)
     setup = prepare(config, task_name, sources)
-    with runs.new_folder(config.out) as folder:
+    schedule = make_schedule(config, setup.method, len(setup.data.train))
+    with new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
-            members, schedule = _fit(setup, _recorder(log, progress))
+            members = _fit(setup, schedule, _recorder(log, progress))
         best = parallel.replicate(tree.stack([member.trainable for member in members]), parallel.make_mesh())
         test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
         for seed, member in zip(config.seeds, members, strict=True):
@@ -116,10 +117,9 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Schedule]:
-    """Trains the members; returns their best checkpoints and the schedule."""
+def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop.Member]:
+    """Trains the members; returns their best checkpoints."""
     config, task = setup.config, setup.task
-    schedule = make_schedule(config, setup.method, len(setup.data.train))
     tx = make_optimizer(
         learning_rate=_default(config.learning_rate, setup.method.learning_rate),
         num_steps=schedule.num_steps,
@@ -134,7 +134,7 @@ def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Sche
     state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
     evaluation = _evaluation(setup)
     on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
-    members = loop.train(
+    return loop.train(
         parallel.compile_train_step(make_train_step(make_loss(setup.spec, task.name, task.kind), tx), mesh),
         parallel.replicate(state, mesh),
         setup.frozen,
@@ -144,14 +144,20 @@ def _fit(setup: Setup, on_event: Callable) -> tuple[list[loop.Member], loop.Sche
         main_metric=task.metrics[0],
         on_event=on_event,
     )
-    return members, schedule
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
-    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method."""
+    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method.
+
+    Raises:
+      InputError: the warm-up is as long as the run.
+    """
     per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
+    num_steps = config.max_steps or _default(config.epochs, method.epochs) * per_epoch
+    if config.warmup_steps >= num_steps:
+        raise InputError(f"--warmup-steps {config.warmup_steps} leaves nothing of {num_steps} steps; pass fewer.")
     return loop.Schedule(
-        num_steps=config.max_steps or _default(config.epochs, method.epochs) * per_epoch,
+        num_steps=num_steps,
         eval_every=config.eval_every or per_epoch,
         log_every=config.log_every,
         patience=_default(config.patience, method.patience),

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import methods, model, runs, tree
+from scalearn_jax.checks import check_settings, check_sources, check_tokens, fresh_width, given_options
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
@@ -64,58 +64,22 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
       InputError: anything wrong with the input.
     """
     method = methods.get(config.method)
-    task = tasks.get(task_name, data_dir=config.data_dir)
-    task = dataclasses.replace(task, max_length=config.max_length or task.max_length)
+    task = resolve_task(config, task_name)
     backbone, backbone_spec, backbone_hash = runs.load_backbone(config.backbone, config.revision)
     check_sources(sources, backbone_spec, backbone_hash)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     spec = make_spec(config, method, task, backbone_spec, sources)
-    data = load_data(config, task)
+    data = load_data(config, task, backbone_spec)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     halves = init_members(config.seeds, spec, method, backbone, bank)
     return Setup(config, method, task, spec, data, sources, backbone_hash, *halves)
 
 
-def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[runs.Source]:
-    """Checks that source adapters fit the backbone and each other.
-
-    Args:
-      sources: the adapters.
-      spec: sizes of the backbone.
-      backbone_hash: its content hash.
-
-    Returns:
-      The sources, unchanged.
-
-    Raises:
-      InputError: duplicate names, another backbone, another size, or different non-linearities.
-    """
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        double = sorted({name for name in names if names.count(name) > 1})
-        raise InputError(f"--sources: duplicate source names {double}; pass each source task once.")
-    for source in sources:
-        layers, hidden = source.adapter["down"]["kernel"].shape[:2]
-        if (layers, hidden) != (spec.num_layers, spec.hidden_size):
-            raise InputError(
-                f"source {source.name} ({source.path}) has {layers} layers of hidden size {hidden}, the backbone has"
-                f" {spec.num_layers} of {spec.hidden_size}; use adapters trained on this backbone."
-            )
-        if source.family not in (None, spec.family):
-            raise InputError(
-                f"source {source.name} ({source.path}) is for a {source.family!r} backbone, this one is"
-                f" {spec.family!r}; use adapters trained on this backbone."
-            )
-        if source.backbone_hash not in (None, backbone_hash):
-            raise InputError(
-                f"source {source.name} ({source.path}) was trained on backbone {source.backbone_hash[:12]}, this one is"
-                f" {backbone_hash[:12]}; use adapters trained on this backbone."
-            )
-    phis = {source.name: source.non_linearity for source in sources}
-    if len(set(phis.values())) > 1:
-        raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
-    return sources
+def resolve_task(config: TrainConfig, name: str) -> Task:
+    """Looks up a task and gives it the config's length."""
+    task = tasks.get(name, data_dir=config.data_dir)
+    return dataclasses.replace(task, max_length=config.max_length or task.max_length)
 
 
 def in_published_order(sources: Sequence[runs.Source], target: str) -> list[runs.Source]:
@@ -141,33 +105,22 @@ def make_spec(
     Raises:
       InputError: the task is longer than the position table, or options do not fit the method.
     """
-    if task.max_length > backbone.max_length:
-        raise InputError(
-            f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
-            " pass a smaller one."
-        )
+    check_settings(config, method, task, backbone, len(sources))
     if method.combiner == "single":
-        reduction_factor = config.reduction_factor or 16
-        width = int(backbone.hidden_size // reduction_factor)
-        if width < 1:
-            raise InputError(
-                f"--reduction-factor {reduction_factor} leaves no bottleneck at hidden size"
-                f" {backbone.hidden_size}; pass a smaller one."
-            )
-        num_sources, non_linearity = 1, config.non_linearity or "relu"
+        width, num_sources, phi = fresh_width(config, backbone), 1, config.non_linearity or "relu"
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
-        num_sources, non_linearity = len(sources), sources[0].non_linearity if sources else "relu"
+        num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
     pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
     head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
         backbone=backbone,
         combiner=method.combiner,
-        combiner_options=tuple(sorted(combiner_options(config, method, backbone, num_sources).items())),
+        combiner_options=tuple(sorted(combiner_options(config, method, backbone).items())),
         heads=((task.name, head),),
         num_sources=num_sources,
         bottleneck=width,
-        non_linearity=non_linearity,
+        non_linearity=phi,
         backbone_dropout=config.backbone_dropout,
         dtype=config.dtype,
         layers=config.layers,
@@ -175,37 +128,12 @@ def make_spec(
     )
 
 
-def combiner_options(
-    config: TrainConfig, method: methods.Method, backbone: BackboneSpec, num_sources: int
-) -> dict[str, Any]:
-    """Joins a method's options with those set in the config; the config wins.
-
-    Raises:
-      InputError: the config sets an option that the method's combiner does not have, or not one value a source.
-    """
+def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
+    """Joins a method's options with those set in the config; the config wins."""
     flags = methods.FLAGS.get(method.combiner, {})
-    given = {name: getattr(config, name, None) for name in methods.all_flags()}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in methods.foreign_flags(method, given):
-        raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
-    for name in ("weights", "coefficients"):
-        check_length(name, given.get(name), num_sources, required=flags.get(name) == "coefficients")
     defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
-    return defaults | method.options | {flags[name]: value for name, value in given.items() if flags[name]}
-
-
-def check_length(name: str, values: Sequence[float] | None, num_sources: int, *, required: bool = False) -> None:
-    """Checks an option that takes one value a source.
-
-    Raises:
-      InputError: it is required and missing, or has another length.
-    """
-    if values is None and not required:
-        return
-    if values is None or len(values) != num_sources:
-        raise InputError(
-            f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
-        )
+    given = {flags[name]: value for name, value in given_options(config).items() if flags[name]}
+    return defaults | method.options | given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,11 +145,11 @@ class Data:
     test: tokens.Encoded
 
 
-def load_data(config: TrainConfig, task: Task) -> Data:
+def load_data(config: TrainConfig, task: Task, backbone: BackboneSpec) -> Data:
     """Loads, splits and tokenises a task's data.
 
     Raises:
-      InputError: see ``splits.load_splits`` and ``tokens.load_tokenizer``.
+      InputError: see ``splits.load_splits``, ``tokens.load_tokenizer`` and ``tokens.check_ids``.
     """
     tables = splits.load_splits(
         task,
@@ -230,7 +158,8 @@ def load_data(config: TrainConfig, task: Task) -> Data:
         max_eval_samples=config.max_eval_samples,
     )
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
-    return Data(*(tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables))
+    encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
+    return Data(*(check_tokens(split, backbone, config.backbone) for split in encoded))
 
 
 def init_members(

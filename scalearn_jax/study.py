@@ -10,11 +10,11 @@ A cell's folder appears only when it is complete, so a rerun does exactly what i
 
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from scalearn_jax import report, results
+from scalearn_jax import methods, report, results
 from scalearn_jax.config import AdapterConfig, ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
@@ -71,7 +71,7 @@ def run_study(
     if dry_run:
         print("\n".join(f"{'done ' if cell.done else 'to do'}  {cell.name}" for cell in chosen))
         return 0
-    _check_data(cell for cell in chosen if not cell.done)
+    _check_inputs(study, [cell for cell in chosen if not cell.done])
     _claim(study, Path(out))
     num_failed = len(chosen) - _run_cells(chosen)
     if any(cell.done for cell in cells(study, out) if not cell.name.startswith(f"{results.ADAPTERS}/")):
@@ -105,12 +105,24 @@ def _claim(study: StudyConfig, out: Path) -> None:
         write_json(path, {"format": FORMAT, "study": to_dict(study)})
 
 
-def _check_data(chosen: Iterable[Cell]) -> None:
-    """Reads every data set once before anything trains, so that a mistake in the last one is told at once."""
-    from scalearn_jax.data import splits, tasks
+def _check_inputs(study: StudyConfig, chosen: Sequence[Cell]) -> None:
+    """Reads backbone and data once before anything trains, so that a mistake in the last cell is told at once."""
+    from scalearn_jax import checks, prepare, runs
+    from scalearn_jax.data import splits, tokens
 
-    for name, data_dir in {(cell.task, cell.config.data_dir) for cell in chosen}:
-        splits.load_splits(tasks.get(name, data_dir=data_dir), data_dir=data_dir)
+    if not chosen:
+        return
+    _, spec, _ = runs.load_backbone(study.backbone, study.revision)
+    tokens.load_tokenizer(study.backbone, study.revision)
+    for cell in chosen:
+        task = prepare.resolve_task(cell.config, cell.task)
+        num_sources = len(getattr(cell.config, "sources", ()))
+        try:
+            checks.check_settings(cell.config, methods.get(cell.config.method), task, spec, num_sources)
+        except InputError as error:
+            raise InputError(f"{cell.name}: {error}") from error
+    for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in chosen}.values():
+        splits.load_splits(task, data_dir=study.data_dir)
 
 
 def _run_cells(chosen: Sequence[Cell]) -> int:

@@ -53,6 +53,27 @@ def test_bad_values_are_named(extra, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        ({"weights": [1.0, -1.0]}, "weights are divided by their sum"),
+        ({"weights": [float("nan")]}, "weights must be finite"),
+        ({"coefficients": [float("inf")]}, "coefficients must be finite"),
+        ({"omega_init": float("nan")}, "omega_init must be finite"),
+        ({"omega_dropout": 1.0}, "omega_dropout must be below 1"),
+    ],
+)
+def test_bad_options_of_combiners_are_named(extra, message):
+    with pytest.raises(InputError, match=message):
+        from_dict(TransferConfig, TRANSFER | extra)
+
+
+def test_the_home_folder_is_found_in_files_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = from_dict(TransferConfig, TRANSFER | {"out": "~/runs", "sources": ["~/a", "b"], "backbone": "org/name"})
+    assert (config.out, config.sources, config.backbone) == ("/home/me/runs", ("/home/me/a", "b"), "org/name")
+
+
 def test_all_problems_come_at_once():
     with pytest.raises(InputError, match="^a.yaml: 3 problems: .*'epoch'.*'batch_size'.*missing key 'task'"):
         from_dict(AdapterConfig, {"backbone": "b", "out": "o", "epoch": 1, "batch_size": "x"}, where="a.yaml")

@@ -21,7 +21,7 @@ combiners
 model methods
 convert
 runs results
-train
+checks train
 prepare
 inference
 pipeline

@@ -204,6 +204,16 @@ def test_predictions_follow_the_input(transferred, tmp_path):
         inference.predict(config)
 
 
+def test_predicting_without_a_column_or_folder_is_refused(transferred, tmp_path):
+    (tmp_path / "in.csv").write_text("text\nhello\n")
+    config = dict(run=transferred, input=str(tmp_path / "in.csv"))
+    with pytest.raises(InputError, match="unknown column 'sentence' in .*in.csv"):
+        inference.predict(PredictConfig(output=str(tmp_path / "out.jsonl"), **config))
+    with pytest.raises(InputError, match="there is no folder .*none; make it first"):
+        inference.predict(PredictConfig(output=str(tmp_path / "none" / "out.jsonl"), **config))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
 def _other_weights(tmp_path, sources):
     return dict(backbone=str(tiny_backbone.write(tmp_path / "other", seed=1)), sources=sources)
 
@@ -219,6 +229,15 @@ def _truncated(tmp_path, sources):
     return dict(sources=[str(broken)])
 
 
+def _other_tokenizer(tmp_path, sources):
+    folder = tiny_backbone.write(tmp_path / "other")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {word: i + 10 * (word not in tiny_backbone.SPECIAL) for word, i in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return dict(backbone=str(folder), sources=sources)
+
+
 BAD = {
     "another backbone": (_other_weights, "trained on backbone"),
     "another hidden size": (_other_size, "hidden size"),
@@ -229,6 +248,12 @@ BAD = {
     "unknown method": (lambda tmp, sources: dict(sources=sources, method="scalern"), "did you mean 'scalearn'"),
     "unknown task": (lambda tmp, sources: dict(sources=sources, target="builtin/sentimen"), "builtin/sentiment"),
     "too long": (lambda tmp, sources: dict(sources=sources, max_length=500), "exceeds the backbone's 80 positions"),
+    "unknown non-linearity": (
+        lambda tmp, sources: dict(sources=[], method="single", non_linearity="rleu"),
+        "did you mean 'relu'",
+    ),
+    "endless warm-up": (lambda tmp, sources: dict(sources=sources, warmup_steps=4), "leaves nothing of 4 steps"),
+    "another tokenizer": (_other_tokenizer, "its tokenizer gives token id"),
     "missing coefficients": (
         lambda tmp, sources: dict(sources=sources, method="fixed"),
         "--coefficients has 0 values for 3 sources",

@@ -8,10 +8,11 @@ import types
 import pytest
 
 import scalearn_jax
-from scalearn_jax import plan, study
+from scalearn_jax import plan, runs, study
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
-from scalearn_jax.data import splits
+from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import InputError
+from scalearn_jax.models.backbones import BackboneSpec
 from tests.fake_runs import write_run
 
 STUDY = StudyConfig(
@@ -21,7 +22,7 @@ STUDY = StudyConfig(
     targets=("glue/rte", "glue/cola"),
     methods=("single", "scalearn", "gentle"),
     seeds=(0, 1),
-    stage1={"max_steps": 7, "reduction_factor": 8},
+    stage1={"max_steps": 7, "reduction_factor": 2},
     stage2={"max_steps": 3, "reduction_factor": 4},
     tasks={"glue/cola": {"max_train_samples": 9}},
     methods_options={"gentle": {"method": "scalearn", "omega_dropout": 0.0}, "single": {"epochs": 2}},
@@ -30,7 +31,7 @@ STUDY = StudyConfig(
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    """Replaces training and reading of data; ``failing`` names cells that break."""
+    """Replaces training and reading of data and backbone; ``failing`` names cells that break."""
     calls, failing, read = [], set(), []
 
     def train(config):
@@ -50,6 +51,9 @@ def pipeline(monkeypatch):
     def failing_error(out):
         return InputError("bad data") if "cola" in out else RuntimeError("broken")
 
+    spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 140, 2, 0, 0, 1e-12)
+    monkeypatch.setattr(runs, "load_backbone", lambda path, revision: ({}, spec, "hash"))
+    monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: None)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
     monkeypatch.setitem(sys.modules, "scalearn_jax.pipeline", fake)
@@ -66,7 +70,7 @@ def test_cells_resolve_overrides_in_order():
     assert list(cells)[:2] == ["adapters/glue/rte", "adapters/glue/mrpc"] and len(cells) == 8
     source, single = cells["adapters/glue/rte"], cells["glue/cola/single"]
     assert isinstance(source, AdapterConfig) and source.seeds == (0,)
-    assert (source.max_steps, source.reduction_factor) == (7, 8)
+    assert (source.max_steps, source.reduction_factor) == (7, 2)
     assert isinstance(single, TransferConfig) and single.seeds == (0, 1) and single.sources == ()
     assert (single.max_steps, single.epochs, single.max_train_samples, single.reduction_factor) == (3, 2, 9, 4)
     gentle = cells["glue/cola/gentle"]
@@ -159,6 +163,31 @@ def test_all_data_are_read_before_anything_trains(tmp_path, pipeline, monkeypatc
     with pytest.raises(InputError, match="train.jsonl is empty"):
         study.run_study(STUDY, str(tmp_path / "o"))
     assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"stage2": {"max_length": 150}}, "glue/rte/single: --max-length 150 exceeds the backbone's 140 positions"),
+        ({"tasks": {"glue/cola": {"max_length": 150}}}, "glue/cola/single: --max-length"),
+        ({"stage1": {"reduction_factor": 9}}, "adapters/glue/rte: --reduction-factor 9"),
+        ({"stage1": {"non_linearity": "rleu", "reduction_factor": 2}}, "adapters/glue/rte: .*did you mean 'relu'"),
+        (
+            {"methods": ("soup",), "methods_options": {"soup": {"weights": [1.0]}}},
+            "--weights has 1 values for 2 sources",
+        ),
+    ],
+)
+def test_all_cells_are_checked_before_anything_trains(tmp_path, pipeline, values, message):
+    with pytest.raises(InputError, match=message):
+        study.run_study(change(**values), str(tmp_path / "o"))
+    assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
+def test_a_backbone_that_is_not_there_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        study.run_study(change(backbone=str(tmp_path / "none")), str(tmp_path / "o"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_runs_what_it_names(tmp_path, pipeline):

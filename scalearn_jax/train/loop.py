@@ -104,13 +104,18 @@ def train(
         state, metrics = step(state, frozen, batch)
         num_examples += int(np.sum(batch.example_mask))
         last = number == schedule.num_steps
+        if number == 1 or number % schedule.log_every == 0 or last:
+            jax.block_until_ready(metrics)
         if number % schedule.log_every == 0 or last:
-            rate = num_examples / (time.perf_counter() - started)
-            on_event(_train_event(number, metrics, rate))
+            on_event(_train_event(number, metrics, num_examples / (time.perf_counter() - started)))
+        if number == 1:  # it was compiled, which says nothing about speed
+            started, num_examples = time.perf_counter(), 0
         if number % schedule.eval_every == 0 or last:
+            paused = time.perf_counter()
             results = evaluate(state.trainable)
             _update(members, number, results, state.trainable, schedule, main_metric)
             on_event({"event": "eval", "step": number, "dev": results})
+            started += time.perf_counter() - paused
             if all(member.waited >= schedule.patience for member in members):
                 break
     if any(member.trainable is None for member in members):
