@@ -54,7 +54,7 @@ METHODS = {
     "scalearn-softmax": _scalearn("scalearn", "ScaLearn, softmax over sources", dropout=0.0, normalise="softmax"),
     "fusion": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion (dynamic): attention over sources"),
     "fusion-static": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}),
-    "soup": Method("average", ("head",), 3e-4, "AdapterSoup: weighted average of the sources' parameters"),
+    "soup": Method("average", ("head",), 3e-4, "AdapterSoup: average of the sources' parameters, by --weights"),
     "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)", choice_head="two_layer"),
     "single": Method(
         "single",

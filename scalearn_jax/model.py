@@ -34,7 +34,7 @@ class ModelSpec:
       heads: (task, HeadSpec) pairs.
       num_sources: T, adapters in the bank; 0 for none.
       bottleneck: r, width of the bank.
-      non_linearity: of the adapters.
+      non_linearity: of the bank's adapters.
       backbone_dropout: whether the (frozen) backbone's own dropout acts in training, as published.
       dtype: ``"float32"``; ``"mixed"``: float32 with bfloat16 inputs to matrix products; ``"bfloat16"``:
         bfloat16 activations too; ``"float64"``.
@@ -57,7 +57,8 @@ class ModelSpec:
     @cached_property
     def make_combiner(self) -> combiners.Combiner:
         """The combiner this spec names."""
-        return combiners.make(self.combiner, non_linearity=self.non_linearity, **dict(self.combiner_options))
+        options = {"non_linearity": self.non_linearity} if self.num_sources else {}  # without a bank, its own
+        return combiners.make(self.combiner, **options | dict(self.combiner_options))
 
     @property
     def bank_shape(self) -> bank.BankShape:
@@ -171,6 +172,6 @@ def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key 
     encode_key, head_key = (None, None) if key is None else jax.random.split(key)
     hidden = encode(params, batch, spec=spec, key=encode_key, mask=mask)
     first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
+    first = first.astype(jax.numpy.promote_types(first.dtype, jax.numpy.float32))  # a head costs nothing in full
     head = head_modules.Head(spec.head(task), spec.backbone.hidden_size)
-    logits = head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), head_key)
-    return logits.astype(jax.numpy.promote_types(logits.dtype, jax.numpy.float32))
+    return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), head_key)

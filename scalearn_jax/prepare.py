@@ -71,6 +71,8 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
         sources = in_published_order(sources, task.name)
     spec = make_spec(config, method, task, backbone_spec, sources)
     data = load_data(config, task, backbone_spec)
+    if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
+        backbone.pop("pooler", None)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     halves = init_members(config.seeds, spec, method, backbone, bank)
     return Setup(config, method, task, spec, data, sources, backbone_hash, *halves)
@@ -114,7 +116,7 @@ def make_spec(
     pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
     head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
-        backbone=backbone,
+        backbone=dataclasses.replace(backbone, has_pooler=pooled),
         combiner=method.combiner,
         combiner_options=tuple(sorted(combiner_options(config, method, backbone).items())),
         heads=((task.name, head),),

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on accelerators, too
 jax.config.update("jax_disable_most_optimizations", True)  # compiling takes nearly all the time here
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 
@@ -67,6 +68,8 @@ def checks(case: Case) -> Iterator[tuple[str, Iterator[Result]]]:
     """Every check of a case with the name of its file; a case without reference arrays fails."""
     files = [(f"{part}/{name}", check(case, name)) for part, check in FOLDERS.items() for name in case.names(part)]
     files += [(name, check(case)) for name, check in FILES.items() if (case.folder / name).exists()]
+    heads = sorted(path.parent.name for path in (case.folder / "heads").glob("*/trainable.json"))
+    files += [(f"heads/{name}/trainable.json", training.trainable(case, name)) for name in heads]
     yield "manifest", listed_files(case)
     yield from files or [("any reference arrays", iter(()))]
 

@@ -128,8 +128,17 @@ class Case:
         return hf.load_backbone(self.folder / "backbone")
 
     @cached_property
+    def loaded_adapters(self) -> dict[str, tuple[Params, dict]]:
+        return {task: adapterhub.load(self.folder / "adapters" / task) for task in self.tasks}
+
+    @property
     def adapters(self) -> dict[str, Params]:
-        return {task: adapterhub.load(self.folder / "adapters" / task)[0] for task in self.tasks}
+        return {task: adapter for task, (adapter, _) in self.loaded_adapters.items()}
+
+    @property
+    def non_linearity(self) -> str:
+        """That of all adapters, which is the same."""
+        return self.loaded_adapters[self.target][1]["non_linearity"]
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray]:
@@ -198,7 +207,7 @@ class Case:
             heads=(("head", head_spec),),
             num_sources=len(sources),
             bottleneck=banks.shape(bank).bottleneck if bank else 0,
-            non_linearity=non_linearity or self.manifest.get("non_linearity", "relu"),
+            non_linearity=non_linearity or self.non_linearity,
             backbone_dropout=False,
             dtype=dtype,
             layers=layers,

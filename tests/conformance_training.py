@@ -15,6 +15,7 @@ from conformance_forward import FLOAT64, Result, compare, find_setup
 from scalearn_jax import methods, model, tree
 from scalearn_jax.combiners import make
 from scalearn_jax.convert import hf
+from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
@@ -167,7 +168,23 @@ def initialisation(case: Case) -> Iterator[Result]:
         mean = abs(omegas.mean() - stats["mean"]) + same_shape
         deviation = abs(omegas.std() - stats["std"]) + same_shape
         yield Result(f"init_stats {name} mean", mean, 5 * SPREAD / count**0.5)
-        yield Result(f"init_stats {name} std", deviation, 5 * SPREAD / (2 * count) ** 0.5)
+        if count > 1:  # one number has no spread
+            yield Result(f"init_stats {name} std", deviation, 5 * SPREAD / (2 * count) ** 0.5)
+
+
+# ---------------------------------------------------------------- what is trained
+
+
+def trainable(case: Case, head: str) -> Iterator[Result]:
+    """What a two-stage run trains with a head: the head, without a pooler it stands on, and the transfer parameters."""
+    names = set(json.loads((case.folder / "heads" / head / "trainable.json").read_text()))
+    tensors = load_tensors(case.folder / "heads" / head / "head.safetensors")
+    transfer = case.transfer("scalearn")
+    expected = sum(tensor.size for name, tensor in tensors.items() if name in names) + tree.num_parameters(transfer)
+    params = case.build("scalearn", transfer=transfer, head=head, dropout=0.0).params
+    kept, _ = tree.partition(params, methods.is_trainable(methods.METHODS["scalearn"]))
+    count = tree.num_parameters(kept)
+    yield Result(f"trainable with head {head} = {count}", abs(count - expected), 0)
 
 
 # ---------------------------------------------------------------- parameter counts
@@ -176,13 +193,13 @@ _BASE = {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_si
 _LARGE = {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}
 _ROBERTA = {"max_positions": 514, "type_vocab_size": 1, "pad_id": 1, "position_offset": 2, "layer_norm_eps": 1e-5}
 _BERT = {"max_positions": 512, "type_vocab_size": 2, "pad_id": 0, "position_offset": 0, "layer_norm_eps": 1e-12}
-BACKBONE_SIZES = {
-    "roberta-base": BackboneSpec(family="roberta", vocab_size=50265, **_BASE, **_ROBERTA),
-    "roberta-large": BackboneSpec(family="roberta", vocab_size=50265, **_LARGE, **_ROBERTA),
-    "xlm-roberta-base": BackboneSpec(family="xlm-roberta", vocab_size=250002, **_BASE, **_ROBERTA),
-    "xlm-roberta-large": BackboneSpec(family="xlm-roberta", vocab_size=250002, **_LARGE, **_ROBERTA),
-    "bert-base-uncased": BackboneSpec(family="bert", vocab_size=30522, **_BASE, **_BERT),
-    "bert-large-uncased": BackboneSpec(family="bert", vocab_size=30522, **_LARGE, **_BERT),
+# pattern of the name -> family, vocabulary and constants; BERT's classifier stands on its pooler, the others' do not
+FAMILIES = {
+    "xlm-roberta": ("xlm-roberta", 250002, _ROBERTA),
+    "roberta": ("roberta", 50265, _ROBERTA),
+    "bert-.*-uncased": ("bert", 30522, _BERT | {"has_pooler": True}),
+    "bert-.*-multilingual-cased": ("bert", 119547, _BERT | {"has_pooler": True}),
+    "bert-.*-cased": ("bert", 28996, _BERT | {"has_pooler": True}),
 }
 # name in the reference -> (combiner, its options, counted part of the tree)
 COUNTED = {
@@ -206,13 +223,25 @@ def parameter_counts(folder: Path) -> Iterator[Result]:
     """Trainable parameters of each method at full size, counted without allocating any."""
     for model_name, counts in json.loads((folder / "parameter_counts.json").read_text()).items():
         backbone_name, num_tasks = re.fullmatch(r"(\S+), (\d+) tasks?", model_name).groups()
+        backbone = known_backbone(backbone_name)
         for name, expected in counts.items():
-            count = (
-                num_trained_scores()
-                if name == "ProPETL_mask_scores"
-                else num_parameters(BACKBONE_SIZES[backbone_name], int(num_tasks), *COUNTED[name])
-            )
+            if name == "ProPETL_mask_scores":
+                count = num_trained_scores()
+            elif backbone and name in COUNTED:
+                count = num_parameters(backbone, int(num_tasks), *COUNTED[name])
+            else:
+                count = float("inf")
             yield Result(f"parameter_counts {model_name}: {name} = {count}", abs(count - expected), 0)
+
+
+def known_backbone(name: str) -> BackboneSpec | None:
+    """The sizes of a public backbone; ``None`` for one that is not in the table."""
+    for pattern, (family, vocab_size, constants) in FAMILIES.items():
+        sizes = re.fullmatch(f"(?=.*{pattern}).*(base|large).*", name)
+        if sizes:
+            sizes = _LARGE if sizes[1] == "large" else _BASE
+            return BackboneSpec(family=family, vocab_size=vocab_size, **sizes, **constants)
+    return None
 
 
 def num_parameters(backbone: BackboneSpec, num_tasks: int, combiner: str, options: dict, part) -> int:
@@ -221,7 +250,7 @@ def num_parameters(backbone: BackboneSpec, num_tasks: int, combiner: str, option
         backbone,
         combiner,
         tuple(options.items()),
-        heads=(("head", HeadSpec(num_outputs=2)),),
+        heads=(("head", HeadSpec("pooled" if backbone.has_pooler else "two_layer", num_outputs=2)),),
         num_sources=1 if combiner == "single" else num_tasks,
         bottleneck=backbone.hidden_size // 16,
     )

@@ -127,6 +127,7 @@ def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
     folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
     trained = runs.load_run(folder).members[0]["backbone"]
     pretrained, *_ = runs.load_backbone(backbone)
+    assert "pooler" in pretrained and "pooler" not in trained  # its head does not use it
     assert tiny_backbone.weights_differ(trained, pretrained)
     with pytest.raises(InputError, match="expected a single adapter"):
         runs.load_source(folder)

@@ -30,7 +30,6 @@ def spec(combiner: str = "scalearn", **changes) -> model.ModelSpec:
         heads=(("demo", HeadSpec(num_outputs=3, dropout=0.0)),),
         num_sources={"single": 1, "none": 0}.get(combiner, 0 if combiner in GENERATED else NUM_SOURCES),
         bottleneck=4,
-        non_linearity="gelu" if combiner == "compacter" else "relu",
     )
     return model.ModelSpec(**settings | changes)
 

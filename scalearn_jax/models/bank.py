@@ -118,7 +118,8 @@ def mean(bank: Params, weights: Array) -> Params:
       >>> mean(bank, jnp.array([0.5, 0.25, 0.25]))["down"]["kernel"].shape
       (2, 8, 4)
     """
-    return jax.tree.map(lambda leaf: jnp.einsum("lt...,t->l...", leaf, weights.astype(leaf.dtype)), bank)
+    average = lambda leaf: jnp.einsum("lt...,t->l...", leaf, weights.astype(leaf.dtype), precision="highest")  # noqa: E731
+    return jax.tree.map(average, bank)
 
 
 def widen(bank: Params, omega: Array) -> Params:

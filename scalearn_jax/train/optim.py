@@ -90,7 +90,7 @@ def _name(path) -> str:
 
 def decays(path: str) -> bool:
     """Says whether weight decay applies to a leaf: to all but biases and layer norms."""
-    return not path.endswith("bias") and "norm" not in path
+    return not path.endswith(("bias", "norm/scale"))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scalearn_jax import model
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder, heads, linear
 from scalearn_jax.models.bottleneck import Bottleneck, bottleneck, non_linearity
@@ -93,6 +94,14 @@ def test_mixed_products_differentiate_like_full_ones():
     assert mixed[0].dtype == jnp.float32 and mixed[1].dtype == jnp.bfloat16
     for a, b in zip(exact, mixed, strict=True):  # bfloat16 keeps 8 bits
         chex.assert_trees_all_close(a, b.astype(jnp.float32), atol=0.03 * float(jnp.abs(a).max()))
+
+
+def test_a_head_computes_in_float32_behind_a_bfloat16_encoder():
+    """Scores near 4 would be rounded to steps of 0.03 otherwise."""
+    spec = tiny.spec("scalearn", dtype="bfloat16")
+    logits = model.apply(tiny.params(spec), tiny.batch(), spec=spec, task="demo")
+    assert logits.dtype == jnp.float32
+    assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).any()
 
 
 def test_dropout_keeps_the_mean():

@@ -99,6 +99,7 @@ def test_unknown_optimizer_names_the_nearest():
         ("transfer/omega", True),
         ("backbone/layers/query/kernel", True),
         ("heads/t/out/bias", False),
+        ("heads/my:norms/out/kernel", True),
         ("backbone/layers/output_norm/scale", False),
         ("backbone/embeddings/norm/bias", False),
     ],
