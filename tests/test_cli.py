@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -36,11 +35,9 @@ def parse(*argv):
     return flags.parse(TransferConfig, [*TRANSFER, *argv], prog="scalearn transfer")
 
 
-def test_help_is_fast_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     code = "import sys; from scalearn_jax import cli; cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 2  # 0.05 s on an idle machine; the modules are what is really checked
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
     assert not {"jax", "numpy", "transformers", "tyro", "yaml", "rich"} & set(done.stderr.split())
 
