@@ -68,10 +68,10 @@ def checks(case: Case) -> Iterator[tuple[str, Iterator[Result]]]:
     """Every check of a case with the name of its file; a case without reference arrays fails."""
     files = [(f"{part}/{name}", check(case, name)) for part, check in FOLDERS.items() for name in case.names(part)]
     files += [(name, check(case)) for name, check in FILES.items() if (case.folder / name).exists()]
-    heads = sorted(path.parent.name for path in (case.folder / "heads").glob("*/trainable.json"))
-    files += [(f"heads/{name}/trainable.json", training.trainable(case, name)) for name in heads]
     yield "manifest", listed_files(case)
     yield from files or [("any reference arrays", iter(()))]
+    for path in sorted((case.folder / "heads").glob("*/trainable.json")):
+        yield f"heads/{path.parent.name}/trainable.json", training.trainable(case, path.parent.name)
 
 
 def all_results(folder: Path, pattern: str) -> Iterator[tuple[str, Result]]:
