@@ -18,7 +18,7 @@ from scalearn_jax import losses, methods, metrics, model, runs, tree
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import EvaluateConfig, PredictConfig
 from scalearn_jax.data import batches, splits, tokens
-from scalearn_jax.data.tables import check_columns
+from scalearn_jax.data.tables import Table
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_text
@@ -86,15 +86,37 @@ def predict(config: PredictConfig) -> Path:
     if seed not in run.members:
         raise InputError(f"--seed {seed}: the run {config.run} holds seeds {sorted(run.members)}.")
     run = dataclasses.replace(run, members={seed: run.members[seed]})
-    table = splits.read_table(Path(config.input))
-    check_columns(table, run.task.columns, config.input)
+    table = splits.examples(run.task, splits.read_table(Path(config.input)), config.input, labels=False)
     tokenizer = _tokenizer(run, config.backbone)
     encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
     check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
     trainable, frozen = stacked(run)
     logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
-    write_text(output, "".join(json.dumps(answer(run.task, row)) + "\n" for row in logits))
+    lines = choices(table, logits) if "candidate" in table else [answer(run.task, row) for row in logits]
+    write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
     return output
+
+
+def choices(table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
+    """Words the answer to each question that several examples offer candidates for.
+
+    Args:
+      table: the examples, with ``question_number`` and ``candidate``.
+      logits: Float[n 2] of whether a candidate is right.
+
+    Returns:
+      ``{"label": candidate, "probabilities": {candidate: probability of being right}}`` a question, in order.
+    """
+    numbers = np.array(table["question_number"])
+    right = metrics.probabilities("classification", logits)[:, 1]
+    rows = {number: np.flatnonzero(numbers == number) for number in np.unique(numbers)}
+    return [
+        {
+            "label": table["candidate"][best],
+            "probabilities": {table["candidate"][row]: round(float(right[row]), 6) for row in rows[numbers[best]]},
+        }
+        for best in metrics.chosen(logits, numbers[:, None])
+    ]
 
 
 def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
@@ -141,7 +163,10 @@ def score(
     kind = losses.LOSSES[task.kind]
     labels = jnp.asarray(encoded.labels)
     return [
-        {"loss": float(kind(jnp.asarray(one), labels).mean()), **metrics.compute(task, one, encoded.labels)}
+        {
+            "loss": float(kind(jnp.asarray(one), labels).mean()),
+            **metrics.compute(task, one, encoded.labels, encoded.questions),
+        }
         for one in logits
     ]
 

@@ -5,6 +5,7 @@ They look at a whole split at once, since rank correlation and grouped answers a
 Letters: n examples, C outputs.
 """
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -114,10 +115,67 @@ def pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     return (pearson(predictions, labels) + spearman(predictions, labels)) / 2
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+def question_match(predictions: np.ndarray, labels: np.ndarray, questions: np.ndarray) -> float:
+    """Share of questions all of whose examples are right (MultiRC's exact match); Int[n] twice, Float[n 3].
+
+    Example:
+      >>> question_match(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([[0, 0, 0], [0, 0, 0], [1, 0, 0]]))
+      0.5
+    """
+    _, number = np.unique(questions[:, 0], return_inverse=True)
+    wrong = np.bincount(number, predictions != labels)
+    return float((wrong == 0).mean())
+
+
+def answer_f1(logits: np.ndarray, questions: np.ndarray) -> float:
+    """Mean over questions of the token F1 of the chosen candidate (ReCoRD).
+
+    A question's answer is its example with the highest logit of class 1; the last of equals.
+
+    Args:
+      logits: Float[n 2].
+      questions: Float[n 3], see ``data.derive.QUESTION``.
+
+    Returns:
+      The mean, 0 to 1.
+
+    Example:
+      >>> answer_f1(np.array([[0, 1.0], [0, 2.0]]), np.array([[0, 1.0, 1.0], [0, 0.5, 0.0]]))
+      0.5
+    """
+    return float(questions[chosen(logits, questions), 1].mean())
+
+
+def answer_match(logits: np.ndarray, questions: np.ndarray) -> float:
+    """Share of questions whose chosen candidate is exactly right; see ``answer_f1``."""
+    return float(questions[chosen(logits, questions), 2].mean())
+
+
+def chosen(logits: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """Picks each question's example with the highest logit of class 1, the last of equals.
+
+    Args:
+      logits: Float[n 2].
+      questions: Float[n 1] or wider; the first column numbers the questions.
+
+    Returns:
+      Int[Q], indices of examples, by the number of their question.
+
+    Example:
+      >>> chosen(np.array([[0, 1.0], [0, 1.0], [0, 0.0]]), np.array([[4, 0, 0], [4, 0, 0], [9, 0, 0]])).tolist()
+      [1, 2]
+    """
+    order = np.lexsort((np.arange(len(logits)), logits[:, 1], questions[:, 0]))
+    numbers = questions[order, 0]
+    return order[np.append(numbers[1:] != numbers[:-1], True)]
+
+
+METRICS: dict[str, Callable[..., float]] = {
     function.__name__: function
     for function in (
         accuracy,
+        answer_f1,
+        answer_match,
         exact_match,
         f1,
         macro_f1,
@@ -127,6 +185,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
         pearson,
         spearman,
         pearson_spearman,
+        question_match,
     )
 }
 
@@ -152,13 +211,16 @@ def probabilities(kind: str, logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
-def compute(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute(
+    task: Task, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
+) -> dict[str, float]:
     """Computes a task's metrics on a split.
 
     Args:
       task: names the metrics; the first is the main one.
       logits: Float[n C].
       labels: Int[n], Float[n] or Float[n C].
+      questions: Float[n 3], which question each example answers; only metrics over questions look at it.
 
     Returns:
       ``{metric: value}``.
@@ -168,5 +230,10 @@ def compute(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels; pass the whole split in order.")
-    predictions = predict(task.kind, logits)
-    return {name: METRICS[name](predictions, labels) for name in task.metrics}
+    inputs = {"logits": logits, "predictions": predict(task.kind, logits), "labels": labels, "questions": questions}
+    return {name: _call(METRICS[name], inputs) for name in task.metrics}
+
+
+def _call(metric: Callable[..., float], inputs: dict[str, np.ndarray | None]) -> float:
+    """Hands a metric the inputs that its parameters name."""
+    return metric(*(inputs[name] for name in inspect.signature(metric).parameters))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from scalearn_jax import metrics
-from scalearn_jax.data.task import Task
+from scalearn_jax.data import tasks
+from scalearn_jax.data.task import QUESTION_METRICS, Task
 
 CLASSES = [2, 3, 5]
 
@@ -79,7 +80,7 @@ def test_constant_predictions_score_zero(name, value):
         assert metrics.METRICS[name](labels, constant) == 0.0
 
 
-@pytest.mark.parametrize("name", metrics.METRICS)
+@pytest.mark.parametrize("name", sorted(set(metrics.METRICS) - set(QUESTION_METRICS)))
 def test_every_metric_is_best_for_right_predictions(name):
     labels = np.eye(4, 3) if name == "exact_match" else np.arange(30) % 2
     assert metrics.METRICS[name](labels.copy(), labels) == pytest.approx(1.0)
@@ -108,3 +109,33 @@ def test_a_task_is_scored_by_its_own_metrics():
     assert list(result) == ["pearson", "spearman"] and result["spearman"] == pytest.approx(1.0)
     with pytest.raises(ValueError, match="3 rows of logits for 2 labels"):
         metrics.compute(task, np.zeros((3, 1)), np.zeros(2))
+
+
+# Three questions, the second with the candidates of one example in between: (number, token F1, exact match).
+ASKED = np.array([[0, 0.0, 0.0], [0, 1.0, 1.0], [1, 0.4, 0.0], [2, 1.0, 1.0], [1, 0.8, 0.0], [2, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "scores, f1, match",
+    [
+        ([0.1, 0.9, 0.2, 0.7, 0.3, 0.1], (1 + 0.8 + 1) / 3, 2 / 3),
+        ([0.9, 0.1, 0.9, 0.1, 0.3, 0.7], 0.4 / 3, 0.0),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], (1 + 0.8 + 0) / 3, 1 / 3),  # ties: the last candidate, the larger in order
+    ],
+)
+def test_the_best_candidate_answers_the_question(scores, f1, match):
+    logits = np.stack([np.zeros(6), np.array(scores)], 1)
+    task = tasks.get("superglue/record")
+    found = metrics.compute(task, logits, np.zeros(6, int), ASKED)
+    assert found == {"answer_f1": pytest.approx(f1), "answer_match": pytest.approx(match)}
+
+
+def test_multirc_scores_answers_and_whole_questions():
+    labels, predictions = np.array([1, 0, 1, 0, 1]), np.array([1, 0, 1, 1, 0])
+    asked = np.array([[0, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0], [2, 0, 0]])
+    found = metrics.compute(tasks.get("superglue/multirc"), np.eye(2)[predictions], labels, asked)
+    assert found == {
+        "f1": pytest.approx(2 / 3),
+        "question_match": pytest.approx(1 / 3),
+        "accuracy": pytest.approx(3 / 5),
+    }

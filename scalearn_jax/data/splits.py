@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.data import builtin
+from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.tables import SUFFIXES, Table, check_columns, columns, concatenate, num_rows, read_table, take
@@ -55,13 +55,23 @@ def load_splits(
       >>> [num_rows(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
       [32, 200, 400]
     """
-    tables = {split: _checked(task, table, where) for split, table, where in _load(task, data_dir)}
+    tables = {split: examples(task, table, where) for split, table, where in _load(task, data_dir)}
     if "test" in tables:
         splits = Splits(*(tables[split] for split in SPLITS))
+    elif task.split_rule == "validation":
+        splits = Splits(tables["train"], tables["validation"], tables["validation"])
     else:
         splits = Splits(*hold_out(task, tables["train"]), tables["validation"])
-    caps = (max_train_samples, max_eval_samples, max_eval_samples)
-    return Splits(*(take(table, range(num_rows(table))[:cap]) for table, cap in zip(splits, caps, strict=True)))
+    ends = (max_train_samples, *(_whole_questions(table, max_eval_samples) for table in splits[1:]))
+    return Splits(*(take(table, range(num_rows(table))[:end]) for table, end in zip(splits, ends, strict=True)))
+
+
+def _whole_questions(table: Table, end: int | None) -> int | None:
+    """Moves the end of a cut forward to where a question ends, unless nothing would be left."""
+    numbers = table.get("question_number")
+    if numbers is None or end is None or end >= len(numbers):
+        return end
+    return next((cut for cut in range(end, 0, -1) if numbers[cut - 1] != numbers[cut]), end)
 
 
 def hold_out(task: Task, train: Table) -> tuple[Table, Table]:
@@ -89,9 +99,27 @@ def hold_out(task: Task, train: Table) -> tuple[Table, Table]:
     return take(train, rows.tolist()), take(train, held_out.tolist())
 
 
-def _checked(task: Task, table: Table, where: str) -> Table:
-    check_columns(table, (*task.columns, task.label_column), where)
-    labels_of(task, table[task.label_column], where)
+def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Table:
+    """Checks a file's columns and labels and turns its rows into examples.
+
+    Args:
+      task: the row.
+      table: as read from the file.
+      where: the file, for errors.
+      labels: whether the file has labels.
+
+    Returns:
+      The examples; the very table where the task derives nothing.
+
+    Raises:
+      InputError: no rows, a missing column or entry, a label outside the list, a row that cannot be read.
+    """
+    check_columns(table, (*task.columns, *(task.label_columns if labels else ())), where)
+    if task.derive:
+        rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
+        table = columns(derive.examples(derive.RULES[task.derive], rows, where, labels=labels))
+    if labels:
+        labels_of(task, table[task.label_column], where)
     return table
 
 
@@ -103,7 +131,7 @@ def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table,
         return
     files = _hub_files(task) if data_dir is None else _local_files(task, Path(data_dir).expanduser())
     for split, paths in files.items():
-        if split != "test" or task.split_rule == "files":  # GLUE's test files have no labels
+        if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])
             yield split, concatenate([read_table(path) for path in paths], where), where
 
@@ -125,10 +153,11 @@ def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
 
 def _folders(task: Task, data_dir: Path) -> list[Path]:
     """Where a task's files may lie; the folder of another task is not taken for this one's."""
-    own = task.name.rsplit("/", 1)[-1]
-    others = {name.rsplit("/", 1)[-1] for name in TASKS} - {own} if task.name in TASKS else set()
-    direct = [] if data_dir.resolve().name in others else [data_dir]
-    return list(dict.fromkeys([data_dir / task.name, data_dir / own, *direct]))
+    place = task.folder or task.name
+    own = place.rsplit("/", 1)[-1]
+    others = {(row.folder or name).rsplit("/", 1)[-1] for name, row in TASKS.items()} - {own}
+    direct = [] if task.name in TASKS and data_dir.resolve().name in others else [data_dir]
+    return list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:

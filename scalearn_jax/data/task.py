@@ -8,12 +8,15 @@ import re
 from typing import Any, Literal, get_args
 
 from scalearn_jax import schema
+from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, unknown
 
 Kind = Literal["classification", "regression", "multilabel", "choice"]
 # A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.
 Metric = Literal[
     "accuracy",
+    "answer_f1",
+    "answer_match",
     "exact_match",
     "f1",
     "macro_f1",
@@ -22,14 +25,16 @@ Metric = Literal[
     "matthews",
     "pearson",
     "pearson_spearman",
+    "question_match",
     "spearman",
 ]
 
 
 # what may score each kind of label; the first is the default
 _ONE_CLASS = ("accuracy", "f1", "macro_f1", "macro_precision", "macro_recall", "matthews")
+QUESTION_METRICS = ("answer_f1", "answer_match", "question_match")  # of several examples a question
 METRICS_OF = {
-    "classification": _ONE_CLASS,
+    "classification": (*_ONE_CLASS, *QUESTION_METRICS),
     "choice": _ONE_CLASS,
     "regression": ("pearson", "spearman", "pearson_spearman"),
     "multilabel": ("macro_f1", "macro_precision", "macro_recall", "exact_match"),
@@ -66,9 +71,11 @@ class Task:
       max_length: longest sequence in tokens.
       truncate: which text of a long pair is cut, the longer one or always the first.
       split_rule: ``"published"`` holds out a tenth of train for development and tests on validation; ``"files"``
-        does so only where no test file is given.
+        does so only where no test file is given; ``"validation"`` develops and tests on validation.
       stratify: whether a held-out development set keeps the label proportions.
       hub: where the hub keeps the files.
+      derive: a rule of ``derive.RULES`` that makes the templates' columns; ``None`` where the file has them.
+      folder: where the files lie below a data folder, for data sets that hold several tasks; by default the name.
     """
 
     name: str
@@ -80,9 +87,11 @@ class Task:
     label_column: str = "label"
     max_length: int = 128
     truncate: Literal["longest_first", "first"] = "longest_first"
-    split_rule: Literal["files", "published"] = "files"
+    split_rule: Literal["files", "published", "validation"] = "files"
     stratify: bool = True
     hub: HubFiles | None = None
+    derive: Literal["copa", "multirc", "record", "wsc"] | None = None
+    folder: str | None = None
 
     def __post_init__(self):
         if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
@@ -107,10 +116,25 @@ class Task:
         return len(self.labels) if self.kind in ("classification", "multilabel") else 1
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The text columns the templates name."""
+    def fields(self) -> tuple[str, ...]:
+        """The columns the templates name."""
         fields = [field for template in (*self.texts, *self.choices) for field in template_fields(template)]
         return tuple(dict.fromkeys(fields))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns a file must have."""
+        return RULES[self.derive].columns if self.derive else self.fields
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of a file that hold the label."""
+        return (RULES[self.derive].labels if self.derive else ()) or (self.label_column,)
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether several examples answer one question."""
+        return bool(self.derive) and RULES[self.derive].question is not None
 
     def sequences(self, row: dict[str, Any]) -> list[tuple[str, ...]]:
         """Fills the templates with a row: K tuples of one or two texts.
@@ -122,6 +146,16 @@ class Task:
         """
         texts = tuple(fill(template, row) for template in self.texts)
         return [(*texts, fill(choice, row)) for choice in self.choices] or [texts]
+
+    def similarity_text(self, row: dict[str, Any]) -> str:
+        """The text that stands for a row when data sets are compared, its segments joined by a blank.
+
+        Example:
+          >>> Task("demo", "regression", ("first", "second")).similarity_text({"first": "a b", "second": "c"})
+          'a b c'
+        """
+        chosen = RULES[self.derive].similarity if self.derive else ()
+        return " ".join([str(row[name]) for name in chosen] or self.sequences(row)[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Turns the row into JSON types; ``from_dict`` undoes it."""
@@ -158,6 +192,9 @@ def _problem(task: Task) -> str:
     unfit = [metric for metric in task.metrics if metric not in METRICS_OF[task.kind]]
     if unfit:
         return f"metrics {unfit} do not fit kind {task.kind!r}; choose from {', '.join(METRICS_OF[task.kind])}."
+    unasked = [metric for metric in task.metrics if metric in QUESTION_METRICS and not task.has_questions]
+    if unasked:
+        return f"metrics {unasked} are of questions with several examples each, as derive 'multirc' or 'record' makes."
     if task.max_length < 4:
         return f"needs a max_length of 4 or more, got {task.max_length}."
     return ""

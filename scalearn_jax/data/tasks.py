@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from scalearn_jax import schema
+from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
 
@@ -15,8 +16,29 @@ def _glue(name: str, texts: tuple[str, ...], labels: tuple[str, ...], metrics=("
     return Task(f"glue/{name}", texts=texts, labels=labels, metrics=metrics, **fields)
 
 
+def _superglue(name: str, texts: tuple[str, ...], labels: tuple[str, ...], metrics=("accuracy",), **fields) -> Task:
+    files = tuple((split, f"{name}/{split}/*.parquet") for split in ("train", "validation"))
+    hub = HubFiles("aps/super_glue", files, revision="refs/convert/parquet")  # the hub's own conversion
+    fields = {"kind": "classification", "split_rule": "published", "hub": hub} | fields
+    return Task(f"superglue/{name}", texts=texts, labels=labels, metrics=metrics, **fields)
+
+
+def _humset(name: str, labels: tuple[str, ...]) -> Task:
+    files = tuple((split, f"data/{split}.jsonl") for split in ("train", "validation", "test"))
+    hub = HubFiles("nlp-thedeep/humset", files)
+    return _multilabel("humset", name, labels, hub=hub)
+
+
+def _multilabel(folder: str, name: str, labels: tuple[str, ...], **fields) -> Task:
+    """One of several label families over the same excerpts."""
+    metrics = ("macro_f1", "macro_precision", "macro_recall", "exact_match")
+    fields = {"label_column": name, "folder": folder} | fields
+    return Task(f"{folder}/{name}", "multilabel", ("excerpt",), labels, metrics, **fields)
+
+
 _SENTENCES = ("sentence1", "sentence2")
 _ENTAILS = ("entailment", "not_entailment")
+_FALSE_TRUE = ("false", "true")
 _CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
 # The order of the labels is that of the published ids.
 TASKS = {
@@ -30,8 +52,57 @@ TASKS = {
         _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
         _glue("qnli", ("question", "sentence"), _ENTAILS),
         _glue("rte", _SENTENCES, _ENTAILS),
+        _superglue("boolq", ("question", "passage"), _FALSE_TRUE),
+        _superglue(
+            "cb",
+            ("premise", "hypothesis"),
+            ("entailment", "contradiction", "neutral"),
+            ("accuracy", "macro_f1"),
+            stratify=False,
+        ),
+        _superglue(
+            "copa",
+            ("prompt",),
+            ("choice1", "choice2"),
+            kind="choice",
+            choices=("choice1", "choice2"),
+            derive="copa",
+        ),
+        _superglue(
+            "multirc",
+            ("paragraph", "{question} {answer}"),
+            _FALSE_TRUE,
+            ("f1", "question_match", "accuracy"),
+            derive="multirc",
+            max_length=324,
+        ),
+        _superglue(
+            "record",
+            ("bulleted", "filled"),
+            _FALSE_TRUE,
+            ("answer_f1", "answer_match"),
+            derive="record",
+            max_length=256,
+            truncate="first",
+            split_rule="validation",
+        ),
+        _superglue("rte", ("premise", "hypothesis"), _ENTAILS),
+        _superglue("wic", ("{word}: {sentence1}", "{word}: {sentence2}"), _FALSE_TRUE),
+        _superglue("wsc", ("marked", "span1_text"), _FALSE_TRUE, derive="wsc"),
+        *(_humset(name, labels) for name, labels in HUMSET.items()),
+        *(_multilabel("disaster_response", name, labels) for name, labels in DISASTER_RESPONSE.items()),
     )
 }
+# The benchmarks of the paper; RTE is GLUE's in all of them, as published.
+SUITES = {
+    "glue": tuple(f"glue/{name}" for name in ("rte", "mrpc", "cola", "mnli", "qnli", "qqp", "sst2", "stsb")),
+    "superglue": (
+        "glue/rte",
+        *(f"superglue/{name}" for name in ("cb", "copa", "wsc", "wic", "boolq", "multirc", "record")),
+    ),
+    "humset": tuple(f"humset/{name}" for name in HUMSET),
+}
+SUITES["glue+superglue"] = tuple(dict.fromkeys((*SUITES["glue"], *SUITES["superglue"])))
 
 
 def known() -> dict[str, Task]:

@@ -16,12 +16,13 @@ import numpy as np
 
 from scalearn_jax.caches import cache_folder
 from scalearn_jax.convert.files import folder
+from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
 from scalearn_jax.data.tables import Table, check_columns, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 
-_VERSION = 2  # of the cached files; another way to encode needs another number
+_VERSION = 3  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
@@ -35,6 +36,7 @@ class Encoded:
       token_types: Int[total], zeros for backbones that tell no second text apart.
       offsets: Int[N+1], where each sequence starts.
       labels: Int[n], Float[n] or Float[n C].
+      questions: Float[n 3], the columns ``derive.QUESTION`` of each example; Float[0 3] for tasks that ask none.
       num_choices: K; the sequences of an example are neighbours.
       pad_id: filler for empty slots.
     """
@@ -43,6 +45,7 @@ class Encoded:
     token_types: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    questions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
     num_choices: int = 1
     pad_id: int = 0
 
@@ -98,8 +101,8 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
     Raises:
       InputError: no rows, a missing column or entry, or a label outside the task's list.
     """
-    check_columns(table, task.columns, f"the data of task {task.name}")
-    rows = (dict(zip(task.columns, row, strict=True)) for row in zip(*map(table.get, task.columns), strict=True))
+    check_columns(table, task.fields, f"the data of task {task.name}")
+    rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*map(table.get, task.fields), strict=True))
     texts = [sequence for row in rows for sequence in task.sequences(row)]
     chunks = [
         _tokenise(tokenizer, texts[start : start + _CHUNK], task, max_length) for start in range(0, len(texts), _CHUNK)
@@ -110,6 +113,7 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
         token_types=token_types,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels_of(task, table[task.label_column]) if labels else no_labels(task, num_rows(table)),
+        questions=np.array([table[name] for name in QUESTION] if task.has_questions else np.zeros((3, 0))).T,
         num_choices=task.num_choices,
         pad_id=tokenizer.pad_token_id or 0,
     )
@@ -211,6 +215,6 @@ def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> s
     settings += [tokenizer.pad_token_id, tokenizer.model_input_names, tokenizer.truncation_side]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(backend.to_str().encode())
-    for name in (*task.columns, task.label_column):
+    for name in (*task.fields, task.label_column, *(QUESTION if task.has_questions else ())):
         digest.update(json.dumps([name, table[name]], default=str).encode())
     return digest.hexdigest()

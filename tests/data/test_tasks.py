@@ -6,9 +6,11 @@ from typing import get_args
 
 import pytest
 
-from scalearn_jax.data import tasks
+from scalearn_jax.data import splits, tasks
+from scalearn_jax.data.derive import RULES
+from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.task import HubFiles, Metric, Task
-from scalearn_jax.data.tasks import TASKS
+from scalearn_jax.data.tasks import SUITES, TASKS
 from scalearn_jax.errors import InputError
 from scalearn_jax.metrics import METRICS
 
@@ -22,11 +24,126 @@ ROWS = {
     "glue/mnli": ({"premise": "All left.", "hypothesis": "Some left."}, ("All left.", "Some left.")),
     "glue/qnli": ({"question": "When?", "sentence": "At noon."}, ("When?", "At noon.")),
     "glue/rte": ({"sentence1": "Ann ran.", "sentence2": "Ann moved."}, ("Ann ran.", "Ann moved.")),
+    "superglue/boolq": ({"question": "is tin soft", "passage": "Tin -- It is."}, ("is tin soft", "Tin -- It is.")),
+    "superglue/cb": ({"premise": "Did she go?", "hypothesis": "she went"}, ("Did she go?", "she went")),
+    "superglue/rte": ({"premise": "Ann ran.", "hypothesis": "Ann moved."}, ("Ann ran.", "Ann moved.")),
+    "superglue/wic": (
+        {"word": "bank", "sentence1": "A river bank.", "sentence2": "Banks lend."},
+        ("bank: A river bank.", "bank: Banks lend."),
+    ),
 }
+# Data sets whose texts or examples are made of their columns: (row of the file, its examples' sequences, labels).
+DERIVED = {
+    "superglue/copa": (
+        {"premise": "It rained.", "choice1": "She got wet.", "choice2": "He sang.", "question": "effect", "label": 0},
+        [[("It rained. so", "She got wet."), ("It rained. so", "He sang.")]],
+        [0],
+    ),
+    "superglue/wsc": (
+        {"text": "Ann  told Sue that the old lady left .", "span1_text": "Sue", "span2_index": 4, "label": 1},
+        [[("Ann told Sue that *the* old lady left .", "Sue")]],
+        [1],
+    ),
+    "superglue/multirc": (
+        {"paragraph": "It rained.", "question": "What fell?", "answer": "rain", "label": 1},
+        [[("It rained.", "What fell? rain")]],
+        [1],
+    ),
+    "superglue/record": (
+        {
+            "passage": "Ann met Bo.\n@highlight\nThey spoke",
+            "query": "@placeholder spoke to Bo",
+            "entities": ["Bo", "Ann"],
+            "answers": ["Ann"],
+        },
+        [
+            [("Ann met Bo.\n- They spoke", "Ann spoke to Bo")],
+            [("Ann met Bo.\n- They spoke", "Bo spoke to Bo")],
+        ],
+        [1, 0],
+    ),
+}
+EXCERPTS = [name for name in TASKS if name.split("/")[0] in ("humset", "disaster_response")]
 OWN = {"name": "reviews", "kind": "classification", "texts": ["title", "body"], "labels": ["bad", "good"]}
 
 
-@pytest.mark.parametrize("name", TASKS)
+def test_every_row_is_tested_here():
+    assert {*ROWS, *DERIVED, *EXCERPTS} == set(TASKS)
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_official_columns_give_the_published_examples(name):
+    row, sequences, labels = DERIVED[name]
+    task = TASKS[name]
+    table = splits.examples(task, {column: [value] for column, value in row.items()}, "the file")
+    rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    assert [task.sequences(example) for example in rows] == sequences
+    assert labels_of(task, table["label"]).tolist() == labels
+    assert set(task.columns) == set(row) - {"label", "answers"}
+
+
+def test_copa_asks_for_causes_too():
+    row = DERIVED["superglue/copa"][0] | {"question": "cause"}
+    assert RULES["copa"].examples(row, True)[0]["prompt"] == "It rained. because"
+
+
+@pytest.mark.parametrize("name", EXCERPTS)
+def test_label_families_share_their_excerpts(name):
+    task = TASKS[name]
+    row = {"excerpt": "Water is needed.", "entry_id": "7", name.split("/")[1]: []}
+    assert task.sequences(row) == [("Water is needed.",)]
+    assert (task.kind, task.metrics[0], task.folder) == ("multilabel", "macro_f1", name.split("/")[0])
+    assert labels_of(task, [list(task.labels), []]).tolist() == [[1.0] * len(task.labels), [0.0] * len(task.labels)]
+
+
+@pytest.mark.parametrize(
+    "name, size", [("sectors", 11), ("pillars_1d", 7), ("pillars_2d", 6), ("subpillars_1d", 33), ("subpillars_2d", 18)]
+)
+def test_humset_has_the_published_numbers_of_labels(name, size):
+    assert tasks.get(f"humset/{name}").num_outputs == size
+
+
+def test_the_suites_are_those_of_the_paper():
+    sizes = {name: len(suite) for name, suite in SUITES.items()}
+    assert sizes == {"glue": 8, "superglue": 8, "humset": 5, "glue+superglue": 15}
+    assert all(task in TASKS for suite in SUITES.values() for task in suite)
+
+
+@pytest.mark.parametrize(
+    "name, max_length, stratify, rule",
+    [
+        ("superglue/multirc", 324, True, "published"),
+        ("superglue/record", 256, True, "validation"),
+        ("superglue/cb", 128, False, "published"),
+        ("superglue/wsc", 128, True, "published"),
+        ("humset/sectors", 128, True, "files"),
+    ],
+)
+def test_lengths_and_splits_are_the_published_ones(name, max_length, stratify, rule):
+    task = tasks.get(name)
+    assert (task.max_length, task.stratify, task.split_rule) == (max_length, stratify, rule)
+
+
+def test_record_cuts_the_passage_only():
+    assert [task.name for task in TASKS.values() if task.truncate == "first"] == ["superglue/record"]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("superglue/copa", "It rained. She got wet."),
+        ("superglue/wsc", "Ann  told Sue that the old lady left . Sue"),
+        ("superglue/multirc", "It rained. What fell?"),
+        ("superglue/record", "Ann met Bo.\n@highlight\nThey spoke @placeholder spoke to Bo"),
+    ],
+)
+def test_data_sets_are_compared_by_the_published_texts(name, text):
+    row = DERIVED[name][0]
+    [example, *_] = RULES[TASKS[name].derive].examples(row, True)
+    assert TASKS[name].similarity_text(example) == text
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_official_columns_give_the_published_texts(name):
     row, texts = ROWS[name]
     row = row | {"label": 0, "idx": 7}
