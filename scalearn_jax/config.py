@@ -217,10 +217,27 @@ class StudyConfig:
     """Overrides for one task, in both stages."""
     methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides for one method; they win over all others."""
+    adapters: str | None = None
+    """Folder of source adapters, such as another study's; what is missing of them is trained there."""
+    shots: tuple[int, ...] = ()
+    """Few-shot: solve every target with each of these numbers of training examples, instead of with all."""
+    probe_sources: tuple[tuple[str, ...], ...] = ()
+    """Probing: sets of sources, `self` for the target's own, summed with constant coefficients (method fixed)."""
+    probe_constants: tuple[float, ...] = ()
+    """Probing: the coefficients each source of a set takes, in all combinations."""
+    published: str | None = None
+    """Table of the paper to set the results beside, for instance roberta-base."""
 
     def __post_init__(self):
-        _expand_home(self, "backbone", "data_dir")
+        _expand_home(self, "backbone", "data_dir", "adapters")
         _seeds(self.seeds)
+        _finite(self, "probe_constants")
+        for name in ("shots", "probe_constants", "probe_sources"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} names something twice: {list(values)}.")
+        if min(self.shots, default=1) < 1:
+            raise InputError(f"shots must be at least 1, got {list(self.shots)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +256,18 @@ class RunConfig:
     """Use these seeds instead of the study's."""
     only: str | None = None
     """Run only cells whose name contains this."""
+    shard: str | None = None
+    """Run share I of N, written I/N with I from 1 to N: for job arrays that work on one folder."""
+    max_minutes: float | None = None
+    """Start no cell after this many minutes; run again to continue."""
     dry_run: bool = False
-    """List the cells and stop."""
+    """List the cells with their steps and an estimate of their time, and stop."""
 
     def __post_init__(self):
         _expand_home(self, "study", "out")
+        _at_least(self, 0, "max_minutes")
+        if self.shard is not None:
+            shard(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +289,25 @@ class ListConfig:
 
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Reads ``"I/N"``.
+
+    Raises:
+      InputError: it is something else.
+
+    Example:
+      >>> shard("2/8")
+      (2, 8)
+    """
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(f"--shard {text}: expected I/N, for instance 1/4.")
+    number, count = map(int, parts)
+    if not 1 <= number <= count:
+        raise InputError(f"--shard {text}: expected a share from 1/{count} to {count}/{count}.")
+    return number, count
 
 
 def _expand_home(config: Any, *names: str) -> None:

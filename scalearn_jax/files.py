@@ -112,6 +112,25 @@ def _locked(partial: Path) -> IO[str]:
     return lock
 
 
+def is_being_written(out: str | Path) -> bool:
+    """Says whether another process is working on a folder that ``new_folder`` will make appear.
+
+    Example:
+      >>> is_being_written("no/such/folder")
+      False
+    """
+    final = Path(out).resolve()
+    path = final.with_name(final.name + ".partial") / _LOCK
+    if not fcntl or not path.exists():
+        return False
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def check_out(out: str) -> Path:
     """Checks that ``--out`` is free; nothing is written.
 

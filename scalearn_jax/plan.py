@@ -1,10 +1,11 @@
 """What a study consists of: its cells with their resolved configs, and everything that is wrong with it."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
@@ -13,6 +14,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.results import ADAPTERS, REPORT
 from scalearn_jax.schema import check_values, field_types
 
+SELF, PROBE = "self", "probe"
 _SET_BY_STUDY = {"task", "target", "sources", "out", "seeds", "backbone", "revision", "data_dir"}
 
 
@@ -31,7 +33,12 @@ class Cell:
     @property
     def task(self) -> str:
         """The task it trains on."""
-        return self.config.task if isinstance(self.config, AdapterConfig) else self.config.target
+        return self.config.task if self.is_source else self.config.target
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it trains a source adapter."""
+        return isinstance(self.config, AdapterConfig)
 
     @property
     def done(self) -> bool:
@@ -45,6 +52,9 @@ def cells(study: StudyConfig, out: str) -> list[Cell]:
     Values come, the last winning, from ``stage1`` (source adapters) or ``stage2`` (every method on a target, also one
     without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
 
+    A few-shot study trains a target's own source adapter on the same few examples, with seed 0 and as method
+    ``single`` does; the other sources have seen all their data (SEMANTICS, section 9).
+
     Args:
       study: a study without problems.
       out: its folder.
@@ -57,27 +67,93 @@ def cells(study: StudyConfig, out: str) -> list[Cell]:
       >>> [cell.name for cell in cells(StudyConfig(name="n", backbone="b", **names), "runs")]
       ['adapters/glue/rte', 'glue/mrpc/fusion']
     """
-    sources = [_source_cell(study, out, task) for task in study.sources]
-    return [*sources, *(_target_cell(study, out, task, label) for task in study.targets for label in study.methods)]
+    return [Cell(recipe.name, recipe.config()) for recipe in _recipes(study, out)]
 
 
-def _source_cell(study: StudyConfig, out: str, task: str) -> Cell:
-    name = f"{ADAPTERS}/{task}"
-    values = study.stage1 | study.tasks.get(task, {})
-    return Cell(name, _config(AdapterConfig, study, Path(out, name), values | {"task": task, "seeds": (0,)}))
+class _Recipe(NamedTuple):
+    """A cell before its values are checked."""
+
+    name: str
+    config: Callable[[], AdapterConfig | TransferConfig]
 
 
-def _target_cell(study: StudyConfig, out: str, task: str, label: str) -> Cell:
-    name = f"{task}/{label}"
-    method = _method(study, label)
-    row = methods.get(method)
-    common = study.stage2 | study.tasks.get(task, {})
-    for flag in methods.foreign_flags(row, list(common)):  # these speak to all methods: each takes what it understands
-        del common[flag]
-    values = common | study.methods_options.get(label, {}) | {"seeds": study.seeds, "method": method, "target": task}
-    if row.uses_sources:
-        values["sources"] = tuple(str(Path(out, ADAPTERS, source)) for source in study.sources)
-    return Cell(name, _config(TransferConfig, study, Path(out, name), values))
+def _recipes(study: StudyConfig, out: str) -> list[_Recipe]:
+    shots = study.shots or (None,)
+    whole = [task for task in study.sources if not study.shots or study.probe_sources or study.targets != (task,)]
+    own = [task for task in study.targets if study.shots and task in study.sources]
+    return [
+        *(_source(study, out, task) for task in whole),
+        *(_few_shot_source(study, out, task, k) for task in own for k in shots),
+        *(_target(study, out, task, label, k) for task in study.targets for k in shots for label in study.methods),
+        *(recipe for task in study.targets for recipe in _probes(study, out, task)),
+    ]
+
+
+def _source_folder(study: StudyConfig, out: str, task: str, shots: int | None = None) -> Path:
+    """Where a source adapter lies; ``adapters`` of the study may say another place than its own folder."""
+    return Path(study.adapters or Path(out, ADAPTERS), *few_shot(shots), task)
+
+
+def few_shot(shots: int | None) -> tuple[str, ...]:
+    """The part of a folder's path that says how few examples were used.
+
+    Example:
+      >>> few_shot(16), few_shot(None)
+      (('16-shot',), ())
+    """
+    return () if shots is None else (f"{shots}-shot",)
+
+
+def _source(study: StudyConfig, out: str, task: str) -> _Recipe:
+    values = study.stage1 | study.tasks.get(task, {}) | {"task": task, "seeds": (0,)}
+    return _recipe(study, AdapterConfig, f"{ADAPTERS}/{task}", _source_folder(study, out, task), values)
+
+
+def _few_shot_source(study: StudyConfig, out: str, task: str, shots: int) -> _Recipe:
+    values = study.stage2 | study.tasks.get(task, {}) | study.methods_options.get("single", {})
+    values |= {"task": task, "seeds": (0,), "max_train_samples": shots}
+    name = "/".join([ADAPTERS, *few_shot(shots), task])
+    return _recipe(study, AdapterConfig, name, Path(out, name), values)
+
+
+def _target(study: StudyConfig, out: str, task: str, label: str, shots: int | None) -> _Recipe:
+    name, method = "/".join([task, *few_shot(shots), label]), _method(study, label)
+    values = _common(study, task, method) | study.methods_options.get(label, {})
+    values |= {"seeds": study.seeds, "method": method, "target": task}
+    if shots is not None:
+        values["max_train_samples"] = shots
+    if methods.get(method).uses_sources:
+        values["sources"] = tuple(_source_path(study, out, source, task, shots) for source in study.sources)
+    return _recipe(study, TransferConfig, name, Path(out, name), values)
+
+
+def _common(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
+    """What ``stage2`` and ``tasks`` say; they speak to all methods, and each takes what it understands."""
+    values = study.stage2 | study.tasks.get(task, {})
+    foreign = methods.foreign_flags(methods.get(method), list(values))
+    return {name: value for name, value in values.items() if name not in foreign}
+
+
+def _source_path(study: StudyConfig, out: str, source: str, target: str, shots: int | None) -> str:
+    few = shots if source == target else None
+    return str(Path(out, ADAPTERS, *few_shot(few), source) if few else _source_folder(study, out, source))
+
+
+def _probes(study: StudyConfig, out: str, task: str) -> Iterator[_Recipe]:
+    """Every set of sources with every combination of constants (SEMANTICS, section 10)."""
+    for group in study.probe_sources:
+        sources = [task if name == SELF else name for name in group]
+        for constants in itertools.product(study.probe_constants, repeat=len(group)):
+            name = f"{task}/{PROBE}/{_probe_label(group, constants)}"
+            values = _common(study, task, "fixed") | study.methods_options.get("fixed", {})
+            values |= {"seeds": study.seeds, "method": "fixed", "target": task, "coefficients": constants}
+            values["sources"] = tuple(str(_source_folder(study, out, source)) for source in sources)
+            yield _recipe(study, TransferConfig, name, Path(out, name), values)
+
+
+def _probe_label(group: Sequence[str], constants: Sequence[float]) -> str:
+    """Names a combination, for instance ``self=0.5+glue-mnli=1``."""
+    return "+".join(f"{name.replace('/', '-')}={value:g}" for name, value in zip(group, constants, strict=True))
 
 
 def _method(study: StudyConfig, label: str) -> str:
@@ -85,10 +161,10 @@ def _method(study: StudyConfig, label: str) -> str:
     return study.methods_options.get(label, {}).get("method", label)
 
 
-def _config(cls: type[TrainConfig], study: StudyConfig, out: Path, values: dict[str, Any]) -> Any:
+def _recipe(study: StudyConfig, cls: type[TrainConfig], name: str, out: Path, values: dict[str, Any]) -> _Recipe:
     where = {"backbone": study.backbone, "revision": study.revision, "data_dir": study.data_dir, "out": str(out)}
     known, _ = check_values(cls, {name: value for name, value in values.items() if name in field_types(cls)})
-    return cls(**known | where)
+    return _Recipe(name, lambda: cls(**known | where))
 
 
 def check(study: StudyConfig) -> list[str]:
@@ -127,8 +203,22 @@ def _name_problems(study: StudyConfig) -> Iterator[str]:
     for key in ("sources", "targets", "methods"):
         names = getattr(study, key)
         yield from (f"{key}: {name!r} is listed twice" for name in set(names) if names.count(name) > 1)
-        if not names and key != "sources":
+        if not names and key != "sources" and not (key == "methods" and study.probe_sources):
             yield f"{key}: expected at least one"
+    yield from _probe_problems(study)
+
+
+def _probe_problems(study: StudyConfig) -> Iterator[str]:
+    if bool(study.probe_sources) != bool(study.probe_constants):
+        yield "probe_sources and probe_constants: expected both or neither"
+    for group in study.probe_sources:
+        for task in study.targets:
+            names = [task if name == SELF else name for name in group]
+            yield from (
+                f"probe_sources: {name!r} is not among the sources" for name in names if name not in study.sources
+            )
+            if not names or len(set(names)) < len(names):
+                yield f"probe_sources: {list(group)} names no source, or one twice, for target {task!r}"
 
 
 def _override_problems(study: StudyConfig) -> Iterator[str]:
@@ -143,7 +233,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
         yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method",))
         foreign = methods.foreign_flags(row, values) if row else []
         yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
-        if label not in study.methods:
+        if label not in (*study.methods, *(("fixed",) if study.probe_sources else ())):
             yield f"methods_options: {label!r} is not among the study's methods"
 
 
@@ -156,19 +246,15 @@ def _field_problems(place: str, cls: type, values: dict[str, Any], allowed: tupl
 
 def _clashes(study: StudyConfig) -> Iterator[str]:
     """Names of cells whose folders would lie inside one another."""
-    names = [*(f"{ADAPTERS}/{task}" for task in study.sources), REPORT]
-    names += [f"{task}/{label}" for task in study.targets for label in study.methods]
+    names = [REPORT, *(recipe.name for recipe in _recipes(study, ""))]
     for name in names:
         parents = {str(parent) for parent in PurePosixPath(name).parents}
-        yield from (f"the folder of {name!r} would lie inside that of {other!r}" for other in names if other in parents)
+        yield from (f"the folder of {name!r} would lie inside that of {other!r}" for other in parents & set(names))
 
 
 def _value_problems(study: StudyConfig) -> Iterator[str]:
-    for task in study.sources:
-        yield from _attempt(lambda task=task: _source_cell(study, "", task), f"{ADAPTERS}/{task}: ")
-    for task in study.targets:
-        for label in study.methods:
-            yield from _attempt(lambda t=task, m=label: _target_cell(study, "", t, m), f"{task}/{label}: ")
+    for recipe in _recipes(study, ""):
+        yield from _attempt(recipe.config, f"{recipe.name}: ")
 
 
 def _attempt(function: Callable[[], Any], prefix: str = "") -> Iterator[str]:

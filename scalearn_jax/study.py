@@ -1,28 +1,34 @@
 """Running studies: every target with every method from one set of source adapters, one folder a cell.
 
     OUT/study.json       the resolved study
-    OUT/adapters/TASK    stage 1, seed 0
-    OUT/TARGET/METHOD    a result, all seeds together
-    OUT/report           the tables and figures
+    OUT/adapters/TASK            stage 1, seed 0
+    OUT/TARGET/METHOD            a result, all seeds together
+    OUT/TARGET/K-shot/METHOD     the same from K examples
+    OUT/TARGET/probe/CONSTANTS   the same with constant coefficients
+    OUT/report                   the tables and figures
 
 A cell's folder appears only when it is complete, so a rerun does exactly what is missing.
 """
 
+import math
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
+from typing import Any
 
 from scalearn_jax import methods, report, results
-from scalearn_jax.config import AdapterConfig, ReportConfig, RunConfig, StudyConfig
+from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig, shard
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json
+from scalearn_jax.files import is_being_written, write_json
 from scalearn_jax.plan import Cell, cells, check
 from scalearn_jax.progress import clock
 from scalearn_jax.schema import from_dict, problems, read_yaml, to_dict
 
 FORMAT = 1
+TIME_IS_UP = 75  # exit code: nothing is wrong, run again to go on
+_POLL_SECONDS = 2.0
 
 
 def run_command(config: RunConfig) -> int:
@@ -40,11 +46,20 @@ def run_command(config: RunConfig) -> int:
     given = {"backbone": config.backbone, "data_dir": config.data_dir, "seeds": config.seeds}
     content = read_yaml(config.study) | {name: value for name, value in given.items() if value is not None}
     study = from_dict(StudyConfig, content, where=config.study)
-    return run_study(study, config.out, only=config.only, dry_run=config.dry_run, where=config.study)
+    options = {"only": config.only, "dry_run": config.dry_run, "max_minutes": config.max_minutes}
+    share = shard(config.shard) if config.shard else (1, 1)
+    return run_study(study, config.out, share=share, where=config.study, **options)
 
 
 def run_study(
-    study: StudyConfig, out: str, *, only: str | None = None, dry_run: bool = False, where: str = "the study"
+    study: StudyConfig,
+    out: str,
+    *,
+    only: str | None = None,
+    share: tuple[int, int] = (1, 1),
+    max_minutes: float | None = None,
+    dry_run: bool = False,
+    where: str = "the study",
 ) -> int:
     """Runs what is missing of a study, then makes its report.
 
@@ -52,11 +67,13 @@ def run_study(
       study: the study.
       out: folder of the results.
       only: run only cells whose name contains this.
+      share: (i, n), run only every n-th cell from the i-th on, for n processes on one folder.
+      max_minutes: start no cell after this time.
       dry_run: list the cells and stop; nothing is written.
       where: what to call the study in errors.
 
     Returns:
-      0, or 1 if a cell failed.
+      0, 1 if a cell failed, or 75 if the time was up before all was done.
 
     Raises:
       InputError: a bad study, or a folder that holds another one; nothing has been trained then.
@@ -65,44 +82,67 @@ def run_study(
     if found:
         raise problems(where, found)
     check_folder(study, Path(out))
-    chosen = [cell for cell in cells(study, out) if (only or "") in cell.name]
+    chosen = _share([cell for cell in cells(study, out) if (only or "") in cell.name], share)
     if not chosen:
-        raise InputError(f"--only {only}: no cell of the study has this in its name; see --dry-run.")
+        raise InputError(f"no cell of the study is left by --only {only} and --shard; see --dry-run.")
     if dry_run:
         print("\n".join(f"{'done ' if cell.done else 'to do'}  {cell.name}" for cell in chosen))
         return 0
     _check_inputs(study, [cell for cell in chosen if not cell.done])
     _claim(study, Path(out))
-    num_failed = len(chosen) - _run_cells(chosen)
-    if any(cell.done for cell in cells(study, out) if not cell.name.startswith(f"{results.ADAPTERS}/")):
+    num_failed, num_left = _run_cells(chosen, 60 * max_minutes if max_minutes is not None else math.inf)
+    if any(cell.done and not cell.is_source for cell in cells(study, out)):
         print(f"\n{report.make_report(ReportConfig(dir=out))}")
     if num_failed:
         print(f"scalearn: {num_failed} of {len(chosen)} cells failed; run again to retry them", file=sys.stderr)
-    return 1 if num_failed else 0
+    if num_left:
+        print(f"scalearn: the time is up, {num_left} of {len(chosen)} cells are left; run again", file=sys.stderr)
+    return 1 if num_failed else TIME_IS_UP if num_left else 0
+
+
+def _share(chosen: Sequence[Cell], share: tuple[int, int]) -> list[Cell]:
+    """Deals the cells to n processes. Every one needs all source adapters, so each makes its own first, then helps."""
+    number, count = share
+    sources = [cell for cell in chosen if cell.is_source]
+    own = sources[number - 1 :: count]
+    others = [cell for cell in sources if cell not in own]
+    return [*own, *others, *[cell for cell in chosen if not cell.is_source][number - 1 :: count]]
 
 
 def check_folder(study: StudyConfig, out: Path) -> None:
-    """Checks that a folder is free or holds this very study; nothing is written.
+    """Checks that a folder is free, or holds this study or a part of it; nothing is written.
+
+    A study may grow, by a target, a method or a number of shots; the cells that are there must stay as they are.
 
     Raises:
       InputError: it holds something else; differing keys are named.
     """
     if (out / results.STUDY).exists():
         there, here = results.read_study(out), to_dict(study)
-        differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-        if differing:
+        if there != here and not _grown(there, study, str(out)):
+            differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
             both = "; ".join(f"{name}: there {there.get(name)!r}, here {here.get(name)!r}" for name in differing)
             raise InputError(f"--out {out} holds another study ({both}); choose another folder.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} exists and holds no study; choose another folder or remove it.")
 
 
+def _grown(there: dict[str, Any], study: StudyConfig, out: str) -> bool:
+    """Whether a study has all cells of the one that a folder holds, each with the same config."""
+    try:
+        before = from_dict(StudyConfig, there)
+        if check(before) or before.name != study.name:
+            return False
+    except InputError:  # written by another version
+        return False
+    now = {cell.name: cell.config for cell in cells(study, out)}
+    return all(now.get(cell.name) == cell.config for cell in cells(before, out))
+
+
 def _claim(study: StudyConfig, out: Path) -> None:
     """Writes the study into its folder, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / results.STUDY
-    if not path.exists():
-        write_json(path, {"format": FORMAT, "study": to_dict(study)})
+    write_json(out / results.STUDY, {"format": FORMAT, "study": to_dict(study)})
 
 
 def _check_inputs(study: StudyConfig, chosen: Sequence[Cell]) -> None:
@@ -125,29 +165,35 @@ def _check_inputs(study: StudyConfig, chosen: Sequence[Cell]) -> None:
         splits.load_splits(task, data_dir=study.data_dir)
 
 
-def _run_cells(chosen: Sequence[Cell]) -> int:
-    """Runs cells, a line each; returns how many are done in the end."""
-    started, num_done = perf_counter(), 0
+def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
+    """Runs cells, a line each, and starts none after some seconds; returns how many failed and how many are left."""
+    started, num_failed = perf_counter(), 0
     for number, cell in enumerate(chosen, start=1):
         began = perf_counter()
+        if not cell.done and began - started >= seconds:
+            return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
         try:
-            how = "was there" if cell.done else _run(cell)
-            num_done += 1
-            outcome = f"{how}  {_score(cell)}"
+            outcome = f"{_run(cell)}  {_score(cell)}"
         except Exception as error:  # one cell must not take the others with it
             if not isinstance(error, InputError):
                 traceback.print_exc()
+            num_failed += 1
             outcome = f"FAILED  {type(error).__name__}: {error}"
         now = perf_counter()
         times = f"{clock(now - began)}, {clock(now - started)} in all"
         print(f"[{number}/{len(chosen)}] {cell.name}  {outcome}  ({times})", flush=True)
-    return num_done
+    return num_failed, 0
 
 
 def _run(cell: Cell) -> str:
+    """Makes a cell, or waits while another process makes it."""
     from scalearn_jax import pipeline
 
-    if isinstance(cell.config, AdapterConfig):
+    while is_being_written(cell.config.out):
+        sleep(_POLL_SECONDS)
+    if cell.done:
+        return "was there"
+    if cell.is_source:
         pipeline.train_adapter(cell.config)
         return "done"
     missing = [source for source in cell.config.sources if not (Path(source) / "run.json").exists()]
