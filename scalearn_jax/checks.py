@@ -70,7 +70,7 @@ def check_settings(
             f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
             " pass a smaller one."
         )
-    if method.combiner == "single":
+    if methods.has_fresh_bottleneck(method):
         fresh_width(config, backbone)
         non_linearity(config.non_linearity or "relu")
     given = given_options(config)

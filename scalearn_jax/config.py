@@ -80,7 +80,7 @@ class TrainConfig:
     remat: bool = False
     """Recompute activations in the backward pass to save memory."""
     reduction_factor: float | None = None
-    """single: hidden size divided by the adapter's bottleneck (published: 16)."""
+    """single, compacter++, propetl: hidden size divided by the adapter's bottleneck (published: 16)."""
     non_linearity: str | None = None
     """single: between the adapter's down- and up-projection (published: relu)."""
     eval_batch_size: int = 128
@@ -208,13 +208,13 @@ class StudyConfig:
     methods: tuple[str, ...]
     """Methods to solve them with; one without sources learns from the target alone."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of every target cell, trained together."""
+    """Seeds of every target cell, trained together; `tasks` may give a task others."""
     stage1: dict[str, Any] = field(default_factory=dict)
     """Fields of AdapterConfig, for the source adapters."""
     stage2: dict[str, Any] = field(default_factory=dict)
     """Fields of TransferConfig, for every method on a target."""
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Overrides for one task, in both stages."""
+    """Overrides for one task: seeds, and fields of either stage; under `stage1` or `stage2` for that one only."""
     methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides for one method; they win over all others."""
     adapters: str | None = None

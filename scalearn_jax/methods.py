@@ -64,6 +64,20 @@ METHODS = {
         uses_sources=False,
         choice_head="two_layer",
     ),
+    "compacter++": Method(
+        "compacter", _TRANSFER, 3e-3, "Compacter++: hyper-complex adapters", uses_sources=False, choice_head="two_layer"
+    ),
+    "propetl": Method(
+        "propetl",
+        _TRANSFER,
+        1e-3,
+        "ProPETL: one masked adapter for all layers",
+        uses_sources=False,
+        choice_head="two_layer",
+    ),
+    "ia3": Method(
+        "ia3", _TRANSFER, 5e-3, "(IA)^3: scales on keys, values, FFN", uses_sources=False, choice_head="two_layer"
+    ),
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
     "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
 }
@@ -79,11 +93,18 @@ _SCALING = {
 # combiner -> {config field: its option; None where the field shapes the bank, not the combiner}
 FLAGS = {
     "single": {"reduction_factor": None, "non_linearity": None},
+    "compacter": {"reduction_factor": None},
+    "propetl": {"reduction_factor": None},
     **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
     "fusion": {"compose": "compose"},
     "average": {"weights": "weights"},
     "fixed": {"coefficients": "coefficients"},
 }
+
+
+def has_fresh_bottleneck(method: Method) -> bool:
+    """Whether a method trains a bottleneck of its own, of a width that the config decides."""
+    return "reduction_factor" in FLAGS.get(method.combiner, {})
 
 
 def all_flags() -> set[str]:

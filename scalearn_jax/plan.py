@@ -15,6 +15,7 @@ from scalearn_jax.results import ADAPTERS, REPORT
 from scalearn_jax.schema import check_values, field_types
 
 SELF, PROBE = "self", "probe"
+_STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
 _SET_BY_STUDY = {"task", "target", "sources", "out", "seeds", "backbone", "revision", "data_dir"}
 
 
@@ -79,7 +80,8 @@ class _Recipe(NamedTuple):
 
 def _recipes(study: StudyConfig, out: str) -> list[_Recipe]:
     shots = study.shots or (None,)
-    whole = [task for task in study.sources if not study.shots or study.probe_sources or study.targets != (task,)]
+    few_only = study.targets if study.shots and not study.probe_sources else ()  # no target needs a lone one's whole
+    whole = [task for task in study.sources if few_only != (task,)]
     own = [task for task in study.targets if study.shots and task in study.sources]
     return [
         *(_source(study, out, task) for task in whole),
@@ -105,12 +107,12 @@ def few_shot(shots: int | None) -> tuple[str, ...]:
 
 
 def _source(study: StudyConfig, out: str, task: str) -> _Recipe:
-    values = study.stage1 | study.tasks.get(task, {}) | {"task": task, "seeds": (0,)}
+    values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}
     return _recipe(study, AdapterConfig, f"{ADAPTERS}/{task}", _source_folder(study, out, task), values)
 
 
 def _few_shot_source(study: StudyConfig, out: str, task: str, shots: int) -> _Recipe:
-    values = study.stage2 | study.tasks.get(task, {}) | study.methods_options.get("single", {})
+    values = study.stage2 | _task_values(study, task, "stage2") | study.methods_options.get("single", {})
     values |= {"task": task, "seeds": (0,), "max_train_samples": shots}
     name = "/".join([ADAPTERS, *few_shot(shots), task])
     return _recipe(study, AdapterConfig, name, Path(out, name), values)
@@ -119,7 +121,7 @@ def _few_shot_source(study: StudyConfig, out: str, task: str, shots: int) -> _Re
 def _target(study: StudyConfig, out: str, task: str, label: str, shots: int | None) -> _Recipe:
     name, method = "/".join([task, *few_shot(shots), label]), _method(study, label)
     values = _common(study, task, method) | study.methods_options.get(label, {})
-    values |= {"seeds": study.seeds, "method": method, "target": task}
+    values |= {"method": method, "target": task}
     if shots is not None:
         values["max_train_samples"] = shots
     if methods.get(method).uses_sources:
@@ -129,9 +131,15 @@ def _target(study: StudyConfig, out: str, task: str, label: str, shots: int | No
 
 def _common(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
     """What ``stage2`` and ``tasks`` say; they speak to all methods, and each takes what it understands."""
-    values = study.stage2 | study.tasks.get(task, {})
+    values = {"seeds": study.seeds} | study.stage2 | _task_values(study, task, "stage2")
     foreign = methods.foreign_flags(methods.get(method), list(values))
     return {name: value for name, value in values.items() if name not in foreign}
+
+
+def _task_values(study: StudyConfig, task: str, stage: str) -> dict[str, Any]:
+    """The overrides of a task in a stage."""
+    values = study.tasks.get(task, {})
+    return {name: value for name, value in values.items() if name not in _STAGES} | values.get(stage, {})
 
 
 def _source_path(study: StudyConfig, out: str, source: str, target: str, shots: int | None) -> str:
@@ -146,7 +154,7 @@ def _probes(study: StudyConfig, out: str, task: str) -> Iterator[_Recipe]:
         for constants in itertools.product(study.probe_constants, repeat=len(group)):
             name = f"{task}/{PROBE}/{_probe_label(group, constants)}"
             values = _common(study, task, "fixed") | study.methods_options.get("fixed", {})
-            values |= {"seeds": study.seeds, "method": "fixed", "target": task, "coefficients": constants}
+            values |= {"method": "fixed", "target": task, "coefficients": constants}
             values["sources"] = tuple(str(_source_folder(study, out, source)) for source in sources)
             yield _recipe(study, TransferConfig, name, Path(out, name), values)
 
@@ -225,7 +233,12 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
     yield from _field_problems("stage1", AdapterConfig, study.stage1)
     yield from _field_problems("stage2", TransferConfig, study.stage2)
     for task, values in study.tasks.items():
-        yield from _field_problems(f"tasks: {task}", TransferConfig, values)
+        both = {name: value for name, value in values.items() if name not in _STAGES}
+        odd = [stage for stage in _STAGES if not isinstance(values.get(stage, {}), dict)]
+        yield from (f"tasks: {task}: {stage}: expected keys and values, got {values[stage]!r}" for stage in odd)
+        yield from _field_problems(f"tasks: {task}", TransferConfig, both, allowed=("seeds",))
+        for stage in (stage for stage in _STAGES if stage not in odd):
+            yield from _field_problems(f"tasks: {task}: {stage}", _STAGES[stage], values.get(stage, {}))
         if task not in (*study.sources, *study.targets):
             yield f"tasks: {task!r} is neither a source nor a target of the study"
     for label, values in study.methods_options.items():

@@ -108,8 +108,9 @@ def make_spec(
       InputError: the task is longer than the position table, or options do not fit the method.
     """
     check_settings(config, method, task, backbone, len(sources))
-    if method.combiner == "single":
-        width, num_sources, phi = fresh_width(config, backbone), 1, config.non_linearity or "relu"
+    if methods.has_fresh_bottleneck(method):
+        width, phi = fresh_width(config, backbone), config.non_linearity or "relu"
+        num_sources = 1 if method.combiner == "single" else 0  # the others make their weights, and need no bank
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
@@ -133,7 +134,11 @@ def make_spec(
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins."""
     flags = methods.FLAGS.get(method.combiner, {})
-    defaults = {"dropout": backbone.attention_dropout} if method.combiner == "fusion" else {}
+    of_backbone = {
+        "fusion": {"dropout": backbone.attention_dropout},
+        "ia3": {"intermediate_size": backbone.intermediate_size},
+    }
+    defaults = of_backbone.get(method.combiner, {})
     given = {flags[name]: value for name, value in given_options(config).items() if flags[name]}
     return defaults | method.options | given
 

@@ -26,7 +26,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
 
@@ -246,3 +246,13 @@ def load_backbone(path: str, revision: str | None = None) -> tuple[Params, Backb
     """Reads a backbone with its content hash; the pooler does not count, since many copies lack it."""
     weights, spec = hf.load_backbone(path, revision=revision)
     return weights, spec, tree.content_hash({name: leaf for name, leaf in weights.items() if name != "pooler"})
+
+
+def backbone_spec(path: str, revision: str | None = None) -> BackboneSpec:
+    """Reads the sizes of a backbone without its weights.
+
+    Raises:
+      InputError: no folder, or a ``config.json`` that describes no known encoder.
+    """
+    config = hf.folder(path, revision) / "config.json"
+    return spec_from_config(read_json(config), where=str(config))

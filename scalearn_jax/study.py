@@ -10,6 +10,7 @@
 A cell's folder appears only when it is complete, so a rerun does exactly what is missing.
 """
 
+import dataclasses
 import math
 import sys
 import traceback
@@ -18,7 +19,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-from scalearn_jax import methods, report, results
+from scalearn_jax import methods, outlook, report, results
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig, shard
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import is_being_written, write_json
@@ -46,6 +47,9 @@ def run_command(config: RunConfig) -> int:
     given = {"backbone": config.backbone, "data_dir": config.data_dir, "seeds": config.seeds}
     content = read_yaml(config.study) | {name: value for name, value in given.items() if value is not None}
     study = from_dict(StudyConfig, content, where=config.study)
+    if config.seeds is not None:
+        plain = {task: {k: v for k, v in values.items() if k != "seeds"} for task, values in study.tasks.items()}
+        study = dataclasses.replace(study, tasks=plain)
     options = {"only": config.only, "dry_run": config.dry_run, "max_minutes": config.max_minutes}
     share = shard(config.shard) if config.shard else (1, 1)
     return run_study(study, config.out, share=share, where=config.study, **options)
@@ -86,7 +90,7 @@ def run_study(
     if not chosen:
         raise InputError(f"no cell of the study is left by --only {only} and --shard; see --dry-run.")
     if dry_run:
-        print("\n".join(f"{'done ' if cell.done else 'to do'}  {cell.name}" for cell in chosen))
+        print(outlook.outlook(study, chosen))
         return 0
     _check_inputs(study, [cell for cell in chosen if not cell.done])
     _claim(study, Path(out))

@@ -25,8 +25,8 @@ checks train
 prepare
 inference
 pipeline
-plan figures
-report listing
+plan figures estimate
+report listing outlook
 study flags
 cli
 __main__

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import math
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import scalearn_jax
 from scalearn_jax import plan, runs, study
-from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import new_folder
 from scalearn_jax.models.backbones import BackboneSpec
 from tests.fake_runs import write_run
 
@@ -32,10 +35,16 @@ STUDY = StudyConfig(
 @pytest.fixture
 def pipeline(monkeypatch):
     """Replaces training and reading of data and backbone; ``failing`` names cells that break."""
-    calls, failing, read = [], set(), []
+    calls, failing, read, left = [], set(), [], [math.inf]
+
+    def stop_after(count):
+        left[0] = math.inf if count is None else count
 
     def train(config):
         task = getattr(config, "task", None) or config.target
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
         calls.append(config)
         if any(part in config.out for part in failing):
             raise failing_error(config.out)
@@ -56,6 +65,7 @@ def pipeline(monkeypatch):
     monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: None)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
+    fake.stop_after = stop_after
     monkeypatch.setitem(sys.modules, "scalearn_jax.pipeline", fake)
     monkeypatch.setattr(scalearn_jax, "pipeline", fake, raising=False)
     return fake
@@ -215,3 +225,171 @@ def test_folder_of_another_study_is_refused(tmp_path, pipeline):
     (tmp_path / "o" / "study.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         study.run_study(STUDY, out)
+
+
+FEW = change(targets=("glue/rte",), methods=("single", "scalearn"), methods_options={}, tasks={}, shots=(4, 16))
+
+
+def test_few_shot_targets_bring_their_own_few_shot_adapter():
+    cells = {cell.name: cell.config for cell in plan.cells(FEW, "o")}
+    assert list(cells) == [
+        "adapters/glue/mrpc",
+        "adapters/4-shot/glue/rte",
+        "adapters/16-shot/glue/rte",
+        "glue/rte/4-shot/single",
+        "glue/rte/4-shot/scalearn",
+        "glue/rte/16-shot/single",
+        "glue/rte/16-shot/scalearn",
+    ]
+    assert cells["glue/rte/4-shot/scalearn"].sources == ("o/adapters/4-shot/glue/rte", "o/adapters/glue/mrpc")
+    own, single = cells["adapters/16-shot/glue/rte"], cells["glue/rte/16-shot/single"]
+    assert (own.max_train_samples, own.seeds, own.max_steps) == (16, (0,), single.max_steps)
+    assert single.max_train_samples == 16 and single.seeds == (0, 1)
+    assert cells["adapters/glue/mrpc"].max_train_samples is None
+
+
+def test_probing_takes_every_combination():
+    values = dict(methods=(), targets=("glue/rte", "glue/mrpc"), methods_options={}, tasks={}, seeds=(3,))
+    pairs = change(**values, probe_sources=(("self",), ("glue/mrpc",)), probe_constants=(0.0, 0.5))
+    assert plan.check(pairs) == []
+    cells = {cell.name: cell.config for cell in plan.cells(pairs, "o") if not cell.is_source}
+    assert list(cells) == [
+        f"glue/{task}/probe/{name}={value}"
+        for task in ("rte", "mrpc")
+        for name in ("self", "glue-mrpc")
+        for value in ("0", "0.5")
+    ]
+    config = cells["glue/rte/probe/glue-mrpc=0.5"]
+    assert (config.method, config.coefficients, config.sources) == ("fixed", (0.5,), ("o/adapters/glue/mrpc",))
+    grid = change(
+        **values | {"targets": ("glue/rte",)}, probe_sources=(("self", "glue/mrpc"),), probe_constants=(0.0, 1.0)
+    )
+    cells = {cell.name: cell.config for cell in plan.cells(grid, "o") if not cell.is_source}
+    assert {config.coefficients for config in cells.values()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert cells["glue/rte/probe/self=1+glue-mrpc=0"].sources == ("o/adapters/glue/rte", "o/adapters/glue/mrpc")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"probe_sources": (("glue/rte",),)}, "expected both or neither"),
+        ({"probe_sources": (("glue/cola",),), "probe_constants": (1.0,)}, "'glue/cola' is not among the sources"),
+        ({"probe_sources": (("self",),), "probe_constants": (1.0,)}, "'glue/cola' is not among the sources"),
+        (
+            {
+                "probe_sources": (("self", "glue/rte"),),
+                "probe_constants": (1.0,),
+                "targets": ("glue/rte",),
+                "tasks": {},
+            },
+            "names no source, or one twice, for target 'glue/rte'",
+        ),
+        ({"tasks": {"glue/cola": {"stage2": {"epoch": 3}}}}, "tasks: glue/cola: stage2: unknown key 'epoch'"),
+        ({"tasks": {"glue/cola": {"stage1": 3}}}, "tasks: glue/cola: stage1: expected keys and values, got 3"),
+        ({"tasks": {"glue/cola": {"seeds": "all"}}}, "tasks: glue/cola: key 'seeds': expected a list"),
+    ],
+)
+def test_problems_of_probing_and_tasks_are_named(values, message):
+    assert message in "; ".join(plan.check(change(**values)))
+
+
+@pytest.mark.parametrize("values", [{"shots": (0,)}, {"shots": (4, 4)}, {"probe_constants": (float("nan"),)}])
+def test_bad_numbers_are_refused(values):
+    with pytest.raises(InputError, match=next(iter(values))):
+        change(**values)
+
+
+def test_a_task_may_have_its_own_seeds_and_stages():
+    tasks = {"glue/rte": {"seeds": [7], "batch_size": 5, "stage1": {"max_steps": 11}, "stage2": {"max_steps": 13}}}
+    cells = {cell.name: cell.config for cell in plan.cells(change(tasks=tasks), "o")}
+    source, target = cells["adapters/glue/rte"], cells["glue/rte/scalearn"]
+    assert (source.seeds, source.max_steps, source.batch_size) == ((0,), 11, 5)
+    assert (target.seeds, target.max_steps, target.batch_size) == ((7,), 13, 5)
+    assert cells["glue/cola/scalearn"].seeds == (0, 1)
+
+
+def test_adapters_of_another_study_are_used(tmp_path, pipeline):
+    study.run_study(STUDY, str(tmp_path / "one"), only="adapters/")
+    assert len(pipeline.calls) == 2
+    other = change(name="Other", adapters=str(tmp_path / "one" / "adapters"), methods=("scalearn",), methods_options={})
+    study.run_study(other, str(tmp_path / "two"))
+    assert len(pipeline.calls) == 4 and not (tmp_path / "two" / "adapters").exists()
+    assert pipeline.calls[-1].sources[0] == str(tmp_path / "one" / "adapters" / "glue/rte")
+
+
+def test_a_study_may_grow_but_not_change(tmp_path, pipeline):
+    out = str(tmp_path / "o")
+    study.run_study(change(methods=("single",), methods_options={"single": {"epochs": 2}}), out)
+    pipeline.calls.clear()
+    assert study.run_study(STUDY, out) == 0
+    assert [config.method for config in pipeline.calls] == ["scalearn"] * 4
+    with pytest.raises(InputError, match="another study"):  # a cell that is there would be left out
+        study.run_study(change(methods=("single",), methods_options={"single": {"epochs": 2}}), out)
+    with pytest.raises(InputError, match="another study"):
+        study.run_study(change(stage2={"max_steps": 4}), out)
+
+
+def test_shares_make_all_cells_between_them(tmp_path, pipeline, capsys):
+    names = [[cell.name for cell in study._share(plan.cells(STUDY, "o"), (number, 3))] for number in (1, 2, 3)]
+    sources = {"adapters/glue/rte", "adapters/glue/mrpc"}
+    targets = [set(share) - sources for share in names]
+    assert all(sources <= set(share) for share in names)  # each can make the adapters it needs
+    assert {name for share in targets for name in share} | sources == {cell.name for cell in plan.cells(STUDY, "o")}
+    assert sum(map(len, targets)) == 6 and names[0][0] != names[1][0]
+    for number in (1, 2, 3):
+        assert study.run_study(STUDY, str(tmp_path / "o"), share=(number, 3)) == 0
+    assert len(pipeline.calls) == 8
+
+
+def test_a_share_waits_for_an_adapter_that_another_makes(tmp_path, pipeline, monkeypatch):
+    out, waited = tmp_path / "o", []
+    study._claim(STUDY, out)
+    source = out / "adapters/glue/rte"
+    other = new_folder(str(source))
+    other.__enter__()
+
+    def wait(seconds):
+        waited.append(seconds)
+        other.__exit__(None, None, None)
+        source.rmdir()
+        write_run(source, task="glue/rte")
+
+    monkeypatch.setattr(study, "sleep", wait)
+    assert study.run_study(STUDY, str(out), only="adapters/") == 0
+    assert waited and [config.task for config in pipeline.calls] == ["glue/mrpc"]
+
+
+def test_when_the_time_is_up_the_rest_is_left_for_the_next_run(tmp_path, pipeline, capsys):
+    assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == study.TIME_IS_UP
+    assert not pipeline.calls and "8 of 8 cells are left; run again" in capsys.readouterr().err
+    assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=60) == 0
+    assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == 0
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", "1/0"])
+def test_a_bad_share_is_refused(text):
+    with pytest.raises(InputError, match="--shard"):
+        RunConfig(study="s.yaml", out="o", shard=text)
+
+
+STUDIES = sorted(path for path in (Path(__file__).parent.parent / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_file_resolves(path, tmp_path, capsys):
+    config = RunConfig(study=str(path), out=str(tmp_path / "o"), dry_run=True)
+    assert study.run_command(config) == 0
+    assert " cells; " in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_interrupted_at_any_cell_a_rerun_gives_the_same_table(tmp_path, pipeline):
+    study.run_study(STUDY, str(tmp_path / "whole"))
+    for stop in range(1, 9):
+        out = tmp_path / f"stopped{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.stop_after(stop)
+            study.run_study(STUDY, str(out))
+        pipeline.stop_after(None)
+        study.run_study(STUDY, str(out))
+        for name in ("table.md", "table.csv"):
+            assert (out / "report" / name).read_text() == (tmp_path / "whole" / "report" / name).read_text()

@@ -1,0 +1,116 @@
+"""What training runs will cost, before they start: steps, floating-point operations, seconds on this machine.
+
+Letters: R rows, S row length, L layers, T source tasks, d hidden size, f feed-forward width, r bottleneck.
+"""
+
+import functools
+import time
+from typing import NamedTuple
+
+from scalearn_jax import methods
+from scalearn_jax.checks import fresh_width
+from scalearn_jax.config import TrainConfig
+from scalearn_jax.data import batches
+from scalearn_jax.data.task import Task
+from scalearn_jax.inference import eval_rows
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.pipeline import make_schedule
+from scalearn_jax.prepare import Data
+
+_SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches
+_COMPILE_SECONDS = 15.0  # programs of a run, on a small machine
+_SAMPLED_STEPS = 200  # whose rows are counted; the others are like them
+
+
+class Cost(NamedTuple):
+    """What a run will cost.
+
+    Attributes:
+      steps: training steps, if no seed stops early.
+      flops: floating-point operations, evaluation included.
+    """
+
+    steps: int
+    flops: float
+
+    @property
+    def seconds(self) -> float:
+        """A rough duration on this machine, compilation included; half or double is possible."""
+        return _COMPILE_SECONDS + self.flops / (_SHARE_OF_PEAK * matmul_rate())
+
+
+def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, num_sources: int) -> Cost:
+    """Estimates a run.
+
+    Args:
+      config: of either stage.
+      task: its row, with the config's length.
+      backbone: sizes of the encoder.
+      data: the encoded splits.
+      num_sources: T.
+
+    Returns:
+      The cost of all its seeds together.
+    """
+    method = methods.get(config.method)
+    schedule = make_schedule(config, method, len(data.train))
+    fresh = methods.has_fresh_bottleneck(method)
+    width = fresh_width(config, backbone) if fresh else num_sources * backbone.hidden_size // 16
+    row = forward_flops(backbone, task.max_length, width)
+    steps = min(schedule.num_steps, _SAMPLED_STEPS)
+    layout = {"batch_size": config.batch_size, "row_length": task.max_length}
+    rows = batches.train_rows(data.train, seeds=config.seeds[:1], num_steps=steps, **layout).mean()
+    evaluations = -(-schedule.num_steps // schedule.eval_every)
+    evaluated = evaluations * _eval_rows(config, task, data.dev) + _eval_rows(config, task, data.test)
+    total = schedule.num_steps * rows * _passes(method) + evaluated
+    return Cost(schedule.num_steps, len(config.seeds) * total * row)
+
+
+def _passes(method: methods.Method) -> int:
+    """Forward passes that a step is worth: with gradients of activations two, also of all weights three."""
+    if "backbone" in method.trainable:
+        return 3
+    return 1 if method.trainable == ("head",) else 2
+
+
+def _eval_rows(config: TrainConfig, task: Task, split) -> int:
+    size = config.eval_batch_size
+    [rows] = eval_rows([split], size, task.max_length)
+    return rows * -(-len(split) // size)
+
+
+def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:
+    """Counts the operations of a row's forward pass, L S (2 (4 d^2 + 2 d f) + 4 S d + 4 d w).
+
+    Args:
+      backbone: L, d and f.
+      row_length: S.
+      width: w, units of all adapters of a layer together.
+
+    Returns:
+      Multiplications and additions.
+
+    Example:
+      >>> forward_flops(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), 4, 0)
+      9216.0
+    """
+    size, inner = backbone.hidden_size, backbone.intermediate_size
+    a_token = 2 * (4 * size**2 + 2 * size * inner) + 4 * row_length * size + 4 * size * width
+    return float(backbone.num_layers * row_length * a_token)
+
+
+@functools.cache
+def matmul_rate() -> float:
+    """Measures the speed of a float32 matrix product on all devices, in operations a second; takes a moment."""
+    import jax
+    import jax.numpy as jnp
+
+    rows, size, inner = 4096, 768, 3072
+    product = jax.jit(lambda a, b: a @ b)
+    a, b = jnp.ones((rows, size)), jnp.ones((size, inner))
+    product(a, b).block_until_ready()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 0.3:
+        product(a, b).block_until_ready()
+        count += 1
+    return jax.device_count() * count * 2.0 * rows * size * inner / (time.perf_counter() - started)

@@ -1,0 +1,62 @@
+"""What a study will do and how long it may take, before it starts."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import tables
+from scalearn_jax.config import AdapterConfig, StudyConfig
+from scalearn_jax.errors import InputError
+from scalearn_jax.plan import Cell
+from scalearn_jax.progress import clock
+
+
+def outlook(study: StudyConfig, chosen: Sequence[Cell]) -> str:
+    """Lists cells with their steps and about how long each will take; nothing is fetched from the hub.
+
+    Args:
+      study: the study.
+      chosen: some of its cells.
+
+    Returns:
+      A table and the time of all that is missing; "-" where backbone or data are not on this machine.
+    """
+    costs, reason = _costs(study, [cell for cell in chosen if not cell.done])
+    lines = [
+        ["done" if cell.done else "to do", cell.name, str(costs[cell.name].steps), clock(costs[cell.name].seconds)]
+        if cell.name in costs
+        else ["done" if cell.done else "to do", cell.name, "-", "-"]
+        for cell in chosen
+    ]
+    total = sum(cost.seconds for cost in costs.values())
+    summary = f"about {clock(total)} on this machine, half or double is possible" if costs else reason
+    return f"{tables.plain(['state', 'cell', 'steps', 'about'], lines)}\n\n{len(chosen)} cells; {summary}"
+
+
+def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any], str]:
+    """The cost of cells by name, and why there is none where there is none."""
+    if not missing:
+        return {}, "all done"
+    if not Path(study.backbone).is_dir():
+        return {}, f"no estimate: the backbone {study.backbone} is not a folder of this machine"
+    from scalearn_jax import estimate, prepare, runs
+
+    spec, load, costs = runs.backbone_spec(study.backbone), cache(prepare.load_data), {}
+    try:
+        for cell in missing:
+            task = prepare.resolve_task(cell.config, cell.task)
+            if study.data_dir is None and task.hub is not None:
+                return {}, "no estimate: the data are on the hub; --data-dir names a local folder"
+            data = load(_of_data(cell.config), task, spec)
+            num_sources = len(getattr(cell.config, "sources", ()))
+            costs[cell.name] = estimate.cost(cell.config, task, spec, data, num_sources)
+    except InputError as error:
+        return {}, f"no estimate: {error}"
+    return costs, ""
+
+
+def _of_data(config: Any) -> AdapterConfig:
+    """Only what decides the encoded data, so that cells which share them read them once."""
+    names = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples")
+    return AdapterConfig(task="", out="", **{name: getattr(config, name) for name in names})
