@@ -372,7 +372,7 @@ def test_a_bad_share_is_refused(text):
         RunConfig(study="s.yaml", out="o", shard=text)
 
 
-STUDIES = sorted(path for path in (Path(__file__).parent.parent / "experiments").glob("*.yaml"))
+STUDIES = sorted(path for path in (Path(__file__).parent.parent / "experiments").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
