@@ -73,11 +73,8 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
     tables = load_tables(config, task)
-    weighed = None
-    if getattr(config, "top_sources", None):
-        own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
-        embedder = soup.load_embedder(config.embedder) if config.embedder else own
-        weighed = soup.measure(config, task, tables.train, sources, embedder)
+    own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
+    weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
     spec = make_spec(config, method, task, backbone_spec, sources, weighed)
     data = encode_tables(config, task, backbone_spec, tables)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained

@@ -83,7 +83,7 @@ def load_embedder(path: str, revision: str | None = None) -> Embedder:
 
 
 def measure(
-    config: TransferConfig, target: Task, train: Table, sources: Sequence[runs.Source], embedder: Embedder
+    config: TransferConfig, target: Task, train: Table, sources: Sequence[runs.Source], backbone: Embedder
 ) -> Soup:
     """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
 
@@ -94,7 +94,7 @@ def measure(
       target: the target task.
       train: its training split, as trained on.
       sources: T source adapters, in bank order; the target's own may be among them.
-      embedder: makes the sentence embeddings.
+      backbone: makes the sentence embeddings where the config names no other encoder.
 
     Returns:
       The weights, with the similarities they come from.
@@ -109,6 +109,7 @@ def measure(
                 f"source {source.name} ({source.path}) is an AdapterHub folder, which tells nothing of its training"
                 " data; --top-sources needs the texts of every source: pass --weights instead."
             )
+    embedder = load_embedder(config.embedder) if config.embedder else backbone
     embedder = dataclasses.replace(embedder, params=jax.tree.map(jnp.asarray, embedder.params))
     tokenizer = tokens.load_tokenizer(embedder.path, embedder.revision)
 

@@ -98,7 +98,7 @@ def measure(backbone, sources, target=TARGET, **changes):
     task = tasks.get(target)
     train = splits.load_splits(task, max_train_samples=24).train
     loaded = [runs.load_source(path) for path in sources]
-    return soup.measure(config, task, train, loaded, soup.load_embedder(config.embedder or backbone))
+    return soup.measure(config, task, train, loaded, soup.load_embedder(backbone))
 
 
 def test_weights_do_not_depend_on_seeds_cache_or_order_of_sources(weighed, backbone, sources, tmp_path, monkeypatch):
