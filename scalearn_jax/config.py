@@ -129,6 +129,13 @@ class TransferConfig(TrainConfig):
     """ScaLearn: weight of the penalty on factors far from one (published: 0)."""
     weights: tuple[float, ...] | None = None
     """soup: weight of each source, in the order of --sources (default: equal)."""
+    top_sources: int | None = None
+    """soup: keep this many sources, weighted by how alike their training texts and the target's are (published: 5);
+    without it all count equally."""
+    embedder: str | None = None
+    """soup: folder or hub id of a sentence encoder for the similarities (default: the backbone)."""
+    similarity_samples: int | None = None
+    """soup: training texts a task, for the similarities (default: 1000)."""
     coefficients: tuple[float, ...] | None = None
     """fixed: constant coefficient of each source, in the order of --sources."""
     compose: Literal["folded", "reference"] | None = None
@@ -136,13 +143,19 @@ class TransferConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _expand_home(self, "sources")
+        _expand_home(self, "sources", "embedder")
         _at_least(self, 0, "omega_dropout", "penalty")
+        _at_least(self, 1, "top_sources", "similarity_samples")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
         _finite(self, "omega_init", "weights", "coefficients")
         if self.weights and sum(self.weights) == 0:
             raise InputError(f"weights are divided by their sum, which must not be 0, got {list(self.weights)}.")
+        if self.weights is not None and self.top_sources is not None:
+            raise InputError("weights and top_sources both say how much each source counts; give one of them.")
+        for name in ("embedder", "similarity_samples"):
+            if getattr(self, name) is not None and self.top_sources is None:
+                raise InputError(f"{name} is for the similarities that top_sources asks for; set that too.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ METHODS = {
     "scalearn-softmax": _scalearn("scalearn", "ScaLearn, softmax over sources", dropout=0.0, normalise="softmax"),
     "fusion": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion (dynamic): attention over sources"),
     "fusion-static": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}),
-    "soup": Method("average", ("head",), 3e-4, "AdapterSoup: average of the sources' parameters, by --weights"),
+    "soup": Method("average", ("head",), 3e-4, "AdapterSoup: average of sources, by --weights or --top-sources"),
     "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)", choice_head="two_layer"),
     "single": Method(
         "single",
@@ -90,14 +90,14 @@ _SCALING = {
     "penalty": "penalty_weight",
     "compose": "compose",
 }
-# combiner -> {config field: its option; None where the field shapes the bank, not the combiner}
+# combiner -> {config field: its option; None where the field acts before there is a combiner}
 FLAGS = {
     "single": {"reduction_factor": None, "non_linearity": None},
     "compacter": {"reduction_factor": None},
     "propetl": {"reduction_factor": None},
     **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
     "fusion": {"compose": "compose"},
-    "average": {"weights": "weights"},
+    "average": {"weights": "weights", "top_sources": None, "embedder": None, "similarity_samples": None},
     "fixed": {"coefficients": "coefficients"},
 }
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from scalearn_jax import tables
 from scalearn_jax.config import AdapterConfig, StudyConfig
+from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.plan import Cell
 from scalearn_jax.progress import clock
 
@@ -42,7 +44,7 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
         return {}, f"no estimate: the backbone {study.backbone} is not a folder of this machine"
     from scalearn_jax import estimate, prepare, runs
 
-    spec, load, costs = runs.backbone_spec(study.backbone), cache(prepare.load_data), {}
+    spec, load, costs = runs.backbone_spec(study.backbone), cache(_data), {}
     try:
         for cell in missing:
             task = prepare.resolve_task(cell.config, cell.task)
@@ -54,6 +56,12 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
     except InputError as error:
         return {}, f"no estimate: {error}"
     return costs, ""
+
+
+def _data(config: Any, task: Task, spec: BackboneSpec) -> Any:
+    from scalearn_jax import prepare
+
+    return prepare.encode_tables(config, task, spec, prepare.load_tables(config, task))
 
 
 def _of_data(config: Any) -> AdapterConfig:

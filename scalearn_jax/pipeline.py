@@ -110,6 +110,7 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
         "spec": runs.spec_to_dict(setup.spec),
         "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
+        **({"soup": setup.weighed.to_dict()} if setup.weighed else {}),
         "seeds": list(config.seeds),
         "parameters": count_parameters(setup.trainable),
         "versions": runs.versions(),

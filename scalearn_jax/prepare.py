@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scalearn_jax import methods, model, runs, tree
+from scalearn_jax import methods, model, runs, soup, tree
 from scalearn_jax.checks import check_settings, check_sources, check_tokens, fresh_width, given_options
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import splits, tasks, tokens
@@ -36,6 +36,7 @@ class Setup:
       backbone_hash: content hash of the backbone.
       trainable: first trainable parameters, leading axis M.
       frozen: the frozen half, shared by the members.
+      weighed: the sources' weights and where they come from, where they are computed.
     """
 
     config: TrainConfig
@@ -47,6 +48,7 @@ class Setup:
     backbone_hash: str
     trainable: Params
     frozen: Params
+    weighed: soup.Soup | None = None
 
 
 def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Setup:
@@ -69,13 +71,17 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     check_sources(sources, backbone_spec, backbone_hash)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
-    spec = make_spec(config, method, task, backbone_spec, sources)
-    data = load_data(config, task, backbone_spec)
+    check_settings(config, method, task, backbone_spec, len(sources))
+    tables = load_tables(config, task)
+    own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
+    weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
+    spec = make_spec(config, method, task, backbone_spec, sources, weighed)
+    data = encode_tables(config, task, backbone_spec, tables)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone.pop("pooler", None)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     halves = init_members(config.seeds, spec, method, backbone, bank)
-    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves)
+    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves, weighed)
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:
@@ -98,28 +104,34 @@ def make_spec(
     task: Task,
     backbone: BackboneSpec,
     sources: Sequence[runs.Source],
+    weighed: soup.Soup | None = None,
 ) -> model.ModelSpec:
     """Resolves config, method and sources to a static model.
 
+    Args:
+      config: whose settings are checked, see ``check_settings``.
+      method: its row of ``METHODS``.
+      task: the task to train on.
+      backbone: sizes of the encoder.
+      sources: source adapters, in bank order.
+      weighed: computed weights of the sources, if any.
+
     Returns:
       The spec, with one head named like the task.
-
-    Raises:
-      InputError: the task is longer than the position table, or options do not fit the method.
     """
-    check_settings(config, method, task, backbone, len(sources))
     if methods.has_fresh_bottleneck(method):
         width, phi = fresh_width(config, backbone), config.non_linearity or "relu"
         num_sources = 1 if method.combiner == "single" else 0  # the others make their weights, and need no bank
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
+    options = combiner_options(config, method, backbone) | ({"weights": weighed.weights} if weighed else {})
     pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
     head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
         backbone=dataclasses.replace(backbone, has_pooler=pooled),
         combiner=method.combiner,
-        combiner_options=tuple(sorted(combiner_options(config, method, backbone).items())),
+        combiner_options=tuple(sorted(options.items())),
         heads=((task.name, head),),
         num_sources=num_sources,
         bottleneck=width,
@@ -152,18 +164,26 @@ class Data:
     test: tokens.Encoded
 
 
-def load_data(config: TrainConfig, task: Task, backbone: BackboneSpec) -> Data:
-    """Loads, splits and tokenises a task's data.
+def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
+    """Loads and splits a task's data, as large as the config allows.
 
     Raises:
-      InputError: see ``splits.load_splits``, ``tokens.load_tokenizer`` and ``tokens.check_ids``.
+      InputError: see ``splits.load_splits``.
     """
-    tables = splits.load_splits(
+    return splits.load_splits(
         task,
         data_dir=config.data_dir,
         max_train_samples=config.max_train_samples,
         max_eval_samples=config.max_eval_samples,
     )
+
+
+def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, tables: splits.Splits) -> Data:
+    """Tokenises a task's data.
+
+    Raises:
+      InputError: see ``tokens.load_tokenizer`` and ``tokens.check_ids``.
+    """
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
     return Data(*(check_tokens(split, backbone, config.backbone) for split in encoded))

@@ -81,6 +81,7 @@ class Source:
       non_linearity: its phi.
       backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
       family: the backbone's model family; ``None`` where the format keeps none.
+      info: the content of ``run.json``; ``None`` where there is none.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Source:
     non_linearity: str
     backbone_hash: str | None
     family: str | None = None
+    info: dict[str, Any] | None = None
 
     @property
     def hash(self) -> str:
@@ -120,7 +122,7 @@ def load_source(path: str) -> Source:
         folder, {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}, spec, "adapters"
     )
     adapter = banks.select(tree.unflatten(weights)["adapters"], 0)
-    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"])
+    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

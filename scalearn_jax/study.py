@@ -151,13 +151,16 @@ def _claim(study: StudyConfig, out: Path) -> None:
 
 def _check_inputs(study: StudyConfig, chosen: Sequence[Cell]) -> None:
     """Reads backbone and data once before anything trains, so that a mistake in the last cell is told at once."""
-    from scalearn_jax import checks, prepare, runs
+    from scalearn_jax import checks, prepare, runs, soup
     from scalearn_jax.data import splits, tokens
 
     if not chosen:
         return
     _, spec, _ = runs.load_backbone(study.backbone, study.revision)
     tokens.load_tokenizer(study.backbone, study.revision)
+    for embedder in {getattr(cell.config, "embedder", None) for cell in chosen} - {None}:
+        soup.load_embedder(embedder)
+        tokens.load_tokenizer(embedder, None)
     for cell in chosen:
         task = prepare.resolve_task(cell.config, cell.task)
         num_sources = len(getattr(cell.config, "sources", ()))

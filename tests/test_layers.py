@@ -17,11 +17,12 @@ convert.files convert.safetensors_io
 data
 metrics
 models
-combiners
+combiners similarity
 model methods
 convert
 runs results
 checks train
+soup
 prepare
 inference
 pipeline

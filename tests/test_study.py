@@ -200,6 +200,19 @@ def test_a_backbone_that_is_not_there_is_told_before_anything_is_written(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sentence_encoder_that_is_not_there_is_told_before_anything_trains(tmp_path, pipeline, monkeypatch):
+    def load(path, revision, known=runs.load_backbone):
+        if path == "none":
+            raise InputError("backbone 'none' is not there")
+        return known(path, revision)
+
+    monkeypatch.setattr(runs, "load_backbone", load)
+    soup = {"methods": ("soup",), "methods_options": {"soup": {"top_sources": 2, "embedder": "none"}}}
+    with pytest.raises(InputError, match="--embedder: backbone 'none' is not there"):
+        study.run_study(change(**soup), str(tmp_path / "o"))
+    assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
 def test_only_runs_what_it_names(tmp_path, pipeline):
     study.run_study(STUDY, str(tmp_path / "o"), only="adapters/")
     assert [config.task for config in pipeline.calls] == ["glue/rte", "glue/mrpc"]
