@@ -159,9 +159,12 @@ def score(
     Returns:
       One dict a member: the task's metrics and ``loss``.
     """
-    logits = member_logits(spec, task, trainable, frozen, encoded, batch_size, row_choices, packed)
-    kind = losses.LOSSES[task.kind]
-    labels = jnp.asarray(encoded.labels)
+    return scores(task, member_logits(spec, task, trainable, frozen, encoded, batch_size, row_choices, packed), encoded)
+
+
+def scores(task: Task, logits: np.ndarray, encoded: tokens.Encoded) -> list[dict[str, float]]:
+    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``."""
+    kind, labels = losses.LOSSES[task.kind], jnp.asarray(encoded.labels)
     return [
         {
             "loss": float(kind(jnp.asarray(one), labels).mean()),

@@ -170,8 +170,22 @@ def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key 
       InputError: the spec has no such head, or the combiner does not fit the bank.
     """
     encode_key, head_key = (None, None) if key is None else jax.random.split(key)
-    hidden = encode(params, batch, spec=spec, key=encode_key, mask=mask)
+    first = features(params, batch, spec=spec, key=encode_key, mask=mask)
+    return predict(params, first, spec=spec, task=task, key=head_key)
+
+
+def features(params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None) -> Array:
+    """Computes what a head sees: the final state of each sequence's first token.
+
+    Returns:
+      Float[N d], in float32 or wider.
+    """
+    hidden = encode(params, batch, spec=spec, key=key, mask=mask)
     first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
-    first = first.astype(jax.numpy.promote_types(first.dtype, jax.numpy.float32))  # a head costs nothing in full
+    return first.astype(jax.numpy.promote_types(first.dtype, jax.numpy.float32))  # a head costs nothing in full
+
+
+def predict(params: Params, first: Array, *, spec: ModelSpec, task: str, key: Key | None = None) -> Array:
+    """Applies a task's head to ``features``; see ``apply``."""
     head = head_modules.Head(spec.head(task), spec.backbone.hidden_size)
-    return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), head_key)
+    return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), key)

@@ -10,13 +10,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import methods, runs, tree
+from scalearn_jax import features, methods, runs, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data import batches
@@ -133,17 +133,39 @@ def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop
     mesh = parallel.make_mesh()
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
     state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
-    evaluation = _evaluation(setup)
     on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
+    feed = _feed(setup, schedule.num_steps)
     return loop.train(
-        parallel.compile_train_step(make_train_step(make_loss(setup.spec, task.name, task.kind), tx), mesh),
+        parallel.compile_train_step(make_train_step(feed.loss, tx), mesh),
         parallel.replicate(state, mesh),
         setup.frozen,
-        member_batches(setup, schedule.num_steps),
-        evaluate=lambda current: score(setup.spec, task, current, setup.frozen, setup.data.dev, *evaluation),
+        feed.batches,
+        evaluate=feed.evaluate,
         schedule=schedule,
         main_metric=task.metrics[0],
         on_event=on_event,
+    )
+
+
+class _Feed(NamedTuple):
+    """What a run trains on: batches, their loss, and the development metrics."""
+
+    batches: Iterator
+    loss: Callable
+    evaluate: Callable
+
+
+def _feed(setup: Setup, num_steps: int) -> _Feed:
+    """Batches of tokens; of features where only a head learns on what never changes."""
+    spec, task, data = setup.spec, setup.task, setup.data
+    if features.are_constant(setup.method, spec):
+        loss = make_loss(spec, task.name, task.kind, features.forward)
+        return _Feed(features.train_batches(setup, num_steps), loss, features.evaluator(setup, data.dev))
+    evaluation = _evaluation(setup)
+    return _Feed(
+        member_batches(setup, num_steps),
+        make_loss(spec, task.name, task.kind),
+        lambda current: score(spec, task, current, setup.frozen, data.dev, *evaluation),
     )
 
 

@@ -41,3 +41,17 @@ class Batch(NamedTuple):
     example_mask: Array
     labels: Array
     example_id: Array
+
+
+class FeatureBatch(NamedTuple):
+    """The examples of one step with what a frozen encoder makes of them.
+
+    Attributes:
+      features: Float[N d], final state of each sequence's first token.
+      example_mask: Bool[B], False for the filler of a short last batch.
+      labels: Int[B], Float[B] or Float[B C].
+    """
+
+    features: Array
+    example_mask: Array
+    labels: Array

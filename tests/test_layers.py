@@ -25,6 +25,7 @@ checks train
 soup
 prepare
 inference
+features
 pipeline
 plan figures estimate
 report listing outlook

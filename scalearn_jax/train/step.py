@@ -15,13 +15,14 @@ from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 
-def make_loss(spec: model.ModelSpec, task: str, kind: str) -> Callable:
+def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = model.apply) -> Callable:
     """Builds the loss of a task.
 
     Args:
       spec: the model.
       task: which head.
       kind: a key of ``LOSSES``.
+      forward: the forward pass, called like ``model.apply``.
 
     Returns:
       ``loss_fn(trainable, frozen, batch, key, step) -> (objective, metrics)``. The objective adds the
@@ -30,7 +31,7 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str) -> Callable:
 
     def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array):
         params = tree.combine(trainable, frozen)
-        logits = model.apply(params, batch, spec=spec, task=task, key=key)
+        logits = forward(params, batch, spec=spec, task=task, key=key)
         loss = masked_mean(LOSSES[kind](logits, batch.labels), batch.example_mask)
         penalty = spec.make_combiner.penalty(params["transfer"])
         return loss + jnp.where(step > 0, penalty, 0.0).astype(loss.dtype), {"loss": loss}

@@ -1,0 +1,114 @@
+"""Training a head alone: a frozen encoder without dropout gives an example the same features in every epoch.
+
+AdapterSoup, probing and a head on the bare backbone change nothing below their head, so each example's features are
+computed once and the steps run on them.
+
+Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from scalearn_jax import methods, model, tree
+from scalearn_jax.data import batches
+from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.inference import eval_rows, scores
+from scalearn_jax.prepare import Setup
+from scalearn_jax.train import parallel
+from scalearn_jax.typing import Array, FeatureBatch, Key, Params
+
+
+def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
+    """Whether nothing below the head changes or is random in training.
+
+    Example:
+      >>> are_constant(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
+      True
+    """
+    return method.trainable == ("head",) and not spec.backbone_dropout
+
+
+def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None) -> Array:
+    """``model.apply`` from features on, with the dropout masks that it would draw."""
+    head_key = None if key is None else jax.random.split(key)[1]
+    return model.predict(params, batch.features, spec=spec, task=task, key=head_key)
+
+
+def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
+    """Computes the features of some examples.
+
+    Args:
+      setup: the model and its frozen half.
+      encoded: the split.
+      examples: Int[n], which; each once.
+
+    Returns:
+      Float[n K d], in the order of ``examples``.
+    """
+    size, length = setup.config.eval_batch_size, setup.task.max_length
+    rows = eval_rows([encoded], size, length)
+    layout = {"batch_size": size, "row_length": length, "row_choices": rows, "packed": setup.config.packed}
+    chunks = (examples[start : start + size] for start in range(0, len(examples), size))
+    stream = (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
+    nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
+    step = _encode_step(setup.spec)
+    found = [
+        np.asarray(step(nothing, setup.frozen, batch))[0].reshape(size, encoded.num_choices, -1)[batch.example_mask]
+        for batch in stream
+    ]
+    return np.concatenate(found)
+
+
+@functools.cache
+def _encode_step(spec: model.ModelSpec) -> Callable:
+    def encode(trainable: Params, frozen: Params, batch) -> Array:
+        return model.features(tree.combine(trainable, frozen), batch, spec=spec)
+
+    return parallel.compile_predict_step(encode, parallel.make_mesh())
+
+
+def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:
+    """Yields the batches of ``pipeline.member_batches`` as features, with a leading member axis.
+
+    Only examples that some step uses are encoded.
+    """
+    config, encoded = setup.config, setup.data.train
+    orders = [_examples(encoded, seed, config.batch_size, num_steps) for seed in config.seeds]
+    used = np.unique(np.concatenate([examples for order in orders for examples in order]))
+    table, place = compute(setup, encoded, used), np.zeros(len(encoded), int)
+    place[used] = np.arange(len(used))
+    for members in zip(*orders, strict=True):
+        lots = [_batch(table[place[examples]], encoded.labels[examples], config.batch_size) for examples in members]
+        yield FeatureBatch(*(np.stack(leaves) for leaves in zip(*lots, strict=True)))
+
+
+def _examples(encoded: Encoded, seed: int, batch_size: int, num_steps: int) -> list[np.ndarray]:
+    """The examples of each step of a seed."""
+    per_epoch = batches.steps_per_epoch(len(encoded), batch_size)
+    orders = (batches.order(seed, epoch, len(encoded)) for epoch in range(-(-num_steps // per_epoch)))
+    steps = [order[start : start + batch_size] for order in orders for start in range(0, len(order), batch_size)]
+    return steps[:num_steps]
+
+
+def _batch(features: np.ndarray, labels: np.ndarray, size: int) -> FeatureBatch:
+    """Fills a short last batch up; features [n K d] become [B*K d]."""
+    missing = size - len(labels)
+    features, padded = (np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in (features, labels))
+    return FeatureBatch(features.reshape(-1, features.shape[-1]), np.arange(size) < len(labels), padded)
+
+
+def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[str, float]]]:
+    """Returns trainable trees [M ...] -> metrics of each member on a split, whose features are computed here."""
+    table = compute(setup, encoded, np.arange(len(encoded)))
+    table = table.reshape(-1, table.shape[-1])  # [N, d]
+    frozen, spec, task = setup.frozen, setup.spec, setup.task
+
+    @jax.jit
+    def logits(trainable: Params, frozen: Params, first: Array) -> Array:
+        one = lambda member: model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)  # noqa: E731
+        return jax.vmap(one)(trainable)
+
+    return lambda trainable: scores(task, np.asarray(logits(trainable, frozen, table)), encoded)
