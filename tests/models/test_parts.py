@@ -46,6 +46,16 @@ def test_omega_of_another_size_is_named():
         banks.widen(numpy_bank(), jnp.ones((2, 4, 6)))
 
 
+def test_a_masked_source_is_one_scaled_by_zero():
+    omega = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 6)), jnp.float32)
+    kept = jnp.array([True, False, True])
+    masked, zeroed = (
+        banks.widen(banks.mask(numpy_bank(), kept), omega),
+        banks.widen(numpy_bank(), omega * kept[None, :, None]),
+    )
+    chex.assert_trees_all_equal(masked, zeroed)
+
+
 @pytest.mark.parametrize("layers", ["loop", "scan"])
 def test_observing_changes_nothing_and_sees_every_site(layers):
     spec = tiny.spec(layers=layers)
