@@ -24,9 +24,10 @@ runs results
 checks train
 prepare
 inference
+attribution
 pipeline
-plan figures
-report listing
+plan figures figures_explain
+explain report listing
 study flags
 cli
 __main__
