@@ -169,6 +169,14 @@ def _predict(config) -> int:
     return _done(inference.predict(config))
 
 
+def _explain(config) -> int:
+    _prepare()
+    from scalearn_jax import explain
+
+    print(explain.explain_run(config))
+    return 0
+
+
 def _run(config) -> int:
     from scalearn_jax import study
 
@@ -196,6 +204,7 @@ COMMANDS = {
     "transfer": Command("TransferConfig", _transfer, "stage 2: combine source adapters for a target task"),
     "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
     "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
+    "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
     "run": Command("RunConfig", _run, "run a study: every target with every method, then the table", "study"),
     "report": Command("ReportConfig", _report, "tables and figures of a study's results", "dir"),
     "list": Command("ListConfig", _list, "list tasks, methods or backbones", "what"),

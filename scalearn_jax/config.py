@@ -14,6 +14,7 @@ from scalearn_jax.schema import from_dict, read_yaml, to_dict
 __all__ = [
     "AdapterConfig",
     "EvaluateConfig",
+    "ExplainConfig",
     "ListConfig",
     "PredictConfig",
     "ReportConfig",
@@ -200,6 +201,32 @@ class PredictConfig:
     def __post_init__(self):
         _expand_home(self, "run", "input", "output", "backbone")
         _at_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """Say which sources help a finished ScaLearn run."""
+
+    run: str
+    """Run folder."""
+    out: str | None = None
+    """Folder for the tables and figures; by default RUN/explain."""
+    split: Literal["dev", "test"] = "dev"
+    """Which split; a choice of sources made on test makes its scores too good."""
+    seed: int | None = None
+    """Which seed of the run; by default all."""
+    max_samples: int | None = None
+    """Use this many examples at most; by default as many as in training."""
+    data_dir: str | None = None
+    """Where the data lie now; by default where they lay in training."""
+    backbone: str | None = None
+    """Where the backbone lies now; by default where it lay in training."""
+    batch_size: int = 128
+    """Examples a step; fewer need less memory."""
+
+    def __post_init__(self):
+        _expand_home(self, "run", "out", "data_dir", "backbone")
+        _at_least(self, 1, "batch_size", "max_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,17 +40,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       InputError: damaged run folder, other backbone, missing data.
     """
     run = runs.load_run(config.run, backbone=config.backbone)
-    settings = run.info["config"]
-    tables = splits.load_splits(
-        run.task,
-        data_dir=config.data_dir or run.info["data_dir"],
-        max_train_samples=settings["max_train_samples"],
-        max_eval_samples=settings["max_eval_samples"],
-    )
-    table = tables._asdict()[config.split]
-    tokenizer = _tokenizer(run, config.backbone)
-    encoded = tokens.cached(tokenizer, run.task, table, max_length=run.task.max_length)
-    check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
+    encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
     trainable, frozen = stacked(run)
     results = score(run.spec, run.task, trainable, frozen, encoded, config.batch_size)
     return {
@@ -59,6 +49,41 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "split": config.split,
         "seeds": {str(seed): result for seed, result in zip(run.members, results, strict=True)},
     }
+
+
+def read_split(
+    run: runs.Run,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    backbone: str | None = None,
+    max_eval_samples: int | None = None,
+) -> tokens.Encoded:
+    """Reads and tokenises a split of a run's task as in training.
+
+    Args:
+      run: the run.
+      split: ``"train"``, ``"dev"`` or ``"test"``.
+      data_dir: where the data lie now; ``None`` for where they lay in training.
+      backbone: where the backbone, and with it the tokenizer, lies now; ``None`` likewise.
+      max_eval_samples: rows of development and test set; ``None`` for as many as in training.
+
+    Returns:
+      The encoded split.
+
+    Raises:
+      InputError: missing data, or a tokenizer that does not fit the backbone.
+    """
+    settings = run.info["config"]
+    tables = splits.load_splits(
+        run.task,
+        data_dir=data_dir or run.info["data_dir"],
+        max_train_samples=settings["max_train_samples"],
+        max_eval_samples=max_eval_samples or settings["max_eval_samples"],
+    )
+    tokenizer = _tokenizer(run, backbone)
+    encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
+    return check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def predict(config: PredictConfig) -> Path:
@@ -82,10 +107,7 @@ def predict(config: PredictConfig) -> Path:
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     run = runs.load_run(config.run, backbone=config.backbone)
-    seed = next(iter(run.members)) if config.seed is None else config.seed
-    if seed not in run.members:
-        raise InputError(f"--seed {seed}: the run {config.run} holds seeds {sorted(run.members)}.")
-    run = dataclasses.replace(run, members={seed: run.members[seed]})
+    run = only_seed(run, next(iter(run.members)) if config.seed is None else config.seed)
     table = splits.examples(run.task, splits.read_table(Path(config.input)), config.input, labels=False)
     tokenizer = _tokenizer(run, config.backbone)
     encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
@@ -117,6 +139,17 @@ def choices(table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
         }
         for best in metrics.chosen(logits, numbers[:, None])
     ]
+
+
+def only_seed(run: runs.Run, seed: int) -> runs.Run:
+    """Drops all seeds of a run but one.
+
+    Raises:
+      InputError: the run has no such seed.
+    """
+    if seed not in run.members:
+        raise InputError(f"--seed {seed}: the run {run.folder} holds seeds {sorted(run.members)}.")
+    return dataclasses.replace(run, members={seed: run.members[seed]})
 
 
 def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:

@@ -118,8 +118,15 @@ def init_target(transfer_key: Key, heads_key: Key, spec: ModelSpec) -> Params:
 
 
 def encode(
-    params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None, all_layers: bool = False
-) -> Array:
+    params: Params,
+    batch: Batch,
+    *,
+    spec: ModelSpec,
+    key: Key | None = None,
+    mask=None,
+    all_layers: bool = False,
+    observe: encoder.Observe | None = None,
+) -> Array | tuple[Array, Any]:
     """Runs the backbone with its adapter sites bound.
 
     Args:
@@ -129,9 +136,11 @@ def encode(
       key: PRNG key for dropout; ``None`` for none.
       mask: combiner dropout mask to replay instead of drawing one.
       all_layers: also return the embedding output and every layer's output.
+      observe: (site of one layer, its input Float[R S d]) -> pytree.
 
     Returns:
-      Float[R S d], or Float[L+1 R S d] with ``all_layers``.
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
+      axis L.
     """
     site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
     combiner = spec.make_combiner
@@ -149,6 +158,7 @@ def encode(
         layers=spec.layers,
         remat=spec.remat,
         all_layers=all_layers,
+        observe=observe,
     )
 
 

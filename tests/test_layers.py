@@ -25,10 +25,10 @@ checks train
 soup
 prepare
 inference
-features
+attribution features
 pipeline
-plan figures estimate
-report listing outlook
+plan figures figures_explain estimate
+explain report listing outlook
 study flags
 cli
 __main__

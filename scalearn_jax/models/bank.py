@@ -122,6 +122,25 @@ def mean(bank: Params, weights: Array) -> Params:
     return jax.tree.map(average, bank)
 
 
+def mask(bank: Params, kept: Array) -> Params:
+    """Silences sources: those not kept get an up-projection of zeros, so that up_t = 0 whatever scales it.
+
+    Args:
+      bank: [L T ...].
+      kept: Bool[T]; data, not structure, so one compiled program serves every choice.
+
+    Returns:
+      A bank of the same shape.
+
+    Example:
+      >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))
+      >>> mask(bank, jnp.array([True, False, True]))["up"]["kernel"].any((0, 2, 3)).tolist()
+      [True, False, True]
+    """
+    silence = lambda leaf: jnp.where(kept.reshape(1, -1, *(1,) * (leaf.ndim - 2)), leaf, 0)  # noqa: E731
+    return bank | {"up": jax.tree.map(silence, bank["up"])}
+
+
 def widen(bank: Params, omega: Array) -> Params:
     """Folds a scaled sum of adapters into one adapter of bottleneck T*r.
 

@@ -12,6 +12,7 @@ so a site sees the normalised state and returns only its update. Without a site,
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,7 @@ from scalearn_jax.models.linear import Affine, affine
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 Update = Callable[[Params, Array], Array]
+Observe = Callable[[Params, Array], Any]
 
 
 def _layer_norm(spec: BackboneSpec, name: str, dtype) -> nn.LayerNorm:
@@ -62,8 +64,12 @@ class Block(nn.Module):
         site: Params | None = None,
         update: Update | None = None,
         key: Key | None = None,
-    ) -> Array:
-        """Maps Float[R S d] to Float[R S d]; ``visible`` Bool[R S S] says which keys a query may see."""
+        observe: Observe | None = None,
+    ) -> tuple[Array, Any]:
+        """Maps Float[R S d] to Float[R S d], beside ``observe(site, h)``.
+
+        ``visible`` Bool[R S S] says which keys a query may see.
+        """
         spec, site = self.spec, site or {}
         attention_key, residual_key, output_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         attended = self._attention(hidden, visible, site, attention_key)
@@ -75,7 +81,8 @@ class Block(nn.Module):
         forward = dropout(output_key, forward, spec.hidden_dropout)
         norm = _layer_norm(spec, "output_norm", self.dtype)
         h = norm(forward + a)
-        return h if update is None else norm(update(site, h) + forward + a)
+        out = h if update is None else norm(update(site, h) + forward + a)
+        return out, None if observe is None else observe(site, h)
 
     def _attention(self, hidden: Array, visible: Array, site: Params, key: Key | None) -> Array:
         spec, size = self.spec, self.spec.hidden_size
@@ -166,7 +173,8 @@ def encode(
     layers: str = "loop",
     remat: bool = False,
     all_layers: bool = False,
-) -> Array:
+    observe: Observe | None = None,
+) -> Array | tuple[Array, Any]:
     """Runs the encoder over a batch of rows.
 
     Args:
@@ -180,9 +188,11 @@ def encode(
       layers: ``"loop"`` unrolls the layers, ``"scan"`` compiles one; equal results.
       remat: recompute each layer's activations in the backward pass.
       all_layers: also return the embedding output and every layer's output.
+      observe: (site of one layer, h Float[R S d]) -> pytree, to look at a site's input without changing anything.
 
     Returns:
-      Float[R S d], or Float[L+1 R S d] with ``all_layers``.
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
+      axis L.
     """
     keys = None if key is None else jax.random.split(key, spec.num_layers + 1)
     embeddings = Embeddings(spec, dtype)
@@ -191,14 +201,16 @@ def encode(
 
     def step(hidden, layer):
         block_params, block_site, block_key = layer
-        hidden = Block(spec, dtype).apply({"params": block_params}, hidden, visible, block_site, update, block_key)
-        return hidden, hidden if all_layers else None
+        block = Block(spec, dtype)
+        hidden, seen = block.apply({"params": block_params}, hidden, visible, block_site, update, block_key, observe)
+        return hidden, (hidden if all_layers else None, seen)
 
     step = jax.checkpoint(step) if remat else step
     inputs = (params["layers"], site, None if keys is None else keys[:-1])
     run = _loop if layers == "loop" else jax.lax.scan
-    last, outputs = run(step, hidden, inputs)
-    return jnp.concatenate([hidden[None], outputs]) if all_layers else last
+    last, (outputs, seen) = run(step, hidden, inputs)
+    out = jnp.concatenate([hidden[None], outputs]) if all_layers else last
+    return out if observe is None else (out, seen)
 
 
 def _loop(step, carry, inputs):
@@ -207,4 +219,4 @@ def _loop(step, carry, inputs):
     for i in range(len(jax.tree.leaves(inputs)[0])):
         carry, output = step(carry, tree.index(inputs, i))
         outputs.append(output)
-    return carry, None if outputs[0] is None else jnp.stack(outputs)
+    return carry, tree.stack(outputs)

@@ -46,6 +46,29 @@ def test_omega_of_another_size_is_named():
         banks.widen(numpy_bank(), jnp.ones((2, 4, 6)))
 
 
+def test_a_masked_source_is_one_scaled_by_zero():
+    omega = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 6)), jnp.float32)
+    kept = jnp.array([True, False, True])
+    masked, zeroed = (
+        banks.widen(banks.mask(numpy_bank(), kept), omega),
+        banks.widen(numpy_bank(), omega * kept[None, :, None]),
+    )
+    chex.assert_trees_all_equal(masked, zeroed)
+
+
+@pytest.mark.parametrize("layers", ["loop", "scan"])
+def test_observing_changes_nothing_and_sees_every_site(layers):
+    spec = tiny.spec(layers=layers)
+    params, batch = tiny.params(spec), tiny.batch()
+    plain = model.encode(params, batch, spec=spec)
+    hidden, seen = model.encode(params, batch, spec=spec, observe=lambda site, h: {"h": h, "bias": site["up"]["bias"]})
+    chex.assert_trees_all_close(hidden, plain, rtol=1e-6)
+    assert seen["h"].shape == (2, *hidden.shape)
+    chex.assert_trees_all_close(
+        seen["bias"], spec.make_combiner.bind(params["transfer"], params["adapters"])["up"]["bias"]
+    )
+
+
 def test_select_undoes_stack_and_padding_is_dead():
     narrow, wide = banks.select(numpy_bank(width=2), 0), banks.select(numpy_bank(width=5), 1)
     bank = banks.stack([narrow, wide])

@@ -1,0 +1,190 @@
+"""``scalearn explain``: which sources help a finished run, as tables and a figure.
+
+    omega.csv          seed, layer, source, rms, mean: the learned scales as they act
+    contributions.csv  seed, layer, source, norm, share: what each source adds to a token; share of its layer
+    sources.csv        source, contribution, share, score without it, drop; standard deviations over seeds
+    pruning.csv        k, the k sources with the largest contribution, score with only those
+    explain.json       what all this was measured on
+    explain.png, .svg  contributions, drops and pruning in one figure
+
+Letters: M seeds, L layers, T source tasks.
+"""
+
+import csv
+import importlib.util
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scalearn_jax import attribution, inference, methods, runs, tables
+from scalearn_jax.attribution import Attribution
+from scalearn_jax.config import ExplainConfig
+from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import write_json, write_text
+
+
+def explain_run(config: ExplainConfig) -> str:
+    """Measures which sources help a ScaLearn run, and writes tables and a figure.
+
+    Args:
+      config: see ``ExplainConfig``.
+
+    Returns:
+      A table of the sources, the largest contribution first, and where the files are.
+
+    Raises:
+      InputError: a run of another method, a damaged one, another backbone, or missing data; nothing is written.
+    """
+    out = Path(config.out) if config.out else Path(config.run) / "explain"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file, expected a folder; choose another name.")
+    check_method(config.run, runs.read_info(Path(config.run)))
+    run = runs.load_run(config.run, backbone=config.backbone)
+    run = run if config.seed is None else inference.only_seed(run, config.seed)
+    where = dict(data_dir=config.data_dir, backbone=config.backbone)
+    encoded = inference.read_split(run, config.split, max_eval_samples=config.max_samples, **where)
+    found = attribution.attribute(
+        run.spec,
+        run.task,
+        *inference.stacked(run),
+        encoded,
+        config.batch_size,
+        sources=tuple(source["name"] for source in run.info["sources"]),
+        seeds=tuple(run.members),
+        on_score=_tell,
+    )
+    facts = describe(run, found, encoded, config.split)
+    write(out, found, facts)
+    return f"{as_table(found, facts)}\n\nwrote {out}"
+
+
+def check_method(path: str, info: dict) -> None:
+    """Checks that a run has learned scales to explain.
+
+    Raises:
+      InputError: it has not; names the methods that have.
+    """
+    covered = [name for name, row in methods.METHODS.items() if row.combiner in attribution.VARIANTS]
+    if info["method"] not in covered:
+        raise InputError(f"{path} is a {info['method']!r} run; explain covers {', '.join(covered)}.")
+
+
+def _tell(number: int, total: int) -> None:
+    print(f"scored {number} of {total} choices of sources", file=sys.stderr, flush=True)
+
+
+def describe(run: runs.Run, found: Attribution, encoded: Encoded, split: str) -> dict:
+    """Lists what was measured, and on what."""
+    return {
+        "run": str(run.folder),
+        "method": run.info["method"],
+        "task": run.task.name,
+        "split": split,
+        "examples": len(encoded),
+        "tokens": int(encoded.lengths.sum()),
+        "metric": run.task.metrics[0],
+        "seeds": list(found.seeds),
+        "scores": found.full.tolist(),
+        "versions": runs.versions(),
+    }
+
+
+def write(out: Path, found: Attribution, facts: dict) -> None:
+    """Writes all files, each whole or not at all; earlier ones are replaced."""
+    texts = {
+        "omega.csv": omega_csv(found),
+        "contributions.csv": contributions_csv(found),
+        "sources.csv": sources_csv(found),
+        "pruning.csv": pruning_csv(found),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(out / name, text)
+    write_json(out / "explain.json", facts)
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
+        return
+    from scalearn_jax import figures_explain
+
+    title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
+    figures_explain.draw(found, title, facts["metric"], out / "explain")
+
+
+def omega_csv(found: Attribution) -> str:
+    """Lays out the learned scales by seed, layer and source, and their means over seeds."""
+    return _csv(["seed", "layer", "source", "rms", "mean"], _by_layer(found, found.omega_rms, found.omega_mean))
+
+
+def contributions_csv(found: Attribution) -> str:
+    """Lays out the contributions by seed, layer and source, and their means over seeds."""
+    totals = found.contributions.sum(-1, keepdims=True)
+    shares = found.contributions / np.where(totals > 0, totals, 1.0)
+    return _csv(["seed", "layer", "source", "norm", "share"], _by_layer(found, found.contributions, shares))
+
+
+def _by_layer(found: Attribution, *values: np.ndarray) -> Iterable[list]:
+    """Yields a row for each seed (and their mean), layer (from 1) and source of arrays Float[M L T]."""
+    values = [np.concatenate([value, value.mean(0, keepdims=True)]) for value in values]
+    for (member, layer, source), _ in np.ndenumerate(values[0]):
+        seed = (*found.seeds, "mean")[member]
+        yield [seed, layer + 1, found.sources[source], *(float(value[member, layer, source]) for value in values)]
+
+
+def sources_csv(found: Attribution) -> str:
+    """Lays out what each source gives and what the score loses without it, in bank order."""
+    header = ["source", "contribution", "share", "score_without", "sd_without", "drop", "sd_drop"]
+    columns = zip(found.sources, found.totals.tolist(), found.shares.tolist(), found.without, found.drops, strict=True)
+    return _csv(header, ([*first, *mean_sd(without), *mean_sd(drop)] for *first, without, drop in columns))
+
+
+def pruning_csv(found: Attribution) -> str:
+    """Lays out the scores with only the k sources of the largest contribution."""
+    names = [found.sources[source] for source in found.order]
+    rows = ([k, " ".join(names[:k]), *mean_sd(scores)] for k, scores in enumerate(found.pruned, 1))
+    return _csv(["k", "kept", "score", "sd"], rows)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()
+
+
+def mean_sd(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and sample standard deviation over seeds; a single seed has none.
+
+    Example:
+      >>> mean_sd(np.array([1.0, 3.0])), mean_sd(np.array([1.0]))
+      ((2.0, 1.4142135623730951), (1.0, None))
+    """
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def as_table(found: Attribution, facts: dict) -> str:
+    """Words the result for a terminal: the sources, the largest contribution first."""
+    metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
+    header = ["source", "share of contribution", f"{metric} without it", "drop"]
+    rows = [
+        [found.sources[t], f"{100 * found.shares[t]:.1f}", percent(found.without[t]), percent(found.drops[t])]
+        for t in found.order
+    ]
+    title = (
+        f"{facts['run']}: {facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
+    )
+    full = f"{metric} with all sources: {percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
+    return f"{title}\n{full}\n\n{tables.plain(header, rows)}"
+
+
+def percent(values: np.ndarray) -> str:
+    """Words the scores of several seeds in percent, with their spread.
+
+    Example:
+      >>> percent(np.array([0.5, 0.6]))
+      '55.00 ± 7.07'
+    """
+    mean, sd = mean_sd(values)
+    return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
