@@ -11,6 +11,7 @@ from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import read_json
 from scalearn_jax.results import ADAPTERS, REPORT
 from scalearn_jax.schema import check_values, field_types
 
@@ -43,8 +44,11 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether its folder is there; run folders appear only when they are complete."""
-        return (Path(self.config.out) / "run.json").exists()
+        """Whether its folder holds a whole run; it appears only when complete, but may be damaged later."""
+        try:
+            return all(read_json(Path(self.config.out, name)) for name in ("run.json", "results.json"))
+        except InputError:
+            return False
 
 
 def cells(study: StudyConfig, out: str) -> list[Cell]:

@@ -17,9 +17,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
 
-from scalearn_jax import methods, outlook, report, results
+from scalearn_jax import outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig, shard
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import is_being_written, write_json
@@ -85,14 +84,14 @@ def run_study(
     found = check(study)
     if found:
         raise problems(where, found)
-    check_folder(study, Path(out))
+    study_checks.check_folder(study, Path(out))
     chosen = _share([cell for cell in cells(study, out) if (only or "") in cell.name], share)
     if not chosen:
         raise InputError(f"no cell of the study is left by --only {only} and --shard; see --dry-run.")
     if dry_run:
         print(outlook.outlook(study, chosen))
         return 0
-    _check_inputs(study, [cell for cell in chosen if not cell.done])
+    study_checks.check_inputs(study, [cell for cell in chosen if not cell.done], where)
     _claim(study, Path(out))
     num_failed, num_left = _run_cells(chosen, 60 * max_minutes if max_minutes is not None else math.inf)
     if any(cell.done and not cell.is_source for cell in cells(study, out)):
@@ -113,63 +112,10 @@ def _share(chosen: Sequence[Cell], share: tuple[int, int]) -> list[Cell]:
     return [*own, *others, *[cell for cell in chosen if not cell.is_source][number - 1 :: count]]
 
 
-def check_folder(study: StudyConfig, out: Path) -> None:
-    """Checks that a folder is free, or holds this study or a part of it; nothing is written.
-
-    A study may grow, by a target, a method or a number of shots; the cells that are there must stay as they are.
-
-    Raises:
-      InputError: it holds something else; differing keys are named.
-    """
-    if (out / results.STUDY).exists():
-        there, here = results.read_study(out), to_dict(study)
-        if there != here and not _grown(there, study, str(out)):
-            differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-            both = "; ".join(f"{name}: there {there.get(name)!r}, here {here.get(name)!r}" for name in differing)
-            raise InputError(f"--out {out} holds another study ({both}); choose another folder.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists and holds no study; choose another folder or remove it.")
-
-
-def _grown(there: dict[str, Any], study: StudyConfig, out: str) -> bool:
-    """Whether a study has all cells of the one that a folder holds, each with the same config."""
-    try:
-        before = from_dict(StudyConfig, there)
-        if check(before) or before.name != study.name:
-            return False
-    except InputError:  # written by another version
-        return False
-    now = {cell.name: cell.config for cell in cells(study, out)}
-    return all(now.get(cell.name) == cell.config for cell in cells(before, out))
-
-
 def _claim(study: StudyConfig, out: Path) -> None:
     """Writes the study into its folder, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / results.STUDY, {"format": FORMAT, "study": to_dict(study)})
-
-
-def _check_inputs(study: StudyConfig, chosen: Sequence[Cell]) -> None:
-    """Reads backbone and data once before anything trains, so that a mistake in the last cell is told at once."""
-    from scalearn_jax import checks, prepare, runs, soup
-    from scalearn_jax.data import splits, tokens
-
-    if not chosen:
-        return
-    _, spec, _ = runs.load_backbone(study.backbone, study.revision)
-    tokens.load_tokenizer(study.backbone, study.revision)
-    for embedder in {getattr(cell.config, "embedder", None) for cell in chosen} - {None}:
-        soup.load_embedder(embedder)
-        tokens.load_tokenizer(embedder, None)
-    for cell in chosen:
-        task = prepare.resolve_task(cell.config, cell.task)
-        num_sources = len(getattr(cell.config, "sources", ()))
-        try:
-            checks.check_settings(cell.config, methods.get(cell.config.method), task, spec, num_sources)
-        except InputError as error:
-            raise InputError(f"{cell.name}: {error}") from error
-    for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in chosen}.values():
-        splits.load_splits(task, data_dir=study.data_dir)
 
 
 def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
@@ -200,6 +146,7 @@ def _run(cell: Cell) -> str:
         sleep(_POLL_SECONDS)
     if cell.done:
         return "was there"
+    study_checks.clear(Path(cell.config.out))
     if cell.is_source:
         pipeline.train_adapter(cell.config)
         return "done"

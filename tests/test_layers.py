@@ -28,7 +28,7 @@ inference
 attribution features
 pipeline
 plan figures figures_explain estimate
-explain report listing outlook
+explain report listing outlook study_checks
 study flags
 cli
 __main__

@@ -194,6 +194,41 @@ def test_all_cells_are_checked_before_anything_trains(tmp_path, pipeline, values
     assert not pipeline.calls and not list(tmp_path.iterdir())
 
 
+def test_everything_wrong_with_data_and_settings_is_told_at_once(tmp_path, pipeline, monkeypatch):
+    def read(task, **where):
+        raise InputError(f"{task.name}: unknown column")
+
+    monkeypatch.setattr(splits, "load_splits", read)
+    bad = change(tasks={"glue/cola": {"max_length": 150}})
+    with pytest.raises(InputError) as error:
+        study.run_study(bad, str(tmp_path / "o"), where="my.yaml")
+    text = str(error.value)
+    assert text.startswith("my.yaml: 6 problems: ") and "\n" not in text and not list(tmp_path.iterdir())
+    assert all(part in text for part in ("glue/rte: unknown column", "glue/mrpc: unknown", "glue/cola/single: --max"))
+
+
+@pytest.mark.parametrize("harm", ["no run.json", "half a results.json", "no results.json"])
+def test_a_half_written_cell_is_made_again(tmp_path, pipeline, harm):
+    study.run_study(STUDY, str(tmp_path / "o"))
+    table = (tmp_path / "o/report/table.md").read_text()
+    cell = tmp_path / "o/glue/cola/scalearn"
+    harmed = cell / ("run.json" if "run" in harm else "results.json")
+    harmed.write_text(harmed.read_text()[:20]) if "half" in harm else harmed.unlink()
+    pipeline.calls.clear()
+    assert study.run_study(STUDY, str(tmp_path / "o")) == 0
+    assert [config.out for config in pipeline.calls] == [str(cell)]
+    assert (tmp_path / "o/report/table.md").read_text() == table
+
+
+def test_files_that_no_run_writes_are_never_removed(tmp_path, pipeline, capsys):
+    study.run_study(STUDY, str(tmp_path / "o"), only="adapters/")
+    (tmp_path / "o/glue/rte/single").mkdir(parents=True)
+    (tmp_path / "o/glue/rte/single/notes.txt").write_text("mine")
+    assert study.run_study(STUDY, str(tmp_path / "o")) == 1
+    assert "is no whole run and holds notes.txt; move it away" in capsys.readouterr().out
+    assert (tmp_path / "o/glue/rte/single/notes.txt").read_text() == "mine"
+
+
 def test_a_backbone_that_is_not_there_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         study.run_study(change(backbone=str(tmp_path / "none")), str(tmp_path / "o"))

@@ -1,0 +1,107 @@
+"""What is checked before a study trains anything: its folder, its backbone, and the data and settings of every cell."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import methods, results
+from scalearn_jax.config import StudyConfig
+from scalearn_jax.errors import InputError
+from scalearn_jax.plan import Cell, cells, check
+from scalearn_jax.schema import from_dict, problems, to_dict
+
+# What a run folder may hold.
+RUN_FILES = ("run.json", "results.json", "metrics.jsonl", "seed-*.safetensors", "frozen.safetensors", "explain")
+
+
+def check_folder(study: StudyConfig, out: Path) -> None:
+    """Checks that a folder is free, or holds this study or a part of it; nothing is written.
+
+    A study may grow, by a target, a method or a number of shots; the cells that are there must stay as they are.
+
+    Raises:
+      InputError: it holds something else; differing keys are named.
+    """
+    if (out / results.STUDY).exists():
+        there, here = results.read_study(out), to_dict(study)
+        if there != here and not _grown(there, study, str(out)):
+            differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+            both = "; ".join(f"{name}: there {there.get(name)!r}, here {here.get(name)!r}" for name in differing)
+            raise InputError(f"--out {out} holds another study ({both}); choose another folder.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} exists and holds no study; choose another folder or remove it.")
+
+
+def _grown(there: dict[str, Any], study: StudyConfig, out: str) -> bool:
+    """Whether a study has all cells of the one that a folder holds, each with the same config."""
+    try:
+        before = from_dict(StudyConfig, there)
+        if check(before) or before.name != study.name:
+            return False
+    except InputError:  # written by another version
+        return False
+    now = {cell.name: cell.config for cell in cells(study, out)}
+    return all(now.get(cell.name) == cell.config for cell in cells(before, out))
+
+
+def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> None:
+    """Reads backbone and data once before anything trains, so that a mistake in the last cell is told at once.
+
+    Args:
+      study: the study.
+      missing: the cells that are to run.
+      where: what to call the study in errors.
+
+    Raises:
+      InputError: names everything that is wrong, in one line.
+    """
+    from scalearn_jax import runs, soup
+    from scalearn_jax.data import tokens
+
+    if not missing:
+        return
+    _, spec, _ = runs.load_backbone(study.backbone, study.revision)
+    tokens.load_tokenizer(study.backbone, study.revision)
+    for embedder in sorted({getattr(cell.config, "embedder", None) for cell in missing} - {None}):
+        soup.load_embedder(embedder)
+        tokens.load_tokenizer(embedder, None)
+    found = [*_setting_problems(missing, spec), *_data_problems(study, missing)]
+    if found:
+        raise problems(where, list(dict.fromkeys(found)))
+
+
+def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
+    from scalearn_jax import checks, prepare
+
+    for cell in missing:
+        task, method = prepare.resolve_task(cell.config, cell.task), methods.get(cell.config.method)
+        try:
+            checks.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
+        except InputError as error:
+            yield f"{cell.name}: {error}"
+
+
+def _data_problems(study: StudyConfig, missing: Sequence[Cell]) -> Iterator[str]:
+    from scalearn_jax import prepare
+    from scalearn_jax.data import splits
+
+    for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in missing}.values():
+        try:
+            splits.load_splits(task, data_dir=study.data_dir)
+        except InputError as error:
+            yield str(error)
+
+
+def clear(folder: Path) -> None:
+    """Removes what is left of a damaged run, so that it is made again; nothing else is ever removed.
+
+    Raises:
+      InputError: the folder holds files that no run writes.
+    """
+    if not folder.is_dir():
+        return
+    strange = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in RUN_FILES)]
+    if strange:
+        raise InputError(f"{folder} is no whole run and holds {', '.join(sorted(strange)[:3])}; move it away.")
+    shutil.rmtree(folder)
