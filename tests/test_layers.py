@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 LAYERS = """
 errors typing
 files schema tables tree
-config caches progress
+config caches progress published
 losses checkpoint
 convert.files convert.safetensors_io
 data
@@ -25,7 +25,8 @@ checks train
 prepare
 inference
 pipeline
-plan figures
+plan figures score_tables
+comparison
 report listing
 study flags
 cli
