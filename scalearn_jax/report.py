@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax import comparison, score_tables
+from scalearn_jax import comparison, score_tables, significance
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.files import write_text
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
@@ -15,8 +15,9 @@ from scalearn_jax.tables import Table, latex, markdown
 def make_report(config: ReportConfig) -> str:
     """Writes what applies to a folder's results.
 
-    ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's (Markdown, LaTeX and CSV
-    each); ``probing.csv`` holds probing scores.
+    ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
+    methods with AdapterFusion and the single adapter (Markdown, LaTeX and CSV each); ``probing.csv`` holds probing
+    scores.
 
     Args:
       config: see ``ReportConfig``.
@@ -39,6 +40,8 @@ def make_report(config: ReportConfig) -> str:
     if probing:
         write_text(out / "probing.csv", score_tables.probing_csv(probing))
         texts.append(f"{len(probing)} probing results: {out / 'probing.csv'}")
+    if comparisons := significance.compare_all([*plain, *few_shot]):
+        _write(significance.as_table(comparisons, study["name"]), significance.as_csv(comparisons), out, "significance")
     _draw(plain, few_shot, probing, out)
     return "\n\n".join(texts)
 

@@ -25,7 +25,7 @@ checks train
 prepare
 inference
 pipeline
-plan figures score_tables
+plan figures score_tables significance
 comparison
 report listing
 study flags
