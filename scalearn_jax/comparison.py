@@ -34,7 +34,7 @@ def published_table(results: Sequence[Result], title: str, *, table: str, backbo
     theirs = published.get(table)["backbone"]
     caption = (
         f"Test scores in percent. Published: ScaLearn (arXiv 2310.01217), table {table}, backbone {theirs}, mean over"
-        f" seeds. Ours: {_backbone_words(backbone, theirs)}, {spreads(results)}"
+        f" seeds. Ours: {spreads(results)}, {_backbone_words(backbone, theirs)}"
     )
     return Table(f"{title}: beside the published numbers", header, groups, caption, num_names=2)
 
@@ -62,8 +62,8 @@ def _beside(method: str, row: dict[str, Result], targets: Sequence[str], table: 
 def _backbone_words(backbone: str, theirs: str) -> str:
     name = backbone_name(backbone)
     if name == theirs:
-        return f"backbone {name}"
-    return f"ANOTHER BACKBONE, {name}, so the differences do not measure how well the paper is reproduced"
+        return f"of backbone {name}"
+    return f"of ANOTHER BACKBONE, {name}: the differences do not measure how well the paper is reproduced"
 
 
 def backbone_name(backbone: str) -> str:

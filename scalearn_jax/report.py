@@ -17,7 +17,8 @@ def make_report(config: ReportConfig) -> str:
 
     ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
     methods with AdapterFusion and the single adapter (Markdown, LaTeX and CSV each); ``probing.csv`` holds probing
-    scores.
+    scores. Figures are PNG and SVG: ``omega-METHOD``, ``score-vs-parameters``, ``few-shot``, ``probing-single`` and
+    ``probing-pairs``.
 
     Args:
       config: see ``ReportConfig``.
@@ -42,7 +43,7 @@ def make_report(config: ReportConfig) -> str:
         texts.append(f"{len(probing)} probing results: {out / 'probing.csv'}")
     if comparisons := significance.compare_all([*plain, *few_shot]):
         _write(significance.as_table(comparisons, study["name"]), significance.as_csv(comparisons), out, "significance")
-    _draw(plain, few_shot, probing, out)
+    _draw(results, out)
     return "\n\n".join(texts)
 
 
@@ -70,18 +71,11 @@ def _write(table: Table, comma_separated: str, out: Path, name: str) -> str:
     return text
 
 
-def _draw(plain: Sequence[Result], few_shot: Sequence[Result], probing: Sequence[Result], out: Path) -> None:
+def _draw(results: Sequence[Result], out: Path) -> None:
     """Draws the figures, or says in a line why there are none."""
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
     from scalearn_jax import figures
 
-    for method, row in score_tables.by_method(plain).items():
-        panels = [
-            figures.Panel(result.target, result.sources, figures.mean_omega(result.folder, result.normalise))
-            for result in row.values()
-            if result.normalise
-        ]
-        if panels:
-            figures.draw_omegas(method, panels, out / f"omega-{method}.png")
+    figures.draw_all(results, out)

@@ -111,7 +111,7 @@ def as_table(comparisons: Sequence[Comparison], title: str) -> Table:
     groups = [list(_rows(comparisons, baseline, few)) for baseline in BASELINES]
     header = ["method", "against", *(["k"] if few else []), "pairs", "difference", "95 % interval", "p"]
     caption = (
-        "Mean difference of the test scores, in points of percent, paired over (seed, target), with the paired"
+        "Mean difference of the test scores, in percentage points, paired over (seed, target), with the paired"
         f" bootstrap's 95 % interval ({NUM_RESAMPLES:,} resamples) and the two-sided p of Wilcoxon's signed-rank test;"
         f" - where fewer than {MIN_PAIRS} pairs are left or all differences are 0. Few pairs mean little, seeds of"
         " one target are not independent of each other, and the p-values are not corrected for the number of"

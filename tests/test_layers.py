@@ -25,8 +25,8 @@ checks train
 prepare
 inference
 pipeline
-plan figures score_tables significance
-comparison
+plan score_tables significance
+comparison figures
 report listing
 study flags
 cli

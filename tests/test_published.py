@@ -94,7 +94,8 @@ def test_differences_to_published(study):
         ("fusion", "published"): ["79.49", "93.23", "-"],
         ("fusion", "difference"): ["-9.49", "-", "-"],
     }
-    assert "backbone roberta-base, mean over seeds. Ours: backbone roberta-base" in caption
+    assert "backbone roberta-base, mean over seeds. Ours: mean" in caption
+    assert caption.endswith("over 2 seeds, of backbone roberta-base.")
     tex = (study / "report" / "published.tex").read_text()
     assert r"fusion & difference & $-$9.49 & - & - \\" in tex
     rows = list(csv.DictReader((study / "report" / "published.csv").read_text().splitlines()))
@@ -109,7 +110,7 @@ def test_differences_to_published(study):
 def test_another_backbone_is_said_clearly_and_without_its_place(study):
     write_study(study, published="glue/roberta-base", backbone="/home/me/minilm")
     _, caption = read(study)
-    assert "ANOTHER BACKBONE, minilm, so the differences do not measure" in caption and "/home" not in caption
+    assert "ANOTHER BACKBONE, minilm: the differences do not measure" in caption and "/home" not in caption
 
 
 def test_without_a_counterpart_a_line_says_so(study):

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from scalearn_jax import figures, report, results
+from scalearn_jax import report, results
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError
 from tests.fake_runs import write_probe, write_run, write_study
@@ -112,20 +112,6 @@ def test_csv_keeps_full_precision(study):
     assert len(rows) == 5
     row = next(row for row in rows if (row["method"], row["target"]) == ("single", "glue/rte"))
     assert float(row["sd"]) == pytest.approx(np.std([0.5, 0.6], ddof=1), abs=1e-15)
-
-
-def test_figures_show_scales_by_source_and_layer(study):
-    pytest.importorskip("matplotlib")
-    report.make_report(ReportConfig(dir=str(study)))
-    for name in ("omega-scalearn.png", "omega-scalearn++.png"):
-        assert (study / "report" / name).read_bytes().startswith(b"\x89PNG")
-    np.testing.assert_array_equal(figures.mean_omega(study / "scalearn", "none"), [[0, 1, 2], [10, 11, 12]])
-    np.testing.assert_array_equal(figures.mean_omega(study / "scalearn++", "none"), [[0], [10]])
-
-
-def test_figures_show_normalised_scales_as_they_act(study):
-    weights = figures.mean_omega(study / "scalearn", "softmax")
-    np.testing.assert_allclose(weights.sum(0), 1.0, rtol=1e-6)
 
 
 def test_without_matplotlib_the_table_still_comes(study, monkeypatch, capsys):
