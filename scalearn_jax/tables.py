@@ -151,11 +151,11 @@ def _latex_row(row: Sequence[Cell]) -> str:
 
 
 def _latex_heading(name: str) -> str:
-    """A column's name, a task's metric in a line below it: such tables are wide."""
-    task, _, metric = name.rpartition(" ")
-    if "/" not in task:
+    """A column's name, a long one in two lines: a task over its metric."""
+    first, _, last = name.rpartition(" ")
+    if not first or len(name) < 15:
         return escape_latex(name)
-    return rf"\shortstack[r]{{{escape_latex(task)}\\{escape_latex(metric)}}}"
+    return rf"\shortstack[r]{{{escape_latex(first)}\\{escape_latex(last)}}}"
 
 
 def _escape_markdown(text: str) -> str:

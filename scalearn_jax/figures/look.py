@@ -10,7 +10,7 @@ import numpy as np
 
 from scalearn_jax.files import write_bytes
 
-PAGE = 7.0  # inches: no figure is wider, so that none is shrunk on a page and all text keeps its size
+PAGE = (7.0, 9.5)  # inches: no figure is wider, so that none is shrunk on a page and all text keeps its size
 _LOOK = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -26,7 +26,7 @@ _LOOK = {
     "grid.color": "0.9",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.2,
-    "lines.markersize": 5,
+    "lines.markersize": 5.5,
     "legend.frameon": False,
     "savefig.dpi": 200,
     "svg.hashsalt": "scalearn",  # else the ids in an SVG are random
@@ -42,11 +42,13 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Gives every name its colour, marker and line.
 
     Example:
-      >>> styles(["single", "fusion"])["fusion"]
-      {'color': '#0072B2', 'marker': 's', 'linestyle': '--'}
+      >>> styles(["single", "fusion"])["fusion"]["marker"]
+      's'
     """
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # keeps markers apart that lie on one another
     return {
-        name: {
+        name: edge
+        | {
             "color": _COLORS[number % len(_COLORS)],
             "marker": _MARKERS[number % len(_MARKERS)],
             "linestyle": _LINES[number % len(_LINES)],
@@ -56,15 +58,17 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Leaves out the suite where all names share it.
+    """Leaves out the suites where the tasks alone tell all names apart.
 
     Example:
-      >>> short(["glue/rte", "glue/cola"])
-      {'glue/rte': 'rte', 'glue/cola': 'cola'}
+      >>> short(["glue/rte", "superglue/cb"])
+      {'glue/rte': 'rte', 'superglue/cb': 'cb'}
+      >>> short(["glue/rte", "superglue/rte"])
+      {'glue/rte': 'glue/rte', 'superglue/rte': 'superglue/rte'}
     """
     names = list(dict.fromkeys(names))
-    suites = {name.rpartition("/")[0] for name in names}
-    return {name: name.rpartition("/")[2] if len(suites) == 1 else name for name in names}
+    tasks = [name.rpartition("/")[2] for name in names]
+    return dict(zip(names, tasks if len(set(tasks)) == len(names) else names, strict=True))
 
 
 @contextmanager
@@ -108,7 +112,7 @@ def num_columns(num_panels: int, panel_width: float, gutter: float = 0.0) -> int
       >>> num_columns(5, 2.0), num_columns(2, 2.0), num_columns(3, 9.0)
       (3, 2, 1)
     """
-    return max(1, min(num_panels, int((PAGE - gutter) / panel_width)))
+    return max(1, min(num_panels, int((PAGE[0] - gutter) / panel_width)))
 
 
 def panels(figure, num_panels: int, columns: int, **options: Any) -> list:

@@ -17,8 +17,9 @@ from scalearn_jax.figures import look
 from scalearn_jax.results import Result
 from scalearn_jax.score_tables import by_method
 
-_CELL = (0.36, 0.24)  # inches of one value
-_MOST_LAYERS = 16  # with more, a page has no room to write the values
+# Size of a value in inches, whether it is written out, and every which layer is numbered; the first that fits a page.
+_CELLS = ((0.36, 0.24, True, 1), (0.21, 0.17, False, 1), (0.11, 0.15, False, 4))
+_GUTTER = 1.5  # inches, of the sources' names and the bar
 
 
 class Panel(NamedTuple):
@@ -82,7 +83,7 @@ def mean_omega(folder: Path, normalise: str) -> np.ndarray:
 def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
     """Draws a method's scales: a panel a target, layers across, sources down, the target's own adapter framed.
 
-    All panels share one scale of grey.
+    All panels share one scale of grey. The values are written out where a page has room for them.
 
     Args:
       method: its name.
@@ -90,32 +91,37 @@ def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> N
       out: the folder to write.
       name: the file's name, without suffix.
     """
+    shape = np.max([panel.omega.shape for panel in panels], axis=0)
+    plans = [(_plan(len(panels), shape, width, height), *rest) for width, height, *rest in _CELLS]
+    fitting = [plan for plan in plans if plan[0][1] <= look.PAGE[1]]
+    (width, height, columns), written, step = (fitting or plans[-1:])[0]
     low, high = min(panel.omega.min() for panel in panels), max(panel.omega.max() for panel in panels)
-    num_sources, num_layers = np.max([panel.omega.shape for panel in panels], axis=0)
-    width, gutter = min(max(_CELL[0] * num_layers, 1.0) + 0.1, look.PAGE - 1.5), 1.5  # of names and the bar
-    columns = look.num_columns(len(panels), width, gutter)
-    rows = -(-len(panels) // columns)
-    size = (gutter + columns * width, 0.4 + rows * (0.6 + _CELL[1] * num_sources))
     titles = look.short(panel.target for panel in panels)
-    with look.drawing(out, name, *size) as figure:
+    with look.drawing(out, name, width, height) as figure:
         axes = look.panels(figure, len(panels), columns)
         for number, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-            written = num_layers <= _MOST_LAYERS
             image = look.heat_map(axis, panel.omega, ".2f", low, high, written=written)
             named = number % columns == 0 or panel.sources != panels[number - 1].sources
-            _name_axes(axis, panel, named)
+            _name_axes(axis, panel, named, step)
             axis.set_title(titles[panel.target])
-        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 2.0 / rows), aspect=25, pad=0.02)
+        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 2.5 / height), aspect=20, pad=0.02)
         bar.outline.set_visible(False)
         own = "; framed: the target's own" if any(panel.target in panel.sources for panel in panels) else ""
         figure.suptitle(f"{method}: learned scale of each source{own}")
 
 
-def _name_axes(axis, panel: Panel, named: bool) -> None:
+def _plan(num_panels: int, shape: Sequence[int], width: float, height: float) -> tuple[float, float, int]:
+    """Lays out panels with values of a size; returns the figure's width and height, and the number of columns."""
+    num_sources, num_layers = shape
+    panel = min(max(width * num_layers, 1.0) + 0.1, look.PAGE[0] - _GUTTER)
+    columns = look.num_columns(num_panels, panel, _GUTTER)
+    return _GUTTER + columns * panel, 0.4 + -(-num_panels // columns) * (0.6 + height * num_sources), columns
+
+
+def _name_axes(axis, panel: Panel, named: bool, step: int) -> None:
     from matplotlib.patches import Rectangle
 
     num_layers = panel.omega.shape[1]
-    step = 1 if num_layers <= _MOST_LAYERS else 2
     axis.set_xticks(range(0, num_layers, step), ["all"] if num_layers == 1 else range(1, num_layers + 1, step))
     axis.set_xlabel("layers" if num_layers == 1 else "layer")
     axis.set_yticks(range(len(panel.sources)), look.short(panel.sources).values() if named else [])
