@@ -18,7 +18,7 @@ def make_report(config: ReportConfig) -> str:
     ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
     methods with AdapterFusion and the single adapter (Markdown, LaTeX and CSV each); ``probing.csv`` holds probing
     scores. Figures are PNG and SVG: ``omega-METHOD``, ``score-vs-parameters``, ``few-shot``, ``probing-single`` and
-    ``probing-pairs``.
+    ``probing-pairs-TARGET``.
 
     Args:
       config: see ``ReportConfig``.

@@ -20,17 +20,15 @@ def draw(results: Sequence[Result], out: Path) -> list[str]:
     if not results:
         return []
     targets, methods = targets_of(results), list(by_method(results))
-    columns = look.num_columns(len(targets), 2.3)
-    rows = -(-len(targets) // columns)
     styles, titles = look.styles(methods), look.short(targets)
-    with look.drawing(out, NAME, max(3.6, 2.3 * columns), 0.7 + 2.1 * rows) as figure:
+    width, height, columns = look.curve_size(len(targets), methods)
+    with look.drawing(out, NAME, width, height) as figure:
         for axis, target in zip(look.panels(figure, len(targets), columns), targets, strict=True):
             for method in methods:
                 _curve(axis, [r for r in results if (r.target, r.method) == (target, method)], styles[method])
             _name_axes(axis, sorted({result.shots for result in results}))
             axis.set_title(f"{titles[target]}: {targets[target]}")
-        handles = [axis.plot([], [], label=method, **styles[method])[0] for method in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(methods)), handlelength=3.5)
+        look.legend(figure, axis, styles, {method: method for method in methods})
         figure.supylabel("test score in percent", fontsize=8)
     return [NAME]
 

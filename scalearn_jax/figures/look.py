@@ -1,6 +1,8 @@
 """What all figures share: their look, their place on a page, and that they are written whole and always the same."""
 
 import io
+import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +107,16 @@ def _rendered(figure, suffix: str, metadata: dict[str, None]) -> bytes:
     return file.getvalue()
 
 
+def file_name(*parts: str) -> str:
+    """Joins parts to the name of a file.
+
+    Example:
+      >>> file_name("omega", "scalearn++"), file_name("pairs", "glue/rte")
+      ('omega-scalearn++', 'pairs-glue-rte')
+    """
+    return re.sub("[^A-Za-z0-9+._-]", "-", "-".join(parts))
+
+
 def num_columns(num_panels: int, panel_width: float, gutter: float = 0.0) -> int:
     """How many panels, of a width in inches beside a gutter, stand side by side on a page.
 
@@ -155,3 +167,35 @@ def line(axis, x: Sequence[float], means: Sequence[float], sds: Sequence[float |
     if None not in sds:
         low, high = np.subtract(means, sds), np.add(means, sds)
         axis.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+def title(figure, text: str) -> None:
+    """Writes a title over all panels, in as many lines as the figure's width asks for."""
+    figure.suptitle(textwrap.fill(text, int(figure.get_figwidth() / 0.075)))
+
+
+def legend_shape(names: Iterable[str], width: float) -> tuple[int, int]:
+    """Rows and columns of a legend in a figure of a width in inches.
+
+    Example:
+      >>> legend_shape(["single", "scalearn", "fusion"], 3.6)
+      (2, 2)
+    """
+    names = list(names)
+    columns = max(1, min(len(names), int(width / (0.75 + 0.065 * max(map(len, names))))))
+    return -(-len(names) // columns), columns
+
+
+def legend(figure, axis, styles: dict[str, dict[str, Any]], names: dict[str, str]) -> None:
+    """Writes one legend for all panels below them; ``names`` says what each style is called."""
+    handles = [axis.plot([], [], label=names[name], **style)[0] for name, style in styles.items()]
+    _, columns = legend_shape(names.values(), figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.5)
+
+
+def curve_size(num_panels: int, names: Iterable[str]) -> tuple[float, float, int]:
+    """Lays out panels of curves over a legend; returns the figure's width and height, and the number of columns."""
+    columns = num_columns(num_panels, 2.3)
+    width = max(4.0, 2.3 * columns)
+    rows, _ = legend_shape(names, width)
+    return width, 0.5 + 2.1 * -(-num_panels // columns) + 0.16 * rows, columns

@@ -3,7 +3,6 @@
 Letters: T source tasks, L layers, w width of a scale (d or 1).
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +49,7 @@ def draw(results: Sequence[Result], out: Path) -> list[str]:
             if result.normalise
         ]
         if panels:
-            names.append(f"omega-{re.sub('[^A-Za-z0-9+._-]', '_', method)}")
+            names.append(look.file_name("omega", method))
             draw_omegas(method, panels, out, names[-1])
     return names
 
@@ -107,7 +106,7 @@ def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> N
         bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 2.5 / height), aspect=20, pad=0.02)
         bar.outline.set_visible(False)
         own = "; framed: the target's own" if any(panel.target in panel.sources for panel in panels) else ""
-        figure.suptitle(f"{method}: learned scale of each source{own}")
+        look.title(figure, f"{method}: learned scale of each source{own}")
 
 
 def _plan(num_panels: int, shape: Sequence[int], width: float, height: float) -> tuple[float, float, int]:
