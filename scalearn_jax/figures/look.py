@@ -75,9 +75,7 @@ def short(names: Iterable[str]) -> dict[str, str]:
 
 @contextmanager
 def drawing(out: Path, name: str, width: float, height: float) -> Iterator[Any]:
-    """Opens an empty figure; when it is drawn, writes it as PNG and SVG, each whole or not at all.
-
-    Reruns give the same bytes, and settings of the user's matplotlib do not matter.
+    """Opens an empty figure; when it is drawn, writes it as PNG and SVG: whole, and the same bytes on every run.
 
     Args:
       out: the folder.
