@@ -266,7 +266,7 @@ class StudyConfig:
     probe_constants: tuple[float, ...] = ()
     """Probing: the coefficients each source of a set takes, in all combinations."""
     published: str | None = None
-    """Table of the paper to set the results beside, for instance roberta-base."""
+    """Table of the paper to set the results beside, for instance glue/roberta-base."""
 
     def __post_init__(self):
         _expand_home(self, "backbone", "data_dir", "adapters")

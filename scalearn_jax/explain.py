@@ -108,10 +108,10 @@ def write(out: Path, found: Attribution, facts: dict) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
-    from scalearn_jax import figures_explain
+    from scalearn_jax.figures import explain as figure
 
     title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
-    figures_explain.draw(found, title, facts["metric"], out / "explain")
+    figure.draw(found, title, facts["metric"], out)
 
 
 def omega_csv(found: Attribution) -> str:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from scalearn_jax import methods
+from scalearn_jax import methods, published
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
-from scalearn_jax.results import ADAPTERS, REPORT
+from scalearn_jax.results import ADAPTERS, PROBE, REPORT
 from scalearn_jax.schema import check_values, field_types
 
-SELF, PROBE = "self", "probe"
+SELF = "self"  # in probe_sources: the target's own adapter
 _STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
 _SET_BY_STUDY = {"task", "target", "sources", "out", "seeds", "backbone", "revision", "data_dir"}
 
@@ -217,6 +217,8 @@ def _name_problems(study: StudyConfig) -> Iterator[str]:
         yield from (f"{key}: {name!r} is listed twice" for name in set(names) if names.count(name) > 1)
         if not names and key != "sources" and not (key == "methods" and study.probe_sources):
             yield f"{key}: expected at least one"
+    if study.published is not None:
+        yield from _attempt(lambda: published.get(study.published), "published: ")
     yield from _probe_problems(study)
 
 

@@ -9,6 +9,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
+PROBE = "probe"  # the folder of a target's probing cells, each named by its coefficients
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,16 @@ class Result:
 
     Attributes:
       folder: its run folder.
-      method: its row in the table.
+      method: its row in the table; of a probing cell its coefficients, ``self=0.5+glue-mnli=1``.
       target: its task.
       metric: the task's main metric.
       values: the test metric of each seed, as a fraction.
+      seeds: the seeds, in the order of values.
       parameters: number of transfer parameters.
       sources: names of the source tasks, in bank order.
       normalise: how ScaLearn normalises its scales; empty for other methods, which have none.
+      shots: number of training examples of a study's few-shot cell; else ``None``.
+      coefficients: the constant of each source in a study's probing cell; else empty.
     """
 
     folder: Path
@@ -31,9 +35,12 @@ class Result:
     target: str
     metric: str
     values: tuple[float, ...]
+    seeds: tuple[int, ...]
     parameters: int
     sources: tuple[str, ...]
     normalise: str
+    shots: int | None = None
+    coefficients: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -53,19 +60,35 @@ def read_results(root: Path) -> list[Result]:
       root: a study's folder, or any folder of runs.
 
     Returns:
-      The results, method by method.
+      The results, method by method, few-shot cells by their number of examples; probing cells come last.
 
     Raises:
       InputError: there is none, one is damaged, or two are the same method on the same target.
     """
-    study = read_study(root) if (root / STUDY).exists() else {}
-    folders = sorted(path.parent for path in root.rglob("run.json") if not _apart(path.relative_to(root), bool(study)))
-    found = [read_result(folder, label=folder.name if study else None) for folder in folders]
+    is_study = (root / STUDY).exists()
+    study = read_study(root) if is_study else {}
+    folders = sorted(path.parent for path in root.rglob("run.json") if not _apart(path.relative_to(root), is_study))
+    found = [_read_cell(folder, study) if is_study else read_result(folder) for folder in folders]
     if not found:
         raise InputError(f"{root}: no finished run (run.json) below it; pass the --out folder of `scalearn run`.")
     _check_distinct(found)
+    return sorted(found, key=lambda result: _rank(result, study))
+
+
+def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
+    """Reads a cell of a study; its place says what it is."""
+    if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
+        return read_result(folder, label=folder.name, probing=True)
+    shots = next((k for k in study.get("shots", ()) if folder.parent.name == f"{k}-shot"), None)
+    return read_result(folder, label=folder.name, shots=shots)
+
+
+def _rank(result: Result, study: dict[str, Any]) -> tuple:
     targets, methods = study.get("targets", []), study.get("methods", [])
-    return sorted(found, key=lambda result: (_place(methods, result.method), _place(targets, result.target)))
+    target = _place(targets, result.target)
+    if result.coefficients:
+        return True, target, result.sources, result.coefficients
+    return False, _place(methods, result.method), result.shots or 0, target
 
 
 def _apart(path: Path, is_study: bool) -> bool:
@@ -77,21 +100,25 @@ def _place(order: list[str], name: str) -> tuple[int, str]:
 
 
 def _check_distinct(found: list[Result]) -> None:
-    first: dict[tuple[str, str], Result] = {}
+    first: dict[tuple[str, str, int | None], Result] = {}
     for result in found:
-        other = first.setdefault((result.method, result.target), result)
+        other = first.setdefault((result.method, result.target, result.shots), result)
         if other is not result:
+            few = f" with {result.shots} examples" if result.shots else ""
             raise InputError(
-                f"{other.folder} and {result.folder} are both {result.method} on {result.target}; a table needs one."
+                f"{other.folder} and {result.folder} are both {result.method} on {result.target}{few};"
+                " a table needs one."
             )
 
 
-def read_result(folder: Path, *, label: str | None = None) -> Result:
+def read_result(folder: Path, *, label: str | None = None, shots: int | None = None, probing: bool = False) -> Result:
     """Reads one run folder.
 
     Args:
       folder: the run.
       label: its row in the table; by default its method.
+      shots: number of training examples of a few-shot cell.
+      probing: whether it is a probing cell, with constant coefficients.
 
     Returns:
       The result.
@@ -101,24 +128,31 @@ def read_result(folder: Path, *, label: str | None = None) -> Result:
     """
     info, scores = read_json(folder / "run.json"), read_json(folder / "results.json")
     try:
+        metric, seeds = scores["main_metric"], scores["seeds"]
+        if not seeds:
+            raise ValueError("no seeds")
         return Result(
             folder=folder,
             method=label or info["method"],
             target=info["task"]["name"],
-            metric=scores["main_metric"],
-            values=tuple(float(seed["test"][scores["main_metric"]]) for seed in _some(scores["seeds"])),
+            metric=metric,
+            values=tuple(float(seed["test"][metric]) for seed in seeds.values()),
+            seeds=tuple(int(seed) for seed in seeds),
             parameters=int(info["parameters"]["transfer"]),
             sources=tuple(source["name"] for source in info["sources"]),
             normalise=_normalise(info["spec"]),
+            shots=shots,
+            coefficients=_coefficients(info) if probing else (),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder}: run.json or results.json is damaged: {error!r}.") from error
 
 
-def _some(seeds: dict[str, Any]) -> list[Any]:
-    if not seeds:
-        raise ValueError("no seeds")
-    return list(seeds.values())
+def _coefficients(info: dict[str, Any]) -> tuple[float, ...]:
+    coefficients = tuple(map(float, dict(info["spec"]["combiner_options"])["coefficients"]))
+    if not coefficients or len(coefficients) != len(info["sources"]):
+        raise ValueError(f"{len(coefficients)} coefficients for {len(info['sources'])} sources")
+    return coefficients
 
 
 def _normalise(spec: dict[str, Any]) -> str:
@@ -136,6 +170,9 @@ def read_study(root: Path) -> dict[str, Any]:
     study = read_json(root / STUDY).get("study")
     if not isinstance(study, dict):
         raise InputError(f"{root / STUDY} is damaged: it holds no study.")
+    for key, kind in {"name": str, "backbone": str, "targets": list, "methods": list}.items():
+        if not isinstance(study.get(key), kind):
+            raise InputError(f"{root / STUDY} is damaged: {key} is {study.get(key)!r}.")
     return study
 
 
@@ -143,7 +180,7 @@ def spread(result: Result) -> str:
     """Words a result in percent.
 
     Example:
-      >>> spread(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), 0, (), ""))
+      >>> spread(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), (0, 1), 0, (), ""))
       '55.00 ± 7.07'
     """
     return percent(result.mean) + ("" if result.sd is None else f" ± {percent(result.sd)}")

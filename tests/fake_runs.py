@@ -10,26 +10,57 @@ from scalearn_jax.convert.safetensors_io import save_tensors
 NUM_LAYERS, HIDDEN = 3, 5
 
 
-def write_run(folder, *, task, method="single", values=(0.5,), sources=(), parameters=0, metric="accuracy"):
-    """Writes a finished run; a ScaLearn one with the scale of source t at layer l equal to 10 t + l."""
+def write_run(
+    folder,
+    *,
+    task,
+    method="single",
+    values=(0.5,),
+    seeds=None,
+    sources=(),
+    parameters=0,
+    metric="accuracy",
+    coefficients=None,
+    omega=None,
+):
+    """Writes a finished run; a ScaLearn one with the scale of source t at layer l equal to 10 t + l, or as given."""
     folder = Path(folder)
     folder.mkdir(parents=True)
-    seeds = {str(seed): {"dev": {metric: value}, "test": {metric: value}} for seed, value in enumerate(values)}
-    (folder / "results.json").write_text(json.dumps({"main_metric": metric, "seeds": seeds}))
+    seeds = list(range(len(values)) if seeds is None else seeds)
+    scores = {
+        str(seed): {"dev": {metric: value}, "test": {metric: value}} for seed, value in zip(seeds, values, strict=True)
+    }
+    (folder / "results.json").write_text(json.dumps({"main_metric": metric, "seeds": scores}))
+    options = [] if coefficients is None else [["coefficients", list(coefficients)]]
     info = {
         "format": 1,
         "method": method,
         "task": {"name": task},
-        "spec": {"combiner": method, "combiner_options": []},
+        "spec": {"combiner": method, "combiner_options": options},
         "sources": [{"name": source, "path": "", "hash": ""} for source in sources],
-        "seeds": list(range(len(values))),
+        "seeds": seeds,
         "parameters": {"transfer": parameters, "head": 1, "trainable": parameters + 1},
     }
     if method.startswith("scalearn"):
-        for seed in range(len(values)):
-            save_tensors(folder / f"seed-{seed}.safetensors", {"transfer/omega": _omega(method, len(sources))})
+        scales = _omega(method, len(sources)) if omega is None else omega
+        for seed in seeds:
+            save_tensors(folder / f"seed-{seed}.safetensors", {"transfer/omega": scales})
     (folder / "run.json").write_text(json.dumps(info))
     return folder
+
+
+def write_study(root, **values):
+    """Writes ``study.json``, which makes a folder a study's."""
+    study = {"name": "A study", "backbone": "b", "sources": [], "targets": [], "methods": []} | values
+    Path(root).mkdir(parents=True, exist_ok=True)
+    (Path(root) / "study.json").write_text(json.dumps({"format": 1, "study": study}))
+
+
+def write_probe(root, task, constants, **values):
+    """Writes a probing cell of a study; ``constants`` is source -> coefficient."""
+    label = "+".join(f"{'self' if s == task else s.replace('/', '-')}={c:g}" for s, c in constants.items())
+    given = {"sources": tuple(constants), "coefficients": tuple(constants.values()), "method": "fixed"}
+    return write_run(Path(root) / task / "probe" / label, task=task, **given, **values)
 
 
 def _omega(method, num_sources):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 LAYERS = """
 errors typing
 files schema tables tree
-config caches progress
+config caches progress published
 losses checkpoint
 convert.files convert.safetensors_io
 data
@@ -27,8 +27,9 @@ prepare
 inference
 attribution features
 pipeline
-plan figures figures_explain estimate
-explain report listing outlook study_checks
+plan score_tables significance estimate
+comparison figures
+report explain listing outlook study_checks
 study flags
 cli
 __main__

@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 
-from scalearn_jax import figures, report, results
+from scalearn_jax import report, results
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError
-from tests.fake_runs import write_run
+from tests.fake_runs import write_probe, write_run, write_study
 
 
 @pytest.fixture
@@ -27,10 +27,83 @@ def test_table_has_bold_best_and_averages_of_complete_rows_only(study):
     text = report.make_report(ReportConfig(dir=str(study)))
     cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()[4:-2]}
     assert cells["single"] == ["10", "55.00 ± 7.07", "25.00 ± 0.00", "40.00"]
-    assert cells["scalearn"] == ["0 to 6", "70.00 ± 0.00", "**80.00** ± 7.07", "**75.00**"]
+    assert cells["scalearn"] == ["0 to 6", "_70.00_ ± 0.00", "**80.00** ± 7.07", "**75.00**"]
     assert cells["scalearn++"] == ["6", "**80.00** ± 0.00", "-", "-"]
-    assert "2 seeds" in text.splitlines()[-1]
+    assert text.endswith("over 2 seeds; best in bold, second best in italics.")
     assert (study / "report" / "table.md").read_text() == text + "\n"
+
+
+def rows_of(path):
+    """The rows of a Markdown table, without its header."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines()[4:-2]]
+
+
+def test_latex_is_the_same_table(study):
+    report.make_report(ReportConfig(dir=str(study)))
+    text = (study / "report" / "table.tex").read_text()
+    assert r"scalearn & 0 to 6 & \underline{70.00} $\pm$ 0.00 & \textbf{80.00} $\pm$ 7.07 & \textbf{75.00} \\" in text
+    assert r"scalearn++ & 6 & \textbf{80.00} $\pm$ 0.00 & - & - \\" in text
+    assert "best in bold, second best underlined." in text
+
+
+def test_differing_numbers_of_seeds_get_a_column(study):
+    write_run(study / "f", task="glue/rte", method="fusion", values=(0.1,))
+    report.make_report(ReportConfig(dir=str(study)))
+    seeds = {row[0]: row[2] for row in rows_of(study / "report" / "table.md")}
+    assert seeds == {"single": "2", "scalearn": "2", "scalearn++": "2", "fusion": "1"}
+    assert "over 1 to 2 seeds" in (study / "report" / "table.md").read_text()
+
+
+@pytest.fixture
+def few_shot(tmp_path):
+    """Two targets, two methods, 4 and 16 examples; scalearn lacks CoLA with 16."""
+    targets = {"glue/rte": "accuracy", "glue/cola": "matthews"}
+    write_study(tmp_path, targets=[*targets], methods=["single", "scalearn"], shots=[4, 16])
+    scores = {("single", 4): 0.5, ("single", 16): 0.6, ("scalearn", 4): 0.55, ("scalearn", 16): 0.58}
+    for (method, k), score in scores.items():
+        for target, metric in targets.items():
+            if (method, k, target) != ("scalearn", 16, "glue/cola"):
+                folder, values = tmp_path / target / f"{k}-shot" / method, (score - 0.01, score + 0.01)
+                values = values if target == "glue/rte" else (score / 2, score / 2)
+                rest = {"sources": targets, "parameters": 7} if method == "scalearn" else {"parameters": 9}
+                write_run(folder, task=target, method=method, values=values, metric=metric, **rest)
+    return tmp_path
+
+
+def test_few_shot_has_its_own_table_by_target_and_number_of_examples(few_shot):
+    text = report.make_report(ReportConfig(dir=str(few_shot)))
+    assert not (few_shot / "report" / "table.md").exists() and "## A study: few-shot" in text
+    assert rows_of(few_shot / "report" / "few-shot.md") == [
+        ["glue/rte accuracy", "single", "9", "50.00 ± 1.41", "**60.00** ± 1.41"],
+        ["glue/rte accuracy", "scalearn", "7", "**55.00** ± 1.41", "58.00 ± 1.41"],
+        ["glue/cola matthews", "single", "9", "25.00 ± 0.00", "30.00 ± 0.00"],
+        ["glue/cola matthews", "scalearn", "7", "**27.50** ± 0.00", "-"],
+        ["average", "single", "", "37.50", "45.00"],
+        ["average", "scalearn", "", "**41.25**", "-"],
+    ]
+    assert (few_shot / "report" / "few-shot.tex").read_text().count(r"\midrule") == 3
+    rows = list(csv.DictReader((few_shot / "report" / "few-shot.csv").read_text().splitlines()))
+    assert [(row["method"], row["shots"]) for row in rows] == [
+        *[("single", "4")] * 2,
+        *[("single", "16")] * 2,
+        *[("scalearn", "4")] * 2,
+        ("scalearn", "16"),
+    ]
+
+
+def test_few_shot_and_probing_cells_stay_out_of_the_main_table(few_shot):
+    write_run(few_shot / "glue/rte/single", task="glue/rte", values=(0.9, 0.9))
+    write_probe(few_shot, "glue/rte", {"glue/rte": 1.0}, values=(0.5, 0.7))
+    write_probe(few_shot, "glue/rte", {"glue/rte": 0.5, "glue/mnli": 2.0}, values=(0.25, 0.5))
+    text = report.make_report(ReportConfig(dir=str(few_shot)))
+    assert rows_of(few_shot / "report" / "table.md") == [["single", "0", "90.00 ± 0.00"]]
+    assert "2 probing results" in text
+    lines = (few_shot / "report" / "probing.csv").read_text().splitlines()
+    assert lines == [
+        "target,source_1,coefficient_1,source_2,coefficient_2,metric,num_seeds,mean,sd,transfer_parameters",
+        f"glue/rte,glue/rte,1.0,,,accuracy,2,0.6,{np.std([0.5, 0.7], ddof=1)},0",
+        f"glue/rte,glue/rte,0.5,glue/mnli,2.0,accuracy,2,0.375,{np.std([0.25, 0.5], ddof=1)},0",
+    ]
 
 
 def test_csv_keeps_full_precision(study):
@@ -39,20 +112,6 @@ def test_csv_keeps_full_precision(study):
     assert len(rows) == 5
     row = next(row for row in rows if (row["method"], row["target"]) == ("single", "glue/rte"))
     assert float(row["sd"]) == pytest.approx(np.std([0.5, 0.6], ddof=1), abs=1e-15)
-
-
-def test_figures_show_scales_by_source_and_layer(study):
-    pytest.importorskip("matplotlib")
-    report.make_report(ReportConfig(dir=str(study)))
-    for name in ("omega-scalearn.png", "omega-scalearn++.png"):
-        assert (study / "report" / name).read_bytes().startswith(b"\x89PNG")
-    np.testing.assert_array_equal(figures.mean_omega(study / "scalearn", "none"), [[0, 1, 2], [10, 11, 12]])
-    np.testing.assert_array_equal(figures.mean_omega(study / "scalearn++", "none"), [[0], [10]])
-
-
-def test_figures_show_normalised_scales_as_they_act(study):
-    weights = figures.mean_omega(study / "scalearn", "softmax")
-    np.testing.assert_allclose(weights.sum(0), 1.0, rtol=1e-6)
 
 
 def test_without_matplotlib_the_table_still_comes(study, monkeypatch, capsys):
@@ -65,7 +124,7 @@ def test_without_matplotlib_the_table_still_comes(study, monkeypatch, capsys):
 def test_one_seed_has_no_deviation(tmp_path):
     write_run(tmp_path / "a", task="glue/rte", values=(0.5,))
     text = report.make_report(ReportConfig(dir=str(tmp_path)))
-    assert "±" not in text and "average" not in text and text.endswith("in percent, 1 seed; best in bold.")
+    assert "±" not in text and "average" not in text and text.endswith("in percent, 1 seed.")
 
 
 @pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"main_metric": "x", "seeds": {}}', '{"seeds": 3}'])

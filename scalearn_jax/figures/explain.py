@@ -5,62 +5,45 @@ Everything is grey with its value written out, so that a print loses nothing.
 Letters: M seeds, L layers, T source tasks.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from scalearn_jax.attribution import Attribution
-from scalearn_jax.files import write_bytes
+from scalearn_jax.figures.look import drawing, heat_map
 
-_SMALL, _MEDIUM, _LARGE = 6, 7, 9  # font sizes, in points
 _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
 
 
-def draw(found: Attribution, title: str, metric: str, path: Path) -> None:
-    """Draws the three panels.
+def draw(found: Attribution, title: str, metric: str, out: Path) -> None:
+    """Draws the three panels as ``explain.png`` and ``explain.svg``.
 
     Args:
       found: the attribution.
       title: what it was measured on.
       metric: name of the score.
-      path: where, without ending; ``.png`` and ``.svg`` are written, each whole or not at all.
+      out: the folder.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     _, num_layers, num_sources = found.contributions.shape
-    heights = (0.9 + 0.24 * num_sources, 1.7 + 0.16 * num_sources)
+    heights = (0.9 + 0.24 * num_sources, 1.9 + 0.16 * num_sources)
     size = (max(6.6, 1.8 + 0.36 * num_layers), 0.6 + sum(heights))
-    with plt.rc_context({"svg.hashsalt": "scalearn", "font.size": _MEDIUM}):  # equal runs give equal files
-        figure = plt.figure(figsize=size, layout="constrained", dpi=150)
+    with drawing(out, "explain", *size) as figure:
         axes = figure.subplot_mosaic([["map", "map"], ["drops", "curve"]], height_ratios=heights)
         _draw_map(axes["map"], found)
         _draw_drops(axes["drops"], found, metric)
         _draw_curve(axes["curve"], found, metric)
-        figure.suptitle(title, fontsize=_LARGE)
-        for ending, metadata in ((".png", {}), (".svg", {"Date": None})):
-            content = io.BytesIO()
-            figure.savefig(content, format=ending[1:], metadata=metadata)
-            write_bytes(path.with_name(path.name + ending), content.getvalue())
-        plt.close(figure)
+        figure.suptitle(title)
 
 
 def _draw_map(axis, found: Attribution) -> None:
     values = found.contributions.mean(0).T  # [T, L]
     high = values.max() or 1.0
     digits = int(np.clip(1 - np.floor(np.log10(high)), 0, 5))  # two, or more for large ones
-    axis.imshow(values, cmap="Greys", vmin=0, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        color = "white" if value > 0.6 * high else "black"
-        axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=_SMALL, color=color)
+    heat_map(axis, values, f".{digits}f", 0, high)
     axis.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
     axis.set_yticks(range(len(found.sources)), found.sources)
-    axis.set_xlabel("layer", fontsize=_MEDIUM)
-    axis.set_title("contribution: mean norm of a source's scaled output", fontsize=_MEDIUM + 1)
-    _bare(axis)
+    axis.set_xlabel("layer")
+    axis.set_title("contribution: mean norm of a source's scaled output")
 
 
 def _draw_drops(axis, found: Attribution, metric: str) -> None:
@@ -73,8 +56,8 @@ def _draw_drops(axis, found: Attribution, metric: str) -> None:
         axis.text(1, place, f"{mean:+.2f}", transform=axis.get_yaxis_transform(), ha="right", va="center")
     axis.set_yticks(places, found.sources)
     axis.invert_yaxis()  # top to bottom, as in the map above
-    axis.set_xlabel(f"drop of {metric}, in points", fontsize=_MEDIUM)
-    axis.set_title("score lost without a source", fontsize=_MEDIUM + 1)
+    axis.set_xlabel(f"drop of {metric}, in points")
+    axis.set_title("score lost without a source")
     _bare(axis)
 
 
@@ -86,10 +69,8 @@ def _draw_curve(axis, found: Attribution, metric: str) -> None:
     names = [f"{n}: + {found.sources[source].rsplit('/', 1)[-1]}" for n, source in zip(k, found.order, strict=True)]
     axis.set_xticks(k, names, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_xlim(0.5, len(k) + 0.5)
-    axis.set_ylabel(f"{metric}, in percent", fontsize=_MEDIUM)
-    axis.set_title(
-        f"score with the largest contributions only\n(dashed: all sources, {full:.2f})", fontsize=_MEDIUM + 1
-    )
+    axis.set_ylabel(f"{metric}, in percent")
+    axis.set_title(f"score with the largest contributions only\n(dashed: all sources, {full:.2f})")
     _bare(axis)
 
 
@@ -100,4 +81,5 @@ def _spread(scores: np.ndarray) -> np.ndarray | None:
 
 def _bare(axis) -> None:
     axis.tick_params(length=0)
+    axis.grid(False)
     axis.spines[:].set_visible(False)
