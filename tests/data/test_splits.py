@@ -116,6 +116,34 @@ def test_hub_shards_are_joined(tmp_path, monkeypatch):
     assert asked == [{"repo_type": "dataset", "revision": "abc", "allow_patterns": [pattern for _, pattern in files]}]
 
 
+@pytest.mark.parametrize("name", ["superglue/cb", "superglue/copa", "superglue/record", "humset/pillars_1d"])
+def test_the_hub_files_of_a_row_are_found_in_a_snapshot(name, tmp_path, monkeypatch):
+    """Snapshots as the hub lays them out: its own parquet conversion, and the JSON lines of HumSet."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = {
+        "superglue/cb": {"premise": "p", "hypothesis": "h", "label": 2, "idx": {"a": 1}},
+        "superglue/copa": {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "label": 1},
+        "superglue/record": {"passage": "p", "query": "q", "entities": ["a", "b"], "answers": ["b"]},
+        "humset/pillars_1d": {"excerpt": "e", "pillars_1d": ["Context", "Covid-19"], "sectors": [], "lang": "en"},
+    }
+    tables = {split: {column: [value] * 20 for column, value in rows[name].items()} for split in splits.SPLITS}
+    for split, columns in tables.items():
+        if name.startswith("humset"):
+            write(tmp_path / "data", **{split: columns})
+        else:
+            folder = tmp_path / name.split("/")[1] / split
+            folder.mkdir(parents=True)
+            parquet.write_table(pyarrow.table(columns), folder / "0000.parquet")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: asked.append(options) or tmp_path)
+    loaded = splits.load_splits(tasks.get(name))
+    assert [len(table["label" if "label" in table else "excerpt"]) for table in loaded] == {
+        "superglue/record": [40, 40, 40],
+        "humset/pillars_1d": [20, 20, 20],
+    }.get(name, [18, 2, 20])
+    assert asked[0]["revision"] == (None if name.startswith("humset") else "refs/convert/parquet")
+
+
 def test_a_hub_out_of_reach_or_without_the_file_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="task own/demo names no hub data set; pass --data-dir"):
         splits.load_splits(TASK)
