@@ -26,6 +26,7 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
         places = {"backbone": str(model), "data_dir": str(data), "adapters": str(results / "adapters")}
         study = from_dict(StudyConfig, read_yaml(path) | places, where=str(path))
         out = results / path.stem
+        relocate(out, places)
         left = (until - time.monotonic()) / 60
         if left <= 0:
             codes.append(TIME_IS_UP)
@@ -34,7 +35,16 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
             codes.append(run_study(study, str(out), max_minutes=left, where=str(path)))
         finally:
             slim(out)
-    return max(codes)
+    return next((code for code in (1, TIME_IS_UP) if code in codes), 0)
+
+
+def relocate(out: Path, places: dict[str, str]) -> None:
+    """Tells a study's folder where things lie now: it may have come from another machine."""
+    from scalearn_jax.files import read_json, write_json
+
+    if (out / "study.json").exists():
+        content = read_json(out / "study.json")
+        write_json(out / "study.json", content | {"study": content["study"] | places})
 
 
 def slim(study: Path) -> None:

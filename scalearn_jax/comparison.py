@@ -10,7 +10,9 @@ from scalearn_jax.score_tables import ABSENT, by_method, spreads, targets_of
 from scalearn_jax.tables import Cell, Table, comma_separated
 
 
-def published_table(results: Sequence[Result], title: str, *, table: str, backbone: str) -> Table:
+def published_table(
+    results: Sequence[Result], title: str, *, table: str, backbone: str, all_targets: Sequence[str] = ()
+) -> Table:
     """Lays out scores beside the paper's: for each method three rows, ours, published and their difference.
 
     Averages are over the study's targets and stand only where both sides have all of them.
@@ -20,6 +22,7 @@ def published_table(results: Sequence[Result], title: str, *, table: str, backbo
       title: the heading.
       table: name of the published table.
       backbone: folder or hub id of the study's backbone.
+      all_targets: the study's, finished or not; by default those of the results.
 
     Returns:
       The table; without rows if the paper has none of these methods and targets.
@@ -28,7 +31,8 @@ def published_table(results: Sequence[Result], title: str, *, table: str, backbo
       InputError: unknown table.
     """
     rows, targets = by_method(results), list(targets_of(results))
-    groups = [group for method, row in rows.items() if (group := _beside(method, row, targets, table))]
+    whole = set(targets) >= set(all_targets)
+    groups = [group for method, row in rows.items() if (group := _beside(method, row, targets, table, whole))]
     header = ["method", "scores", *(f"{target} {metric}" for target, metric in targets_of(results).items())]
     header += ["average"] if len(targets) > 1 else []
     theirs = published.get(table)["backbone"]
@@ -39,14 +43,14 @@ def published_table(results: Sequence[Result], title: str, *, table: str, backbo
     return Table(f"{title}: beside the published numbers", header, groups, caption, num_names=2)
 
 
-def _beside(method: str, row: dict[str, Result], targets: Sequence[str], table: str) -> list[list[Cell]]:
+def _beside(method: str, row: dict[str, Result], targets: Sequence[str], table: str, whole: bool) -> list[list[Cell]]:
     theirs = [published.lookup(table, method, target) for target in targets]
     if not any(target in row for target, value in zip(targets, theirs, strict=True) if value is not None):
         return []
     ours = [100 * row[target].mean if target in row else None for target in targets]
     words = [spread(row[target]) if target in row else ABSENT for target in targets]
     if len(targets) > 1:
-        complete = None not in (*ours, *theirs)
+        complete = whole and None not in (*ours, *theirs)
         ours.append(fmean(ours) if complete else None)
         theirs.append(fmean(theirs) if complete else None)
         words.append(_number(ours[-1], "{:.2f}"))

@@ -70,6 +70,8 @@ class TrainConfig:
     """Use this many training examples at most."""
     max_eval_samples: int | None = None
     """Use this many development and test examples at most."""
+    max_dev_samples: int | None = None
+    """Use this many development examples at most, whatever the test set has."""
     packed: bool = True
     """Pack several examples into a row: same steps and losses, less padding."""
     backbone_dropout: bool = True
@@ -92,7 +94,7 @@ class TrainConfig:
     def __post_init__(self):
         _expand_home(self, "backbone", "data_dir", "out")
         _at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
-        _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples")
+        _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
         _at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
         _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
         if self.reduction_factor == 0:

@@ -62,8 +62,11 @@ def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, nu
     rows = batches.train_rows(data.train, seeds=config.seeds[:1], num_steps=steps, **layout).mean()
     evaluations = -(-schedule.num_steps // schedule.eval_every)
     evaluated = evaluations * _eval_rows(config, task, data.dev) + _eval_rows(config, task, data.test)
-    total = schedule.num_steps * rows * _passes(method) + evaluated
-    return Cost(schedule.num_steps, len(config.seeds) * total * row)
+    trained = schedule.num_steps * rows * _passes(method)
+    if method.trainable == ("head",) and not config.backbone_dropout:  # each example is encoded once
+        share = min(1.0, len(data.train) / (schedule.num_steps * config.batch_size * len(config.seeds)))
+        return Cost(schedule.num_steps, (share * trained * len(config.seeds) + evaluated / evaluations) * row)
+    return Cost(schedule.num_steps, len(config.seeds) * (trained + evaluated) * row)
 
 
 def _passes(method: methods.Method) -> int:

@@ -10,11 +10,9 @@
 Letters: M seeds, L layers, T source tasks.
 """
 
-import csv
 import importlib.util
-import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +114,18 @@ def write(out: Path, found: Attribution, facts: dict) -> None:
 
 def omega_csv(found: Attribution) -> str:
     """Lays out the learned scales by seed, layer and source, and their means over seeds."""
-    return _csv(["seed", "layer", "source", "rms", "mean"], _by_layer(found, found.omega_rms, found.omega_mean))
+    return tables.comma_separated(
+        ["seed", "layer", "source", "rms", "mean"], _by_layer(found, found.omega_rms, found.omega_mean)
+    )
 
 
 def contributions_csv(found: Attribution) -> str:
     """Lays out the contributions by seed, layer and source, and their means over seeds."""
     totals = found.contributions.sum(-1, keepdims=True)
     shares = found.contributions / np.where(totals > 0, totals, 1.0)
-    return _csv(["seed", "layer", "source", "norm", "share"], _by_layer(found, found.contributions, shares))
+    return tables.comma_separated(
+        ["seed", "layer", "source", "norm", "share"], _by_layer(found, found.contributions, shares)
+    )
 
 
 def _by_layer(found: Attribution, *values: np.ndarray) -> Iterable[list]:
@@ -138,20 +140,16 @@ def sources_csv(found: Attribution) -> str:
     """Lays out what each source gives and what the score loses without it, in bank order."""
     header = ["source", "contribution", "share", "score_without", "sd_without", "drop", "sd_drop"]
     columns = zip(found.sources, found.totals.tolist(), found.shares.tolist(), found.without, found.drops, strict=True)
-    return _csv(header, ([*first, *mean_sd(without), *mean_sd(drop)] for *first, without, drop in columns))
+    return tables.comma_separated(
+        header, ([*first, *mean_sd(without), *mean_sd(drop)] for *first, without, drop in columns)
+    )
 
 
 def pruning_csv(found: Attribution) -> str:
     """Lays out the scores with only the k sources of the largest contribution."""
     names = [found.sources[source] for source in found.order]
     rows = ([k, " ".join(names[:k]), *mean_sd(scores)] for k, scores in enumerate(found.pruned, 1))
-    return _csv(["k", "kept", "score", "sd"], rows)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()
+    return tables.comma_separated(["k", "kept", "score", "sd"], rows)
 
 
 def mean_sd(values: np.ndarray) -> tuple[float, float | None]:

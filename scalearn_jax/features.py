@@ -15,7 +15,7 @@ import numpy as np
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
-from scalearn_jax.inference import eval_rows, scores
+from scalearn_jax.inference import scores
 from scalearn_jax.prepare import Setup
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, FeatureBatch, Key, Params
@@ -49,8 +49,9 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
       Float[n K d], in the order of ``examples``.
     """
     size, length = setup.config.eval_batch_size, setup.task.max_length
-    rows = eval_rows([encoded], size, length)
-    layout = {"batch_size": size, "row_length": length, "row_choices": rows, "packed": setup.config.packed}
+    mesh = parallel.make_mesh()
+    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), mesh)
+    layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
     chunks = (examples[start : start + size] for start in range(0, len(examples), size))
     stream = (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
     nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it

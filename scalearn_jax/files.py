@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,12 @@ except ImportError:  # Windows: two runs in one folder go unnoticed
     fcntl = None
 
 _LOCK = ".lock"
+_LOCK_ATTEMPTS = 5
 MAX_BYTES = 64_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+
+
+class Busy(InputError):
+    """Another process is writing the folder."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -104,14 +110,18 @@ def _locked(partial: Path) -> IO[str]:
     if left_over and not (partial / _LOCK).exists():
         raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
     lock = (partial / _LOCK).open("a")
-    try:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise InputError(
-            f"{partial} is being written by another process; wait for it or choose another --out."
-        ) from error
+    for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if attempt == _LOCK_ATTEMPTS - 1:
+                lock.close()
+                raise Busy(
+                    f"{partial} is being written by another process; wait for it or choose another --out."
+                ) from error
+            time.sleep(0.05)
     for path in left_over:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return lock
@@ -126,13 +136,15 @@ def is_being_written(out: str | Path) -> bool:
     """
     final = Path(out).resolve()
     path = final.with_name(final.name + ".partial") / _LOCK
-    if not fcntl or not path.exists():
+    if not fcntl:
         return False
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not there, or just now renamed: finished
+        return False
     return False
 
 

@@ -80,6 +80,7 @@ def read_split(
         data_dir=data_dir or run.info["data_dir"],
         max_train_samples=settings["max_train_samples"],
         max_eval_samples=max_eval_samples or settings["max_eval_samples"],
+        max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )
     tokenizer = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
@@ -114,12 +115,12 @@ def predict(config: PredictConfig) -> Path:
     check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
     trainable, frozen = stacked(run)
     logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
-    lines = choices(table, logits) if "candidate" in table else [answer(run.task, row) for row in logits]
+    lines = chosen_answers(table, logits) if run.task.derive == "record" else [answer(run.task, row) for row in logits]
     write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
     return output
 
 
-def choices(table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
+def chosen_answers(table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
     """Words the answer to each question that several examples offer candidates for.
 
     Args:

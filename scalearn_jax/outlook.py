@@ -66,5 +66,5 @@ def _data(config: Any, task: Task, spec: BackboneSpec) -> Any:
 
 def _of_data(config: Any) -> AdapterConfig:
     """Only what decides the encoded data, so that cells which share them read them once."""
-    names = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples")
+    names = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples", "max_dev_samples")
     return AdapterConfig(task="", out="", **{name: getattr(config, name) for name in names})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from scalearn_jax import methods, published
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
+from scalearn_jax.convert.safetensors_io import tensor_names
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
@@ -44,10 +45,12 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether its folder holds a whole run; it appears only when complete, but may be damaged later."""
+        """Whether its folder holds a whole run, of a source with weights; it appears only when complete."""
+        folder = Path(self.config.out)
         try:
-            return all(read_json(Path(self.config.out, name)) for name in ("run.json", "results.json"))
-        except InputError:
+            whole = all(read_json(folder / name) for name in ("run.json", "results.json"))
+            return whole and bool(not self.is_source or tensor_names(folder / "seed-0.safetensors"))
+        except InputError:  # damaged later
             return False
 
 
@@ -95,18 +98,13 @@ def _recipes(study: StudyConfig, out: str) -> list[_Recipe]:
     ]
 
 
-def _source_folder(study: StudyConfig, out: str, task: str, shots: int | None = None) -> Path:
+def _source_folder(study: StudyConfig, out: str, task: str) -> Path:
     """Where a source adapter lies; ``adapters`` of the study may say another place than its own folder."""
-    return Path(study.adapters or Path(out, ADAPTERS), *few_shot(shots), task)
+    return Path(study.adapters or Path(out, ADAPTERS), task)
 
 
-def few_shot(shots: int | None) -> tuple[str, ...]:
-    """The part of a folder's path that says how few examples were used.
-
-    Example:
-      >>> few_shot(16), few_shot(None)
-      (('16-shot',), ())
-    """
+def _few_shot(shots: int | None) -> tuple[str, ...]:
+    """The part of a folder's path that says how few examples were used, if any does."""
     return () if shots is None else (f"{shots}-shot",)
 
 
@@ -117,13 +115,14 @@ def _source(study: StudyConfig, out: str, task: str) -> _Recipe:
 
 def _few_shot_source(study: StudyConfig, out: str, task: str, shots: int) -> _Recipe:
     values = study.stage2 | _task_values(study, task, "stage2") | study.methods_options.get("single", {})
-    values |= {"task": task, "seeds": (0,), "max_train_samples": shots}
-    name = "/".join([ADAPTERS, *few_shot(shots), task])
+    shape = {name: study.stage1[name] for name in ("reduction_factor", "non_linearity") if name in study.stage1}
+    values |= shape | {"task": task, "seeds": (0,), "max_train_samples": shots}  # one bank holds one kind
+    name = "/".join([ADAPTERS, *_few_shot(shots), task])
     return _recipe(study, AdapterConfig, name, Path(out, name), values)
 
 
 def _target(study: StudyConfig, out: str, task: str, label: str, shots: int | None) -> _Recipe:
-    name, method = "/".join([task, *few_shot(shots), label]), _method(study, label)
+    name, method = "/".join([task, *_few_shot(shots), label]), _method(study, label)
     values = _common(study, task, method) | study.methods_options.get(label, {})
     values |= {"method": method, "target": task}
     if shots is not None:
@@ -148,13 +147,13 @@ def _task_values(study: StudyConfig, task: str, stage: str) -> dict[str, Any]:
 
 def _source_path(study: StudyConfig, out: str, source: str, target: str, shots: int | None) -> str:
     few = shots if source == target else None
-    return str(Path(out, ADAPTERS, *few_shot(few), source) if few else _source_folder(study, out, source))
+    return str(Path(out, ADAPTERS, *_few_shot(few), source) if few else _source_folder(study, out, source))
 
 
 def _probes(study: StudyConfig, out: str, task: str) -> Iterator[_Recipe]:
     """Every set of sources with every combination of constants (SEMANTICS, section 10)."""
-    for group in study.probe_sources:
-        sources = [task if name == SELF else name for name in group]
+    groups = {tuple(task if name == SELF else name for name in group): group for group in reversed(study.probe_sources)}
+    for sources, group in reversed(groups.items()):  # a set that `self` makes the same as another counts once
         for constants in itertools.product(study.probe_constants, repeat=len(group)):
             name = f"{task}/{PROBE}/{_probe_label(group, constants)}"
             values = _common(study, task, "fixed") | study.methods_options.get("fixed", {})
@@ -249,10 +248,11 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
             yield f"tasks: {task!r} is neither a source nor a target of the study"
     for label, values in study.methods_options.items():
         row = methods.METHODS.get(_method(study, label))
-        yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method",))
+        yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method", "seeds"))
         foreign = methods.foreign_flags(row, values) if row else []
         yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
-        if label not in (*study.methods, *(("fixed",) if study.probe_sources else ())):
+        implied = [name for name, used in (("fixed", study.probe_sources), ("single", study.shots)) if used]
+        if label not in (*study.methods, *implied):
             yield f"methods_options: {label!r} is not among the study's methods"
 
 
@@ -266,6 +266,7 @@ def _field_problems(place: str, cls: type, values: dict[str, Any], allowed: tupl
 def _clashes(study: StudyConfig) -> Iterator[str]:
     """Names of cells whose folders would lie inside one another."""
     names = [REPORT, *(recipe.name for recipe in _recipes(study, ""))]
+    yield from (f"two cells would be called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1)
     for name in names:
         parents = {str(parent) for parent in PurePosixPath(name).parents}
         yield from (f"the folder of {name!r} would lie inside that of {other!r}" for other in parents & set(names))

@@ -175,6 +175,7 @@ def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
         data_dir=config.data_dir,
         max_train_samples=config.max_train_samples,
         max_eval_samples=config.max_eval_samples,
+        max_dev_samples=config.max_dev_samples,
     )
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from scalearn_jax import comparison, score_tables, significance
 from scalearn_jax.config import ReportConfig
+from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_text
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
 from scalearn_jax.tables import Table, latex, markdown
 
 
-def make_report(config: ReportConfig) -> str:
+def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     """Writes what applies to a folder's results.
 
     ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
@@ -22,6 +23,7 @@ def make_report(config: ReportConfig) -> str:
 
     Args:
       config: see ``ReportConfig``.
+      strict: whether a damaged run is an error, or named on standard error and left out.
 
     Returns:
       The tables of scores as Markdown, which also reads well as it is.
@@ -30,7 +32,7 @@ def make_report(config: ReportConfig) -> str:
       InputError: no finished run in the folder, or a damaged one.
     """
     root = Path(config.dir)
-    results = read_results(root)
+    results = read_results(root, strict=strict)
     study = read_study(root) if (root / STUDY).exists() else {"name": root.resolve().name}
     out = Path(config.out) if config.out else root / REPORT
     out.mkdir(parents=True, exist_ok=True)
@@ -43,19 +45,22 @@ def make_report(config: ReportConfig) -> str:
         texts.append(f"{len(probing)} probing results: {out / 'probing.csv'}")
     if comparisons := significance.compare_all([*plain, *few_shot]):
         _write(significance.as_table(comparisons, study["name"]), significance.as_csv(comparisons), out, "significance")
-    _draw(results, out)
+    _draw(results, out, strict)
     return "\n\n".join(texts)
 
 
 def _write_scores(plain: Sequence[Result], few_shot: Sequence[Result], study: dict, out: Path) -> list[str]:
-    texts, title = [], study["name"]
+    texts, title, targets = [], study["name"], study.get("targets", ())
     if plain:
-        texts.append(_write(score_tables.main_table(plain, title), score_tables.scores_csv(plain), out, "table"))
+        texts.append(
+            _write(score_tables.main_table(plain, title, targets), score_tables.scores_csv(plain), out, "table")
+        )
     if few_shot:
-        table = score_tables.few_shot_table(few_shot, title)
+        table = score_tables.few_shot_table(few_shot, title, targets)
         texts.append(_write(table, score_tables.few_shot_csv(few_shot), out, "few-shot"))
     if plain and (name := study.get("published")):
-        table = comparison.published_table(plain, title, table=name, backbone=study["backbone"])
+        where = {"table": name, "backbone": study["backbone"], "all_targets": targets}
+        table = comparison.published_table(plain, title, **where)
         if table.groups:
             texts.append(_write(table, comparison.published_csv(plain, name), out, "published"))
         else:
@@ -71,11 +76,16 @@ def _write(table: Table, comma_separated: str, out: Path, name: str) -> str:
     return text
 
 
-def _draw(results: Sequence[Result], out: Path) -> None:
+def _draw(results: Sequence[Result], out: Path, strict: bool) -> None:
     """Draws the figures, or says in a line why there are none."""
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
     from scalearn_jax import figures
 
-    figures.draw_all(results, out)
+    try:
+        figures.draw_all(results, out)
+    except InputError as error:  # a run without weights
+        if strict:
+            raise
+        print(f"not all figures: {error}", file=sys.stderr)

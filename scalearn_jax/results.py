@@ -1,5 +1,6 @@
 """Finished runs as results: one method on one target, with the score of every seed."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -53,11 +54,12 @@ class Result:
         return stdev(self.values) if len(self.values) > 1 else None
 
 
-def read_results(root: Path) -> list[Result]:
+def read_results(root: Path, *, strict: bool = True) -> list[Result]:
     """Reads every finished run below a folder; of a study in its order, without the source adapters.
 
     Args:
       root: a study's folder, or any folder of runs.
+      strict: whether a damaged run is an error, or named on standard error and left out.
 
     Returns:
       The results, method by method, few-shot cells by their number of examples; probing cells come last.
@@ -68,14 +70,24 @@ def read_results(root: Path) -> list[Result]:
     is_study = (root / STUDY).exists()
     study = read_study(root) if is_study else {}
     folders = sorted(path.parent for path in root.rglob("run.json") if not _apart(path.relative_to(root), is_study))
-    found = [_read_cell(folder, study) if is_study else read_result(folder) for folder in folders]
+    found = [result for folder in folders if (result := _read_cell(folder, study, strict))]
     if not found:
         raise InputError(f"{root}: no finished run (run.json) below it; pass the --out folder of `scalearn run`.")
     _check_distinct(found)
     return sorted(found, key=lambda result: _rank(result, study))
 
 
-def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
+def _read_cell(folder: Path, study: dict[str, Any], strict: bool) -> Result | None:
+    try:
+        return _placed(folder, study) if study else read_result(folder)
+    except InputError as error:
+        if strict:
+            raise
+        print(f"left out: {error}", file=sys.stderr)
+        return None
+
+
+def _placed(folder: Path, study: dict[str, Any]) -> Result:
     """Reads a cell of a study; its place says what it is."""
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)

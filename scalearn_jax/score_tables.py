@@ -26,7 +26,7 @@ def targets_of(results: Iterable[Result]) -> dict[str, str]:
     return {result.target: result.metric for result in results}
 
 
-def main_table(results: Sequence[Result], title: str) -> Table:
+def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
     """Lays out scores: a row a method, a column a target.
 
     Averages stand only in complete rows: an incomplete one would compare other tasks.
@@ -34,6 +34,7 @@ def main_table(results: Sequence[Result], title: str) -> Table:
     Args:
       results: finished runs on all the data.
       title: the heading.
+      all_targets: the study's, finished or not; by default those of the results.
 
     Returns:
       The table.
@@ -41,7 +42,8 @@ def main_table(results: Sequence[Result], title: str) -> Table:
     rows, targets = by_method(results), targets_of(results)
     columns = [mark({m: spread(row[t]) for m, row in rows.items() if t in row}) for t in targets]
     if len(targets) > 1:  # else the average would repeat the only column
-        columns.append(mark({m: percent(average(row.values())) for m, row in rows.items() if len(row) == len(targets)}))
+        complete = {m: row for m, row in rows.items() if set(row) >= {*targets, *all_targets}}
+        columns.append(mark({m: percent(average(row.values())) for m, row in complete.items()}))
     lines = [
         [Cell(method), *_counts(row.values(), results), *(column.get(method, Cell(ABSENT)) for column in columns)]
         for method, row in rows.items()
@@ -51,7 +53,7 @@ def main_table(results: Sequence[Result], title: str) -> Table:
     return Table(title, header, [lines], f"Test scores in percent, {spreads(results)}")
 
 
-def few_shot_table(results: Sequence[Result], title: str) -> Table:
+def few_shot_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
     """Lays out few-shot scores: for each target a row a method, a column a number of examples.
 
     The average over targets stands where a method has every target.
@@ -59,6 +61,7 @@ def few_shot_table(results: Sequence[Result], title: str) -> Table:
     Args:
       results: finished few-shot runs.
       title: the heading.
+      all_targets: the study's, finished or not; by default those of the results.
 
     Returns:
       The table, a group of rows a target.
@@ -72,7 +75,8 @@ def few_shot_table(results: Sequence[Result], title: str) -> Table:
         groups.append(_few_shot_rows(f"{target} {targets[target]}", rows, columns, results))
     if len(targets) > 1:
         methods = {result.method: {} for result in results}
-        columns = [mark(_few_shot_averages(grouped, methods, k)) for k in shots]
+        complete = set(targets) >= set(all_targets)
+        columns = [mark(_few_shot_averages(grouped, methods, k) if complete else {}) for k in shots]
         groups.append(_few_shot_rows("average", methods, columns, results))
     header = ["target", "method", *_count_names(results), *(f"k = {k}" for k in shots)]
     caption = f"Test scores in percent after training on k examples, {spreads(results)}"

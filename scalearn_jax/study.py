@@ -21,7 +21,7 @@ from time import perf_counter, sleep
 from scalearn_jax import outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig, shard
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import is_being_written, write_json
+from scalearn_jax.files import Busy, is_being_written, write_json
 from scalearn_jax.plan import Cell, cells, check
 from scalearn_jax.progress import clock
 from scalearn_jax.schema import from_dict, problems, read_yaml, to_dict
@@ -95,7 +95,8 @@ def run_study(
     _claim(study, Path(out))
     num_failed, num_left = _run_cells(chosen, 60 * max_minutes if max_minutes is not None else math.inf)
     if any(cell.done and not cell.is_source for cell in cells(study, out)):
-        print(f"\n{report.make_report(ReportConfig(dir=out))}")
+        # A damaged cell outside this part of the study must not cost it the table.
+        print(f"\n{report.make_report(ReportConfig(dir=out), strict=False)}")
     if num_failed:
         print(f"scalearn: {num_failed} of {len(chosen)} cells failed; run again to retry them", file=sys.stderr)
     if num_left:
@@ -121,12 +122,14 @@ def _claim(study: StudyConfig, out: Path) -> None:
 def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
     """Runs cells, a line each, and starts none after some seconds; returns how many failed and how many are left."""
     started, num_failed = perf_counter(), 0
+    until = started + seconds
     for number, cell in enumerate(chosen, start=1):
         began = perf_counter()
-        if not cell.done and began - started >= seconds:
-            return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
         try:
-            outcome = f"{_run(cell)}  {_score(cell)}"
+            how = _run(cell, until)
+            if not how:
+                return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
+            outcome = f"{how}  {_score(cell)}"
         except Exception as error:  # one cell must not take the others with it
             if not isinstance(error, InputError):
                 traceback.print_exc()
@@ -138,23 +141,37 @@ def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
     return num_failed, 0
 
 
-def _run(cell: Cell) -> str:
-    """Makes a cell, or waits while another process makes it."""
+def _run(cell: Cell, until: float) -> str:
+    """Makes a cell, or waits while another process makes it or a source of it; empty when the time is up."""
+    while not cell.done:
+        while any(map(is_being_written, [cell.config.out, *getattr(cell.config, "sources", ())])):
+            if perf_counter() >= until:
+                return ""
+            sleep(_POLL_SECONDS)
+        if cell.done:
+            break
+        if perf_counter() >= until:
+            return ""
+        study_checks.clear(Path(cell.config.out))
+        try:
+            _train(cell)
+            return "done"
+        except InputError as error:  # another process may have begun it since
+            if not isinstance(error, Busy) and not cell.done:
+                raise
+    return "was there"
+
+
+def _train(cell: Cell) -> None:
     from scalearn_jax import pipeline
 
-    while is_being_written(cell.config.out):
-        sleep(_POLL_SECONDS)
-    if cell.done:
-        return "was there"
-    study_checks.clear(Path(cell.config.out))
     if cell.is_source:
         pipeline.train_adapter(cell.config)
-        return "done"
+        return
     missing = [source for source in cell.config.sources if not (Path(source) / "run.json").exists()]
     if missing:
         raise InputError(f"needs source adapters that are not there: {', '.join(missing)}")
     pipeline.transfer(cell.config)
-    return "done"
 
 
 def _score(cell: Cell) -> str:

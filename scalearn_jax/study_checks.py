@@ -61,12 +61,19 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
 
     if not missing:
         return
-    _, spec, _ = runs.load_backbone(study.backbone, study.revision)
-    tokens.load_tokenizer(study.backbone, study.revision)
+    found = _data_problems(study, missing)
+    try:
+        _, spec, backbone_hash = runs.load_backbone(study.backbone, study.revision)
+        tokens.load_tokenizer(study.backbone, study.revision)
+        found += [*_setting_problems(missing, spec), *_adapter_problems(study, missing, backbone_hash)]
+    except InputError as error:
+        found.append(str(error))
     for embedder in sorted({getattr(cell.config, "embedder", None) for cell in missing} - {None}):
-        soup.load_embedder(embedder)
-        tokens.load_tokenizer(embedder, None)
-    found = [*_setting_problems(missing, spec), *_data_problems(study, missing)]
+        try:
+            soup.load_embedder(embedder)
+            tokens.load_tokenizer(embedder, None)
+        except InputError as error:
+            found.append(str(error))
     if found:
         raise problems(where, list(dict.fromkeys(found)))
 
@@ -82,15 +89,28 @@ def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
             yield f"{cell.name}: {error}"
 
 
-def _data_problems(study: StudyConfig, missing: Sequence[Cell]) -> Iterator[str]:
+def _adapter_problems(study: StudyConfig, missing: Sequence[Cell], backbone_hash: str) -> Iterator[str]:
+    """Finished source adapters of another backbone, which ``adapters`` of a study may bring."""
+    from scalearn_jax import runs
+
+    for path in dict.fromkeys(path for cell in missing for path in getattr(cell.config, "sources", ())):
+        if study.adapters and (Path(path) / "run.json").exists():
+            found = runs.read_info(Path(path))["backbone"].get("hash")
+            if found != backbone_hash:
+                yield f"adapters: {path} was trained on backbone {str(found)[:12]}, this one is {backbone_hash[:12]}"
+
+
+def _data_problems(study: StudyConfig, missing: Sequence[Cell]) -> list[str]:
     from scalearn_jax import prepare
     from scalearn_jax.data import splits
 
+    found = []
     for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in missing}.values():
         try:
             splits.load_splits(task, data_dir=study.data_dir)
         except InputError as error:
-            yield str(error)
+            found.append(str(error))
+    return found
 
 
 def clear(folder: Path) -> None:

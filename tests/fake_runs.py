@@ -35,6 +35,9 @@ def write_run(
     info = {
         "format": 1,
         "method": method,
+        "config": {},
+        "backbone": {"path": "b", "revision": None, "hash": "hash"},
+        "data_dir": None,
         "task": {"name": task},
         "spec": {"combiner": method, "combiner_options": options},
         "sources": [{"name": source, "path": "", "hash": ""} for source in sources],
@@ -45,6 +48,9 @@ def write_run(
         scales = _omega(method, len(sources)) if omega is None else omega
         for seed in seeds:
             save_tensors(folder / f"seed-{seed}.safetensors", {"transfer/omega": scales})
+    if method == "single":
+        for seed in seeds:
+            save_tensors(folder / f"seed-{seed}.safetensors", {"adapters/up/bias": np.zeros(HIDDEN, np.float32)})
     (folder / "run.json").write_text(json.dumps(info))
     return folder
 

@@ -68,6 +68,22 @@ def test_only_examples_that_are_used_are_encoded(backbone, source, tmp_path, mon
     assert sorted(seen) == [16, 20]  # two steps of eight, and the development set once
 
 
+def test_any_part_of_a_split_can_be_encoded(backbone, source, tmp_path, monkeypatch):
+    """Few long texts in a crowd of short ones: the batches of a part may need more rows than any of the whole."""
+    seen, compute = [], features.compute
+
+    def parts(setup, encoded, examples):
+        order = np.argsort(encoded.lengths)[::-1]
+        assert len(compute(setup, encoded, order[: len(order) // 2])) == len(order) // 2  # the long ones together
+        seen.append(len(order))
+        return compute(setup, encoded, examples)
+
+    monkeypatch.setattr(features, "compute", parts)
+    changes = dict(target="builtin/complaints", eval_batch_size=4, max_train_samples=40, seeds=(0,), max_steps=2)
+    train(backbone, (source,), tmp_path / "run", method="soup", **changes)
+    assert seen == [20, 40] or seen == [40, 20]
+
+
 @pytest.mark.parametrize(
     "method, dropout, constant",
     [("soup", False, True), ("fixed", False, True), ("head", False, True), ("soup", True, False)]

@@ -134,6 +134,17 @@ def test_damaged_results_are_named(study, content):
         report.make_report(ReportConfig(dir=str(study)))
 
 
+def test_averages_wait_for_all_targets_of_the_study(tmp_path):
+    for target, value in (("glue/rte", 0.5), ("glue/mrpc", 0.7)):
+        write_run(tmp_path / target / "single", task=target, values=(value, value))
+    targets = ["glue/rte", "glue/mrpc", "glue/cola"]
+    write_study(tmp_path, targets=targets, methods=["single"], published="glue/roberta-base")
+    text = report.make_report(ReportConfig(dir=str(tmp_path)))
+    assert "60.00" not in text and "| single | 0 " in " ".join(text.split())
+    write_run(tmp_path / "glue/cola/single", task="glue/cola", values=(0.6, 0.6))
+    assert "60.00" in report.make_report(ReportConfig(dir=str(tmp_path)))
+
+
 def test_damaged_weights_are_named(study):
     (study / "scalearn" / "seed-0.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(InputError, match="seed-0.safetensors"):

@@ -14,7 +14,7 @@ from scalearn_jax import plan, runs, study
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import new_folder
+from scalearn_jax.files import Busy, new_folder
 from scalearn_jax.models.backbones import BackboneSpec
 from tests.fake_runs import write_run
 
@@ -138,6 +138,14 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path, pipeline):
     with pytest.raises(InputError, match="my.yaml: 3 problems"):
         study.run_study(bad, str(tmp_path / "o"), where="my.yaml")
     assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
+def test_a_damaged_cell_elsewhere_does_not_cost_the_table(tmp_path, pipeline, capsys):
+    study.run_study(STUDY, str(tmp_path / "o"))
+    (tmp_path / "o/glue/cola/scalearn/results.json").write_text("{")
+    assert study.run_study(STUDY, str(tmp_path / "o"), only="glue/rte") == 0
+    captured = capsys.readouterr()
+    assert "left out: " in captured.err and captured.out.count("| scalearn") == 2
 
 
 def test_run_makes_every_cell_and_the_table(tmp_path, pipeline, capsys):
@@ -294,6 +302,14 @@ def test_few_shot_targets_bring_their_own_few_shot_adapter():
     assert (own.max_train_samples, own.seeds, own.max_steps) == (16, (0,), single.max_steps)
     assert single.max_train_samples == 16 and single.seeds == (0, 1)
     assert cells["adapters/glue/mrpc"].max_train_samples is None
+    assert own.reduction_factor == cells["adapters/glue/mrpc"].reduction_factor == 2  # one bank holds one kind
+
+
+def test_a_few_shot_study_may_say_how_single_adapters_learn():
+    study = dataclasses.replace(FEW, methods=("scalearn",), methods_options={"single": {"learning_rate": 1e-3}})
+    assert plan.check(study) == []
+    cells = {cell.name: cell.config for cell in plan.cells(study, "o")}
+    assert cells["adapters/4-shot/glue/rte"].learning_rate == 1e-3
 
 
 def test_probing_takes_every_combination():
@@ -302,10 +318,8 @@ def test_probing_takes_every_combination():
     assert plan.check(pairs) == []
     cells = {cell.name: cell.config for cell in plan.cells(pairs, "o") if not cell.is_source}
     assert list(cells) == [
-        f"glue/{task}/probe/{name}={value}"
-        for task in ("rte", "mrpc")
-        for name in ("self", "glue-mrpc")
-        for value in ("0", "0.5")
+        *(f"glue/rte/probe/{name}={value}" for name in ("self", "glue-mrpc") for value in ("0", "0.5")),
+        *(f"glue/mrpc/probe/self={value}" for value in ("0", "0.5")),  # where glue/mrpc is itself
     ]
     config = cells["glue/rte/probe/glue-mrpc=0.5"]
     assert (config.method, config.coefficients, config.sources) == ("fixed", (0.5,), ("o/adapters/glue/mrpc",))
@@ -331,6 +345,10 @@ def test_probing_takes_every_combination():
                 "tasks": {},
             },
             "names no source, or one twice, for target 'glue/rte'",
+        ),
+        (
+            {"probe_sources": (("glue/rte",),), "probe_constants": (0.1234567, 0.12345671)},
+            "two cells would be called 'glue/rte/probe/glue-rte=0.123457'",
         ),
         ({"tasks": {"glue/cola": {"stage2": {"epoch": 3}}}}, "tasks: glue/cola: stage2: unknown key 'epoch'"),
         ({"tasks": {"glue/cola": {"stage1": 3}}}, "tasks: glue/cola: stage1: expected keys and values, got 3"),
@@ -405,6 +423,50 @@ def test_a_share_waits_for_an_adapter_that_another_makes(tmp_path, pipeline, mon
     monkeypatch.setattr(study, "sleep", wait)
     assert study.run_study(STUDY, str(out), only="adapters/") == 0
     assert waited and [config.task for config in pipeline.calls] == ["glue/mrpc"]
+
+
+def test_what_another_process_began_meanwhile_is_waited_for(tmp_path, pipeline, monkeypatch):
+    """The other took the folder while this one still read its data: no failure, but another look."""
+    out, busy = tmp_path / "o", [True]
+    train = pipeline.train_adapter
+
+    def begun(config):
+        if busy.pop() if busy else False:
+            write_run(config.out, task=config.task)  # the other is done by now
+            raise Busy("is being written by another process")
+        train(config)
+
+    monkeypatch.setattr(pipeline, "train_adapter", begun)
+    assert study.run_study(STUDY, str(out), only="adapters/") == 0
+    assert [config.task for config in pipeline.calls] == ["glue/mrpc"]
+
+
+def test_waiting_ends_when_the_time_is_up(tmp_path, pipeline, monkeypatch):
+    study._claim(STUDY, tmp_path / "o")
+    with new_folder(str(tmp_path / "o/adapters/glue/rte")):
+        monkeypatch.setattr(study, "sleep", lambda seconds: None)
+        assert study.run_study(STUDY, str(tmp_path / "o"), only="adapters/", max_minutes=0.01) == study.TIME_IS_UP
+    assert not pipeline.calls
+
+
+def test_an_adapter_without_weights_is_trained_again(tmp_path, pipeline):
+    study.run_study(STUDY, str(tmp_path / "o"))
+    weights = tmp_path / "o/adapters/glue/rte/seed-0.safetensors"
+    for harm in (lambda: weights.write_bytes(weights.read_bytes()[:-4]), weights.unlink):
+        harm()
+        pipeline.calls.clear()
+        assert study.run_study(STUDY, str(tmp_path / "o")) == 0
+        assert [config.out for config in pipeline.calls] == [str(weights.parent)]
+
+
+def test_adapters_of_another_backbone_are_told_before_anything_trains(tmp_path, pipeline):
+    study.run_study(STUDY, str(tmp_path / "one"), only="adapters/")
+    info = tmp_path / "one/adapters/glue/mrpc/run.json"
+    info.write_text(info.read_text().replace('"hash": "hash"', '"hash": "other"'))
+    bad = change(name="Other", adapters=str(tmp_path / "one/adapters"))
+    with pytest.raises(InputError, match="glue/mrpc was trained on backbone other, this one is hash"):
+        study.run_study(bad, str(tmp_path / "two"))
+    assert not (tmp_path / "two").exists()
 
 
 def test_when_the_time_is_up_the_rest_is_left_for_the_next_run(tmp_path, pipeline, capsys):

@@ -62,6 +62,23 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
 
 
+def tensor_names(path: str | Path) -> list[str]:
+    """Lists the names in a file without reading its arrays.
+
+    Raises:
+      InputError: the file is missing, truncated or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; expected a safetensors file.")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
+
+
 def save_tree(path: str | Path, params: Params) -> None:
     """Writes a parameter tree, each leaf under its path; empty subtrees and ``None`` gaps leave no trace.
 

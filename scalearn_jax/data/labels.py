@@ -78,7 +78,7 @@ def no_labels(task: Task, count: int) -> np.ndarray:
 def _multi_hot(task: Task, value: Any) -> np.ndarray:
     labels, hot = _as_list(value), np.zeros(len(task.labels), np.float32)
     for index in (label_id(task, label) for label in labels):
-        if hot[index]:
+        if hot[index] and not isinstance(labels[0], str):
             raise InputError(
                 f"label {value!r} names {task.labels[index]!r} twice; list ids or names, not zeros and ones."
             )

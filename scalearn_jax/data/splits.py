@@ -34,6 +34,7 @@ def load_splits(
     data_dir: str | Path | None = None,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
+    max_dev_samples: int | None = None,
 ) -> Splits:
     """Loads a task and splits it.
 
@@ -43,6 +44,7 @@ def load_splits(
         ``.jsonl``, ``.jsonl.gz``, ``.csv`` or ``.parquet``; ``None`` for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       max_eval_samples: the first k rows of development and test set.
+      max_dev_samples: the first k rows of the development set; wins there.
 
     Returns:
       Train, development and test table.
@@ -62,12 +64,16 @@ def load_splits(
         splits = Splits(tables["train"], tables["validation"], tables["validation"])
     else:
         splits = Splits(*hold_out(task, tables["train"]), tables["validation"])
-    ends = (max_train_samples, *(_whole_questions(table, max_eval_samples) for table in splits[1:]))
+    caps = (max_dev_samples or max_eval_samples, max_eval_samples)
+    ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
     return Splits(*(take(table, range(num_rows(table))[:end]) for table, end in zip(splits, ends, strict=True)))
 
 
 def _whole_questions(table: Table, end: int | None) -> int | None:
-    """Moves the end of a cut forward to where a question ends, unless nothing would be left."""
+    """Moves the end of a cut back to where a question ends, unless nothing would be left.
+
+    A shuffled development set (MultiRC's) scatters the examples of a question; there it moves little.
+    """
     numbers = table.get("question_number")
     if numbers is None or end is None or end >= len(numbers):
         return end
@@ -114,6 +120,8 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
     Raises:
       InputError: no rows, a missing column or entry, a label outside the list, a row that cannot be read.
     """
+    if task.kind == "multilabel" and task.label_column in table:  # no label at all, as some files say it
+        table = table | {task.label_column: [[] if label is None else label for label in table[task.label_column]]}
     check_columns(table, (*task.columns, *(task.label_columns if labels else ())), where)
     if task.derive:
         rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))

@@ -38,7 +38,7 @@ def _multilabel(folder: str, name: str, labels: tuple[str, ...], **fields) -> Ta
 
 _SENTENCES = ("sentence1", "sentence2")
 _ENTAILS = ("entailment", "not_entailment")
-_FALSE_TRUE = ("false", "true")
+_FALSE_TRUE = ("False", "True")
 _CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
 # The order of the labels is that of the published ids.
 TASKS = {

@@ -22,7 +22,7 @@ from scalearn_jax.data.tables import Table, check_columns, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 
-_VERSION = 3  # of the cached files; another way to encode needs another number
+_VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
@@ -216,5 +216,7 @@ def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> s
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(backend.to_str().encode())
     for name in (*task.fields, task.label_column, *(QUESTION if task.has_questions else ())):
-        digest.update(json.dumps([name, table[name]], default=str).encode())
+        digest.update(name.encode())
+        for value in table[name]:  # one by one: a long column would double the memory
+            digest.update(json.dumps(value, default=str).encode() + b"\n")
     return digest.hexdigest()
