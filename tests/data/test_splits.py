@@ -73,6 +73,21 @@ def test_the_caps_come_after_the_split(tmp_path):
     assert num_rows(small.test) == 3
 
 
+def test_the_development_set_may_have_a_cap_of_its_own(tmp_path):
+    write(tmp_path, train=table(50), validation=table(8, first=50))
+    few = splits.load_splits(TASK, data_dir=tmp_path, max_dev_samples=2)
+    assert [num_rows(split) for split in few] == [45, 2, 8]
+    few = splits.load_splits(TASK, data_dir=tmp_path, max_dev_samples=2, max_eval_samples=3)
+    assert [num_rows(split) for split in few] == [45, 2, 3]
+
+
+def test_rows_without_labels_of_a_family_have_none_of_them():
+    task = tasks.get("humset/sectors")
+    rows = {"excerpt": ["a", "b", "c"], "sectors": [None, [], ["Health", "Health"]]}
+    found = splits.examples(task, rows, "the file")
+    assert found["sectors"] == [[], [], ["Health", "Health"]] and rows["sectors"][0] is None
+
+
 def test_a_test_file_leaves_the_three_files_as_they_are(tmp_path):
     files = {"train": table(6), "validation": table(4, first=6), "test": table(2, first=10)}
     write(tmp_path, **files)
