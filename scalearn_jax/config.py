@@ -3,11 +3,10 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
-import math
-import os.path
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from scalearn_jax import limits
 from scalearn_jax.errors import InputError
 from scalearn_jax.schema import from_dict, read_yaml, to_dict
 
@@ -92,14 +91,14 @@ class TrainConfig:
     """Steps between training records."""
 
     def __post_init__(self):
-        _expand_home(self, "backbone", "data_dir", "out")
-        _at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
-        _at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
-        _at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
-        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
+        limits.expand_home(self, "backbone", "data_dir", "out")
+        limits.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
+        limits.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
+        limits.at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
+        limits.at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
-        _seeds(self.seeds)
+        limits.seeds(self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +145,12 @@ class TransferConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _expand_home(self, "sources", "embedder")
-        _at_least(self, 0, "omega_dropout", "penalty")
-        _at_least(self, 1, "top_sources", "similarity_samples")
+        limits.expand_home(self, "sources", "embedder")
+        limits.at_least(self, 0, "omega_dropout", "penalty")
+        limits.at_least(self, 1, "top_sources", "similarity_samples")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
-        _finite(self, "omega_init", "weights", "coefficients")
+        limits.finite(self, "omega_init", "weights", "coefficients")
         if self.weights and sum(self.weights) == 0:
             raise InputError(f"weights are divided by their sum, which must not be 0, got {list(self.weights)}.")
         if self.weights is not None and self.top_sources is not None:
@@ -179,8 +178,8 @@ class EvaluateConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
-        _expand_home(self, "run", "data_dir", "backbone")
-        _at_least(self, 1, "batch_size")
+        limits.expand_home(self, "run", "data_dir", "backbone")
+        limits.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +200,8 @@ class PredictConfig:
     """Examples a step."""
 
     def __post_init__(self):
-        _expand_home(self, "run", "input", "output", "backbone")
-        _at_least(self, 1, "batch_size")
+        limits.expand_home(self, "run", "input", "output", "backbone")
+        limits.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +226,8 @@ class ExplainConfig:
     """Examples a step; fewer need less memory."""
 
     def __post_init__(self):
-        _expand_home(self, "run", "out", "data_dir", "backbone")
-        _at_least(self, 1, "batch_size", "max_samples")
+        limits.expand_home(self, "run", "out", "data_dir", "backbone")
+        limits.at_least(self, 1, "batch_size", "max_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +270,9 @@ class StudyConfig:
     """Table of the paper to set the results beside, for instance glue/roberta-base."""
 
     def __post_init__(self):
-        _expand_home(self, "backbone", "data_dir", "adapters")
-        _seeds(self.seeds)
-        _finite(self, "probe_constants")
+        limits.expand_home(self, "backbone", "data_dir", "adapters")
+        limits.seeds(self.seeds)
+        limits.finite(self, "probe_constants")
         for name in ("shots", "probe_constants", "probe_sources"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -306,10 +305,10 @@ class RunConfig:
     """List the cells with their steps and an estimate of their time, and stop."""
 
     def __post_init__(self):
-        _expand_home(self, "study", "out")
-        _at_least(self, 0, "max_minutes")
+        limits.expand_home(self, "study", "out")
+        limits.at_least(self, 0, "max_minutes")
         if self.shard is not None:
-            shard(self.shard)
+            limits.shard(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +321,7 @@ class ReportConfig:
     """Folder for the tables and figures; by default DIR/report."""
 
     def __post_init__(self):
-        _expand_home(self, "dir", "out")
+        limits.expand_home(self, "dir", "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,50 +330,3 @@ class ListConfig:
 
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
-
-
-def shard(text: str) -> tuple[int, int]:
-    """Reads ``"I/N"``.
-
-    Raises:
-      InputError: it is something else.
-
-    Example:
-      >>> shard("2/8")
-      (2, 8)
-    """
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise InputError(f"--shard {text}: expected I/N, for instance 1/4.")
-    number, count = map(int, parts)
-    if not 1 <= number <= count:
-        raise InputError(f"--shard {text}: expected a share from 1/{count} to {count}/{count}.")
-    return number, count
-
-
-def _expand_home(config: Any, *names: str) -> None:
-    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
-    for name in names:
-        value = getattr(config, name)
-        several = isinstance(value, tuple)
-        paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
-        object.__setattr__(config, name, paths)
-
-
-def _finite(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
-            raise InputError(f"{name} must be finite, got {value}.")
-
-
-def _at_least(config: Any, bound: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= bound):
-            raise InputError(f"{name} must be at least {bound}, got {value}.")
-
-
-def _seeds(seeds: tuple[int, ...]) -> None:
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
-        raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")

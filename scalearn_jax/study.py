@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 
-from scalearn_jax import outlook, report, results, study_checks
-from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig, shard
+from scalearn_jax import limits, outlook, report, results, study_checks
+from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import Busy, is_being_written, write_json
 from scalearn_jax.plan import Cell, cells, check
@@ -50,7 +50,7 @@ def run_command(config: RunConfig) -> int:
         plain = {task: {k: v for k, v in values.items() if k != "seeds"} for task, values in study.tasks.items()}
         study = dataclasses.replace(study, tasks=plain)
     options = {"only": config.only, "dry_run": config.dry_run, "max_minutes": config.max_minutes}
-    share = shard(config.shard) if config.shard else (1, 1)
+    share = limits.shard(config.shard) if config.shard else (1, 1)
     return run_study(study, config.out, share=share, where=config.study, **options)
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 # Modules on one line know nothing of each other; files of one package may.
 LAYERS = """
 errors typing
-files schema tables tree
+files limits schema tables tree
 config caches progress published
 losses checkpoint
 convert.files convert.safetensors_io

@@ -1,0 +1,72 @@
+"""What single values of a config may be."""
+
+import math
+import os.path
+from typing import Any
+
+from scalearn_jax.errors import InputError
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Reads ``"I/N"``.
+
+    Raises:
+      InputError: it is something else.
+
+    Example:
+      >>> shard("2/8")
+      (2, 8)
+    """
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(f"--shard {text}: expected I/N, for instance 1/4.")
+    number, count = map(int, parts)
+    if not 1 <= number <= count:
+        raise InputError(f"--shard {text}: expected a share from 1/{count} to {count}/{count}.")
+    return number, count
+
+
+def expand_home(config: Any, *names: str) -> None:
+    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
+    for name in names:
+        value = getattr(config, name)
+        several = isinstance(value, tuple)
+        paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
+        object.__setattr__(config, name, paths)
+
+
+def finite(config: Any, *names: str) -> None:
+    """Checks that fields hold finite numbers, where they hold any.
+
+    Raises:
+      InputError: one does not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise InputError(f"{name} must be finite, got {value}.")
+
+
+def at_least(config: Any, bound: float, *names: str) -> None:
+    """Checks that fields hold finite numbers from a bound on, where they hold any.
+
+    Raises:
+      InputError: one does not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= bound):
+            raise InputError(f"{name} must be at least {bound}, got {value}.")
+
+
+def seeds(seeds: tuple[int, ...]) -> None:
+    """Checks seeds: one or more, all different, in 32 bits.
+
+    Raises:
+      InputError: they are not.
+
+    Example:
+      >>> seeds((0, 1, 2))
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")
