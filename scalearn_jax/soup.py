@@ -117,10 +117,12 @@ def measure(
         return _mean_vector(embedder, tokenizer, task, similarity.sample_texts(task, table, samples))
 
     own = mean_vector(target, train)
-    alike = {source.name: float(own @ mean_vector(*_training_data(source, config.data_dir))) for source in sources}
+    alike = [float(own @ mean_vector(*_training_data(source, config.data_dir))) for source in sources]
+    names = [source.name for source in sources]
+    labels = [name if names.count(name) == 1 else f"{name} ({s.path})" for name, s in zip(names, sources, strict=True)]
     return Soup(
-        weights=similarity.weights(list(alike.values()), config.top_sources),
-        similarities=alike,
+        weights=similarity.weights(alike, config.top_sources),
+        similarities=dict(zip(labels, alike, strict=True)),
         embedder=runs.locate_backbone(embedder.path, embedder.revision) | {"hash": embedder.hash},
         samples=samples,
     )

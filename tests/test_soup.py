@@ -126,6 +126,11 @@ def test_equal_texts_are_equally_alike(backbone, sources, tmp_path):
     assert found.weights[-1] == found.weights[0]
 
 
+def test_two_adapters_of_one_task_are_two_sources(backbone, sources):
+    found = measure(backbone, [sources[0], sources[1], sources[0]], top_sources=3)
+    assert len(found.weights) == len(found.similarities) == 3 and found.weights[0] == found.weights[2]
+
+
 def test_another_sentence_encoder_can_weigh(backbone, sources, tmp_path):
     other = str(tiny_backbone.write(tmp_path / "other", seed=7, hidden_size=32))
     found, own = measure(backbone, sources, embedder=other), measure(backbone, sources)
