@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import tiny_backbone
+from tests.conftest import FAST
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "experiments" / "accelerator.py"
@@ -19,7 +20,7 @@ name: tiny
 backbone: MODEL
 sources: [builtin/sentiment, builtin/complaints]
 targets: [builtin/topic]
-methods: [single, scalearn, soup]
+methods: [scalearn, soup]
 seeds: [0, 1]
 stage1: {max_steps: 2, batch_size: 4, max_train_samples: 16, max_eval_samples: 8, reduction_factor: 4}
 stage2: {max_steps: 2, batch_size: 4, max_train_samples: 16, max_eval_samples: 8, reduction_factor: 4}
@@ -33,7 +34,7 @@ def call(*arguments, absent=()):
     blocked = "".join(f"sys.modules[{name!r}] = None; " for name in absent)
     start = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     code = f"import sys; {blocked}sys.argv[0] = 'accelerator'; {start}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=ROOT)
 
@@ -52,7 +53,7 @@ def test_it_runs_with_few_packages_and_keeps_little(inputs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| scalearn" in done.stdout
     cells = tmp_path / "r/tiny/builtin/topic"
-    assert {path.name for path in cells.iterdir()} == {"single", "scalearn", "soup"}
+    assert {path.name for path in cells.iterdir()} == {"scalearn", "soup"}
     assert json.loads((cells / "soup/results.json").read_text())["main_metric"] == "accuracy"
     kept = sorted(str(path.relative_to(cells)) for path in cells.rglob("*.safetensors"))
     assert kept == ["scalearn/seed-0.safetensors", "scalearn/seed-1.safetensors"]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import FAST, ROOT
 
 GOLDEN = ROOT / "tests/golden"
 
@@ -16,8 +16,7 @@ GOLDEN = ROOT / "tests/golden"
 def conformance(*arguments) -> subprocess.CompletedProcess:
     """Runs the script in a process of its own, since double precision is a setting of the whole process."""
     command = [sys.executable, str(ROOT / "tests/conformance.py"), *map(str, arguments)]
-    fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
-    environment = os.environ | {"XLA_FLAGS": fast}
+    environment = os.environ | {"XLA_FLAGS": FAST}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
 

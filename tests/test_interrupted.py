@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_backbone
-from tests.conftest import ROOT
+from tests.conftest import FAST, ROOT
 
 STUDY = """
 name: killed
@@ -20,7 +20,7 @@ sources: [builtin/sentiment, builtin/complaints]
 targets: [builtin/topic]
 methods: [single, scalearn, soup]
 seeds: [0, 1]
-shots: [4, 8]
+shots: [4]
 stage1: &short {{max_steps: 3, batch_size: 4, max_eval_samples: 8, reduction_factor: 4, eval_every: 1, log_every: 1}}
 stage2: *short
 """
@@ -35,7 +35,11 @@ def study(tmp_path):
 
 
 def start(study: Path, out: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SCALEARN_CACHE": str(study.parent / "cache"), "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "SCALEARN_CACHE": str(study.parent / "cache"),
+        "XLA_FLAGS": FAST,
+    }
     command = [sys.executable, "-c", COMMAND, "run", str(study), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
@@ -53,7 +57,7 @@ def test_a_killed_study_ends_with_the_same_table(study, tmp_path):
     while True:
         process, began_with = start(study, tmp_path / "killed"), num_cells(tmp_path / "killed")
         stop_at, signum = (
-            began_with + kills.randint(2, 4),
+            began_with + kills.randint(1, 3),
             kills.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
         )
         while process.poll() is None and num_cells(tmp_path / "killed") < stop_at:
