@@ -89,6 +89,8 @@ class TrainConfig:
     """Examples a step in evaluation."""
     log_every: int = 50
     """Steps between training records."""
+    mesh: str | None = None
+    """How devices share the work, for instance data=4,model=2; by default all share out the examples."""
 
     def __post_init__(self):
         limits.expand_home(self, "backbone", "data_dir", "out")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
@@ -49,13 +50,12 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
       Float[n K d], in the order of ``examples``.
     """
     size, length = setup.config.eval_batch_size, setup.task.max_length
-    mesh = parallel.make_mesh()
-    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), mesh)
+    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
     layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
     chunks = (examples[start : start + size] for start in range(0, len(examples), size))
     stream = (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
     nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
-    step = _encode_step(setup.spec)
+    step = _encode_step(setup.spec, setup.mesh)
     found = [
         np.asarray(step(nothing, setup.frozen, batch))[0].reshape(size, encoded.num_choices, -1)[batch.example_mask]
         for batch in stream
@@ -64,11 +64,11 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _encode_step(spec: model.ModelSpec) -> Callable:
+def _encode_step(spec: model.ModelSpec, mesh: Mesh) -> Callable:
     def encode(trainable: Params, frozen: Params, batch) -> Array:
         return model.features(tree.combine(trainable, frozen), batch, spec=spec)
 
-    return parallel.compile_predict_step(encode, parallel.make_mesh())
+    return parallel.compile_predict_step(encode, mesh)
 
 
 def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:

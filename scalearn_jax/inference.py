@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from scalearn_jax import losses, methods, metrics, model, runs, tree
 from scalearn_jax.checks import check_tokens
@@ -187,13 +188,15 @@ def score(
     batch_size: int,
     row_choices: Sequence[int] | None = None,
     packed: bool = True,
+    mesh: Mesh | None = None,
 ) -> list[dict[str, float]]:
-    """Evaluates M members on a split.
+    """Evaluates M members on a split, on a mesh (by default one of all devices).
 
     Returns:
       One dict a member: the task's metrics and ``loss``.
     """
-    return scores(task, member_logits(spec, task, trainable, frozen, encoded, batch_size, row_choices, packed), encoded)
+    layout = batch_size, row_choices, packed, mesh
+    return scores(task, member_logits(spec, task, trainable, frozen, encoded, *layout), encoded)
 
 
 def scores(task: Task, logits: np.ndarray, encoded: tokens.Encoded) -> list[dict[str, float]]:
@@ -209,26 +212,35 @@ def scores(task: Task, logits: np.ndarray, encoded: tokens.Encoded) -> list[dict
 
 
 def member_logits(
-    spec, task, trainable, frozen, encoded, batch_size: int, row_choices=None, packed: bool = True
+    spec,
+    task,
+    trainable,
+    frozen,
+    encoded,
+    batch_size: int,
+    row_choices=None,
+    packed: bool = True,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Computes the logits of M members on a split, Float[M n C], in the order of the split."""
+    mesh = mesh or parallel.make_mesh()
     stream = batches.eval_batches(
         encoded,
         batch_size=batch_size,
         row_length=task.max_length,
-        row_choices=row_choices or eval_rows([encoded], batch_size, task.max_length),
+        row_choices=row_choices or eval_rows([encoded], batch_size, task.max_length, mesh),
         packed=packed,
     )
-    return loop.collect_logits(_predict_step(spec, task.name), trainable, frozen, stream)
+    return loop.collect_logits(_predict_step(spec, task.name, mesh), trainable, frozen, stream)
 
 
-def eval_rows(splits: Sequence[tokens.Encoded], batch_size: int, row_length: int) -> tuple[int]:
-    """Counts the rows that hold any evaluation batch of some splits, evenly shared by the devices."""
+def eval_rows(splits: Sequence[tokens.Encoded], batch_size: int, row_length: int, mesh: Mesh | None = None) -> tuple[int]:
+    """Counts the rows that hold any evaluation batch of some splits, evenly shared by the devices of a mesh."""
     [num_rows] = batches.eval_rows(splits, batch_size, row_length)
-    return (parallel.divisible(num_rows, parallel.make_mesh()),)
+    return (parallel.divisible(num_rows, mesh or parallel.make_mesh()),)
 
 
 @cache
-def _predict_step(spec: model.ModelSpec, task: str) -> Callable:
-    """Compiles the prediction of a spec once a process."""
-    return parallel.compile_predict_step(make_predict_step(spec, task), parallel.make_mesh())
+def _predict_step(spec: model.ModelSpec, task: str, mesh: Mesh) -> Callable:
+    """Compiles the prediction of a spec once a process and mesh."""
+    return parallel.compile_predict_step(make_predict_step(spec, task), mesh)

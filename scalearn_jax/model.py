@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from scalearn_jax import combiners
 from scalearn_jax.errors import unknown
@@ -126,6 +127,7 @@ def encode(
     mask=None,
     all_layers: bool = False,
     observe: encoder.Observe | None = None,
+    groups: int = 1,
 ) -> Array | tuple[Array, Any]:
     """Runs the backbone with its adapter sites bound.
 
@@ -137,6 +139,7 @@ def encode(
       mask: combiner dropout mask to replay instead of drawing one.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
+      groups: devices that share out the rows; see ``bind_by_group``.
 
     Returns:
       Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
@@ -144,7 +147,10 @@ def encode(
     """
     site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
     combiner = spec.make_combiner
-    backbone, site = params["backbone"], combiner.bind(params["transfer"], params["adapters"], key=site_key, mask=mask)
+    bind = lambda transfer: combiner.bind(transfer, params["adapters"], key=site_key, mask=mask)  # noqa: E731
+    groups = groups if batch.tokens.shape[0] % groups == 0 else 1
+    site, update = bind_by_group(bind, combiner.apply, params["transfer"], groups)
+    backbone = params["backbone"]
     if spec.dtype == "mixed":
         backbone, site = half_kernels(backbone), half_kernels(site)
     return encoder.encode(
@@ -152,7 +158,7 @@ def encode(
         batch,
         spec.backbone,
         site=site,
-        update=combiner.apply,
+        update=update,
         key=encoder_key if spec.backbone_dropout else None,
         dtype="float32" if spec.dtype == "mixed" else spec.dtype,
         layers=spec.layers,
@@ -162,7 +168,35 @@ def encode(
     )
 
 
-def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None) -> Array:
+def bind_by_group(bind, apply, transfer: Params, groups: int) -> tuple[Params, encoder.Update | None]:
+    """Binds a copy of the transfer parameters for each group of rows, so that devices only exchange their gradients.
+
+    Where an ordinary adapter is made of far fewer parameters, one copy would have devices add up the gradient of the
+    adapter that they share, before it becomes the parameters'. With a copy each, they add up that of the parameters.
+
+    Args:
+      bind: transfer -> site.
+      apply: (site of one layer, z Float[R S d]) -> update.
+      transfer: the parameters.
+      groups: how many; must divide R.
+
+    Returns:
+      (site, apply) with the same values and gradients. Other sites than ordinary adapters are bound once.
+    """
+    shape = jax.eval_shape(bind, transfer)
+    if groups == 1 or not transfer or not set(shape) <= {"down", "up", "scale"}:
+        return bind(transfer), apply
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
+
+    def by_group(site: Params, z: Array) -> Array:
+        return jax.vmap(apply)(site, z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
+
+    return jax.vmap(bind, out_axes=1)(copies), by_group
+
+
+def apply(
+    params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None, groups: int = 1
+) -> Array:
     """Computes the logits of a task.
 
     Args:
@@ -172,6 +206,7 @@ def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key 
       task: which head to use.
       key: PRNG key; ``None`` switches every dropout off.
       mask: combiner dropout mask to replay instead of drawing one.
+      groups: devices that share out the rows; see ``bind_by_group``.
 
     Returns:
       Float[B C], or Float[B K] for multiple choice, in float32 or wider.
@@ -180,19 +215,21 @@ def apply(params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key 
       InputError: the spec has no such head, or the combiner does not fit the bank.
     """
     encode_key, head_key = (None, None) if key is None else jax.random.split(key)
-    first = features(params, batch, spec=spec, key=encode_key, mask=mask)
+    first = features(params, batch, spec=spec, key=encode_key, mask=mask, groups=groups)
     return predict(params, first, spec=spec, task=task, key=head_key)
 
 
-def features(params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None) -> Array:
+def features(
+    params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None, groups: int = 1
+) -> Array:
     """Computes what a head sees: the final state of each sequence's first token.
 
     Returns:
       Float[N d], in float32 or wider.
     """
-    hidden = encode(params, batch, spec=spec, key=key, mask=mask)
+    hidden = encode(params, batch, spec=spec, key=key, mask=mask, groups=groups)
     first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
-    return first.astype(jax.numpy.promote_types(first.dtype, jax.numpy.float32))  # a head costs nothing in full
+    return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 
 
 def predict(params: Params, first: Array, *, spec: ModelSpec, task: str, key: Key | None = None) -> Array:

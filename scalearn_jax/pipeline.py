@@ -79,7 +79,7 @@ def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.
     with new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
             members = _fit(setup, schedule, _recorder(log, progress))
-        best = parallel.replicate(tree.stack([member.trainable for member in members]), parallel.make_mesh())
+        best = parallel.replicate(tree.stack([member.trainable for member in members]), setup.mesh)
         test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
         for seed, member in zip(config.seeds, members, strict=True):
             save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
@@ -130,14 +130,13 @@ def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
     )
-    mesh = parallel.make_mesh()
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
     state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
     on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
     feed = _feed(setup, schedule.num_steps)
     return loop.train(
-        parallel.compile_train_step(make_train_step(feed.loss, tx), mesh),
-        parallel.replicate(state, mesh),
+        parallel.compile_train_step(make_train_step(feed.loss, tx), setup.mesh),
+        parallel.replicate(state, setup.mesh),
         setup.frozen,
         feed.batches,
         evaluate=feed.evaluate,
@@ -164,7 +163,7 @@ def _feed(setup: Setup, num_steps: int) -> _Feed:
     evaluation = _evaluation(setup)
     return _Feed(
         member_batches(setup, num_steps),
-        make_loss(spec, task.name, task.kind),
+        make_loss(spec, task.name, task.kind, parallel.forward(setup.mesh)),
         lambda current: score(spec, task, current, setup.frozen, data.dev, *evaluation),
     )
 
@@ -193,10 +192,10 @@ def _default(value: Any, otherwise: Any) -> Any:
 
 
 def _evaluation(setup: Setup) -> tuple:
-    """The batch size, row count and layout that development and test set share, so that one program serves both."""
+    """The batch size, row count, layout and mesh that development and test set share, so that one program serves both."""
     size = setup.config.eval_batch_size
-    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length)
-    return size, rows, setup.config.packed
+    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length, setup.mesh)
+    return size, rows, setup.config.packed, setup.mesh
 
 
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
@@ -207,7 +206,7 @@ def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
     config, encoded = setup.config, setup.data.train
     layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
     rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
-    rows = parallel.divisible(rows, parallel.make_mesh())
+    rows = parallel.divisible(rows, setup.mesh)
     choices = batches.row_choices(rows, program_cost=_PROGRAM_COST)
     layout |= dict(row_choices=choices, packed=config.packed)
     streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, runs, soup, tree
 from scalearn_jax.checks import check_settings, check_sources, check_tokens, fresh_width, given_options
@@ -36,6 +37,7 @@ class Setup:
       backbone_hash: content hash of the backbone.
       trainable: first trainable parameters, leading axis M.
       frozen: the frozen half, shared by the members.
+      mesh: the devices, see ``parallel.make_mesh``.
       weighed: the sources' weights and where they come from, where they are computed.
     """
 
@@ -48,6 +50,7 @@ class Setup:
     backbone_hash: str
     trainable: Params
     frozen: Params
+    mesh: Mesh
     weighed: soup.Soup | None = None
 
 
@@ -72,6 +75,8 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
+    mesh = parallel.make_mesh(config.mesh)
+    parallel.check_mesh(config.mesh, mesh, config.batch_size, backbone_spec)
     tables = load_tables(config, task)
     own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
     weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
@@ -80,8 +85,8 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone.pop("pooler", None)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
-    halves = init_members(config.seeds, spec, method, backbone, bank)
-    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves, weighed)
+    halves = init_members(config.seeds, spec, method, backbone, bank, mesh)
+    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves, mesh, weighed)
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:
@@ -191,7 +196,12 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
 
 
 def init_members(
-    seeds: Sequence[int], spec: model.ModelSpec, method: methods.Method, backbone: Params, bank: Params | None
+    seeds: Sequence[int],
+    spec: model.ModelSpec,
+    method: methods.Method,
+    backbone: Params,
+    bank: Params | None,
+    mesh: Mesh,
 ) -> tuple[Params, Params]:
     """Draws each seed's trainable parameters and keeps one frozen copy of the rest.
 
@@ -201,9 +211,10 @@ def init_members(
       method: says what is trainable.
       backbone: pretrained weights.
       bank: the source bank, or ``None`` for a fresh adapter (or none at all).
+      mesh: the devices.
 
     Returns:
-      (trainable with leading axis M, frozen), both on every device.
+      (trainable with leading axis M, whole on every device; frozen, spread over the mesh's ``model`` axis).
     """
 
     def draw(seed):
@@ -217,8 +228,8 @@ def init_members(
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
     if bank is not None:
         del drawn["adapters"]
-    halves = copies | drawn, frozen | jax.tree.map(lambda leaf: None, drawn)
-    return parallel.replicate(halves, parallel.make_mesh())
+    frozen = parallel.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
+    return parallel.replicate(copies | drawn, mesh), frozen
 
 
 def count_parameters(trainable: Params) -> dict[str, int]:

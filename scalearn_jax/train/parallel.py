@@ -1,24 +1,129 @@
-"""Where the step meets the machine: members by ``vmap``, devices by ``jit`` over a mesh.
+"""Where the step meets the machines: members by ``vmap``, devices by ``jit`` over a mesh.
 
-Letters: M members (seeds trained together), B examples, R rows.
+A mesh has two axes. ``data`` shares out the rows of a batch; ``model`` shares out the frozen parameters, as the table
+``_FROZEN`` says. What learns, and all that has one entry an example, lies whole on every device: so the only traffic of
+a data-parallel step is the features of the first tokens and the gradients of what learns below the head.
+
+Letters: M members (seeds trained together), B examples, R rows, L layers, T source tasks, d hidden size, r bottleneck,
+f feed-forward width.
 """
 
-from collections.abc import Callable
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from scalearn_jax import model, tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.typing import Batch, Params
 
+AXES = ("data", "model")
+ROW_FIELDS = ("tokens", "token_types", "segments", "positions")
 
-def make_mesh(devices=None) -> Mesh:
-    """Makes a mesh with one axis, ``data``, over the given devices (default: all).
+# Path of a frozen leaf -> how it may lie, best first; whole where no axis can be divided.
+_FROZEN = {
+    r"backbone/layers/(query|key|value)/kernel": [PartitionSpec(None, None, "model")],  # [L, d, heads]
+    r"backbone/layers/(query|key|value)/bias": [PartitionSpec(None, "model")],
+    r"backbone/layers/attention_output/kernel": [PartitionSpec(None, "model")],  # [L, heads, d]
+    r"backbone/layers/intermediate/kernel": [PartitionSpec(None, None, "model")],  # [L, d, f]
+    r"backbone/layers/intermediate/bias": [PartitionSpec(None, "model")],
+    r"backbone/layers/output/kernel": [PartitionSpec(None, "model")],  # [L, f, d]
+    r"adapters/down/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, None, "model")],  # [L, T, d, r]
+    r"adapters/down/bias": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],
+    r"adapters/up/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],  # [L, T, r, d]
+    r"adapters/up/bias": [PartitionSpec(None, "model")],
+}
+_OF_HEADS = re.compile(r"backbone/layers/(query|key|value|attention_output)/")
+
+
+def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """Makes a mesh with the axes ``data`` and ``model``.
 
     Axis types are automatic: linen's embedding refuses explicit ones.
+
+    Args:
+      text: sizes, for instance ``"data=4,model=2"``; an axis left out has size 1. ``None``: all devices on ``data``.
+      devices: the devices; by default all, of every process.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      InputError: the text is malformed, or its sizes do not multiply to the number of devices.
+
+    Example:
+      >>> dict(make_mesh("data=1", jax.devices()[:1]).shape)
+      {'data': 1, 'model': 1}
     """
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {"data": len(devices), "model": 1} if text is None else parse_mesh(text)
+    if sizes["data"] * sizes["model"] != len(devices):
+        model = sizes["model"] if len(devices) % sizes["model"] == 0 else 1
+        raise InputError(
+            f"--mesh {text} asks for {sizes['data'] * sizes['model']} devices, this run has {len(devices)};"
+            f" data={len(devices) // model},model={model} fits."
+        )
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=types, devices=devices)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Reads the sizes of a mesh's axes; needs no device.
+
+    Raises:
+      InputError: an unknown axis, an axis twice, or a size that is no positive number.
+
+    Example:
+      >>> parse_mesh("model=2")
+      {'data': 1, 'model': 2}
+    """
+    sizes = {}
+    for part in text.split(","):
+        axis, _, size = (word.strip() for word in part.partition("="))
+        if axis not in AXES or axis in sizes or not (size.isdecimal() and int(size) > 0):
+            raise InputError(f"--mesh {text}: {part.strip()!r} is no axis; write it like data=4,model=2, each axis once.")
+        sizes[axis] = int(size)
+    return {axis: sizes.get(axis, 1) for axis in AXES}
+
+
+def check_mesh(text: str | None, mesh: Mesh, batch_size: int, backbone: BackboneSpec) -> None:
+    """Checks that a batch and a backbone can be shared out over a mesh.
+
+    Args:
+      text: what ``mesh`` was made from; nothing is wrong with the default.
+      mesh: the mesh.
+      batch_size: B.
+      backbone: sizes of the encoder.
+
+    Raises:
+      InputError: ``data`` does not divide B, or ``model`` divides neither the heads nor the feed-forward width.
+    """
+    data, model = (mesh.shape[axis] for axis in AXES)
+    if text is not None and batch_size % data:
+        raise InputError(
+            f"--mesh {text}: data={data} does not divide --batch-size {batch_size};"
+            f" pass one of {_divisors(batch_size)}, or a batch size that is a multiple of {data}."
+        )
+    heads, width = backbone.num_heads, backbone.intermediate_size
+    if heads % model and width % model:
+        raise InputError(
+            f"--mesh {text}: model={model} divides neither the {heads} attention heads ({_divisors(heads)} do) nor the"
+            f" feed-forward width {width} ({_divisors(width)} do)."
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def forward(mesh: Mesh) -> Callable:
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``model.bind_by_group``."""
+    return functools.partial(model.apply, groups=mesh.shape["data"])
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
@@ -32,10 +137,13 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
     Returns:
       The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
-      batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``.
+      batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``
+      and ``place_frozen``.
     """
     compiled = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0, out_shardings=_whole(mesh))
-    return lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))
+    run = lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))  # noqa: E731
+    run.lower = lambda state, frozen, batch: compiled.lower(state, frozen, shard_batch(batch, mesh))
+    return run
 
 
 def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
@@ -44,20 +152,59 @@ def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
     return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh, members=False))
 
 
-def replicate(tree: Params, mesh: Mesh) -> Params:
-    """Puts a copy of every leaf on every device."""
-    return jax.device_put(tree, _whole(mesh))
+def replicate(params: Params, mesh: Mesh) -> Params:
+    """Puts a copy of every leaf on every device of a mesh, also of one that spans several processes.
+
+    Nothing is sent: every process must hold the same values.
+    """
+    return jax.tree.map(lambda leaf: _place(leaf, _whole(mesh)), params)
+
+
+def place_frozen(frozen: Params, mesh: Mesh, num_heads: int) -> Params:
+    """Spreads frozen parameters over the ``model`` axis, with a copy for each entry of ``data``.
+
+    Args:
+      frozen: ``backbone`` and ``adapters``, whole on every process.
+      mesh: the mesh.
+      num_heads: attention heads; a device gets whole ones or all.
+
+    Returns:
+      The same tree on the mesh.
+    """
+    place = lambda path, leaf: _place(leaf, NamedSharding(mesh, _partition(path, leaf.shape, mesh, num_heads)))  # noqa: E731
+    return tree.map_with_path(place, frozen)
+
+
+def _partition(path: str, shape: tuple[int, ...], mesh: Mesh, num_heads: int) -> PartitionSpec:
+    """Looks up how a frozen leaf lies: by the first of its rows in ``_FROZEN`` whose axis the mesh divides."""
+    size = mesh.shape["model"]
+    choices = next((specs for pattern, specs in _FROZEN.items() if re.fullmatch(pattern, path)), [])
+    if _OF_HEADS.match(path) and num_heads % size:
+        return PartitionSpec()
+    return next((spec for spec in choices if shape[len(spec) - 1] % size == 0), PartitionSpec())
 
 
 def _whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts what every process holds on a mesh, each device's part by its own process."""
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
 def divisible(num_rows, mesh: Mesh):
-    """Rounds row counts up to what the devices of a mesh share evenly.
+    """Rounds row counts up to what the ``data`` axis of a mesh shares evenly.
 
     Example:
-      >>> divisible(5, make_mesh(jax.devices()[:1]))
+      >>> divisible(5, make_mesh(devices=jax.devices()[:1]))
       5
     """
     num_devices = mesh.shape["data"]
@@ -65,13 +212,14 @@ def divisible(num_rows, mesh: Mesh):
 
 
 def shard_batch(batch: Batch, mesh: Mesh, *, members: bool = True) -> Batch:
-    """Spreads a batch's rows and examples over the ``data`` axis.
+    """Spreads a batch's rows over the ``data`` axis; all else, which has an entry an example, lies whole everywhere.
 
-    A leaf whose length the mesh does not divide is replicated instead; the result is the same. ``divisible`` sees to
-    it that rows, the bulk, are not.
+    Rows whose number the mesh does not divide are replicated, too; the result is the same. ``divisible`` sees to it that
+    they are not.
 
     Args:
-      batch: numpy leaves, [M R ...] with ``members``, else [R ...].
+      batch: numpy leaves, [M R ...] with ``members``, else [R ...]; the same on every process, which hands over the
+        rows of its own devices.
       mesh: the mesh.
       members: whether there is a leading member axis.
 
@@ -79,10 +227,10 @@ def shard_batch(batch: Batch, mesh: Mesh, *, members: bool = True) -> Batch:
       The batch as global arrays.
     """
     axis = 1 if members else 0
+    rows = NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
-    def place(leaf):
-        divides = np.shape(leaf)[axis] % mesh.shape["data"] == 0
-        spec = PartitionSpec(*(None,) * axis, "data") if divides else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+    def place(name, leaf):
+        divides = name in ROW_FIELDS and np.shape(leaf)[axis] % mesh.shape["data"] == 0
+        return _place(leaf, rows if divides else _whole(mesh))
 
-    return jax.tree.map(place, batch)
+    return type(batch)(**{name: place(name, leaf) for name, leaf in batch._asdict().items()})

@@ -26,7 +26,7 @@ def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, num_devi
     frozen = jax.tree.map(jnp.asarray, frozen)
     before = jax.tree.map(np.array, frozen)
     tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=method.trainable)
-    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    mesh = parallel.make_mesh(devices=jax.devices()[:num_devices])
     step = parallel.compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx), mesh)
     members = tree.stack([trainable] * len(seeds))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(
