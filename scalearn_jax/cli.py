@@ -56,8 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       scalearn 0.1.0
       0
     """
+    return _reported(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _reported(work: Callable[[], int]) -> int:
+    """Calls what returns an exit code, and words the errors that are the user's."""
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return work()
     except InputError as error:
         return _fail(str(error), 2)
     except FloatingPointError as error:
@@ -118,19 +123,29 @@ def _usage() -> str:
 
 
 def _train_adapter(config) -> int:
-    _check_method(config.method)
-    _prepare()
-    from scalearn_jax import pipeline
-
-    return _done(pipeline.train_adapter(config))
+    return _train("train_adapter", config)
 
 
 def _transfer(config) -> int:
+    return _train("transfer", config)
+
+
+def _train(stage: str, config) -> int:
+    """Runs a stage, together with other processes where there are some."""
     _check_method(config.method)
+    if config.coordinator:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would tell the loss of a process at length
     _prepare()
     from scalearn_jax import pipeline
+    from scalearn_jax.train import agreement, distributed
 
-    return _done(pipeline.transfer(config))
+    def work() -> int:
+        names = ("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout")
+        distributed.start(**{name: getattr(config, name) for name in names})
+        folder = getattr(pipeline, stage)(config)
+        return _done(folder) if agreement.is_writer() else 0
+
+    return distributed.run(work, _reported)
 
 
 def _check_method(name: str) -> None:

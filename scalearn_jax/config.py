@@ -91,6 +91,16 @@ class TrainConfig:
     """Steps between training records."""
     mesh: str | None = None
     """How devices share the work, for instance data=4,model=2; by default all share out the examples."""
+    coordinator: str | None = None
+    """Many processes: HOST:PORT of process 0; Cloud TPU, Slurm and Open MPI need none of these."""
+    num_processes: int | None = None
+    """Many processes: how many there are."""
+    process_id: int | None = None
+    """Many processes: which this is, from 0."""
+    start_timeout: int = 300
+    """Many processes: seconds within which all must have come."""
+    heartbeat_timeout: int = 30
+    """Many processes: seconds of silence after which one counts as lost, and the others end."""
 
     def __post_init__(self):
         limits.expand_home(self, "backbone", "data_dir", "out")
@@ -101,6 +111,8 @@ class TrainConfig:
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
         limits.seeds(self.seeds)
+        limits.at_least(self, 1, "start_timeout", "heartbeat_timeout", "num_processes")
+        limits.processes(self.coordinator, self.num_processes, self.process_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,7 +234,9 @@ def member_logits(
     return loop.collect_logits(_predict_step(spec, task.name, mesh), trainable, frozen, stream)
 
 
-def eval_rows(splits: Sequence[tokens.Encoded], batch_size: int, row_length: int, mesh: Mesh | None = None) -> tuple[int]:
+def eval_rows(
+    splits: Sequence[tokens.Encoded], batch_size: int, row_length: int, mesh: Mesh | None = None
+) -> tuple[int]:
     """Counts the rows that hold any evaluation batch of some splits, evenly shared by the devices of a mesh."""
     [num_rows] = batches.eval_rows(splits, batch_size, row_length)
     return (parallel.divisible(num_rows, mesh or parallel.make_mesh()),)

@@ -2,6 +2,7 @@
 
 import math
 import os.path
+import re
 from typing import Any
 
 from scalearn_jax.errors import InputError
@@ -57,6 +58,28 @@ def at_least(config: Any, bound: float, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value >= bound):
             raise InputError(f"{name} must be at least {bound}, got {value}.")
+
+
+def processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Checks how a process is told of the others.
+
+    Raises:
+      InputError: only some of the three are given, or they are impossible.
+
+    Example:
+      >>> processes("host0:1234", 2, 1)
+    """
+    given = [coordinator, num_processes, process_id]
+    if all(value is None for value in given):
+        return
+    if None in given:
+        raise InputError("coordinator, num_processes and process_id belong together; give all three or none.")
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise InputError(f"coordinator must be HOST:PORT, for instance host0:1234, got {coordinator!r}.")
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"process_id must be from 0 to {num_processes - 1} for {num_processes} processes, got {process_id}."
+        )
 
 
 def seeds(seeds: tuple[int, ...]) -> None:

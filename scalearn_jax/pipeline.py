@@ -9,6 +9,7 @@ Letters: M members (seeds trained together), T source tasks.
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train import state as states
+from scalearn_jax.train.agreement import agree, is_writer
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step
 from scalearn_jax.typing import Batch, Params
@@ -73,21 +75,34 @@ def transfer(config: TransferConfig) -> Path:
 
 def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
     """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
-    check_out(config.out)
+    if is_writer():
+        check_out(config.out)
     setup = prepare(config, task_name, sources)
     schedule = make_schedule(config, setup.method, len(setup.data.train))
-    with new_folder(config.out) as folder:
-        with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
-            members = _fit(setup, schedule, _recorder(log, progress))
+    with new_folder(config.out) if is_writer() else nullcontext() as folder:
+        agree(facts(setup))
+        with _recorder(config, folder) as record:
+            members = _fit(setup, schedule, record)
         best = parallel.replicate(tree.stack([member.trainable for member in members]), setup.mesh)
         test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
-        for seed, member in zip(config.seeds, members, strict=True):
-            save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
-        if kept := tree.flatten(_kept(setup)):
-            save_tensors(folder / "frozen.safetensors", kept)
-        write_json(folder / "results.json", summarise(setup.task, config.seeds, members, test, schedule))
-        write_json(folder / "run.json", describe(kind, setup))
+        kept = tree.flatten(parallel.gather(_kept(setup), setup.mesh))
+        if folder:
+            for seed, member in zip(config.seeds, members, strict=True):
+                save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
+            if kept:
+                save_tensors(folder / "frozen.safetensors", kept)
+            write_json(folder / "results.json", summarise(setup.task, config.seeds, members, test, schedule))
+            write_json(folder / "run.json", describe(kind, setup))
     return Path(config.out)
+
+
+def facts(setup: Setup) -> dict[str, Any]:
+    """Lists what must be the same in every process of a run: the config, the backbone, the sources and the data."""
+    config = dataclasses.asdict(setup.config)
+    del config["process_id"]
+    sizes = {f"{name} examples": len(split) for name, split in vars(setup.data).items()}
+    hashes = {"backbone": setup.backbone_hash, "sources": [source.hash for source in setup.sources]}
+    return {f"--{name.replace('_', '-')}": value for name, value in config.items()} | sizes | hashes
 
 
 def _kept(setup: Setup) -> Params:
@@ -192,7 +207,7 @@ def _default(value: Any, otherwise: Any) -> Any:
 
 
 def _evaluation(setup: Setup) -> tuple:
-    """The batch size, row count, layout and mesh that development and test set share, so that one program serves both."""
+    """The batch size, row count, layout and mesh that both held-out sets share, so that one program serves them."""
     size = setup.config.eval_batch_size
     rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length, setup.mesh)
     return size, rows, setup.config.packed, setup.mesh
@@ -234,10 +249,17 @@ def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], 
     }
 
 
-def _recorder(log, progress: Progress) -> Callable:
-    def record(event: dict[str, Any]) -> None:
-        log.write(json.dumps(event) + "\n")
-        log.flush()
-        progress.update(event)
+@contextmanager
+def _recorder(config: TrainConfig, folder: Path | None) -> Iterator[Callable]:
+    """Opens the log and the progress display of a run; without a folder, both stay silent."""
+    if folder is None:
+        yield lambda event: None
+        return
+    with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
 
-    return record
+        def record(event: dict[str, Any]) -> None:
+            log.write(json.dumps(event) + "\n")
+            log.flush()
+            progress.update(event)
+
+        yield record

@@ -20,6 +20,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import parallel
+from scalearn_jax.train.mesh import check_mesh
 from scalearn_jax.typing import Params
 
 
@@ -76,7 +77,7 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
     mesh = parallel.make_mesh(config.mesh)
-    parallel.check_mesh(config.mesh, mesh, config.batch_size, backbone_spec)
+    check_mesh(config.mesh, mesh, config.batch_size, backbone_spec)
     tables = load_tables(config, task)
     own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
     weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None

@@ -19,10 +19,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scalearn_jax import model, tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.train.mesh import AXES, parse_mesh
 from scalearn_jax.typing import Batch, Params
 
-AXES = ("data", "model")
 ROW_FIELDS = ("tokens", "token_types", "segments", "positions")
 
 # Path of a frozen leaf -> how it may lie, best first; whole where no axis can be divided.
@@ -70,55 +69,6 @@ def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> 
         )
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=types, devices=devices)
-
-
-def parse_mesh(text: str) -> dict[str, int]:
-    """Reads the sizes of a mesh's axes; needs no device.
-
-    Raises:
-      InputError: an unknown axis, an axis twice, or a size that is no positive number.
-
-    Example:
-      >>> parse_mesh("model=2")
-      {'data': 1, 'model': 2}
-    """
-    sizes = {}
-    for part in text.split(","):
-        axis, _, size = (word.strip() for word in part.partition("="))
-        if axis not in AXES or axis in sizes or not (size.isdecimal() and int(size) > 0):
-            raise InputError(f"--mesh {text}: {part.strip()!r} is no axis; write it like data=4,model=2, each axis once.")
-        sizes[axis] = int(size)
-    return {axis: sizes.get(axis, 1) for axis in AXES}
-
-
-def check_mesh(text: str | None, mesh: Mesh, batch_size: int, backbone: BackboneSpec) -> None:
-    """Checks that a batch and a backbone can be shared out over a mesh.
-
-    Args:
-      text: what ``mesh`` was made from; nothing is wrong with the default.
-      mesh: the mesh.
-      batch_size: B.
-      backbone: sizes of the encoder.
-
-    Raises:
-      InputError: ``data`` does not divide B, or ``model`` divides neither the heads nor the feed-forward width.
-    """
-    data, model = (mesh.shape[axis] for axis in AXES)
-    if text is not None and batch_size % data:
-        raise InputError(
-            f"--mesh {text}: data={data} does not divide --batch-size {batch_size};"
-            f" pass one of {_divisors(batch_size)}, or a batch size that is a multiple of {data}."
-        )
-    heads, width = backbone.num_heads, backbone.intermediate_size
-    if heads % model and width % model:
-        raise InputError(
-            f"--mesh {text}: model={model} divides neither the {heads} attention heads ({_divisors(heads)} do) nor the"
-            f" feed-forward width {width} ({_divisors(width)} do)."
-        )
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 def forward(mesh: Mesh) -> Callable:
@@ -175,6 +125,11 @@ def place_frozen(frozen: Params, mesh: Mesh, num_heads: int) -> Params:
     return tree.map_with_path(place, frozen)
 
 
+def gather(params: Params, mesh: Mesh) -> Params:
+    """Brings spread parameters back whole to every process; all processes must call it."""
+    return params if mesh.shape["model"] == 1 else jax.jit(lambda leaves: leaves, out_shardings=_whole(mesh))(params)
+
+
 def _partition(path: str, shape: tuple[int, ...], mesh: Mesh, num_heads: int) -> PartitionSpec:
     """Looks up how a frozen leaf lies: by the first of its rows in ``_FROZEN`` whose axis the mesh divides."""
     size = mesh.shape["model"]
@@ -190,7 +145,7 @@ def _whole(mesh: Mesh) -> NamedSharding:
 
 def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """Puts what every process holds on a mesh, each device's part by its own process."""
-    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
@@ -214,8 +169,8 @@ def divisible(num_rows, mesh: Mesh):
 def shard_batch(batch: Batch, mesh: Mesh, *, members: bool = True) -> Batch:
     """Spreads a batch's rows over the ``data`` axis; all else, which has an entry an example, lies whole everywhere.
 
-    Rows whose number the mesh does not divide are replicated, too; the result is the same. ``divisible`` sees to it that
-    they are not.
+    Rows whose number the mesh does not divide are replicated, too; the result is the same. ``divisible`` sees to it
+    that they are not.
 
     Args:
       batch: numpy leaves, [M R ...] with ``members``, else [R ...]; the same on every process, which hands over the

@@ -35,7 +35,7 @@ class Training:
     num_trainable: int
 
 
-def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=None):
+def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=None, layers="scan"):
     method = methods.get(name)
     options = dict(method.options) | ({"dropout": 0.1} if name == "fusion" else {})
     spec = tiny.spec(
@@ -43,6 +43,7 @@ def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=Non
         options=options,
         backbone=backbone,
         num_sources=1 if name == "single" else num_sources,
+        layers=layers,
         bottleneck=bottleneck,
         heads=(("demo", head or HeadSpec(num_outputs=3)),),
     )

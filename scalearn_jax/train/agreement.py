@@ -1,0 +1,147 @@
+"""What the processes of one run tell each other before they train: that each is ready, and for the same run.
+
+They leave texts with the coordinator, process 0, where each reads those of all others; no device takes part.
+"""
+
+import functools
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax._src import distributed as runtime
+
+from scalearn_jax.errors import InputError
+
+_POLL_MS, PARTING_MS = 1000, 10_000
+
+
+@dataclass
+class State:
+    """This process's place in the run.
+
+    Attributes:
+      process_id: its number.
+      num_processes: of how many.
+      settled: whether all processes have said that they are ready, or that one is not.
+      leaving: whether this process is about to end, with an error of its own.
+    """
+
+    process_id: int = 0
+    num_processes: int = 1
+    settled: bool = False
+    leaving: bool = False
+
+
+state = State()
+
+
+def is_writer() -> bool:
+    """Whether this process writes and prints; the others only compute.
+
+    Example:
+      >>> is_writer()
+      True
+    """
+    return state.process_id == 0
+
+
+def say(message: str) -> None:
+    """Writes an error of this process as one line."""
+    line = f"scalearn: error: process {state.process_id}: {' '.join(message.split())}\n"
+    os.write(2, line.encode())
+
+
+def check_number() -> None:
+    """Checks that all processes were told of the same number of processes.
+
+    Raises:
+      InputError: they were not.
+    """
+    for process_id, number in _exchange("number", str(state.num_processes)):
+        if number != str(state.num_processes):
+            _give_up(
+                f"process {process_id} was told of {number} processes, process {state.process_id} of"
+                f" {state.num_processes}; pass the same --num-processes to all."
+            )
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Waits until every process is ready to train, with the same facts.
+
+    However long another one prepares, this one waits, as long as that one lives.
+
+    Args:
+      facts: what must be equal everywhere; JSON types.
+
+    Raises:
+      InputError: another process failed, or its facts differ; the same message on all.
+
+    Example:
+      >>> agree({"seeds": [0]})  # alone
+    """
+    if state.num_processes > 1:
+        _settle({"facts": dict(facts)})
+
+
+def telling_others(work: Callable[[], Any]) -> Any:
+    """Calls ``work``; where it fails before ``agree``, all processes fail with its message.
+
+    Raises:
+      InputError: this or another process failed.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if state.num_processes > 1 and not state.settled:
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            _settle({"error": str(error) or type(error).__name__})
+        raise
+
+
+def _settle(entry: Mapping[str, Any]) -> None:
+    """Shows an entry to all processes, and fails if theirs tell of an error or of other facts."""
+    entries = [json.loads(text) for _, text in _exchange("ready", json.dumps(entry))]
+    first = json.loads(json.dumps(entries[0].get("facts", {})))
+    for process_id, other in enumerate(entries):
+        if "error" in other:
+            _give_up(f"process {process_id}: {other['error']}")
+    for process_id, other in enumerate(entries):
+        for name, value in first.items():
+            if other["facts"].get(name) != value:
+                _give_up(
+                    f"process {process_id} differs from process 0 in {name}: {other['facts'].get(name)!r}, not"
+                    f" {value!r}; start all processes alike."
+                )
+    state.settled = True
+
+
+def _give_up(message: str) -> None:
+    """Fails, after giving the others time to read what this process, maybe the coordinator, has read."""
+    state.settled = state.leaving = True
+    try:
+        runtime.global_state.client.wait_at_barrier("scalearn/parting", PARTING_MS)
+    except jax.errors.JaxRuntimeError:  # they are gone already
+        pass
+    raise InputError(message)
+
+
+def _exchange(board: str, text: str) -> Iterator[tuple[int, str]]:
+    """Leaves a text on a board of the coordinator; yields (process, text) of all processes as they come."""
+    client = runtime.global_state.client
+    client.key_value_set(f"scalearn/{board}/{state.process_id}", text)
+    for process_id in range(state.num_processes):
+        yield process_id, _read(functools.partial(client.blocking_key_value_get, f"scalearn/{board}/{process_id}"))
+
+
+def _read(get: Callable[[int], str]) -> str:
+    while True:
+        try:
+            return get(_POLL_MS)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
