@@ -96,13 +96,17 @@ def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.
     return Path(config.out)
 
 
+_OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")  # places; what lies there is compared instead
+
+
 def facts(setup: Setup) -> dict[str, Any]:
     """Lists what must be the same in every process of a run: the config, the backbone, the sources and the data."""
     config = dataclasses.asdict(setup.config)
-    del config["process_id"]
-    sizes = {f"{name} examples": len(split) for name, split in vars(setup.data).items()}
-    hashes = {"backbone": setup.backbone_hash, "sources": [source.hash for source in setup.sources]}
-    return {f"--{name.replace('_', '-')}": value for name, value in config.items()} | sizes | hashes
+    settings = {f"--{name.replace('_', '-')}": value for name, value in config.items() if name not in _OF_ONE_HOST}
+    sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
+    texts = [tree.content_hash({"ids": split.ids, "labels": split.labels}) for split in vars(setup.data).values()]
+    hashes = {"the backbone": setup.backbone_hash, "the sources": [source.hash for source in setup.sources]}
+    return settings | sizes | hashes | {"the data": texts}
 
 
 def _kept(setup: Setup) -> Params:
