@@ -1,0 +1,200 @@
+"""Several real processes through the command line: equal results, equal errors, and no process that waits for ever."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from scalearn_jax import cli, pipeline, tree
+from scalearn_jax.config import TransferConfig
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
+from scalearn_jax.train import agreement, distributed, parallel
+from tests import tiny_backbone
+from tests.conftest import FAST, ROOT
+
+LIMIT = 120  # seconds that no test comes near unless something hangs
+DEVICES = "--xla_force_host_platform_device_count=4"
+SHORT = dict(max_steps=6, batch_size=8, eval_every=3, log_every=2, max_train_samples=32, max_eval_samples=16)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A backbone, two source adapters, and data that lie beside the first process only."""
+    root = tmp_path_factory.mktemp("inputs")
+    tiny_backbone.write(root / "backbone", num_hidden_layers=1)
+    for number in range(2):
+        adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, 16, 4)), 0)
+        adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
+    return root
+
+
+def settings(inputs, out, **changes):
+    sources = tuple(str(inputs / f"source{number}") for number in range(2))
+    given = dict(target="builtin/sentiment", backbone=str(inputs / "backbone"), sources=sources, out=str(out))
+    return given | SHORT | changes
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Processes:
+    """Processes of one ``scalearn transfer``; each is told its number."""
+
+    def __init__(self, folder, each):
+        self._logs = [folder / f"log{number}" for number in range(len(each))]
+        joint = dict(coordinator=f"127.0.0.1:{port()}", num_processes=2, start_timeout=60, heartbeat_timeout=5)
+        self._running = [self._begin(number, joint | given) for number, given in enumerate(each)]
+
+    def _begin(self, number, given):
+        flags = []
+        for name, value in (given | {"process_id": given.get("process_id", number)}).items():
+            values = value if isinstance(value, tuple) else (value,)
+            flags += [f"--{name.replace('_', '-')}", *map(str, values)]
+        command = [sys.executable, "-c", "from scalearn_jax.cli import run; run()", "transfer", *flags]
+        environment = os.environ | {"XLA_FLAGS": f"{DEVICES} {FAST}", "PYTHONPATH": str(ROOT)}
+        with self._logs[number].open("w") as log:
+            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def wait_for(self, number, words):
+        """Waits until a process has said something."""
+        until = time.monotonic() + LIMIT
+        while words not in self._logs[number].read_text():
+            assert time.monotonic() < until and self._running[number].poll() is None, self._logs[number].read_text()
+            time.sleep(0.05)
+
+    def kill(self, number):
+        self._running[number].kill()
+
+    def ended(self):
+        """Returns the exit code and the own lines of each process."""
+        try:
+            codes = [process.wait(LIMIT) for process in self._running]
+        finally:
+            for process in self._running:
+                process.kill()
+                process.wait()
+        # collectives on CPU greet on standard output, from several threads at once
+        texts = [re.sub(r"\[Gloo\][^\n]*?is : \d+\n?", "", log.read_text()) for log in self._logs]
+        return list(zip(codes, (text.split("\n")[:-1] for text in texts), strict=True))
+
+
+def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
+    both = Processes(tmp_path, [settings(inputs, tmp_path / "two", mesh="data=2,model=4")] * 2)
+    make = parallel.make_mesh
+    monkeypatch.setattr(parallel, "make_mesh", lambda text=None: make(text, jax.devices()[:1]))
+    pipeline.transfer(TransferConfig(**settings(inputs, tmp_path / "one")))
+    (first, said), (second, silence) = both.ended()
+    assert (first, second) == (0, 0), (said, silence)
+    assert said[-1] == f"wrote {tmp_path / 'two'}" and silence == []
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    for split in ("dev", "test"):
+        assert two["seeds"]["0"][split]["loss"] == pytest.approx(one["seeds"]["0"][split]["loss"], abs=1e-5)
+    one, two = (load_tree(tmp_path / name / "seed-0.safetensors") for name in ("one", "two"))
+    for path, leaf in tree.flatten(one).items():
+        np.testing.assert_allclose(tree.flatten(two)[path], leaf, atol=1e-4, err_msg=path)
+    one, two = (load_tree(tmp_path / name / "frozen.safetensors") for name in ("one", "two"))
+    assert not tiny_backbone.weights_differ(one, two)  # gathered from both processes
+
+
+def test_an_error_of_one_process_ends_both(inputs, tmp_path):
+    good = settings(inputs, tmp_path / "run")
+    bad = good | {"target": "glue/rte", "data_dir": str(tmp_path / "nowhere")}
+    for code, lines in Processes(tmp_path, [good, bad]).ended():
+        assert code == 2 and len(lines) == 1, lines
+        assert lines[0].startswith("scalearn: error: process 1: ") and "nowhere" in lines[0]
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_a_killed_process_ends_the_other(inputs, tmp_path):
+    endless = settings(inputs, tmp_path / "run", max_steps=10**6, eval_every=10**6)
+    both = Processes(tmp_path, [endless] * 2)
+    both.wait_for(0, "step 4/")
+    both.kill(1)
+    (code, lines), _ = both.ended()
+    assert code == 1 and "scalearn: error: process 0: " in lines[-1] and "died" in lines[-1]
+
+
+def test_a_process_that_nobody_joins_gives_up(inputs, tmp_path):
+    alone = settings(inputs, tmp_path / "run", start_timeout=1, process_id=1)
+    [(code, lines)] = Processes(tmp_path, [alone]).ended()
+    assert code == 2 and len(lines) == 1, lines
+    assert "process 1 of 2: not all processes met at 127.0.0.1:" in lines[0]
+
+
+class Coordinator:
+    """Stands in for the coordinator of two processes, of which this is process 0."""
+
+    def __init__(self, monkeypatch, **texts):
+        self._texts = {f"scalearn/{board}/1": text for board, text in texts.items()}
+        monkeypatch.setattr(agreement, "state", agreement.State(0, 2))
+        monkeypatch.setattr(agreement.runtime.global_state, "client", self)
+
+    def key_value_set(self, key, text):
+        self._texts[key] = text
+
+    def blocking_key_value_get(self, key, timeout):
+        return self._texts[key]
+
+    def wait_at_barrier(self, name, timeout):
+        pass
+
+
+def test_processes_must_be_of_the_same_run(monkeypatch):
+    Coordinator(monkeypatch, ready=json.dumps({"facts": {"--batch-size": 8, "the backbone": "ab"}}))
+    agreement.agree({"--batch-size": 8, "the backbone": "ab"})
+    with pytest.raises(InputError, match="process 1 differs from process 0 in the backbone: 'ab', not 'cd'"):
+        agreement.agree({"--batch-size": 8, "the backbone": "cd"})
+
+
+def test_processes_must_count_alike(monkeypatch):
+    Coordinator(monkeypatch, number="3")
+    with pytest.raises(InputError, match="process 1 was told of 3 processes, process 0 of 2"):
+        agreement.check_number()
+
+
+SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+OMPI = {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:3", "OMPI_COMM_WORLD_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    "environment, count, expected",
+    [
+        (SLURM, "SLURM_NTASKS", ("node003:61441", 2, 1, "slurm")),
+        (OMPI, "OMPI_COMM_WORLD_SIZE", ("10.0.0.1:61441", 2, 1, "ompi")),
+    ],
+)
+def test_clusters_say_who_takes_part(environment, count, expected, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(count, "2")
+    assert distributed.detect(1) == expected
+    monkeypatch.setenv(count, "1")
+    assert distributed.detect(1) is None
+    distributed.start()  # nothing to join
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--coordinator", "host:1"], "belong together"),
+        (["--coordinator", "host", "--num-processes", "2", "--process-id", "0"], "must be HOST:PORT"),
+        (["--coordinator", "host:1", "--num-processes", "2", "--process-id", "2"], "must be from 0 to 1"),
+        (["--num-processes", "0"], "at least 1"),
+    ],
+)
+def test_flags_for_many_processes_are_checked(flags, words, capsys):
+    assert cli.main(["transfer", "--target", "a", "--backbone", "b", "--out", "c", *flags]) == 2
+    assert words in capsys.readouterr().err
