@@ -40,7 +40,7 @@ class TrainConfig:
     out: str
     """Folder to write; must not exist yet, or be empty."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of init, order and dropout; several train together in one program."""
+    """Seeds of init, order and dropout; several (0 1 2, or 0-9) train together in one program."""
     epochs: int | None = None
     """Passes over the training data."""
     max_steps: int | None = None
@@ -49,6 +49,8 @@ class TrainConfig:
     """Examples a step."""
     learning_rate: float | None = None
     """Peak rate of the linear decay."""
+    learning_rates: tuple[float, ...] = ()
+    """Several peak rates, trained together in one program; each gets a folder OUT/lr-RATE."""
     warmup_steps: int = 0
     """Steps of linear warm-up before the decay."""
     weight_decay: float = 0.0
@@ -75,12 +77,19 @@ class TrainConfig:
     """Pack several examples into a row: same steps and losses, less padding."""
     backbone_dropout: bool = True
     """Dropout inside the frozen backbone, as published."""
-    dtype: Literal["float32", "mixed", "bfloat16"] = "float32"
-    """Type of the forward pass; mixed: matrix products take bfloat16. Parameters stay float32."""
+    dtype: Literal["float32", "strict", "mixed", "bfloat16"] | None = None
+    """Type of the forward pass (default: bfloat16 on accelerators, else float32); mixed: only matrix products take
+    bfloat16; strict: float32 without the short cuts that accelerators take in it. What learns stays float32."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which what is frozen is kept; bfloat16 halves its memory and needs dtype mixed or bfloat16."""
     layers: Literal["loop", "scan"] = "loop"
     """Unroll the layers, or scan over them (compiles faster on deep backbones)."""
     remat: bool = False
     """Recompute activations in the backward pass to save memory."""
+    accumulate: int = 1
+    """Parts that a step is computed in, one after the other, to save memory; must divide batch_size."""
+    steps_per_dispatch: int | None = None
+    """Steps sent to the devices at once (default: 1 on CPUs, 8 on accelerators)."""
     reduction_factor: float | None = None
     """single, compacter++, propetl: hidden size divided by the adapter's bottleneck (published: 16)."""
     non_linearity: str | None = None
@@ -106,6 +115,10 @@ class TrainConfig:
         limits.expand_home(self, "backbone", "data_dir", "out")
         limits.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
         limits.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
+        limits.at_least(self, 1, "accumulate", "steps_per_dispatch")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}.")
+        limits.rates(self.learning_rate, self.learning_rates)
         limits.at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
         limits.at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
         if self.reduction_factor == 0:
@@ -129,8 +142,10 @@ class AdapterConfig(TrainConfig):
 class TransferConfig(TrainConfig):
     """Stage 2: learn how to combine frozen source adapters for a target task."""
 
-    target: str
+    target: str | None = None
     """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
+    targets: tuple[str, ...] = ()
+    """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = ()
     """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub's; method single needs none."""
     method: str = "scalearn"
@@ -159,6 +174,10 @@ class TransferConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if bool(self.target) == bool(self.targets):
+            raise InputError("target or targets: expected one of them, see `scalearn list tasks`.")
+        if len(set(self.targets)) < len(self.targets):
+            raise InputError(f"targets names something twice: {list(self.targets)}.")
         limits.expand_home(self, "sources", "embedder")
         limits.at_least(self, 0, "omega_dropout", "penalty")
         limits.at_least(self, 1, "top_sources", "similarity_samples")

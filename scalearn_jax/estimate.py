@@ -14,7 +14,7 @@ from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.inference import eval_rows
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.pipeline import make_schedule
+from scalearn_jax.training import make_schedule
 from scalearn_jax.prepare import Data
 
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches

@@ -32,8 +32,10 @@ def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
     return method.trainable == ("head",) and not spec.backbone_dropout
 
 
-def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None) -> Array:
-    """``model.apply`` from features on, with the dropout masks that it would draw."""
+def forward(
+    params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None, part=None
+) -> Array:
+    """``model.apply`` from features on, with the dropout masks that it would draw; there are no parts here."""
     head_key = None if key is None else jax.random.split(key)[1]
     return model.predict(params, batch.features, spec=spec, task=task, key=head_key)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.schema import check_values, field_types, problems, read_yaml
+from scalearn_jax.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 _FOLDERS = ("out", "data_dir", "run", "dir", "sources")
@@ -50,6 +50,7 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
         argv, paths = _take_config(argv)
         given = _from_file(cls, paths)
     _check_names(cls, argv)
+    argv = _without_ranges(cls, argv)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -71,6 +72,26 @@ def _check_names(cls: type, argv: Sequence[str]) -> None:
             nearest = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean --{nearest[0]}?" if nearest else "see --help."
             raise InputError(f"unknown flag --{name}; {hint}")
+
+
+def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
+    """Writes out ranges such as 0-9 after flags that take whole numbers."""
+    names = {f"--{name}".replace("_", "-") for name, kind in field_types(cls).items() if "tuple[int" in str(kind)}
+    parts, inside = [], False
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if name in names and equals:
+            parts, inside = [*parts, name], True
+        elif argument.startswith("--"):
+            inside, value = argument in names, argument
+        else:
+            value = argument
+        try:
+            written = with_ranges(value) if inside else value
+        except Mismatch as mismatch:
+            raise InputError(f"{value}: expected {mismatch}.") from None
+        parts += map(str, written) if isinstance(written, list) else [written]
+    return parts
 
 
 def _one_line(text: str) -> str:

@@ -23,6 +23,7 @@ from scalearn_jax.data.tables import Table
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_text
+from scalearn_jax.prepare import kept_frozen
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Params
@@ -171,6 +172,7 @@ def stacked(run: runs.Run) -> tuple[Params, Params]:
     keep = methods.is_trainable(methods.get(run.info["method"]))
     halves = [tree.partition(params, keep) for params in run.members.values()]
     members, frozen = tree.stack([trainable for trainable, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+    frozen = kept_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
     return parallel.replicate((members, frozen), parallel.make_mesh())
 
 

@@ -93,3 +93,19 @@ def seeds(seeds: tuple[int, ...]) -> None:
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")
+
+
+def rates(one: float | None, several: tuple[float, ...]) -> None:
+    """Checks learning rates: one or several, all different.
+
+    Raises:
+      InputError: they are not.
+
+    Example:
+      >>> rates(None, (3e-3, 6e-3))
+    """
+    if one is not None and several:
+        raise InputError("learning_rate and learning_rates both say how fast to learn; give one of them.")
+    wrong = [rate for rate in several if not (math.isfinite(rate) and rate >= 0)]
+    if wrong or len({f"{rate:g}" for rate in several}) < len(several):
+        raise InputError(f"learning_rates must be different numbers from 0 on, got {list(several)}.")

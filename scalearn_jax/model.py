@@ -8,6 +8,7 @@
 Letters: B examples, N sequences, R rows, S row length, L layers, T source tasks, d hidden size, C outputs.
 """
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,8 +38,9 @@ class ModelSpec:
       bottleneck: r, width of the bank.
       non_linearity: of the bank's adapters.
       backbone_dropout: whether the (frozen) backbone's own dropout acts in training, as published.
-      dtype: ``"float32"``; ``"mixed"``: float32 with bfloat16 inputs to matrix products; ``"bfloat16"``:
-        bfloat16 activations too; ``"float64"``.
+      dtype: ``"float32"``; ``"strict"``: that, without the short cuts that accelerators take in its products;
+        ``"mixed"``: float32 with bfloat16 inputs to matrix products; ``"bfloat16"``: bfloat16 activations too;
+        ``"float64"``.
       layers: ``"loop"`` or ``"scan"``.
       remat: recompute activations in the backward pass.
     """
@@ -60,6 +62,15 @@ class ModelSpec:
         """The combiner this spec names."""
         options = {"non_linearity": self.non_linearity} if self.num_sources else {}  # without a bank, its own
         return combiners.make(self.combiner, **options | dict(self.combiner_options))
+
+    @property
+    def compute_dtype(self) -> str:
+        """Type of the activations."""
+        return "float32" if self.dtype in ("mixed", "strict") else self.dtype
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """The context in which products are traced."""
+        return jax.default_matmul_precision("highest") if self.dtype == "strict" else contextlib.nullcontext()
 
     @property
     def bank_shape(self) -> bank.BankShape:
@@ -125,6 +136,7 @@ def encode(
     spec: ModelSpec,
     key: Key | None = None,
     mask=None,
+    part: Array | None = None,
     all_layers: bool = False,
     observe: encoder.Observe | None = None,
     groups: int = 1,
@@ -137,6 +149,7 @@ def encode(
       spec: the model.
       key: PRNG key for dropout; ``None`` for none.
       mask: combiner dropout mask to replay instead of drawing one.
+      part: number of a part of an accumulated step; all parts share the combiner's mask, as in one step.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
       groups: devices that share out the rows; see ``bind_by_group``.
@@ -146,6 +159,7 @@ def encode(
       axis L.
     """
     site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
+    encoder_key = _of_part(encoder_key, part)
     combiner = spec.make_combiner
     bind = lambda transfer: combiner.bind(transfer, params["adapters"], key=site_key, mask=mask)  # noqa: E731
     groups = groups if batch.tokens.shape[0] % groups == 0 else 1
@@ -153,19 +167,20 @@ def encode(
     backbone = params["backbone"]
     if spec.dtype == "mixed":
         backbone, site = half_kernels(backbone), half_kernels(site)
-    return encoder.encode(
-        backbone,
-        batch,
-        spec.backbone,
-        site=site,
-        update=update,
-        key=encoder_key if spec.backbone_dropout else None,
-        dtype="float32" if spec.dtype == "mixed" else spec.dtype,
-        layers=spec.layers,
-        remat=spec.remat,
-        all_layers=all_layers,
-        observe=observe,
-    )
+    with spec.precision():
+        return encoder.encode(
+            backbone,
+            batch,
+            spec.backbone,
+            site=site,
+            update=update,
+            key=encoder_key if spec.backbone_dropout else None,
+            dtype=spec.compute_dtype,
+            layers=spec.layers,
+            remat=spec.remat,
+            all_layers=all_layers,
+            observe=observe,
+        )
 
 
 def bind_by_group(bind, apply, transfer: Params, groups: int) -> tuple[Params, encoder.Update | None]:
@@ -194,8 +209,20 @@ def bind_by_group(bind, apply, transfer: Params, groups: int) -> tuple[Params, e
     return jax.vmap(bind, out_axes=1)(copies), by_group
 
 
+def _of_part(key: Key | None, part: Array | None) -> Key | None:
+    return key if key is None or part is None else jax.random.fold_in(key, part)
+
+
 def apply(
-    params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None, groups: int = 1
+    params: Params,
+    batch: Batch,
+    *,
+    spec: ModelSpec,
+    task: str,
+    key: Key | None = None,
+    mask=None,
+    part: Array | None = None,
+    groups: int = 1,
 ) -> Array:
     """Computes the logits of a task.
 
@@ -206,6 +233,7 @@ def apply(
       task: which head to use.
       key: PRNG key; ``None`` switches every dropout off.
       mask: combiner dropout mask to replay instead of drawing one.
+      part: see ``encode``.
       groups: devices that share out the rows; see ``bind_by_group``.
 
     Returns:
@@ -215,19 +243,26 @@ def apply(
       InputError: the spec has no such head, or the combiner does not fit the bank.
     """
     encode_key, head_key = (None, None) if key is None else jax.random.split(key)
-    first = features(params, batch, spec=spec, key=encode_key, mask=mask, groups=groups)
-    return predict(params, first, spec=spec, task=task, key=head_key)
+    first = features(params, batch, spec=spec, key=encode_key, mask=mask, part=part, groups=groups)
+    return predict(params, first, spec=spec, task=task, key=_of_part(head_key, part))
 
 
 def features(
-    params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None, groups: int = 1
+    params: Params,
+    batch: Batch,
+    *,
+    spec: ModelSpec,
+    key: Key | None = None,
+    mask=None,
+    part: Array | None = None,
+    groups: int = 1,
 ) -> Array:
     """Computes what a head sees: the final state of each sequence's first token.
 
     Returns:
       Float[N d], in float32 or wider.
     """
-    hidden = encode(params, batch, spec=spec, key=key, mask=mask, groups=groups)
+    hidden = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups)
     first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
     return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 
@@ -235,4 +270,5 @@ def features(
 def predict(params: Params, first: Array, *, spec: ModelSpec, task: str, key: Key | None = None) -> Array:
     """Applies a task's head to ``features``; see ``apply``."""
     head = head_modules.Head(spec.head(task), spec.backbone.hidden_size)
-    return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), key)
+    with spec.precision():
+        return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), key)

@@ -6,33 +6,28 @@
 Letters: M members (seeds trained together), T source tasks.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, methods, runs, tree
+from scalearn_jax import methods, runs, together, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
-from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import check_out, new_folder, write_json
-from scalearn_jax.inference import eval_rows, score
+from scalearn_jax.inference import score
 from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
-from scalearn_jax.train import state as states
 from scalearn_jax.train.agreement import agree, is_writer
-from scalearn_jax.train.optim import make_optimizer
-from scalearn_jax.train.step import make_loss, make_train_step
-from scalearn_jax.typing import Batch, Params
+from scalearn_jax.training import evaluation_layout, make_schedule, train
+from scalearn_jax.typing import Params
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -42,14 +37,12 @@ def train_adapter(config: AdapterConfig) -> Path:
       config: see ``AdapterConfig``.
 
     Returns:
-      The run folder, itself a source for ``transfer``.
+      The run folder, itself a source for ``transfer``; of several learning rates the folder above theirs.
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
-    if methods.get(config.method).uses_sources:
-        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return _run("adapter", config, config.task, sources=())
+    return _run("adapter", config, adapter_setups(config))
 
 
 def transfer(config: TransferConfig) -> Path:
@@ -61,39 +54,148 @@ def transfer(config: TransferConfig) -> Path:
       config: see ``TransferConfig``.
 
     Returns:
-      The run folder.
+      The run folder; of several targets or learning rates the folder above theirs.
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
+    """
+    return _run("transfer", config, transfer_setups(config))
+
+
+def adapter_setups(config: AdapterConfig) -> list[Setup]:
+    """Checks and resolves a stage-1 config to its runs, one a learning rate; writes nothing.
+
+    Raises:
+      InputError: anything wrong with the input.
+    """
+    if methods.get(config.method).uses_sources:
+        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
+    return _at_each_rate(prepare(_checked(config), config.task, ()))
+
+
+def transfer_setups(config: TransferConfig) -> list[Setup]:
+    """Checks and resolves a stage-2 config to its runs, one a target and learning rate; writes nothing.
+
+    Raises:
+      InputError: anything wrong with the input.
     """
     method = methods.get(config.method)
     sources = [runs.load_source(path) for path in config.sources] if method.uses_sources else []
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
-    return _run("transfer", config, config.target, sources=sources)
+    if config.target:
+        return _at_each_rate(prepare(_checked(config), config.target, sources))
+    alone = [
+        dataclasses.replace(config, target=target, targets=(), out=str(Path(config.out, target)))
+        for target in config.targets
+    ]
+    setups = [prepare(_checked(one), one.target, sources) for one in alone]
+    return [rate for setup in _sharing(setups) for rate in _at_each_rate(setup)]
 
 
-def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
-    """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
-    if is_writer():
-        check_out(config.out)
-    setup = prepare(config, task_name, sources)
-    schedule = make_schedule(config, setup.method, len(setup.data.train))
-    with new_folder(config.out) if is_writer() else nullcontext() as folder:
-        agree(facts(setup))
-        with _recorder(config, folder) as record:
-            members = _fit(setup, schedule, record)
-        best = parallel.replicate(tree.stack([member.trainable for member in members]), setup.mesh)
-        test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *_evaluation(setup))
-        kept = tree.flatten(parallel.gather(_kept(setup), setup.mesh))
-        if folder:
-            for seed, member in zip(config.seeds, members, strict=True):
-                save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
-            if kept:
-                save_tensors(folder / "frozen.safetensors", kept)
-            write_json(folder / "results.json", summarise(setup.task, config.seeds, members, test, schedule))
-            write_json(folder / "run.json", describe(kind, setup))
+def _checked(config: TrainConfig) -> TrainConfig:
+    for out in [folder for _, folder in _rates(config)] if is_writer() else ():
+        check_out(out)
+    return config
+
+
+def _rates(config: TrainConfig) -> list[tuple[float | None, str]]:
+    """The learning rates of a config, each with its run folder."""
+    several = [(rate, str(Path(config.out, f"lr-{rate:g}"))) for rate in config.learning_rates]
+    return several or [(config.learning_rate, config.out)]
+
+
+def _at_each_rate(setup: Setup) -> list[Setup]:
+    config = setup.config
+    return [
+        dataclasses.replace(
+            setup, config=dataclasses.replace(config, learning_rate=rate, learning_rates=(), out=folder)
+        )
+        for rate, folder in _rates(config)
+    ]
+
+
+def _sharing(setups: Sequence[Setup]) -> list[Setup]:
+    """Lets runs on several targets hold one copy of the backbone."""
+    owners: dict[bool, Setup] = {}
+    owned = [owners.setdefault(setup.spec.backbone.has_pooler, setup) for setup in setups]
+    return [
+        dataclasses.replace(setup, frozen=setup.frozen | {"backbone": owner.frozen["backbone"]})
+        for setup, owner in zip(setups, owned, strict=True)
+    ]
+
+
+def programs(setups: Sequence[Setup]) -> list[list[Setup]]:
+    """Groups the runs of a config by what fits one program; see ``together.key``."""
+    groups: dict[tuple, list[Setup]] = {}
+    for setup in setups:
+        groups.setdefault(together.key(setup.task, setup.spec.head(setup.task.name).kind), []).append(setup)
+    return list(groups.values())
+
+
+def _run(kind: str, config: TrainConfig, setups: Sequence[Setup]) -> Path:
+    """Trains the runs of a config, and says which learning rate did best."""
+    results: dict[str, Any] = {}
+    for group in programs(setups):
+        results |= _run_together(kind, config.out, group)
+    if config.learning_rates and is_writer():
+        write_json(Path(config.out, "rates.json"), best_rates(setups, results))
     return Path(config.out)
+
+
+def _run_together(kind: str, title: str, setups: Sequence[Setup]) -> dict[str, Any]:
+    """Trains runs in one program, scores their best checkpoints and writes their folders; returns their results."""
+    schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(new_folder(s.config.out)) if is_writer() else None for s in setups]
+        agree(
+            {
+                f"{name}{setup.config.out if len(setups) > 1 else ''}": value
+                for setup in setups
+                for name, value in facts(setup).items()
+            }
+        )
+        with _recorders(title, setups, folders, schedules) as records:
+            trained = train(setups, schedules, records)
+        return {
+            setup.config.out: _finish(kind, folder, setup, schedule, members)
+            for folder, setup, schedule, members in zip(folders, setups, schedules, trained, strict=True)
+        }
+
+
+def _finish(kind: str, folder: Path | None, setup: Setup, schedule: loop.Schedule, members) -> dict[str, Any]:
+    """Scores the best checkpoints of a run and fills its folder; returns its results."""
+    best = parallel.replicate(tree.stack([member.trainable for member in members]), setup.mesh)
+    test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *evaluation_layout(setup))
+    whole = {name: np.asarray(x) for name, x in tree.flatten(parallel.gather(_kept(setup), setup.mesh)).items()}
+    kept = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in whole.items()}
+    results = summarise(setup.task, setup.config.seeds, members, test, schedule)
+    if folder:
+        for seed, member in zip(setup.config.seeds, members, strict=True):
+            save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
+        if kept:
+            save_tensors(folder / "frozen.safetensors", kept)
+        write_json(folder / "results.json", results)
+        write_json(folder / "run.json", describe(kind, setup))
+    return results
+
+
+def best_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:
+    """Compares the learning rates of each task by the development score that chose the checkpoints.
+
+    Returns:
+      ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
+    """
+    found: dict[str, Any] = {}
+    for setup in setups:
+        name = "loss" if setup.config.select == "loss" else setup.task.metrics[0]
+        seeds = results[setup.config.out]["seeds"].values()
+        entry = found.setdefault(setup.task.name, {"best": None, "select": name, "rates": {}})
+        entry["rates"][f"{setup.config.learning_rate:g}"] = float(np.mean([seed["dev"][name] for seed in seeds]))
+    for entry in found.values():
+        choose = min if entry["select"] == "loss" else max
+        entry["best"] = choose(entry["rates"], key=entry["rates"].get)
+    return found
 
 
 _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")  # places; what lies there is compared instead
@@ -137,101 +239,6 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop.Member]:
-    """Trains the members; returns their best checkpoints."""
-    config, task = setup.config, setup.task
-    tx = make_optimizer(
-        learning_rate=_default(config.learning_rate, setup.method.learning_rate),
-        num_steps=schedule.num_steps,
-        trainable=setup.method.trainable,
-        optimizer=config.optimizer,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm or None,
-    )
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
-    state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
-    on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
-    feed = _feed(setup, schedule.num_steps)
-    return loop.train(
-        parallel.compile_train_step(make_train_step(feed.loss, tx), setup.mesh),
-        parallel.replicate(state, setup.mesh),
-        setup.frozen,
-        feed.batches,
-        evaluate=feed.evaluate,
-        schedule=schedule,
-        main_metric=task.metrics[0],
-        on_event=on_event,
-    )
-
-
-class _Feed(NamedTuple):
-    """What a run trains on: batches, their loss, and the development metrics."""
-
-    batches: Iterator
-    loss: Callable
-    evaluate: Callable
-
-
-def _feed(setup: Setup, num_steps: int) -> _Feed:
-    """Batches of tokens; of features where only a head learns on what never changes."""
-    spec, task, data = setup.spec, setup.task, setup.data
-    if features.are_constant(setup.method, spec):
-        loss = make_loss(spec, task.name, task.kind, features.forward)
-        return _Feed(features.train_batches(setup, num_steps), loss, features.evaluator(setup, data.dev))
-    evaluation = _evaluation(setup)
-    return _Feed(
-        member_batches(setup, num_steps),
-        make_loss(spec, task.name, task.kind, parallel.forward(setup.mesh)),
-        lambda current: score(spec, task, current, setup.frozen, data.dev, *evaluation),
-    )
-
-
-def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
-    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method.
-
-    Raises:
-      InputError: the warm-up is as long as the run.
-    """
-    per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
-    num_steps = config.max_steps or _default(config.epochs, method.epochs) * per_epoch
-    if config.warmup_steps >= num_steps:
-        raise InputError(f"--warmup-steps {config.warmup_steps} leaves nothing of {num_steps} steps; pass fewer.")
-    return loop.Schedule(
-        num_steps=num_steps,
-        eval_every=config.eval_every or per_epoch,
-        log_every=config.log_every,
-        patience=_default(config.patience, method.patience),
-        select=config.select,
-    )
-
-
-def _default(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
-
-
-def _evaluation(setup: Setup) -> tuple:
-    """The batch size, row count, layout and mesh that both held-out sets share, so that one program serves them."""
-    size = setup.config.eval_batch_size
-    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length, setup.mesh)
-    return size, rows, setup.config.packed, setup.mesh
-
-
-_PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
-
-
-def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
-    """Yields training batches with a leading member axis; each seed has its own order."""
-    config, encoded = setup.config, setup.data.train
-    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
-    rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
-    rows = parallel.divisible(rows, setup.mesh)
-    choices = batches.row_choices(rows, program_cost=_PROGRAM_COST)
-    layout |= dict(row_choices=choices, packed=config.packed)
-    streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]
-    return map(batches.stack_members, zip(*streams, strict=True))
-
-
 def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], test, schedule) -> dict[str, Any]:
     """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd."""
     by_seed = {
@@ -253,17 +260,36 @@ def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], 
     }
 
 
-@contextmanager
-def _recorder(config: TrainConfig, folder: Path | None) -> Iterator[Callable]:
-    """Opens the log and the progress display of a run; without a folder, both stay silent."""
-    if folder is None:
-        yield lambda event: None
+@contextlib.contextmanager
+def _recorders(title: str, setups: Sequence[Setup], folders: Sequence[Path | None], schedules) -> Iterator[list]:
+    """Opens the log of each run and one display for all; without folders, all stay silent."""
+    if folders[0] is None:
+        yield [lambda event: None] * len(setups)
         return
-    with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
+    main = int(np.argmax([schedule.num_steps for schedule in schedules]))
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context((folder / "metrics.jsonl").open("a")) for folder in folders]
+        progress = stack.enter_context(Progress(title, setups[main].config.seeds))
+        records = [
+            _record(log, progress, label=_label(title, setup) if len(setups) > 1 else "", shown=number == main)
+            for number, (log, setup) in enumerate(zip(logs, setups, strict=True))
+        ]
+        for record, setup, schedule in zip(records, setups, schedules, strict=True):
+            record({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
+        yield records
 
-        def record(event: dict[str, Any]) -> None:
-            log.write(json.dumps(event) + "\n")
-            log.flush()
-            progress.update(event)
 
-        yield record
+def _label(title: str, setup: Setup) -> str:
+    return str(Path(setup.config.out).relative_to(title))
+
+
+def _record(log, progress: Progress, label: str, shown: bool) -> Callable:
+    """Writes events to a run's log, and to the display: of runs together, the evaluations of all, the steps of one."""
+
+    def record(event: dict[str, Any]) -> None:
+        log.write(json.dumps(event) + "\n")
+        log.flush()
+        if shown or event["event"] == "eval":
+            progress.update(event | ({"run": label} if label else {}))
+
+    return record

@@ -16,9 +16,11 @@ from scalearn_jax.checks import check_settings, check_sources, check_tokens, fre
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
+from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.models.linear import half_kernels
 from scalearn_jax.train import parallel
 from scalearn_jax.train.mesh import check_mesh
 from scalearn_jax.typing import Params
@@ -86,8 +88,9 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone.pop("pooler", None)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
-    halves = init_members(config.seeds, spec, method, backbone, bank, mesh)
-    return Setup(config, method, task, spec, data, sources, backbone_hash, *halves, mesh, weighed)
+    trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
+    frozen = kept_frozen(frozen, config.frozen_dtype)
+    return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, weighed)
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:
@@ -143,10 +146,22 @@ def make_spec(
         bottleneck=width,
         non_linearity=phi,
         backbone_dropout=config.backbone_dropout,
-        dtype=config.dtype,
+        dtype=compute_dtype(config),
         layers=config.layers,
         remat=config.remat,
     )
+
+
+def compute_dtype(config: TrainConfig) -> str:
+    """The type of the forward pass: where the config leaves it open, what the machine is fast in.
+
+    Raises:
+      InputError: what is frozen would be kept in fewer bits than are computed with.
+    """
+    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    if config.frozen_dtype == "bfloat16" and dtype not in ("mixed", "bfloat16"):
+        raise InputError(f"--frozen-dtype bfloat16 needs --dtype mixed or bfloat16, got {dtype}.")
+    return dtype
 
 
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
@@ -231,6 +246,11 @@ def init_members(
         del drawn["adapters"]
     frozen = parallel.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
     return parallel.replicate(copies | drawn, mesh), frozen
+
+
+def kept_frozen(frozen: Params, dtype: str) -> Params:
+    """Keeps what is frozen in a type: bfloat16 for kernels and embedding tables, or as it is."""
+    return half_kernels(frozen, tables=True) if dtype == "bfloat16" else frozen
 
 
 def count_parameters(trainable: Params) -> dict[str, int]:

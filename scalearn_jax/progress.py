@@ -61,7 +61,8 @@ class Progress:
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        self._line(f"step {event['step']}/{self._num_steps}  development  {shown}")
+        run = f"{event['run']}  " if "run" in event else ""
+        self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
         if self._bar:
             self._bar.update(self._task, completed=event["step"])
 

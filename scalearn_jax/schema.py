@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
 from pathlib import Path
@@ -129,6 +130,8 @@ def convert(declared: Any, value: Any) -> Any:
     if origin is Literal:
         return _literal(arguments, value)
     if origin is tuple:
+        if arguments[0] is int:
+            value = with_ranges(value)
         if not isinstance(value, list | tuple):
             raise Mismatch(f"a list of {_name(arguments[0])}")
         return tuple(convert(arguments[0], item) for item in value)
@@ -137,6 +140,26 @@ def convert(declared: Any, value: Any) -> Any:
             raise Mismatch("names and values")
         return {name: convert(arguments[1], item) for name, item in value.items()}
     return value if declared is Any else _scalar(declared, value)
+
+
+def with_ranges(value: Any) -> Any:
+    """Writes out ranges of whole numbers, alone or in a list; anything else stays.
+
+    Raises:
+      Mismatch: a range runs backwards or is longer than a thousand.
+
+    Example:
+      >>> with_ranges("0-3"), with_ranges([7, "9-10"])
+      ([0, 1, 2, 3], [7, 9, 10])
+    """
+    if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,10})-(\d{1,10})", value)):
+        first, last = map(int, ends.groups())
+        if not first <= last < first + 1000:
+            raise Mismatch("a range FIRST-LAST of at most a thousand numbers")
+        return list(range(first, last + 1))
+    if not isinstance(value, list):
+        return value
+    return [number for item in map(with_ranges, value) for number in (item if isinstance(item, list) else [item])]
 
 
 def _literal(allowed: tuple[str, ...], value: Any) -> str:

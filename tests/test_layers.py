@@ -25,7 +25,8 @@ checks train
 soup
 prepare
 inference
-attribution features
+attribution features together
+training
 pipeline
 plan score_tables significance estimate
 comparison figures

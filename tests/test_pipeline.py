@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, pipeline, prepare, runs, tree
+from scalearn_jax import inference, pipeline, prepare, runs, training, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
 from scalearn_jax.errors import InputError
@@ -106,7 +106,7 @@ def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path
 @pytest.mark.parametrize("cost, num_programs", [(0, 2), (100, 1)])
 def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, monkeypatch):
     """One for each row count of training that repays its compilation, and one for evaluation on both splits."""
-    monkeypatch.setattr(pipeline, "_PROGRAM_COST", cost)
+    monkeypatch.setattr(training, "_PROGRAM_COST", cost)
     inference._predict_step.cache_clear()  # a program of another test would serve
     compiled = []
 

@@ -7,7 +7,7 @@ examples train in the same step as without packing.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from scalearn_jax.data.packing import eval_rows as eval_rows
 from scalearn_jax.data.packing import pack, rounded_up
 from scalearn_jax.data.packing import row_choices as row_choices
 from scalearn_jax.data.tokens import Encoded
-from scalearn_jax.typing import Batch
+from scalearn_jax.typing import Batch, FeatureBatch
 
 
 def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -56,7 +56,7 @@ def make_batch(
     lengths = encoded.lengths[sequences]
     if packed:
         rows, columns = pack(lengths, row_length)
-        needed = int(rows.max()) + 1
+        needed = int(rows.max(initial=0)) + 1
         num_rows = needed if row_choices is None else rounded_up(needed, row_choices)
     else:
         rows, columns = np.arange(len(sequences), dtype=np.int32), np.zeros(len(sequences), np.int32)
@@ -119,9 +119,9 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def train_rows(
-    encoded: Encoded, *, seeds: Sequence[int], batch_size: int, row_length: int, num_steps: int
+    encoded: Encoded, *, seeds: Sequence[int], batch_size: int, row_length: int, num_steps: int, num_parts: int = 1
 ) -> np.ndarray:
-    """Counts the rows that each step of a run needs: those of the seed that needs most.
+    """Counts the rows that each step of a run needs: those of the seed, and of the part, that needs most.
 
     About 2 us a step and seed, so the longest run is counted in seconds.
 
@@ -131,20 +131,25 @@ def train_rows(
       batch_size: B.
       row_length: S.
       num_steps: n.
+      num_parts: see ``train_batches``.
 
     Returns:
       Int[n], for ``row_choices``.
     """
-    epochs = range(-(-num_steps // steps_per_epoch(len(encoded), batch_size)))
+    per_epoch = steps_per_epoch(len(encoded), batch_size)
+    epochs = range(-(-num_steps // per_epoch))
 
-    def rows(seed: int) -> np.ndarray:
-        orders = (order(seed, epoch, len(encoded)) for epoch in epochs)
-        return np.concatenate([epoch_rows(encoded, permutation, batch_size, row_length) for permutation in orders])
+    def of_epoch(seed: int, epoch: int) -> np.ndarray:
+        rows = epoch_rows(encoded, order(seed, epoch, len(encoded)), batch_size // num_parts, row_length)
+        return np.pad(rows, (0, per_epoch * num_parts - len(rows))).reshape(per_epoch, num_parts).max(1)
 
+    rows = lambda seed: np.concatenate([of_epoch(seed, epoch) for epoch in epochs])  # noqa: E731
     return np.max([rows(seed)[:num_steps] for seed in seeds], axis=0)
 
 
-def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, **layout) -> Iterator[Batch]:
+def train_batches(
+    encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, num_parts: int = 1, **layout
+) -> Iterator[Batch]:
     """Yields training batches without end; batch k depends on (seed, k) alone.
 
     Args:
@@ -152,18 +157,23 @@ def train_batches(encoded: Encoded, *, seed: int, batch_size: int, start_step: i
       seed: of the order.
       batch_size: B.
       start_step: the first k.
+      num_parts: above 1, a step's examples come in that many parts of B / parts, each with its own rows, along a
+        leading axis.
       **layout: ``row_length``, ``row_choices`` and ``packed`` of ``make_batch``.
 
     Yields:
       One batch a step; the last of an epoch may be short.
     """
     per_epoch, current, permutation = steps_per_epoch(len(encoded), batch_size), -1, None
+    part_size = batch_size // num_parts
     for step in itertools.count(start_step):
         epoch, position = divmod(step, per_epoch)
         if epoch != current:
             current, permutation = epoch, order(seed, epoch, len(encoded))
-        examples = permutation[position * batch_size : (position + 1) * batch_size]
-        yield make_batch(encoded, examples, batch_size=batch_size, **layout)
+        starts = range(position * batch_size, (position + 1) * batch_size, part_size)
+        chunks = (permutation[start : start + part_size] for start in starts)
+        parts = [make_batch(encoded, chunk, batch_size=part_size, **layout) for chunk in chunks]
+        yield parts[0] if num_parts == 1 else stack(parts)
 
 
 def eval_batches(encoded: Encoded, *, batch_size: int, **layout) -> Iterator[Batch]:
@@ -173,20 +183,34 @@ def eval_batches(encoded: Encoded, *, batch_size: int, **layout) -> Iterator[Bat
         yield make_batch(encoded, examples, batch_size=batch_size, **layout)
 
 
-def stack_members(members: Sequence[Batch]) -> Batch:
-    """Stacks the batches of M members along a leading axis; rows are padded to the longest.
+ROW_FIELDS = ("tokens", "token_types", "segments", "positions")
+
+
+def stack(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
+    """Stacks batches along a new leading axis; rows are padded to the longest.
 
     Args:
-      members: batches of equal B and S; numbers of rows may differ.
+      parts: batches of equal B and S, of M members, of the parts of a step or of several steps; numbers of rows may
+        differ.
 
     Returns:
-      A batch with leading axis M.
+      A batch with one more leading axis.
     """
-    num_rows = max(batch.tokens.shape[0] for batch in members)
+    return _joined(np.stack, parts)
 
-    def padded(batch: Batch) -> Batch:
-        missing = ((0, num_rows - batch.tokens.shape[0]), (0, 0))
-        row_fields = ("tokens", "token_types", "segments", "positions")
-        return batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in row_fields})
 
-    return Batch(*(np.stack(leaves) for leaves in zip(*map(padded, members), strict=True)))
+def concatenate(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
+    """Joins batches along their leading axis, as ``stack`` does along a new one."""
+    return _joined(np.concatenate, parts)
+
+
+def _joined(join: Callable, parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
+    if hasattr(parts[0], "tokens"):
+        num_rows = max(batch.tokens.shape[-2] for batch in parts)
+        parts = [_with_rows(batch, num_rows) for batch in parts]
+    return type(parts[0])(*(join(leaves) for leaves in zip(*parts, strict=True)))
+
+
+def _with_rows(batch: Batch, num_rows: int) -> Batch:
+    missing = [(0, 0)] * (batch.tokens.ndim - 2) + [(0, num_rows - batch.tokens.shape[-2]), (0, 0)]
+    return batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in ROW_FIELDS})

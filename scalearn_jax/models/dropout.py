@@ -1,18 +1,21 @@
-"""Inverted dropout as a plain function."""
+"""Inverted dropout whose mask is recomputed, not stored.
+
+A mask entry is a hash of its place and the key: a handful of integer operations that the compiler fuses into whatever
+uses the mask, forward and backward. (JAX's own generator takes longer than the layer around it on a CPU, and autodiff
+keeps one float an entry of every mask.) Rows lead, so an entry's place, and with it the mask, does not depend on how
+many rows follow or on which device holds them.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from scalearn_jax.typing import Array, Key
 
-_LEVELS = 1 << 16
-
 
 def dropout(key: Key | None, x: Array, rate: float) -> Array:
     """Zeroes entries with probability ``rate`` and divides the kept ones by 1 - rate.
-
-    The mask is drawn from 16 random bits an entry, which halves the cost of the generator; the rate is then
-    a multiple of 2^-16 (0.1 becomes 0.100006) and the scale uses that exact value.
 
     Args:
       key: typed PRNG key; ``None`` means no dropout.
@@ -26,16 +29,44 @@ def dropout(key: Key | None, x: Array, rate: float) -> Array:
       >>> dropout(None, jnp.ones(2), 0.5).tolist()
       [1.0, 1.0]
     """
-    return x if key is None or rate == 0.0 else x * mask(key, x.shape, rate).astype(x.dtype)
+    return x if key is None or rate == 0.0 else _dropped(key, x, rate)
+
+
+@functools.partial(jax.checkpoint, static_argnums=2)  # the backward pass draws the mask again
+def _dropped(key: Key, x: Array, rate: float) -> Array:
+    return x * mask(key, x.shape, rate).astype(x.dtype)
 
 
 def mask(key: Key, shape: tuple[int, ...], rate: float) -> Array:
     """Draws a multiplicative dropout mask: 0, or 1 / (1 - rate).
 
+    Args:
+      key: typed PRNG key.
+      shape: of the mask.
+      rate: probability of a 0, a multiple of 2^-32.
+
+    Returns:
+      Float32 of that shape.
+
     Example:
       >>> float(mask(jax.random.key(0), (4, 4), 0.5).max())
       2.0
     """
-    dropped = round(rate * _LEVELS)
-    keep = jax.random.bits(key, shape, jnp.uint16) >= dropped
-    return jnp.where(keep, _LEVELS / (_LEVELS - dropped), 0.0)
+    return jnp.where(_bits(key, shape) >= jnp.uint32(round(rate * 2**32)), 1 / (1 - rate), 0.0)
+
+
+def _bits(key: Key, shape: tuple[int, ...]) -> Array:
+    """Hashes every entry's place with both words of the key to 32 random bits.
+
+    The rounds are those of lowbias32 (github.com/skeeto/hash-prospector), the second word entering between them.
+    """
+    place, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    words = jax.random.key_data(key)
+    bits = place ^ words[0].reshape((1,) * len(shape))
+    bits = (bits ^ bits >> 16) * jnp.uint32(0x21F0AAAD)
+    bits ^= words[-1].reshape((1,) * len(shape))
+    bits = (bits ^ bits >> 15) * jnp.uint32(0x735A2D97)
+    return bits ^ bits >> 15

@@ -22,15 +22,16 @@ from scalearn_jax import tree
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
-from scalearn_jax.models.linear import Affine, affine
+from scalearn_jax.models.linear import Affine, affine, whole_gradient
+from scalearn_jax.models.norm import LayerNorm
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 Update = Callable[[Params, Array], Array]
 Observe = Callable[[Params, Array], Any]
 
 
-def _layer_norm(spec: BackboneSpec, name: str, dtype) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=spec.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
+def _layer_norm(spec: BackboneSpec, name: str, dtype) -> LayerNorm:
+    return LayerNorm(spec.layer_norm_eps, dtype, name=name)
 
 
 class Embeddings(nn.Module):
@@ -42,10 +43,14 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, key: Key | None = None) -> Array:
         spec, init = self.spec, nn.initializers.normal(0.02)
-        embed = lambda size, name: nn.Embed(size, spec.hidden_size, self.dtype, embedding_init=init, name=name)  # noqa: E731
-        hidden = embed(spec.vocab_size, "word")(batch.tokens)
-        hidden += embed(spec.max_positions, "position")(batch.positions + spec.position_offset)
-        hidden += embed(spec.type_vocab_size, "token_type")(batch.token_types)
+
+        def embed(size: int, name: str, ids: Array) -> Array:
+            found = nn.Embed(size, spec.hidden_size, embedding_init=init, name=name)(ids)
+            return found.astype(self.dtype or found.dtype)  # what was found, not the whole table
+
+        hidden = embed(spec.vocab_size, "word", batch.tokens)
+        hidden += embed(spec.max_positions, "position", batch.positions + spec.position_offset)
+        hidden += embed(spec.type_vocab_size, "token_type", batch.token_types)
         hidden = _layer_norm(spec, "norm", self.dtype)(hidden)
         return dropout(key, hidden, spec.hidden_dropout)  # [R, S, d]
 
@@ -81,7 +86,7 @@ class Block(nn.Module):
         forward = dropout(output_key, forward, spec.hidden_dropout)
         norm = _layer_norm(spec, "output_norm", self.dtype)
         h = norm(forward + a)
-        out = h if update is None else norm(update(site, h) + forward + a)
+        out = h if update is None else norm(whole_gradient(update(site, h)) + forward + a)
         return out, None if observe is None else observe(site, h)
 
     def _attention(self, hidden: Array, visible: Array, site: Params, key: Key | None) -> Array:
@@ -107,15 +112,25 @@ def attention(query, keys, values, visible, *, key: Key | None = None, dropout_r
     Returns:
       Float[R S H d/H]. The softmax runs in float32 at least.
     """
-    scores = jnp.einsum("rqhd,rkhd->rhqk", query, keys) / query.shape[-1] ** 0.5
+    shape = query.shape
+    query, keys, values = (_by_head(x) for x in (query / shape[-1] ** 0.5, keys, values))  # [R*H, S, d/H]
+    scores = jnp.einsum("bqd,bkd->bqk", query, keys).reshape(shape[0], shape[2], shape[1], shape[1])
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     scores = jnp.where(visible[:, None], scores, jnp.finfo(scores.dtype).min)
-    weights = dropout(key, jax.nn.softmax(scores).astype(values.dtype), dropout_rate)
-    return jnp.einsum("rhqk,rkhd->rqhd", weights, values)
+    # exp(x - max) / sum: dividing the context, not the weights, spares passes over the largest array of a layer.
+    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))  # [R, H, S, S]
+    total = powers.sum(-1).reshape(-1, shape[1], 1)
+    weights = dropout(key, powers, dropout_rate).astype(values.dtype).reshape(-1, shape[1], shape[1])
+    context = jnp.einsum("bqk,bkd->bqd", weights, values) / total.astype(values.dtype)
+    return context.reshape(shape[0], shape[2], *shape[1::2]).swapaxes(1, 2)
 
 
 def _heads(x: Array, num_heads: int) -> Array:
     return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def _by_head(x: Array) -> Array:
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 def _scaled(x: Array, site: Params, name: str) -> Array:

@@ -3,15 +3,18 @@
 Letters: M members (seeds trained together), n examples of a split, C outputs.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import jax
 import numpy as np
 
 from scalearn_jax import tree
+from scalearn_jax.train import feed
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Batch, Params
 
@@ -66,67 +69,134 @@ class Member:
             self.best, self.best_step, self.metrics, self.waited = score, step, metrics, 0
 
 
-def train(
-    step: Callable,
-    state: TrainState,
-    frozen: Params,
-    batches: Iterator[Batch],
-    *,
-    evaluate: Callable[[Params], list[dict[str, float]]],
-    schedule: Schedule,
-    main_metric: str,
-    on_event: Callable[[Event], None] = lambda event: None,
-) -> list[Member]:
-    """Trains M members together until the schedule ends or all have run out of patience.
+@dataclass(frozen=True)
+class Group:
+    """Members that share a task: their schedule, their evaluation, and where their events go.
 
-    A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would
-    alone.
-
-    Args:
-      step: compiled step over M members.
-      state: its first state, leading axis M.
-      frozen: the frozen half, shared.
-      batches: batches with a leading member axis.
-      evaluate: trainable trees [M ...] -> development metrics of each member, ``loss`` among them.
+    Attributes:
+      num_members: how many; groups follow one another along the member axis.
       schedule: when to evaluate, log and stop.
+      evaluate: trainable trees [M ...] of the group -> development metrics of each member, ``loss`` among them.
       main_metric: the metric of ``select="metric"``.
       on_event: receives ``{"event": "train" | "eval", "step", ...}``.
+    """
+
+    num_members: int
+    schedule: Schedule
+    evaluate: Callable[[Params], list[dict[str, float]]]
+    main_metric: str
+    on_event: Callable[[Event], None] = lambda event: None
+
+
+def lookups(groups: Sequence[Group]) -> list[int]:
+    """Lists the steps at which the loop evaluates or logs some group, for ``feed.lots``."""
+    return feed.stops((g.schedule.num_steps, g.schedule.eval_every, g.schedule.log_every) for g in groups)
+
+
+def train(
+    step: Callable, state: TrainState, frozen: Params, lots: Iterator[feed.Lot], groups: Sequence[Group]
+) -> list[list[Member]]:
+    """Trains all members of some groups together until their schedules end or they have run out of patience.
+
+    A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would
+    alone; so does a group whose schedule is shorter.
+
+    Args:
+      step: compiled step over all members, for lots of one step and of several.
+      state: its first state, leading axis M.
+      frozen: the frozen half, shared.
+      lots: batches with a leading member axis, cut at ``lookups(groups)``.
+      groups: who is trained.
 
     Returns:
-      The best checkpoint of each member.
+      The best checkpoint of each member of each group.
 
     Raises:
       FloatingPointError: no evaluation of some member gave a finite score.
     """
-    members = [Member() for _ in range(len(jax.tree.leaves(state.trainable)[0]))]
-    started, num_examples = time.perf_counter(), 0
-    for number, batch in zip(range(1, schedule.num_steps + 1), batches, strict=False):
-        state, metrics = step(state, frozen, batch)
-        num_examples += int(np.sum(batch.example_mask))
-        last = number == schedule.num_steps
-        if number == 1 or number % schedule.log_every == 0 or last:
+    runs, clock = _runs(groups), _Clock()
+    for lot in lots:
+        state, metrics = step(state, frozen, lot)
+        clock.count(lot, metrics)
+        for run in runs:
+            run.look(clock, state, metrics)
+        if all(run.finished for run in runs):
+            break
+    for run in runs:
+        run.check()
+    return [run.members for run in runs]
+
+
+def _runs(groups: Sequence[Group]) -> list["_Run"]:
+    ends = list(accumulate(group.num_members for group in groups))
+    return [_Run(group, slice(end - group.num_members, end)) for group, end in zip(groups, ends, strict=True)]
+
+
+class _Clock:
+    """Counts steps and examples, and the time they took: neither compilation nor evaluation says anything of speed."""
+
+    def __init__(self):
+        self.step, self._examples, self._started = 0, 0, time.perf_counter()
+
+    def count(self, lot: feed.Lot, metrics: dict) -> None:
+        if self.step == 0:
             jax.block_until_ready(metrics)
-        if number % schedule.log_every == 0 or last:
-            on_event(_train_event(number, metrics, num_examples / (time.perf_counter() - started)))
-        if number == 1:  # it was compiled, which says nothing about speed
-            started, num_examples = time.perf_counter(), 0
-        if number % schedule.eval_every == 0 or last:
-            paused = time.perf_counter()
-            results = evaluate(state.trainable)
-            _update(members, number, results, state.trainable, schedule, main_metric)
-            on_event({"event": "eval", "step": number, "dev": results})
-            started += time.perf_counter() - paused
-            if all(member.waited >= schedule.patience for member in members):
-                break
-    if any(member.trainable is None for member in members):
-        raise FloatingPointError(
-            f"no evaluation in {schedule.num_steps} steps gave a finite {schedule.select}; lower the learning rate."
-        )
-    return members
+            self._started = time.perf_counter()
+        else:
+            self._examples += lot.num_examples
+        self.step += lot.num_steps
+
+    def rate(self, metrics: dict) -> float:
+        """Examples a second so far, once the steps asked for are done."""
+        jax.block_until_ready(metrics)
+        return self._examples / max(time.perf_counter() - self._started, 1e-9)
+
+    @contextlib.contextmanager
+    def paused(self):
+        paused = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - paused
+
+
+class _Run:
+    """A group on its way."""
+
+    def __init__(self, group: Group, where: slice):
+        self._group, self._where = group, where
+        self.members = [Member() for _ in range(group.num_members)]
+
+    @property
+    def finished(self) -> bool:
+        patience = self._group.schedule.patience
+        done = self.members[0].stopped_at >= self._group.schedule.num_steps
+        return done or all(member.waited >= patience for member in self.members)
+
+    def look(self, clock: _Clock, state: TrainState, metrics: dict) -> None:
+        """Logs and evaluates where the schedule says so."""
+        group, schedule, step = self._group, self._group.schedule, clock.step
+        if self.finished or step > schedule.num_steps:
+            return
+        last = step == schedule.num_steps
+        if step % schedule.log_every == 0 or last:
+            rate = clock.rate(metrics)
+            group.on_event(_train_event(step, jax.tree.map(lambda x: np.asarray(x)[self._where], metrics), rate))
+        if step % schedule.eval_every == 0 or last:
+            with clock.paused():
+                own = jax.tree.map(lambda leaf: leaf[self._where], state.trainable)
+                results = group.evaluate(own)
+                _update(self.members, step, results, own, schedule, group.main_metric)
+                group.on_event({"event": "eval", "step": step, "dev": results})
+
+    def check(self) -> None:
+        schedule = self._group.schedule
+        if any(member.trainable is None for member in self.members):
+            raise FloatingPointError(
+                f"no evaluation in {schedule.num_steps} steps gave a finite {schedule.select}; lower the learning rate."
+            )
 
 
 def _train_event(step: int, metrics: dict, rate: float) -> Event:
-    values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
+    values = {name: value.tolist() for name, value in metrics.items()}
     return {"event": "train", "step": step, **values, "examples_per_second": round(rate, 2)}
 
 

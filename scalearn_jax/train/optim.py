@@ -1,7 +1,8 @@
 """The optimiser: published AdamW, linear decay, clipping, a rate per parameter group."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from scalearn_jax.methods import label
 from scalearn_jax.typing import Array, Params
 
 
-def linear_decay(learning_rate: float, num_steps: int, warmup_steps: int = 0) -> optax.Schedule:
+def linear_decay(learning_rate: Array | float, num_steps: Array | int, warmup_steps: int = 0) -> optax.Schedule:
     """Linear decay to 0 after an optional linear warm-up: step k of K uses lr * (K - k) / (K - warm-up).
 
     Args:
@@ -28,13 +29,52 @@ def linear_decay(learning_rate: float, num_steps: int, warmup_steps: int = 0) ->
       >>> [float(linear_decay(1.0, 4)(k)) for k in range(4)]
       [1.0, 0.75, 0.5, 0.25]
     """
+    length = jnp.asarray(num_steps, float)  # not int32: its quotients would be float32 where float64 is enabled
 
     def schedule(step):
-        # A Python float keeps float64 where it is enabled; int32 / int would give float32.
-        decay = (num_steps - step) / float(max(num_steps - warmup_steps, 1))
+        decay = (length - step) / jnp.maximum(length - warmup_steps, 1.0)
         return learning_rate * jnp.clip(jnp.minimum(step / float(warmup_steps) if warmup_steps else 1.0, decay), 0, 1)
 
     return schedule
+
+
+class Scheduled(NamedTuple):
+    """An optimiser's state with its schedule: as data, so that members trained together may differ in it."""
+
+    step: Array
+    learning_rate: Array
+    num_steps: Array
+    inner: Any
+
+
+def scheduled(
+    make: Callable[[Array], optax.GradientTransformation],
+    learning_rate: Array | float,
+    num_steps: Array | int,
+    warmup_steps: int = 0,
+) -> optax.GradientTransformation:
+    """Runs an optimiser at the rate of a ``linear_decay`` that is kept in its state.
+
+    Args:
+      make: rate of one step -> transformation; its state must not depend on the rate.
+      learning_rate: peak rate, written into the first state; updates read it from there.
+      num_steps: length of the schedule, likewise.
+      warmup_steps: length of the warm-up, the same for all members.
+
+    Returns:
+      The transformation.
+    """
+
+    def init(params):
+        peak, length = jnp.asarray(learning_rate, float), jnp.asarray(num_steps, float)
+        return Scheduled(jnp.zeros((), jnp.int32), peak, length, make(peak).init(params))
+
+    def update(grads, state, params):
+        rate = linear_decay(state.learning_rate, state.num_steps, warmup_steps)(state.step)
+        updates, inner = make(rate).update(grads, state.inner, params)
+        return updates, state._replace(step=state.step + 1, inner=inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 class AdamState(NamedTuple):
@@ -46,7 +86,7 @@ class AdamState(NamedTuple):
 
 
 def published_adamw(
-    schedule: optax.Schedule, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decays: Callable[[str], bool]
+    rate: Array | float, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decays: Callable[[str], bool]
 ) -> optax.GradientTransformation:
     """AdamW in the older Hugging Face form (SEMANTICS, section 5).
 
@@ -55,7 +95,7 @@ def published_adamw(
     Unlike ``optax.adamw``, eps is added to the uncorrected sqrt(v) and the decay acts on the updated value.
 
     Args:
-      schedule: step -> rate.
+      rate: lr.
       b1, b2, eps: Adam's constants.
       weight_decay: decay factor.
       decays: path -> whether the leaf decays.
@@ -71,8 +111,8 @@ def published_adamw(
     def update(grads, state, params):
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
-        rate, count = schedule(state.count), state.count + 1
-        step = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        count = state.count + 1
+        step = jnp.asarray(rate * jnp.sqrt(1 - b2**count) / (1 - b1**count))
 
         def change(path, p, m, v):
             adam = -step.astype(p.dtype) * m / (jnp.sqrt(v) + eps)
@@ -106,9 +146,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _optax_adamw(schedule, *, weight_decay, decays):
+def _optax_adamw(rate, *, weight_decay, decays):
     mask = lambda params: tree.map_with_path(lambda path, _: decays(path), params)  # noqa: E731
-    return optax.adamw(schedule, weight_decay=weight_decay, mask=mask)
+    return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
 
 
 OPTIMIZERS = {"published": published_adamw, "optax": _optax_adamw}
@@ -116,8 +156,8 @@ OPTIMIZERS = {"published": published_adamw, "optax": _optax_adamw}
 
 def make_optimizer(
     *,
-    learning_rate: float,
-    num_steps: int,
+    learning_rate: Array | float,
+    num_steps: Array | int,
     trainable: tuple[str, ...],
     optimizer: str = "published",
     warmup_steps: int = 0,
@@ -128,7 +168,7 @@ def make_optimizer(
     """Builds the optimiser of a run: clipping, then AdamW for each trainable group, zero for the rest.
 
     Args:
-      learning_rate: peak rate.
+      learning_rate: peak rate; this and ``num_steps`` count when the first state is made, which keeps them.
       num_steps: length of the schedule.
       trainable: the groups that learn; see ``methods.label``.
       optimizer: ``"published"`` or ``"optax"``.
@@ -153,12 +193,8 @@ def make_optimizer(
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
     rates = {group: learning_rate for group in trainable} | dict(group_rates or {})
-    transforms = {
-        group: OPTIMIZERS[optimizer](
-            linear_decay(rate, num_steps, warmup_steps), weight_decay=weight_decay, decays=decays
-        )
-        for group, rate in rates.items()
-    }
+    make = functools.partial(OPTIMIZERS[optimizer], weight_decay=weight_decay, decays=decays)
+    transforms = {group: scheduled(make, rate, num_steps, warmup_steps) for group, rate in rates.items()}
     labels = lambda params: tree.map_with_path(lambda path, _: label(path, trainable), params)  # noqa: E731
     grouped = optax.multi_transform(transforms | {"frozen": optax.set_to_zero()}, labels)
     return grouped if clip_norm is None else optax.chain(clip_by_global_norm(clip_norm), grouped)

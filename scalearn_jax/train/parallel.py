@@ -18,11 +18,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scalearn_jax import model, tree
+from scalearn_jax.data.batches import ROW_FIELDS
 from scalearn_jax.errors import InputError
+from scalearn_jax.train import compiler
+from scalearn_jax.train.feed import Lot
 from scalearn_jax.train.mesh import AXES, parse_mesh
-from scalearn_jax.typing import Batch, Params
-
-ROW_FIELDS = ("tokens", "token_types", "segments", "positions")
+from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 # Path of a frozen leaf -> how it may lie, best first; whole where no axis can be divided.
 _FROZEN = {
@@ -37,6 +38,7 @@ _FROZEN = {
     r"adapters/up/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],  # [L, T, r, d]
     r"adapters/up/bias": [PartitionSpec(None, "model")],
 }
+MEMBERS = "members"  # entry of the frozen half that has a leading member axis: constants that members differ in
 _OF_HEADS = re.compile(r"backbone/layers/(query|key|value|attention_output)/")
 
 
@@ -90,16 +92,54 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
       batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``
       and ``place_frozen``.
     """
-    compiled = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0, out_shardings=_whole(mesh))
+    compiled = _jit(_of_members(step), mesh, donate_argnums=0)
     run = lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))  # noqa: E731
     run.lower = lambda state, frozen, batch: compiled.lower(state, frozen, shard_batch(batch, mesh))
     return run
 
 
+def compile_lots(step: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``compile_train_step`` for lots of one step and of several, whose batches lie on the mesh already.
+
+    Returns:
+      ``(state, frozen, lot) -> (state, metrics)``; the metrics are those of the lot's last step. See ``place``.
+    """
+    members = _of_members(step)
+
+    def several(state, frozen, batches):
+        state, metrics = jax.lax.scan(lambda state, batch: members(state, frozen, batch), state, batches)
+        return state, jax.tree.map(lambda leaf: leaf[-1], metrics)
+
+    one, many = (_jit(function, mesh, donate_argnums=0) for function in (members, several))
+    return lambda state, frozen, lot: (one if lot.num_steps == 1 else many)(state, frozen, lot.batch)
+
+
+def _of_members(step: Callable) -> Callable:
+    """Maps a step over members, which share the frozen half but for its entry ``MEMBERS``."""
+
+    def steps(state, frozen, batch):
+        axes = {name: 0 if name == MEMBERS else None for name in frozen}
+        return jax.vmap(step, in_axes=(0, axes, 0))(state, frozen, batch)
+
+    return steps
+
+
+def place(lot: Lot, mesh: Mesh) -> Lot:
+    """Puts the batches of a lot on a mesh; see ``shard_batch``."""
+    return lot._replace(batch=shard_batch(lot.batch, mesh))
+
+
+def _jit(function: Callable, mesh: Mesh, **options) -> Callable:
+    """Compiles a function whose results every device shall hold whole."""
+    return jax.jit(function, out_shardings=_whole(mesh), compiler_options=compiler.options(), **options)
+
+
 def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
-    compiled = jax.jit(jax.vmap(predict, in_axes=(0, None, None)), out_shardings=_whole(mesh))
-    return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh, members=False))
+    compiled = jax.jit(
+        jax.vmap(predict, in_axes=(0, None, None)), out_shardings=_whole(mesh), compiler_options=compiler.options()
+    )
+    return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh))
 
 
 def replicate(params: Params, mesh: Mesh) -> Params:
@@ -166,26 +206,24 @@ def divisible(num_rows, mesh: Mesh):
     return -(-num_rows // num_devices) * num_devices
 
 
-def shard_batch(batch: Batch, mesh: Mesh, *, members: bool = True) -> Batch:
+def shard_batch(batch: Batch | FeatureBatch, mesh: Mesh) -> Batch | FeatureBatch:
     """Spreads a batch's rows over the ``data`` axis; all else, which has an entry an example, lies whole everywhere.
 
     Rows whose number the mesh does not divide are replicated, too; the result is the same. ``divisible`` sees to it
     that they are not.
 
     Args:
-      batch: numpy leaves, [M R ...] with ``members``, else [R ...]; the same on every process, which hands over the
-        rows of its own devices.
+      batch: numpy leaves, rows [... R S] with any leading axes; the same on every process, which hands over the rows
+        of its own devices.
       mesh: the mesh.
-      members: whether there is a leading member axis.
 
     Returns:
       The batch as global arrays.
     """
-    axis = 1 if members else 0
-    rows = NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
-    def place(name, leaf):
-        divides = name in ROW_FIELDS and np.shape(leaf)[axis] % mesh.shape["data"] == 0
-        return _place(leaf, rows if divides else _whole(mesh))
+    def put(name, leaf):
+        divides = name in ROW_FIELDS and leaf.shape[-2] % mesh.shape["data"] == 0
+        spec = PartitionSpec(*(None,) * (leaf.ndim - 2), "data") if divides else PartitionSpec()
+        return _place(leaf, NamedSharding(mesh, spec))
 
-    return type(batch)(**{name: place(name, leaf) for name, leaf in batch._asdict().items()})
+    return type(batch)(**{name: put(name, leaf) for name, leaf in batch._asdict().items()})

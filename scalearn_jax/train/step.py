@@ -25,45 +25,72 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
       forward: the forward pass, called like ``model.apply``.
 
     Returns:
-      ``loss_fn(trainable, frozen, batch, key, step) -> (objective, metrics)``. The objective adds the
-      combiner's penalty to the reported loss; as published, the penalty starts with the second step.
+      ``loss_fn(trainable, frozen, batch, key, step, part=None) -> (objective, metrics)``. The objective adds the
+      combiner's penalty to the reported loss; as published, the penalty starts with the second step. ``part`` numbers
+      the parts of an accumulated step; their dropout masks differ, but for the combiner's.
     """
 
-    def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array):
+    def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array, part: Array | None = None):
         params = tree.combine(trainable, frozen)
-        logits = forward(params, batch, spec=spec, task=task, key=key)
+        logits = forward(params, batch, spec=spec, task=task, key=key, part=part)
         loss = masked_mean(LOSSES[kind](logits, batch.labels), batch.example_mask)
-        penalty = spec.make_combiner.penalty(params["transfer"])
-        return loss + jnp.where(step > 0, penalty, 0.0).astype(loss.dtype), {"loss": loss}
+        return penalised(loss, params, spec, step), {"loss": loss}
 
     return loss_fn
 
 
-def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation) -> Callable:
+def penalised(loss: Array, params: Params, spec: model.ModelSpec, step: Array) -> Array:
+    """Adds the combiner's penalty, from the second step on."""
+    penalty = spec.make_combiner.penalty(params["transfer"])
+    return loss + jnp.where(step > 0, penalty, 0.0).astype(loss.dtype)
+
+
+def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_parts: int = 1) -> Callable:
     """Builds the training step.
 
     Only ``state.trainable`` is differentiated, so the frozen half costs no gradient and comes back from no
     step.
 
     Args:
-      loss_fn: (trainable, frozen, batch, key, step) -> (objective, metrics).
+      loss_fn: (trainable, frozen, batch, key, step[, part]) -> (objective, metrics).
       tx: the optimiser.
+      num_parts: above 1, a batch has a leading axis of that many parts, whose gradients are accumulated; the update
+        is that of all their examples together.
 
     Returns:
       ``step(state, frozen, batch) -> (state, metrics)``; metrics gain ``grad_norm``, the global norm before
       clipping.
     """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    of_step = _accumulated(gradient) if num_parts > 1 else gradient
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, metrics), grads = gradient(state.trainable, frozen, batch, key, state.step)
+        (_, metrics), grads = of_step(state.trainable, frozen, batch, key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, trainable, opt_state, state.key), metrics
 
     return step
+
+
+def _accumulated(gradient: Callable) -> Callable:
+    """Adds up the parts of a batch, each by its share of the examples, with the memory of one."""
+
+    def of_step(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array):
+        counts = batch.example_mask.sum(-1)  # [parts]
+        shares = counts / jnp.maximum(counts.sum(), 1)
+        part_of = lambda number: gradient(trainable, frozen, tree.index(batch, number), key, step, number)  # noqa: E731
+
+        def add(total, number):
+            scaled = jax.tree.map(lambda x: x * shares[number].astype(x.dtype), part_of(number))
+            return jax.tree.map(jnp.add, total, scaled), None
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, 0))
+        return jax.lax.scan(add, zeros, jnp.arange(len(shares)))[0]
+
+    return of_step
 
 
 def make_predict_step(spec: model.ModelSpec, task: str) -> Callable:

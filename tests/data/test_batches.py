@@ -199,7 +199,7 @@ def test_evaluation_keeps_the_order_of_the_split():
 def test_members_are_stacked_to_the_rows_of_the_longest():
     data = encoded()
     members = [batches.make_batch(data, np.arange(size), batch_size=8, row_length=ROW) for size in (2, 8)]
-    stacked = batches.stack_members(members)
+    stacked = batches.stack(members)
     assert stacked.tokens.shape == (2, members[1].tokens.shape[0], ROW)
     assert not stacked.segments[0, members[0].tokens.shape[0] :].any()
     first = type(stacked)(*(leaf[0] for leaf in stacked))

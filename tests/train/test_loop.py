@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scalearn_jax.train import loop
+from scalearn_jax.train import feed, loop
 from scalearn_jax.train.state import TrainState
 from tests import tiny
 
@@ -28,16 +28,11 @@ def train(curves, **schedule):
 
     settings = {"num_steps": 2 * len(curves[0]), "eval_every": 2, "log_every": 3, "patience": 99} | schedule
     events = []
-    members = loop.train(
-        step,
-        TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None),
-        {},
-        itertools.repeat(STACKED),
-        evaluate=evaluate,
-        schedule=loop.Schedule(**settings),
-        main_metric="accuracy",
-        on_event=events.append,
-    )
+    schedule = loop.Schedule(**settings)
+    group = loop.Group(num_members, schedule, evaluate, "accuracy", events.append)
+    lots = feed.lots(itertools.repeat(STACKED), loop.lookups([group]), 1)
+    state = TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None)
+    [members] = loop.train(step, state, {}, lots, [group])
     return members, events
 
 

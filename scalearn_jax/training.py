@@ -1,0 +1,234 @@
+"""What the loop runs: the compiled step of some runs, their first state, their batches and their evaluations.
+
+Letters: M members (of all runs), n steps.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scalearn_jax import features, methods, together
+from scalearn_jax.config import TrainConfig
+from scalearn_jax.data import batches
+from scalearn_jax.errors import InputError
+from scalearn_jax.inference import eval_rows, score
+from scalearn_jax.prepare import Setup
+from scalearn_jax.train import feed, loop, parallel
+from scalearn_jax.train import state as states
+from scalearn_jax.train.optim import make_optimizer
+from scalearn_jax.train.step import make_train_step
+from scalearn_jax.typing import Batch, FeatureBatch, Params
+
+_PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
+
+
+class Training(NamedTuple):
+    """Some runs as one program.
+
+    Attributes:
+      step: (state, frozen, batch) -> (state, metrics), not compiled yet: of one member.
+      state: the first, leading axis M.
+      frozen: the frozen half.
+      batches: one a step, leading axis M.
+      evaluations: of each run: trainable trees of its members -> development metrics.
+      leave: (run, trees of the program) -> trees of the run, see ``together``.
+    """
+
+    step: Callable
+    state: states.TrainState
+    frozen: Params
+    batches: Iterator
+    evaluations: list[Callable[[Params], list[dict[str, float]]]]
+    leave: Callable[[Setup, Params], Params]
+
+
+def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule]) -> Training:
+    """Builds the program of some runs; computes no step.
+
+    Args:
+      setups: runs that agree in all but seeds, learning rate and target.
+      schedules: of each run.
+
+    Returns:
+      The program.
+    """
+    first = setups[0]
+    constant = features.are_constant(first.method, first.spec)
+    joint = together.join(setups, features.forward if constant else parallel.forward(first.mesh))
+    optimizers = [_optimizer(*run) for run in zip(setups, schedules, strict=True)]
+    states_ = [_first_state(setup, joint, tx) for setup, tx in zip(setups, optimizers, strict=True)]
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states_)
+    evaluators = [features.evaluator(s, s.data.dev) if constant else _evaluator(s) for s in setups]
+    leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
+    return Training(
+        make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first)),
+        parallel.replicate(state, first.mesh),
+        joint.frozen,
+        _joint_batches(setups, schedules, joint, constant),
+        [leaving(*run) for run in zip(setups, evaluators, strict=True)],
+        joint.leave,
+    )
+
+
+def num_parts(setup: Setup) -> int:
+    """Parts that a step is accumulated from; cached features need no memory worth it."""
+    return 1 if features.are_constant(setup.method, setup.spec) else setup.config.accumulate
+
+
+def _dispatch_size(config: TrainConfig) -> int:
+    """Steps that are sent off together: a CPU is busy with one, an accelerator would wait for the next."""
+    return config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 8)
+
+
+def _optimizer(setup: Setup, schedule: loop.Schedule):
+    config = setup.config
+    return make_optimizer(
+        learning_rate=_default(config.learning_rate, setup.method.learning_rate),
+        num_steps=schedule.num_steps,
+        trainable=setup.method.trainable,
+        optimizer=config.optimizer,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm or None,
+    )
+
+
+def _first_state(setup: Setup, joint: together.Joint, tx) -> states.TrainState:
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in setup.config.seeds])
+    trainable = joint.enter(setup, setup.trainable)
+    return jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(trainable, keys)
+
+
+def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
+    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method.
+
+    Raises:
+      InputError: the warm-up is as long as the run.
+    """
+    per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
+    num_steps = config.max_steps or _default(config.epochs, method.epochs) * per_epoch
+    if config.warmup_steps >= num_steps:
+        raise InputError(f"--warmup-steps {config.warmup_steps} leaves nothing of {num_steps} steps; pass fewer.")
+    return loop.Schedule(
+        num_steps=num_steps,
+        eval_every=config.eval_every or per_epoch,
+        log_every=config.log_every,
+        patience=_default(config.patience, method.patience),
+        select=config.select,
+    )
+
+
+def _default(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluation_layout(setup: Setup) -> tuple:
+    """The batch size, row count, layout and mesh that both held-out sets share, so that one program serves them."""
+    size = setup.config.eval_batch_size
+    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length, setup.mesh)
+    return size, rows, setup.config.packed, setup.mesh
+
+
+def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
+    layout = evaluation_layout(setup)
+    return lambda current: score(setup.spec, setup.task, current, setup.frozen, setup.data.dev, *layout)
+
+
+# ---------------------------------------------------------------- batches
+
+
+def training_rows(setups: Sequence[Setup], num_steps: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Counts the rows of each step, and picks the counts they are rounded up to.
+
+    Args:
+      setups: the runs, trained together.
+      num_steps: of each run; a shorter one repeats its last batch until the others end.
+
+    Returns:
+      (Int[n], the choices).
+    """
+    counts = [_rows(setup, steps) for setup, steps in zip(setups, num_steps, strict=True)]
+    longest = max(num_steps)
+    rows = np.max([np.pad(count, (0, longest - len(count)), mode="edge") for count in counts], axis=0)
+    rows = parallel.divisible(rows, setups[0].mesh)
+    return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
+
+
+def _rows(setup: Setup, num_steps: int) -> np.ndarray:
+    config, encoded = setup.config, setup.data.train
+    if not config.packed:
+        return np.full(num_steps, config.batch_size // num_parts(setup) * encoded.num_choices)
+    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length, num_parts=num_parts(setup))
+    return batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
+
+
+def member_batches(setup: Setup, choices: Sequence[int], start_step: int = 0) -> Iterator[Batch]:
+    """Yields training batches with a leading member axis; each seed has its own order."""
+    config = setup.config
+    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length, num_parts=num_parts(setup))
+    layout |= dict(row_choices=choices, packed=config.packed, start_step=start_step)
+    streams = [batches.train_batches(setup.data.train, seed=seed, **layout) for seed in config.seeds]
+    return map(batches.stack, zip(*streams, strict=True))
+
+
+def _joint_batches(setups, schedules, joint: together.Joint, constant: bool) -> Iterator[Batch | FeatureBatch]:
+    steps = [schedule.num_steps for schedule in schedules]
+    choices = () if constant else training_rows(setups, steps)[1]
+
+    def stream(setup: Setup, num_steps: int) -> Iterator:
+        own = features.train_batches(setup, num_steps) if constant else member_batches(setup, choices)
+        return _lasting(map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps)))
+
+    if len(setups) == 1:
+        return stream(setups[0], steps[0])
+    return map(batches.concatenate, zip(*map(stream, setups, steps), strict=True))
+
+
+def _lasting(items: Iterator) -> Iterator:
+    """Repeats the last item without end: a run that is done goes along with the others and changes nothing."""
+    for item in items:
+        yield item
+    yield from itertools.repeat(item)
+
+
+def train(
+    setups: Sequence[Setup], schedules: Sequence[loop.Schedule], on_events: Sequence[Callable]
+) -> list[list[loop.Member]]:
+    """Trains some runs together.
+
+    Args:
+      setups: the runs.
+      schedules: of each.
+      on_events: of each, receives its events.
+
+    Returns:
+      The best checkpoint of each member of each run.
+    """
+    training, mesh = make_training(setups, schedules), setups[0].mesh
+    groups = [
+        loop.Group(len(setup.config.seeds), schedule, evaluate, setup.task.metrics[0], on_event)
+        for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
+    ]
+    lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config))
+    placed = feed.in_background(lots, functools.partial(parallel.place, mesh=mesh))
+    try:
+        best = loop.train(parallel.compile_lots(training.step, mesh), training.state, training.frozen, placed, groups)
+    finally:
+        placed.close()
+    for setup, members in zip(setups, best, strict=True):
+        for member in members:
+            member.trainable = _one(training.leave, setup, member.trainable)
+    return best
+
+
+def _one(leave: Callable, setup: Setup, trainable: Params) -> Params:
+    """``leave`` for a single member."""
+    return jax.tree.map(np.asarray, leave(setup, trainable))
