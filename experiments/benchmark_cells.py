@@ -46,7 +46,11 @@ def batches(setting: Setting) -> dict[str, Any]:
 
 
 def logits(setting: Setting) -> dict[str, Any]:
-    """Writes our ScaLearn's weights and its logits without dropout, for the other side to compare."""
+    """Writes our ScaLearn's weights and its logits without dropout, for the other side to compare.
+
+    Adapters and head are five times as large as at their start, so that a wrong one would show.
+    """
+    import jax
     import numpy as np
     from benchmark_step import make_workload
 
@@ -54,6 +58,7 @@ def logits(setting: Setting) -> dict[str, Any]:
 
     load = make_workload(setting)
     params = tree.combine(tree.index(load.trainable, 0), load.frozen)
+    params |= {name: jax.tree.map(lambda leaf: 5 * leaf, params[name]) for name in ("adapters", "heads")}
     batch = tree.index(load.batches[0], 0)
     found = model.apply(params, batch, spec=load.spec, task=load.task.name)
     weights = tree.flatten({name: params[name] for name in ("adapters", "transfer")})
@@ -92,7 +97,7 @@ def collectives(setting: Setting) -> dict[str, Any]:
     from scalearn_jax import prepare
 
     load = make_workload(setting)
-    [program] = compile_programs(*make_program(load), load)
+    [program] = compile_programs(make_program(load), load)
     trainable = prepare.count_parameters(load.trainable)["trainable"]
     found = collective_bytes(program.as_text())
     return {"devices": jax.device_count(), "bytes": found, "total": sum(found.values()), "trainable": trainable}

@@ -45,11 +45,24 @@ class Workload(NamedTuple):
     batches: list[Batch]
 
 
-def make_program(load: Workload) -> tuple[Callable, Any]:
-    """Builds the step as a run does and its first state; the only place that knows how the library assembles them.
+class Program(NamedTuple):
+    """A training step as the library makes it.
 
-    Returns:
-      (step, state). The outer ``jit`` lets the step be compiled before it runs; the program is the same.
+    Attributes:
+      step: jitted, (state, frozen, batch) -> (state, metrics).
+      state: the first one.
+      place: puts a batch from the host on the devices.
+    """
+
+    step: Callable
+    state: Any
+    place: Callable[[Batch], Batch]
+
+
+def make_program(load: Workload) -> Program:
+    """Builds the step as a run does; the only place that knows how the library assembles it.
+
+    The outer ``jit`` lets the step be compiled before it runs; the program is the same.
     """
     mesh = parallel.make_mesh()
     tx = optim.make_optimizer(
@@ -60,15 +73,17 @@ def make_program(load: Workload) -> tuple[Callable, Any]:
     keys = jnp.stack([jax.random.key(seed) for seed in range(members)])
     first = jax.vmap(lambda trainable, key: state.create(trainable, tx, key))(load.trainable, keys)
     compiled = parallel.compile_train_step(step.make_train_step(loss, tx), mesh)
-    return jax.jit(compiled, donate_argnums=0), parallel.replicate(first, mesh)
+    place = lambda batch: parallel.shard_batch(batch, mesh)  # noqa: E731
+    return Program(jax.jit(compiled, donate_argnums=0), parallel.replicate(first, mesh), place)
 
 
-def compile_programs(train_step: Callable, current, load: Workload) -> list:
+def compile_programs(program: Program, load: Workload) -> list:
     """Compiles the step for each batch; batches of one shape share a program."""
-    programs, frozen = {}, load.frozen
+    programs: dict[tuple[int, ...], Any] = {}
     for batch in load.batches:
         if batch.tokens.shape not in programs:
-            programs[batch.tokens.shape] = train_step.lower(current, frozen, batch).compile()
+            lowered = program.step.lower(program.state, load.frozen, program.place(batch))
+            programs[batch.tokens.shape] = lowered.compile()
     return [programs[batch.tokens.shape] for batch in load.batches]
 
 
@@ -83,13 +98,14 @@ def measure_steps(load: Workload, repeats: int, steps_at_once: int = 1) -> dict[
     Returns:
       See ``benchmark_measure.measure``, with the programs' sizes and operations.
     """
-    train_step, current = make_program(load)
-    programs = compile_programs(train_step, current, load)
+    program = make_program(load)
+    programs, current = compile_programs(program, load), program.state
+    program = program._replace(state=None)  # the first step takes its memory
 
     def run(i: int) -> None:
         nonlocal current
         for _ in range(steps_at_once):
-            current, metrics = programs[i](current, load.frozen, load.batches[i])
+            current, metrics = programs[i](current, load.frozen, program.place(load.batches[i]))
         jax.block_until_ready(metrics)
 
     found = describe(load, programs)

@@ -267,7 +267,7 @@ def other_tables(results: Results) -> list[str]:
         found = results["check/torch"]
         lines += [
             f"Both sides' ScaLearn logits, same weights, no dropout: largest difference {found['difference']:.1e}; with"
-            f" PyTorch's omega at 0 it is {found['without_sources']:.1e}.",
+            f" PyTorch's omega at 0 it would be {found['without_sources']:.1e}.",
             "",
         ]
     return lines
