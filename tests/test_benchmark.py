@@ -17,6 +17,7 @@ sys.path.insert(0, str(EXPERIMENTS))  # its scripts import each other, as they d
 import benchmark  # noqa: E402
 import benchmark_cells  # noqa: E402
 import benchmark_flops  # noqa: E402
+import benchmark_plan  # noqa: E402
 import benchmark_tables  # noqa: E402
 
 
@@ -45,7 +46,7 @@ def result_classes() -> int:
     """Outputs of the task that --tiny trains on."""
     from scalearn_jax.data import tasks
 
-    return tasks.get(benchmark.TINY.real_task).num_outputs
+    return tasks.get(benchmark_plan.TINY.real_task).num_outputs
 
 
 @pytest.mark.parametrize("arguments", [["--backbone", "nowhere"], ["--tiny", "--backbone", ".", "--repeats", "0"]])
@@ -56,12 +57,12 @@ def test_wrong_input_is_one_line(arguments, capsys):
 
 
 def test_the_full_table_of_cells_is_consistent():
-    cells = [cell for make in benchmark.CELLS for cell in make(benchmark.Sizes())]
+    cells = [cell for make in benchmark_plan.CELLS for cell in make(benchmark_plan.Sizes())]
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names)
-    assert {cell.setting["task"] for cell in cells if cell.name.startswith("tasks/")} == set(benchmark.GLUE)
+    assert {cell.setting["task"] for cell in cells if cell.name.startswith("tasks/")} == set(benchmark_plan.GLUE)
     assert all(cell.worker in benchmark_cells.WORKERS for cell in cells)
-    chosen = [cell.name for cell in benchmark.select(cells, "tasks/rte/torch.1")]
+    chosen = [cell.name for cell in benchmark_plan.select(cells, "tasks/rte/torch.1")]
     assert chosen == ["tasks/rte/batches", "tasks/rte/torch.1"]  # with what it reads
 
 
