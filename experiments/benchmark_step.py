@@ -118,7 +118,7 @@ def describe(load: Workload, programs: Sequence) -> dict[str, Any]:
     members, rows, row_length = np.mean([batch.tokens.shape for batch in load.batches], axis=0)
     examples, outputs = load.batches[0].example_mask.shape[1], load.task.num_outputs
     return {
-        "flops": float(np.mean([program.cost_analysis()["flops"] for program in programs])),
+        "flops": float(np.mean([program.cost_analysis().get("flops", np.nan) for program in programs])),
         "needed_flops": members * needed_flops(load.spec, rows, int(row_length), examples, outputs),
         "temp": max(program.memory_analysis().temp_size_in_bytes for program in programs),
         "programs": len(set(map(id, programs))),
