@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The GLUE and SuperGLUE tables at full length on one GPU or TPU, at most 9 minutes a call; call it again to go on.
+# First, for at most two of them, the speed of a training step on this device: RESULTS/benchmark/README.md.
 #
 #   bash experiments/accelerator.sh RESULTS MODEL DATA
 #
@@ -10,8 +11,14 @@
 # Needs jax for the device, flax, optax, transformers, safetensors and PyYAML; nothing is downloaded. PYTHON names the
 # interpreter (default python3).
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 results=$(realpath -m "$1") model=$(realpath -m "$2") data=$(realpath -m "$3")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-exec timeout --kill-after=10 530 "${PYTHON:-python3}" experiments/accelerator.py run "$results" "$model" "$data" --minutes "${MINUTES:-7.5}"
+python=${PYTHON:-python3}
+if [ -e "$model/config.json" ]; then  # otherwise the input is wrong, which is told below
+  timeout --kill-after=10 120 "$python" experiments/benchmark_accelerator.py "$results/benchmark" --minutes 1.5 >&2 \
+    || echo "accelerator: benchmark not complete (code $?); the next call goes on with it" >&2
+fi
+minutes=$(awk -v all="${MINUTES:-7.5}" -v gone="$SECONDS" 'BEGIN { left = all - gone / 60; print (left > 0 ? left : 0) }')
+exec timeout --kill-after=10 "$((530 - SECONDS))" "$python" experiments/accelerator.py run "$results" "$model" "$data" --minutes "$minutes"
