@@ -1,4 +1,4 @@
-"""Runs that share a program end as each would alone: targets of every kind of label, learning rates, shorter schedules."""
+"""Runs that share a program end as alone: targets of every kind of label, learning rates, shorter schedules."""
 
 import json
 from pathlib import Path

@@ -114,14 +114,14 @@ def compile_lots(step: Callable, mesh: Mesh) -> Callable:
     return lambda state, frozen, lot: (one if lot.num_steps == 1 else many)(state, frozen, lot.batch)
 
 
-def _of_members(step: Callable) -> Callable:
+def _of_members(one: Callable) -> Callable:
     """Maps a step over members, which share the frozen half but for its entry ``MEMBERS``."""
 
-    def steps(state, frozen, batch):
+    def step(state, frozen, batch):
         axes = {name: 0 if name == MEMBERS else None for name in frozen}
-        return jax.vmap(step, in_axes=(0, axes, 0))(state, frozen, batch)
+        return jax.vmap(one, in_axes=(0, axes, 0))(state, frozen, batch)
 
-    return steps
+    return step
 
 
 def place(lot: Lot, mesh: Mesh) -> Lot:
