@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, methods, runs, tree
+from scalearn_jax import features, memory, methods, runs, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data import batches
@@ -45,9 +45,8 @@ def train_adapter(config: AdapterConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
-    if methods.get(config.method).uses_sources:
-        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return _run("adapter", config, config.task, sources=())
+    check_out(config.out)
+    return _run("adapter", adapter_setup(config))
 
 
 def transfer(config: TransferConfig) -> Path:
@@ -64,19 +63,40 @@ def transfer(config: TransferConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
+    check_out(config.out)
+    return _run("transfer", transfer_setup(config))
+
+
+def adapter_setup(config: AdapterConfig) -> Setup:
+    """Checks and resolves a stage-1 config; writes nothing.
+
+    Raises:
+      InputError: anything wrong with the input.
+    """
+    if methods.get(config.method).uses_sources:
+        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
+    return prepare(config, config.task, ())
+
+
+def transfer_setup(config: TransferConfig) -> Setup:
+    """Checks and resolves a stage-2 config; writes nothing.
+
+    Raises:
+      InputError: anything wrong with the input.
+    """
     method = methods.get(config.method)
     sources = [runs.load_source(path) for path in config.sources] if method.uses_sources else []
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
-    return _run("transfer", config, config.target, sources=sources)
+    return prepare(config, config.target, sources)
 
 
-def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
-    """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
-    check_out(config.out)
-    setup = prepare(config, task_name, sources)
+def _run(kind: str, setup: Setup) -> Path:
+    """Trains the seeds together, scores their best checkpoints and writes the run folder."""
+    config = setup.config
     schedule = make_schedule(config, setup.method, len(setup.data.train))
-    with new_folder(config.out) as folder:
+    shape = lambda: f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"  # noqa: E731
+    with memory.explained(config, shape), new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
             members = _fit(setup, schedule, _recorder(log, progress))
         best = parallel.replicate(tree.stack([member.trainable for member in members]), parallel.make_mesh())
@@ -120,7 +140,31 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
 
 def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop.Member]:
     """Trains the members; returns their best checkpoints."""
-    config, task = setup.config, setup.task
+    on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
+    step, state, feed = make_training(setup, schedule)
+    return loop.train(
+        step,
+        state,
+        setup.frozen,
+        feed.batches,
+        evaluate=feed.evaluate,
+        schedule=schedule,
+        main_metric=setup.task.metrics[0],
+        on_event=on_event,
+    )
+
+
+class Training(NamedTuple):
+    """What the loop runs: the compiled step, its first state, leading axis M, and what it trains on."""
+
+    step: parallel.Compiled
+    state: states.TrainState
+    feed: "Feed"
+
+
+def make_training(setup: Setup, schedule: loop.Schedule) -> Training:
+    """Builds the step of a run over all its members, their first state and their feed; computes no step."""
+    config = setup.config
     tx = make_optimizer(
         learning_rate=_default(config.learning_rate, setup.method.learning_rate),
         num_steps=schedule.num_steps,
@@ -133,21 +177,12 @@ def _fit(setup: Setup, schedule: loop.Schedule, on_event: Callable) -> list[loop
     mesh = parallel.make_mesh()
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds])
     state = jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
-    on_event({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
     feed = _feed(setup, schedule.num_steps)
-    return loop.train(
-        parallel.compile_train_step(make_train_step(feed.loss, tx), mesh),
-        parallel.replicate(state, mesh),
-        setup.frozen,
-        feed.batches,
-        evaluate=feed.evaluate,
-        schedule=schedule,
-        main_metric=task.metrics[0],
-        on_event=on_event,
-    )
+    step = parallel.compile_train_step(make_train_step(feed.loss, tx), mesh)
+    return Training(step, parallel.replicate(state, mesh), feed)
 
 
-class _Feed(NamedTuple):
+class Feed(NamedTuple):
     """What a run trains on: batches, their loss, and the development metrics."""
 
     batches: Iterator
@@ -155,14 +190,14 @@ class _Feed(NamedTuple):
     evaluate: Callable
 
 
-def _feed(setup: Setup, num_steps: int) -> _Feed:
+def _feed(setup: Setup, num_steps: int) -> Feed:
     """Batches of tokens; of features where only a head learns on what never changes."""
     spec, task, data = setup.spec, setup.task, setup.data
     if features.are_constant(setup.method, spec):
         loss = make_loss(spec, task.name, task.kind, features.forward)
-        return _Feed(features.train_batches(setup, num_steps), loss, features.evaluator(setup, data.dev))
+        return Feed(features.train_batches(setup, num_steps), loss, features.evaluator(setup, data.dev))
     evaluation = _evaluation(setup)
-    return _Feed(
+    return Feed(
         member_batches(setup, num_steps),
         make_loss(spec, task.name, task.kind),
         lambda current: score(spec, task, current, setup.frozen, data.dev, *evaluation),
@@ -202,14 +237,23 @@ def _evaluation(setup: Setup) -> tuple:
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
 
 
-def member_batches(setup: Setup, num_steps: int) -> Iterator[Batch]:
+def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Counts the rows Int[n] of each step of a run, and picks the counts they are rounded up to."""
+    config = setup.config
+    if not config.packed:
+        sequences = config.batch_size * setup.data.train.num_choices
+        return np.full(num_steps, sequences), (sequences,)
+    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
+    rows = batches.train_rows(setup.data.train, seeds=config.seeds, num_steps=num_steps, **layout)
+    rows = parallel.divisible(rows, parallel.make_mesh())
+    return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
+
+
+def member_batches(setup: Setup, num_steps: int, start_step: int = 0) -> Iterator[Batch]:
     """Yields training batches with a leading member axis; each seed has its own order."""
     config, encoded = setup.config, setup.data.train
-    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length)
-    rows = batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
-    rows = parallel.divisible(rows, parallel.make_mesh())
-    choices = batches.row_choices(rows, program_cost=_PROGRAM_COST)
-    layout |= dict(row_choices=choices, packed=config.packed)
+    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length, start_step=start_step)
+    layout |= dict(row_choices=training_rows(setup, num_steps)[1], packed=config.packed)
     streams = [batches.train_batches(encoded, seed=seed, **layout) for seed in config.seeds]
     return map(batches.stack_members, zip(*streams, strict=True))
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 LAYERS = """
 errors typing
 files limits schema tables tree
-config caches progress published
+config caches memory progress published
 losses checkpoint
 convert.files convert.safetensors_io
 data
@@ -28,8 +28,10 @@ inference
 attribution features
 pipeline
 plan score_tables significance estimate
-comparison figures
-report explain listing outlook study_checks
+comparison figures workload
+forecast
+report explain listing outlook study_checks suggest doctor
+preview
 study flags
 cli
 __main__

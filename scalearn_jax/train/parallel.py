@@ -4,6 +4,7 @@ Letters: M members (seeds trained together), B examples, R rows.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +22,26 @@ def make_mesh(devices=None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+class Compiled(NamedTuple):
+    """A compiled step that takes its batch from the host: call it, or ``lower`` it to look at its program.
+
+    Attributes:
+      jitted: (carried, frozen, batch on the devices) -> results.
+      place: spreads a batch over the devices.
+    """
+
+    jitted: Callable
+    place: Callable[[Batch], Batch]
+
+    def __call__(self, carried: Any, frozen: Params, batch: Batch) -> Any:
+        return self.jitted(carried, frozen, self.place(batch))
+
+    def lower(self, carried: Any, frozen: Params, batch: Batch) -> jax.stages.Lowered:
+        """Lowers the step for arguments of these shapes."""
+        return self.jitted.lower(carried, frozen, self.place(batch))
+
+
+def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     """Maps a step over members and compiles it for a mesh, giving the old state's memory to the new one.
 
     Every device holds the whole state; what it computes follows from its share of the batch.
@@ -35,13 +55,13 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
       batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``.
     """
     compiled = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0, out_shardings=_whole(mesh))
-    return lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))
+    return Compiled(compiled, lambda batch: shard_batch(batch, mesh))
 
 
-def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
+def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
     compiled = jax.jit(jax.vmap(predict, in_axes=(0, None, None)), out_shardings=_whole(mesh))
-    return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh, members=False))
+    return Compiled(compiled, lambda batch: shard_batch(batch, mesh, members=False))
 
 
 def replicate(tree: Params, mesh: Mesh) -> Params:

@@ -1,0 +1,216 @@
+"""How far a run could be enlarged: the largest batch and the most seeds together that fit, and what remat would save.
+
+Memory is affine in the rows of a batch and in the members. A size is extrapolated from what has been compiled, then
+compiled itself; at most three programs are compiled in all.
+
+Letters: M members (seeds trained together), R rows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from scalearn_jax import features, memory, pipeline
+from scalearn_jax.forecast import Forecast, Program
+from scalearn_jax.prepare import Setup
+from scalearn_jax.train import parallel
+from scalearn_jax.train.loop import Schedule
+from scalearn_jax.train.state import TrainState
+from scalearn_jax.typing import Batch
+from scalearn_jax.workload import train_batches
+
+MAX_COMPILATIONS = 3
+_MAX_SEEDS = 64  # more are of no use to anyone
+_COUNTED_EXAMPLES, _COUNTED_STEPS = 100_000, 200  # over which the rows of another batch size are counted
+_MULTIPLE = 8  # batch sizes are multiples of it, from it on
+_WORTH_IT = 1.1  # a size that is larger by less is not compiled
+_FAR = 1.25  # ratio of two sizes that say how memory grows
+
+
+class Suggestion(NamedTuple):
+    """The largest size that fits.
+
+    Attributes:
+      value: the size.
+      peak: bytes of its training step; ``None`` where it was not compiled.
+      verified: whether it was compiled and fits.
+    """
+
+    value: int
+    peak: int | None
+    verified: bool
+
+
+class Probe:
+    """Compiles the training step of a run at other sizes, and counts how often.
+
+    Attributes:
+      compiled: number of programs compiled so far.
+    """
+
+    def __init__(self, setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState):
+        self._setup, self._schedule, self._step, self._state = setup, schedule, step, state
+        self.compiled = 0
+
+    def peak(self, batch_size: int, num_seeds: int) -> int:
+        """Bytes of a step of this size, on its largest batch."""
+        return self._peak(self._step, largest_batch(self._setup, self._schedule, batch_size, num_seeds), num_seeds)
+
+    def peak_with_remat(self) -> int:
+        """Bytes of the run's own step with ``--remat``."""
+        setup = dataclasses.replace(self._setup, spec=dataclasses.replace(self._setup.spec, remat=True))
+        config, step = setup.config, pipeline.make_training(setup, self._schedule).step
+        members = len(config.seeds)
+        return self._peak(step, largest_batch(setup, self._schedule, config.batch_size, members), members)
+
+    def _peak(self, step: parallel.Compiled, batch: Batch, num_seeds: int) -> int:
+        self.compiled += 1
+        resize = lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape[1:]), x.dtype, sharding=x.sharding)  # noqa: E731
+        compiled = step.lower(jax.tree.map(resize, self._state), self._setup.frozen, batch).compile()
+        return memory.of_program(compiled).peak
+
+
+def largest_batch(setup: Setup, schedule: Schedule, batch_size: int, num_seeds: int) -> Batch:
+    """Lays out a batch of the most rows that a run of another size needs; counted over its first steps."""
+    same = num_seeds == len(setup.config.seeds)
+    seeds = setup.config.seeds if same else tuple(range(num_seeds))
+    config = dataclasses.replace(setup.config, batch_size=batch_size, seeds=seeds)
+    num_steps = max(1, min(schedule.num_steps, _COUNTED_STEPS, _COUNTED_EXAMPLES // (batch_size * num_seeds)))
+    *_, (batch, _) = train_batches(dataclasses.replace(setup, config=config), num_steps)
+    return batch
+
+
+def suggest(
+    setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState, found: Forecast
+) -> dict[str, Any] | None:
+    """Looks for the largest batch and the most seeds that fit, each with all else as it is.
+
+    Args:
+      setup: the run.
+      schedule: its steps and evaluations.
+      step: its training step.
+      state: its state now.
+      found: the forecast of the run.
+
+    Returns:
+      ``{"batch_size": {"value", "peak", "verified"}, "seeds": the same, "remat": {"peak", "saves"}}``, each ``None``
+      where nothing was found; ``None`` where memory is unknown, or a head alone trains on features.
+    """
+    known = found.available is not None and all(program.memory for program in found.programs)
+    if not known or features.are_constant(setup.method, setup.spec):
+        return None
+    setup = dataclasses.replace(setup, trainable=state.trainable)  # the first ones were given up to the steps
+    probe, budget = Probe(setup, schedule, step, state), memory.SHARE * found.available
+    remat = None if setup.spec.remat else _remat(probe, found)
+    batch = _batch_size(probe, setup, found, budget)
+    seeds = _seeds(probe, setup, found, budget)
+    return {"batch_size": batch and batch._asdict(), "seeds": seeds and seeds._asdict(), "remat": remat}
+
+
+def _remat(probe: Probe, found: Forecast) -> dict[str, int]:
+    peak = probe.peak_with_remat()
+    return {"peak": peak, "saves": _largest_step(found).memory.peak - peak}
+
+
+def _largest_step(found: Forecast) -> Program:
+    return max((program for program in found.programs if program.name == "train"), key=lambda program: program.rows)
+
+
+def _batch_size(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Suggestion | None:
+    size, members, last = setup.config.batch_size, len(setup.config.seeds), _largest_step(found)
+    points = [(size * p.rows / last.rows, p.memory.peak) for p in found.programs if p.name == "train"]
+    tries = MAX_COMPILATIONS - probe.compiled - 1  # the seeds need one
+    return largest(
+        lambda size: probe.peak(size, members),
+        points,
+        slope=last.memory.temporaries / size,
+        budget=budget,
+        most=max(size, len(setup.data.train)),
+        tries=tries,
+        multiple=_MULTIPLE,
+    )
+
+
+def _seeds(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Suggestion | None:
+    size, members, peak = setup.config.batch_size, len(setup.config.seeds), _largest_step(found).memory.peak
+    shared = sum(leaf.nbytes for leaf in jax.tree.leaves(setup.frozen))
+    evaluation = max(program.memory.peak for program in found.programs) - shared
+    return largest(
+        lambda members: probe.peak(size, members),
+        [(members, peak)],
+        slope=(peak - shared) / members,
+        budget=budget,
+        most=min(_MAX_SEEDS, int(members * (budget - shared) / max(evaluation, 1))),
+        tries=MAX_COMPILATIONS - probe.compiled,
+    )
+
+
+def largest(
+    peak_at: Callable[[int], int],
+    points: Sequence[tuple[float, int]],
+    *,
+    slope: float,
+    budget: float,
+    most: int,
+    tries: int,
+    multiple: int = 1,
+) -> Suggestion | None:
+    """Finds the largest size that fits: extrapolates, and compiles what comes out.
+
+    Args:
+      peak_at: compiles a size; returns its bytes.
+      points: (size, bytes) that are known, ascending; the last is the run's own.
+      slope: bytes that one more costs, at most.
+      budget: bytes.
+      most: a size that is large enough.
+      tries: how many sizes may be compiled.
+      multiple: sizes above it are its multiples.
+
+    Returns:
+      The suggestion; ``None`` where no size fits.
+
+    Example:
+      >>> largest(lambda size: 10 + 3 * size, [(8, 34)], slope=3, budget=100, most=64, tries=1)
+      Suggestion(value=30, peak=100, verified=True)
+    """
+    points, best = list(points), None
+    if points[-1][1] <= budget:
+        best = Suggestion(int(points[-1][0]), points[-1][1], True)
+    for _ in range(tries):
+        size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
+        if size < 1 or (best and size < _WORTH_IT * best.value):
+            break
+        peak = peak_at(size)
+        points = sorted([*points, (size, peak)])
+        if peak <= budget:
+            best = Suggestion(size, peak, True)
+    if best:
+        return best
+    size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
+    return Suggestion(size, None, False) if size >= 1 else None
+
+
+def extrapolate(points: Sequence[tuple[float, int]], slope: float, budget: float) -> float:
+    """Solves for the size at which an affine need meets a budget.
+
+    Args:
+      points: (size, bytes), ascending.
+      slope: bytes that one more costs, at most; used where no two sizes are far apart.
+      budget: bytes.
+
+    Returns:
+      The size.
+
+    Example:
+      >>> extrapolate([(10, 110), (20, 210)], 0, 1010), extrapolate([(20, 210)], 10.5, 420)
+      (100.0, 40.0)
+    """
+    (first, low), (last, high) = points[0], points[-1]
+    known = last >= _FAR * first
+    return last + (budget - high) / max((high - low) / (last - first) if known else slope, 1e-9)
+
+
+def _rounded(size: float, multiple: int) -> int:
+    return int(size) // multiple * multiple if size >= multiple else int(size)
