@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scalearn_jax import __version__, memory
+from scalearn_jax import __version__, out_of_memory
 from scalearn_jax.errors import InputError
 
 # Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
@@ -104,7 +104,7 @@ def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: s
     config = _parse(command, f"{prog} {name}", rest)
     if isinstance(config, int):
         return config
-    with memory.explained(config):
+    with out_of_memory.explained(config):
         return command.run(config)
 
 
@@ -197,11 +197,11 @@ def _plan(config) -> int:
 
 
 def _doctor(config) -> int:
-    from scalearn_jax import doctor
+    from scalearn_jax import doctor, problems
 
     facts = doctor.gather()
     print(doctor.as_json(facts) if config.json else doctor.as_text(facts))
-    return 1 if doctor.diagnose(facts) else 0
+    return 1 if problems.diagnose(facts) else 0
 
 
 def _run(config) -> int:

@@ -78,7 +78,9 @@ def forecast(result: dict[str, Any]) -> str:
     """Lays out what ``preview.plan`` returns: parameters, a line a program, memory, time and suggestions."""
     parameters, memory_, seconds = result["parameters"], result["memory"], result["seconds"]
     several = f"{result['num_devices']} x " if result["num_devices"] > 1 else ""
-    verdict = {True: "fits", False: "does not fit", None: "unknown whether it fits"}[memory_["fits"]]
+    verdict = {True: "fits", False: f"does not fit ({_largest(result)})", None: "unknown whether it fits"}[
+        memory_["fits"]
+    ]
     facts = [
         ["parameters", f"{parameters['trainable']:,} trainable: {parameters['transfer']:,} transfer, head the rest"],
         ["schedule", f"{result['steps']:,} steps, {result['evaluations']:,} evaluations, if no seed stops early"],
@@ -115,17 +117,30 @@ def _program(program: dict[str, Any]) -> list[str]:
     return [program["name"], shape, f"{program['calls']:,}", *sizes, flops, call, f"{program['compile_seconds']:.1f}"]
 
 
+def _largest(result: dict[str, Any]) -> str:
+    """Says which program takes most memory, and which flag makes it smaller."""
+    sized = [program for program in result["programs"] if program["memory"]]
+    name = max(sized, key=lambda program: program["memory"]["peak"], default={"name": "train"})["name"]
+    return f"{name} needs most: lower {'--batch-size' if name == 'train' else '--eval-batch-size'}"
+
+
 def _duration(seconds: float | None) -> str:
-    return "unknown" if seconds is None else clock(seconds)
+    if seconds is None:
+        return "unknown"
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
 
 
 def _suggestions(found: dict[str, Any] | None) -> list[list[str]]:
     """The lines of suggestions, for those that there are."""
     found, lines = found or {}, []
-    for name, flag in (("batch_size", "--batch-size"), ("seeds", "seeds together")):
+    for name, flag in (("batch_size", "--batch-size"), ("seeds", "number of seeds together")):
         if best := found.get(name):
             checked = f"compiled: {words(best['peak'])}" if best["verified"] else "extrapolated, not compiled"
-            lines.append(["largest", f"{best['value']} {flag} ({checked})"])
+            more = "; larger was not tried" if best["enough"] else ""
+            lines.append(["largest", f"{flag} {best['value']} ({checked}{more})"])
     if remat := found.get("remat"):
-        lines.append(["--remat", f"{words(remat['peak'])}, saves {words(remat['saves'])}; steps take longer"])
+        saved = (
+            f"saves {words(remat['saves'])} of a step; it takes longer" if remat["saves"] > 0 else "saves nothing here"
+        )
+        lines.append(["--remat", f"{saved} (compiled: {words(remat['peak'])})"])
     return lines

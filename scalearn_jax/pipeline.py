@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, memory, methods, runs, tree
+from scalearn_jax import features, methods, out_of_memory, runs, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data import batches
@@ -96,7 +96,7 @@ def _run(kind: str, setup: Setup) -> Path:
     config = setup.config
     schedule = make_schedule(config, setup.method, len(setup.data.train))
     shape = lambda: f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"  # noqa: E731
-    with memory.explained(config, shape), new_folder(config.out) as folder:
+    with out_of_memory.explained(config, shape), new_folder(config.out) as folder:
         with (folder / "metrics.jsonl").open("a") as log, Progress(config.out, config.seeds) as progress:
             members = _fit(setup, schedule, _recorder(log, progress))
         best = parallel.replicate(tree.stack([member.trainable for member in members]), parallel.make_mesh())

@@ -7,12 +7,12 @@ Letters: M members (seeds trained together), R rows.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from scalearn_jax import features, memory, pipeline
+from scalearn_jax.extrapolation import Suggestion, largest
 from scalearn_jax.forecast import Forecast, Program
 from scalearn_jax.prepare import Setup
 from scalearn_jax.train import parallel
@@ -25,22 +25,6 @@ MAX_COMPILATIONS = 3
 _MAX_SEEDS = 64  # more are of no use to anyone
 _COUNTED_EXAMPLES, _COUNTED_STEPS = 100_000, 200  # over which the rows of another batch size are counted
 _MULTIPLE = 8  # batch sizes are multiples of it, from it on
-_WORTH_IT = 1.1  # a size that is larger by less is not compiled
-_FAR = 1.25  # ratio of two sizes that say how memory grows
-
-
-class Suggestion(NamedTuple):
-    """The largest size that fits.
-
-    Attributes:
-      value: the size.
-      peak: bytes of its training step; ``None`` where it was not compiled.
-      verified: whether it was compiled and fits.
-    """
-
-    value: int
-    peak: int | None
-    verified: bool
 
 
 class Probe:
@@ -95,8 +79,8 @@ def suggest(
       found: the forecast of the run.
 
     Returns:
-      ``{"batch_size": {"value", "peak", "verified"}, "seeds": the same, "remat": {"peak", "saves"}}``, each ``None``
-      where nothing was found; ``None`` where memory is unknown, or a head alone trains on features.
+      ``{"batch_size": fields of a Suggestion, "seeds": the same, "remat": {"peak", "saves"}}``, each ``None`` where
+      nothing was found; ``None`` where memory is unknown, or a head alone trains on features.
     """
     known = found.available is not None and all(program.memory for program in found.programs)
     if not known or features.are_constant(setup.method, setup.spec):
@@ -145,72 +129,3 @@ def _seeds(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Sugges
         most=min(_MAX_SEEDS, int(members * (budget - shared) / max(evaluation, 1))),
         tries=MAX_COMPILATIONS - probe.compiled,
     )
-
-
-def largest(
-    peak_at: Callable[[int], int],
-    points: Sequence[tuple[float, int]],
-    *,
-    slope: float,
-    budget: float,
-    most: int,
-    tries: int,
-    multiple: int = 1,
-) -> Suggestion | None:
-    """Finds the largest size that fits: extrapolates, and compiles what comes out.
-
-    Args:
-      peak_at: compiles a size; returns its bytes.
-      points: (size, bytes) that are known, ascending; the last is the run's own.
-      slope: bytes that one more costs, at most.
-      budget: bytes.
-      most: a size that is large enough.
-      tries: how many sizes may be compiled.
-      multiple: sizes above it are its multiples.
-
-    Returns:
-      The suggestion; ``None`` where no size fits.
-
-    Example:
-      >>> largest(lambda size: 10 + 3 * size, [(8, 34)], slope=3, budget=100, most=64, tries=1)
-      Suggestion(value=30, peak=100, verified=True)
-    """
-    points, best = list(points), None
-    if points[-1][1] <= budget:
-        best = Suggestion(int(points[-1][0]), points[-1][1], True)
-    for _ in range(tries):
-        size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
-        if size < 1 or (best and size < _WORTH_IT * best.value):
-            break
-        peak = peak_at(size)
-        points = sorted([*points, (size, peak)])
-        if peak <= budget:
-            best = Suggestion(size, peak, True)
-    if best:
-        return best
-    size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
-    return Suggestion(size, None, False) if size >= 1 else None
-
-
-def extrapolate(points: Sequence[tuple[float, int]], slope: float, budget: float) -> float:
-    """Solves for the size at which an affine need meets a budget.
-
-    Args:
-      points: (size, bytes), ascending.
-      slope: bytes that one more costs, at most; used where no two sizes are far apart.
-      budget: bytes.
-
-    Returns:
-      The size.
-
-    Example:
-      >>> extrapolate([(10, 110), (20, 210)], 0, 1010), extrapolate([(20, 210)], 10.5, 420)
-      (100.0, 40.0)
-    """
-    (first, low), (last, high) = points[0], points[-1]
-    known = last >= _FAR * first
-    return last + (budget - high) / max((high - low) / (last - first) if known else slope, 1e-9)
-
-
-def _rounded(size: float, multiple: int) -> int:
-    return int(size) // multiple * multiple if size >= multiple else int(size)

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 # Modules on one line know nothing of each other; files of one package may.
 LAYERS = """
 errors typing
-files limits schema tables tree
-config caches memory progress published
+extrapolation files limits memory problems schema tables tree
+config caches out_of_memory progress published
 losses checkpoint
 convert.files convert.safetensors_io
 data

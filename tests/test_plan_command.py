@@ -1,0 +1,130 @@
+"""``scalearn plan``: its figures are those of the run's own programs, and it writes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scalearn_jax import cli, extrapolation, listing, memory, pipeline, preview
+from scalearn_jax.config import PlanAdapterConfig
+from scalearn_jax.prepare import count_parameters
+from tests import tiny_backbone
+
+SHORT = dict(max_steps=5, batch_size=8, eval_every=2, max_train_samples=100, max_eval_samples=16, eval_batch_size=8)
+LIMIT = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), num_hidden_layers=1))
+
+
+def config_of(backbone, **changes):
+    settings = dict(task="builtin/topic", backbone=backbone, reduction_factor=4, max_length=16, **SHORT) | changes
+    return PlanAdapterConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def planned(backbone, tmp_path_factory):
+    """A plan on a machine with little memory, made in an empty folder, and what is then in that folder."""
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(empty)
+        patch.setattr(memory, "available", lambda: LIMIT)
+        result = preview.plan(config_of(backbone, out="out"))
+    return result, list(empty.iterdir())
+
+
+def test_figures_are_those_of_the_runs_own_step(planned, backbone):
+    config = config_of(backbone, out="out")
+    setup = pipeline.adapter_setup(config)
+    schedule = pipeline.make_schedule(config, setup.method, len(setup.data.train))
+    step, state, feed = pipeline.make_training(setup, schedule)
+    result, trained = planned[0], planned[0]["programs"][0]
+    compiled = step.lower(state, setup.frozen, next(feed.batches)).compile()
+    found = memory.of_program(compiled)
+    assert trained["memory"] == found._asdict() | {"peak": found.peak}
+    assert trained["flops"] == compiled.cost_analysis()["flops"] > 0
+    assert result["parameters"] == count_parameters(setup.trainable)
+    rows, _ = pipeline.training_rows(setup, schedule.num_steps)
+    assert trained["rows"] == max(rows) and trained["length"] == 16
+
+
+def test_calls_cover_the_schedule(planned):
+    result, _ = planned
+    calls = {name: sum(p["calls"] for p in result["programs"] if p["name"] == name) for name in ("train", "evaluate")}
+    assert (result["steps"], result["evaluations"]) == (5, 3)
+    assert calls == {"train": 5, "evaluate": 3 * 2 + 2}  # two batches of development data, and two of test data
+
+
+def test_the_total_is_the_sum_of_its_parts(planned):
+    result, _ = planned
+    seconds, programs = dict(result["seconds"]), result["programs"]
+    assert seconds.pop("total") == pytest.approx(sum(seconds.values()))
+    assert seconds["train"] + seconds["evaluate"] == pytest.approx(sum(p["seconds"] * p["calls"] for p in programs))
+    assert seconds["compile"] == pytest.approx(sum(p["compile_seconds"] for p in programs))
+    assert result["memory"]["needed"] == max(p["memory"]["peak"] for p in programs)
+    assert result["memory"]["fits"] is True
+
+
+def test_suggestions_are_compiled_and_fit(planned):
+    found = planned[0]["suggestions"]
+    for name, now in (("batch_size", 8), ("seeds", 1)):
+        best = found[name]
+        assert best["verified"] and best["value"] > now
+        assert best["peak"] <= memory.SHARE * LIMIT
+    largest = max(p["memory"]["peak"] for p in planned[0]["programs"] if p["name"] == "train")
+    assert found["remat"]["saves"] == largest - found["remat"]["peak"]
+
+
+def test_nothing_is_written(planned):
+    assert planned[1] == []
+
+
+def test_the_table_names_what_json_holds(planned):
+    text = listing.forecast(json.loads(listing.as_json(planned[0])))
+    for word in ("batch size 8", "5 steps, 3 evaluations", "fits", "--remat", "number of seeds together", "x 16"):
+        assert word in text
+
+
+def test_a_run_that_does_not_fit_is_not_tried(backbone, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
+    argv = ["plan", "train-adapter", "--task", "builtin/topic", "--backbone", backbone, "--max-length", "16", *flags]
+    assert cli.main([*argv, "--reduction-factor", "4", "--no-suggest", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["memory"]["fits"] is False and result["suggestions"] is None
+    assert [program["seconds"] for program in result["programs"]] == [None] * len(result["programs"])
+    assert result["seconds"]["total"] is None
+    assert "does not fit" in listing.forecast(result) and "unknown" in listing.forecast(result)
+
+
+def test_a_head_on_features_is_planned_with_its_encoder(backbone):
+    result = preview.plan(config_of(backbone, method="head", backbone_dropout=False, reduction_factor=None))
+    calls = {(p["name"], p["calls"]) for p in result["programs"]}
+    assert calls == {("train", 5), ("encode", 5), ("encode", 2), ("evaluate", 2)}  # 40 and 16 examples, 8 at once
+    assert result["suggestions"] is None
+
+
+@pytest.mark.parametrize("fixed", [0, 50])
+@pytest.mark.parametrize("each", [1.0, 3.0])
+@pytest.mark.parametrize("tries", [1, 2])
+def test_the_largest_size_fits_and_the_next_would_not(fixed, each, tries):
+    peak = lambda size: int(fixed + each * size)  # noqa: E731
+    points = [(4, peak(4)), (8, peak(8))]
+    best = extrapolation.largest(peak, points, slope=each, budget=500, most=10_000, tries=tries)
+    assert best.verified and peak(best.value) <= 500 < peak(best.value + 1) and not best.enough
+
+
+def test_a_size_that_does_not_fit_is_made_smaller():
+    best = extrapolation.largest(lambda size: 10 * size, [(64, 640)], slope=10, budget=100, most=64, tries=1)
+    assert best == (10, 100, True, False)
+    steep = extrapolation.largest(lambda size: size**2, [(4, 16)], slope=4, budget=100, most=64, tries=2)
+    assert steep.value**2 <= 100  # growth that is not affine costs a try, not a wrong answer
+    assert extrapolation.largest(lambda size: 100 * size, [(2, 200)], slope=100, budget=10, most=9, tries=1) is None
+
+
+def test_memory_of_the_system_is_told():
+    assert memory.available() > 2**20
+    assert np.isclose(memory.Memory(10, 5, 4, 3).peak, 16)
