@@ -9,6 +9,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.train import loop
 from tests import tiny_backbone
 
+PLAIN = dict(num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # compiles fast
 ERRORS = [
     ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12884901888 bytes.", "needed 12.0 GiB, available"),
     ("RESOURCE_EXHAUSTED: Out of memory allocating 1048576 bytes", "needed 1.00 MiB, available"),
@@ -19,7 +20,7 @@ ERRORS = [
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), num_hidden_layers=1))
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), **PLAIN))
 
 
 @pytest.mark.parametrize("text, sizes", ERRORS)

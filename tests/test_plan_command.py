@@ -5,23 +5,29 @@ import json
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, extrapolation, listing, memory, pipeline, preview
+from scalearn_jax import cli, extrapolation, forecast, listing, memory, pipeline, preview, workload
 from scalearn_jax.config import PlanAdapterConfig
 from scalearn_jax.prepare import count_parameters
 from tests import tiny_backbone
 
 SHORT = dict(max_steps=5, batch_size=8, eval_every=2, max_train_samples=100, max_eval_samples=16, eval_batch_size=8)
 LIMIT = 8_000_000
+PLAIN = dict(num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # compiles fast
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), num_hidden_layers=1))
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), **PLAIN))
 
 
 def config_of(backbone, **changes):
-    settings = dict(task="builtin/topic", backbone=backbone, reduction_factor=4, max_length=16, **SHORT) | changes
+    settings = dict(task="builtin/topic", backbone=backbone, method="head", max_length=16, **SHORT) | changes
     return PlanAdapterConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def setup(backbone):
+    return pipeline.adapter_setup(config_of(backbone))
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +41,8 @@ def planned(backbone, tmp_path_factory):
     return result, list(empty.iterdir())
 
 
-def test_figures_are_those_of_the_runs_own_step(planned, backbone):
-    config = config_of(backbone, out="out")
-    setup = pipeline.adapter_setup(config)
-    schedule = pipeline.make_schedule(config, setup.method, len(setup.data.train))
+def test_figures_are_those_of_the_runs_own_step(planned, setup):
+    schedule = pipeline.make_schedule(setup.config, setup.method, len(setup.data.train))
     step, state, feed = pipeline.make_training(setup, schedule)
     result, trained = planned[0], planned[0]["programs"][0]
     compiled = step.lower(state, setup.frozen, next(feed.batches)).compile()
@@ -87,21 +91,31 @@ def test_the_table_names_what_json_holds(planned):
         assert word in text
 
 
-def test_a_run_that_does_not_fit_is_not_tried(backbone, monkeypatch, capsys):
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+def test_what_does_not_fit_is_not_called(setup):
+    schedule = pipeline.make_schedule(setup.config, setup.method, len(setup.data.train))
+    step, state, _ = pipeline.make_training(setup, schedule)
+    evaluation = workload.workload(setup, schedule, step)[-1]
+    program, after = forecast.measure(evaluation, setup, state, available=1000)
+    assert program.memory.peak > 1000 and program.seconds is None and after is state
+    found = forecast.Forecast([program], schedule, count_parameters(setup.trainable), 1.0, 1000)
+    assert found.seconds["total"] is None
+    text = listing.forecast(preview.to_dict(setup, found) | {"suggestions": None})
+    assert "does not fit (evaluate needs most: lower --eval-batch-size)" in text and "time         unknown" in text
+
+
+def test_the_command_prints_a_table_or_json(planned, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(preview, "plan", lambda config: asked.append(config) or planned[0])
     monkeypatch.setattr(cli, "_prepare", lambda: None)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
-    argv = ["plan", "train-adapter", "--task", "builtin/topic", "--backbone", backbone, "--max-length", "16", *flags]
-    assert cli.main([*argv, "--reduction-factor", "4", "--no-suggest", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["memory"]["fits"] is False and result["suggestions"] is None
-    assert [program["seconds"] for program in result["programs"]] == [None] * len(result["programs"])
-    assert result["seconds"]["total"] is None
-    assert "does not fit" in listing.forecast(result) and "unknown" in listing.forecast(result)
+    argv = ["plan", "transfer", "--target", "builtin/topic", "--backbone", "b"]
+    assert cli.main(argv) == 0 and "5 steps, 3 evaluations" in capsys.readouterr().out
+    assert cli.main([*argv, "--json", "--no-suggest", "--out", "o"]) == 0
+    assert json.loads(capsys.readouterr().out) == planned[0]
+    assert [(config.suggest, config.target) for config in asked] == [(True, "builtin/topic"), (False, "builtin/topic")]
 
 
 def test_a_head_on_features_is_planned_with_its_encoder(backbone):
-    result = preview.plan(config_of(backbone, method="head", backbone_dropout=False, reduction_factor=None))
+    result = preview.plan(config_of(backbone, backbone_dropout=False))
     calls = {(p["name"], p["calls"]) for p in result["programs"]}
     assert calls == {("train", 5), ("encode", 5), ("encode", 2), ("evaluate", 2)}  # 40 and 16 examples, 8 at once
     assert result["suggestions"] is None
