@@ -27,35 +27,39 @@ def largest(
     peak_at: Callable[[int], int],
     points: Sequence[tuple[float, int]],
     *,
+    now: int,
     slope: float,
     budget: float,
     most: int,
     tries: int,
     multiple: int = 1,
+    aim: float = 1.0,
 ) -> Suggestion | None:
     """Finds the largest size that fits: extrapolates, and compiles what comes out.
 
     Args:
       peak_at: compiles a size; returns its bytes.
-      points: (size, bytes) that are known, ascending; the last is the run's own.
+      points: (size, bytes) that are known, ascending; the last bytes are the run's own.
+      now: the run's own size.
       slope: bytes that one more costs, at most.
       budget: bytes.
       most: a size that is large enough.
       tries: how many sizes may be compiled.
       multiple: sizes above it are its multiples.
+      aim: share of the budget to aim at, so that a small error does not cost a try.
 
     Returns:
       The suggestion; ``None`` where no size fits.
 
     Example:
-      >>> largest(lambda size: 10 + 3 * size, [(8, 34)], slope=3, budget=100, most=64, tries=1)
+      >>> largest(lambda size: 10 + 3 * size, [(8, 34)], now=8, slope=3, budget=100, most=64, tries=1)
       Suggestion(value=30, peak=100, verified=True, enough=False)
     """
     points, best = list(points), None
-    if points[-1][1] <= budget and points[-1][0] <= most:
-        best = Suggestion(int(points[-1][0]), points[-1][1], True, points[-1][0] >= most)
+    if points[-1][1] <= budget and now <= most:
+        best = Suggestion(now, points[-1][1], True, now >= most)
     for _ in range(tries):
-        size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
+        size = _rounded(min(most, extrapolate(points, slope, aim * budget)), multiple)
         if size < 1 or (best and size < _WORTH_IT * best.value):
             break
         peak = peak_at(size)
@@ -64,7 +68,7 @@ def largest(
             best = Suggestion(size, peak, True, size >= most)
     if best:
         return best
-    size = _rounded(min(most, extrapolate(points, slope, budget)), multiple)
+    size = _rounded(min(most, extrapolate(points, slope, aim * budget)), multiple)
     return Suggestion(size, None, False, size >= most) if size >= 1 else None
 
 

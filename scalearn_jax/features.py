@@ -6,6 +6,7 @@ computed once and the steps run on them.
 Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -116,7 +117,7 @@ def _batch(features: np.ndarray, labels: np.ndarray, size: int) -> FeatureBatch:
 
 def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[str, float]]]:
     """Returns trainable trees [M ...] -> metrics of each member on a split, whose features are computed once."""
-    table = functools.cache(lambda: _flat(compute(setup, encoded, np.arange(len(encoded)))))  # when first needed
+    tables: list[np.ndarray] = []  # filled when it is first needed
     frozen, spec, task = setup.frozen, setup.spec, setup.task
 
     @jax.jit
@@ -124,8 +125,10 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
         one = lambda member: model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)  # noqa: E731
         return jax.vmap(one)(trainable)
 
-    return lambda trainable: scores(task, np.asarray(logits(trainable, frozen, table())), encoded)
+    def evaluate(trainable: Params) -> list[dict[str, float]]:
+        if not tables:  # training has given up the setup's own parameters by now
+            table = compute(dataclasses.replace(setup, trainable=trainable), encoded, np.arange(len(encoded)))
+            tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
+        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
 
-
-def _flat(table: np.ndarray) -> np.ndarray:
-    return table.reshape(-1, table.shape[-1])  # [N, d]
+    return evaluate

@@ -24,6 +24,8 @@ from scalearn_jax.workload import train_batches
 MAX_COMPILATIONS = 3
 _MAX_SEEDS = 64  # more are of no use to anyone
 _COUNTED_EXAMPLES, _COUNTED_STEPS = 100_000, 200  # over which the rows of another batch size are counted
+_LARGER = 8  # times the batch: where rows an example are counted
+_AIM = 0.95  # of the budget
 _MULTIPLE = 8  # batch sizes are multiples of it, from it on
 
 
@@ -58,12 +60,17 @@ class Probe:
 
 def largest_batch(setup: Setup, schedule: Schedule, batch_size: int, num_seeds: int) -> Batch:
     """Lays out a batch of the most rows that a run of another size needs; counted over its first steps."""
+    *_, (batch, _) = train_batches(*_resized(setup, schedule, batch_size, num_seeds))
+    return batch
+
+
+def _resized(setup: Setup, schedule: Schedule, batch_size: int, num_seeds: int) -> tuple[Setup, int]:
+    """The run with another size, and how many of its steps are looked at."""
     same = num_seeds == len(setup.config.seeds)
     seeds = setup.config.seeds if same else tuple(range(num_seeds))
     config = dataclasses.replace(setup.config, batch_size=batch_size, seeds=seeds)
     num_steps = max(1, min(schedule.num_steps, _COUNTED_STEPS, _COUNTED_EXAMPLES // (batch_size * num_seeds)))
-    *_, (batch, _) = train_batches(dataclasses.replace(setup, config=config), num_steps)
-    return batch
+    return dataclasses.replace(setup, config=config), num_steps
 
 
 def suggest(
@@ -88,7 +95,7 @@ def suggest(
     setup = dataclasses.replace(setup, trainable=state.trainable)  # the first ones were given up to the steps
     probe, budget = Probe(setup, schedule, step, state), memory.SHARE * found.available
     remat = None if setup.spec.remat else _remat(probe, found)
-    batch = _batch_size(probe, setup, found, budget)
+    batch = _batch_size(probe, setup, schedule, found, budget)
     seeds = _seeds(probe, setup, found, budget)
     return {"batch_size": batch and batch._asdict(), "seeds": seeds and seeds._asdict(), "remat": remat}
 
@@ -102,30 +109,38 @@ def _largest_step(found: Forecast) -> Program:
     return max((program for program in found.programs if program.name == "train"), key=lambda program: program.rows)
 
 
-def _batch_size(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Suggestion | None:
+def _batch_size(probe: Probe, setup: Setup, schedule: Schedule, found: Forecast, budget: float) -> Suggestion | None:
+    """Counts in examples of a larger batch, which packs better than the run's own."""
     size, members, last = setup.config.batch_size, len(setup.config.seeds), _largest_step(found)
-    points = [(size * p.rows / last.rows, p.memory.peak) for p in found.programs if p.name == "train"]
+    most = max(size, len(setup.data.train))
+    larger = min(most, _LARGER * size)
+    rows_each = pipeline.training_rows(*_resized(setup, schedule, larger, members))[1][-1] / larger
+    points = [(p.rows / rows_each, p.memory.peak) for p in found.programs if p.name == "train"]
     tries = MAX_COMPILATIONS - probe.compiled - 1  # the seeds need one
     return largest(
         lambda size: probe.peak(size, members),
         points,
-        slope=last.memory.temporaries / size,
+        now=size,
+        slope=last.memory.temporaries / points[-1][0],
         budget=budget,
-        most=max(size, len(setup.data.train)),
+        most=most,
         tries=tries,
         multiple=_MULTIPLE,
+        aim=_AIM,
     )
 
 
 def _seeds(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Suggestion | None:
     size, members, peak = setup.config.batch_size, len(setup.config.seeds), _largest_step(found).memory.peak
     shared = sum(leaf.nbytes for leaf in jax.tree.leaves(setup.frozen))
-    evaluation = max(program.memory.peak for program in found.programs) - shared
+    evaluation = max(program.memory.peak for program in found.programs if program.name != "train") - shared
     return largest(
         lambda members: probe.peak(size, members),
         [(members, peak)],
+        now=members,
         slope=(peak - shared) / members,
         budget=budget,
         most=min(_MAX_SEEDS, int(members * (budget - shared) / max(evaluation, 1))),
         tries=MAX_COMPILATIONS - probe.compiled,
+        aim=_AIM,
     )

@@ -127,16 +127,18 @@ def test_a_head_on_features_is_planned_with_its_encoder(backbone):
 def test_the_largest_size_fits_and_the_next_would_not(fixed, each, tries):
     peak = lambda size: int(fixed + each * size)  # noqa: E731
     points = [(4, peak(4)), (8, peak(8))]
-    best = extrapolation.largest(peak, points, slope=each, budget=500, most=10_000, tries=tries)
+    best = extrapolation.largest(peak, points, now=8, slope=each, budget=500, most=10_000, tries=tries)
     assert best.verified and peak(best.value) <= 500 < peak(best.value + 1) and not best.enough
 
 
 def test_a_size_that_does_not_fit_is_made_smaller():
-    best = extrapolation.largest(lambda size: 10 * size, [(64, 640)], slope=10, budget=100, most=64, tries=1)
+    best = extrapolation.largest(lambda size: 10 * size, [(64, 640)], now=64, slope=10, budget=100, most=64, tries=1)
     assert best == (10, 100, True, False)
-    steep = extrapolation.largest(lambda size: size**2, [(4, 16)], slope=4, budget=100, most=64, tries=2)
+    steep = extrapolation.largest(lambda size: size**2, [(4, 16)], now=4, slope=4, budget=100, most=64, tries=2)
     assert steep.value**2 <= 100  # growth that is not affine costs a try, not a wrong answer
-    assert extrapolation.largest(lambda size: 100 * size, [(2, 200)], slope=100, budget=10, most=9, tries=1) is None
+    assert (
+        extrapolation.largest(lambda size: 100 * size, [(2, 200)], now=2, slope=100, budget=10, most=9, tries=1) is None
+    )
 
 
 def test_memory_of_the_system_is_told():
