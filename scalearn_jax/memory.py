@@ -65,7 +65,7 @@ def available() -> int | None:
 
 
 def _system_memory() -> int | None:
-    found = [_meminfo(), _container()]
+    found = [_meminfo(), _container(), _address_space()]
     return min((size for size in found if size is not None), default=None)
 
 
@@ -86,6 +86,18 @@ def _container() -> int | None:
         return max(0, int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
     except (OSError, ValueError):  # no such limit, or "max"
         return None
+
+
+def _address_space() -> int | None:
+    """What the shell's or the batch system's limit (``ulimit -v``) leaves."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError, IndexError):  # Windows, macOS
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
 
 
 def fits(needed: int | None, limit: int | None) -> bool | None:

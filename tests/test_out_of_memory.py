@@ -1,5 +1,10 @@
 """Running out of memory is one line that says what to change, and leaves nothing behind."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -8,6 +13,7 @@ from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import loop
 from tests import tiny_backbone
+from tests.conftest import ROOT
 
 PLAIN = dict(num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # compiles fast
 ERRORS = [
@@ -39,6 +45,28 @@ def test_training_names_sizes_and_remedies(text, sizes, backbone, tmp_path, monk
     assert "a smaller --batch-size" in line and "--remat or fewer --seeds at once" in line
     assert "`scalearn plan train-adapter`" in line
     assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource
+from pathlib import Path
+import jax, jax.numpy as jnp
+from scalearn_jax import memory, out_of_memory
+from scalearn_jax.config import EvaluateConfig
+jnp.ones(4).block_until_ready()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
+assert memory.available() * jax.local_device_count() <= 2**31
+with out_of_memory.explained(EvaluateConfig(run="r")):
+    jax.jit(lambda x: x @ x.T)(jnp.ones((60_000, 8))).block_until_ready()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
+def test_a_real_error_is_recognised():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True)
+    assert "OutOfMemory: out of memory: batch size 128; needed 13.4 GiB, available" in done.stderr
 
 
 def test_other_commands_and_memory_errors_are_translated():
