@@ -5,6 +5,7 @@ import os
 import platform
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder(name: str) -> Path | None:
@@ -17,8 +18,7 @@ def cache_folder(name: str) -> Path | None:
       The folder, mode 0700; ``None`` where it cannot be made, or belongs to or is writable for someone else (a
       planted file could then be loaded as ours).
     """
-    root = Path(os.environ.get("SCALEARN_CACHE") or Path.home() / ".cache" / "scalearn_jax")
-    folders = list(accumulate(name.split("/"), Path.__truediv__, initial=root))
+    folders = list(accumulate(name.split("/"), Path.__truediv__, initial=_root()))
     try:
         for folder in folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,6 +26,27 @@ def cache_folder(name: str) -> Path | None:
     except OSError:
         return None
     return folders[-1] if safe else None
+
+
+def _root() -> Path:
+    return Path(os.environ.get("SCALEARN_CACHE") or Path.home() / ".cache" / "scalearn_jax")
+
+
+def state() -> dict[str, Any]:
+    """Describes the cache as it is, and makes nothing.
+
+    Returns:
+      ``{"folder", "private", "bytes", "programs"}``; a folder that is not there yet counts as private.
+    """
+    root = _root()
+    files = [path for path in root.rglob("*") if path.is_file()]
+    places = [folder for folder in (root, *root.glob("*"), *root.glob("xla/*")) if folder.is_dir()]
+    return {
+        "folder": str(root),
+        "private": all(map(_private, places)) and (root.is_dir() or not root.exists()),
+        "bytes": sum(path.stat().st_size for path in files),
+        "programs": sum(path.name.endswith("-cache") for path in files),
+    }
 
 
 def _private(folder: Path) -> bool:

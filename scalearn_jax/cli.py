@@ -7,10 +7,10 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scalearn_jax import __version__
+from scalearn_jax import __version__, out_of_memory
 from scalearn_jax.errors import InputError
 
 # Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
@@ -29,12 +29,14 @@ class Command(NamedTuple):
       run: config -> exit code.
       about: one line of help.
       positional: the field given without a flag.
+      stages: commands of its own, which stand after its name; it then has neither config nor run.
     """
 
-    config: str
-    run: Callable[[Any], int]
+    config: str | None
+    run: Callable[[Any], int] | None
     about: str
     positional: str | None = None
+    stages: Mapping[str, "Command"] | None = None
 
 
 def run() -> None:
@@ -85,41 +87,48 @@ def _fail(message: str, code: int) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if name in ("-h", "--help", "help"):
-        print(_usage())
-        return 0
-    if name == "--version":
+    if argv and argv[0] == "--version":
         print(f"scalearn {__version__}")
         return 0
-    if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(COMMANDS)}"
-        raise InputError(f"unknown command {name!r}; {hint}")
-    command = COMMANDS[name]
-    config = _parse(command, name, rest)
-    return config if isinstance(config, int) else command.run(config)
+    return _choose(argv, COMMANDS, "scalearn", "command")
 
 
-def _parse(command: Command, name: str, argv: list[str]) -> Any:
+def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: str) -> int:
+    """Runs the command that the first argument names."""
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(_usage(commands, prog, kind))
+        return 0
+    if name not in commands:
+        nearest = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(commands)}"
+        raise InputError(f"unknown {kind} {name!r}; {hint}")
+    command = commands[name]
+    if command.stages:
+        return _choose(rest, command.stages, f"{prog} {name}", "stage")
+    config = _parse(command, f"{prog} {name}", rest)
+    if isinstance(config, int):
+        return config
+    with out_of_memory.explained(config):
+        return command.run(config)
+
+
+def _parse(command: Command, prog: str, argv: list[str]) -> Any:
     """Reads the command's config, or returns an exit code where the parser has already said all."""
     from scalearn_jax import config, flags
 
     try:
-        return flags.parse(
-            getattr(config, command.config), argv, prog=f"scalearn {name}", positional=command.positional
-        )
+        return flags.parse(getattr(config, command.config), argv, prog=prog, positional=command.positional)
     except SystemExit as stop:
         return int(stop.code or 0)
 
 
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {command.about}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: scalearn COMMAND ...", "", "Learn to scale adapters: two-stage transfer for text encoders.", ""]
-        + ["commands:", *lines, "", "`scalearn COMMAND --help` says more; `scalearn --version` prints the version."]
-    )
+def _usage(commands: Mapping[str, Command], prog: str, kind: str) -> str:
+    width, top = max(map(len, commands)), commands is COMMANDS
+    lines = [f"  {name.ljust(width)}  {command.about}" for name, command in commands.items()]
+    about = "Learn to scale adapters: two-stage transfer for text encoders." if top else COMMANDS["plan"].about
+    more = f"`{prog} {kind.upper()} --help` says more{'; `scalearn --version` prints the version' if top else ''}."
+    return "\n".join([f"usage: {prog} {kind.upper()} ...", "", about, "", f"{kind}s:", *lines, "", more])
 
 
 def _train_adapter(config) -> int:
@@ -192,6 +201,24 @@ def _explain(config) -> int:
     return 0
 
 
+def _plan(config) -> int:
+    _check_method(config.method)
+    _prepare()
+    from scalearn_jax import listing, preview
+
+    result = preview.plan(config)
+    print(listing.as_json(result) if config.json else listing.forecast(result))
+    return 0
+
+
+def _doctor(config) -> int:
+    from scalearn_jax import doctor, problems
+
+    facts = doctor.gather()
+    print(doctor.as_json(facts) if config.json else doctor.as_text(facts))
+    return 1 if problems.diagnose(facts) else 0
+
+
 def _run(config) -> int:
     from scalearn_jax import study
 
@@ -214,13 +241,19 @@ def _list(config) -> int:
     return 0
 
 
+STAGES = {
+    "train-adapter": Command("PlanAdapterConfig", _plan, "what `scalearn train-adapter` with these flags needs"),
+    "transfer": Command("PlanTransferConfig", _plan, "what `scalearn transfer` with these flags needs"),
+}
 COMMANDS = {
     "train-adapter": Command("AdapterConfig", _train_adapter, "stage 1: train an adapter on one task"),
     "transfer": Command("TransferConfig", _transfer, "stage 2: combine source adapters for a target task"),
+    "plan": Command(None, None, "memory and time of a run, before it starts", stages=STAGES),
     "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
     "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
     "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
     "run": Command("RunConfig", _run, "run a study: every target with every method, then the table", "study"),
     "report": Command("ReportConfig", _report, "tables and figures of a study's results", "dir"),
     "list": Command("ListConfig", _list, "list tasks, methods or backbones", "what"),
+    "doctor": Command("DoctorConfig", _doctor, "check this machine: versions, devices, known problems"),
 }

@@ -12,9 +12,12 @@ from scalearn_jax.schema import from_dict, read_yaml, to_dict
 
 __all__ = [
     "AdapterConfig",
+    "DoctorConfig",
     "EvaluateConfig",
     "ExplainConfig",
     "ListConfig",
+    "PlanAdapterConfig",
+    "PlanTransferConfig",
     "PredictConfig",
     "ReportConfig",
     "RunConfig",
@@ -191,6 +194,38 @@ class TransferConfig(TrainConfig):
         for name in ("embedder", "similarity_samples"):
             if getattr(self, name) is not None and self.top_sources is None:
                 raise InputError(f"{name} is for the similarities that top_sources asks for; set that too.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanAdapterConfig(AdapterConfig):
+    """What `scalearn train-adapter` with these settings would need: memory, operations, time. Writes nothing."""
+
+    out: str = ""
+    """Not needed: nothing is written."""
+    suggest: bool = True
+    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanTransferConfig(TransferConfig):
+    """What `scalearn transfer` with these settings would need: memory, operations, time. Writes nothing."""
+
+    out: str = ""
+    """Not needed: nothing is written."""
+    suggest: bool = True
+    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Say what this machine and its packages offer, and what is known to go wrong with them."""
+
+    json: bool = False
+    """Print JSON instead of text."""
 
 
 @dataclass(frozen=True, kw_only=True)

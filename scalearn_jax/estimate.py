@@ -60,7 +60,7 @@ def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, nu
     steps = min(schedule.num_steps, _SAMPLED_STEPS)
     layout = {"batch_size": config.batch_size, "row_length": task.max_length}
     rows = batches.train_rows(data.train, seeds=config.seeds[:1], num_steps=steps, **layout).mean()
-    evaluations = -(-schedule.num_steps // schedule.eval_every)
+    evaluations = schedule.num_evaluations
     evaluated = evaluations * _eval_rows(config, task, data.dev) + _eval_rows(config, task, data.test)
     trained = schedule.num_steps * rows * _passes(method)
     if method.trainable == ("head",) and not config.backbone_dropout:  # each example is encoded once

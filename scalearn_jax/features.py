@@ -6,6 +6,7 @@ computed once and the steps run on them.
 Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -19,7 +20,7 @@ from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.inference import scores
 from scalearn_jax.prepare import Setup
 from scalearn_jax.train import parallel
-from scalearn_jax.typing import Array, FeatureBatch, Key, Params
+from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
 
 
 def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
@@ -51,22 +52,28 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     Returns:
       Float[n K d], in the order of ``examples``.
     """
-    size, length = setup.config.eval_batch_size, setup.task.max_length
-    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
-    layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
-    chunks = (examples[start : start + size] for start in range(0, len(examples), size))
-    stream = (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
     nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
-    step = _encode_step(setup.spec, setup.mesh)
+    size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
     found = [
         np.asarray(step(nothing, setup.frozen, batch))[0].reshape(size, encoded.num_choices, -1)[batch.example_mask]
-        for batch in stream
+        for batch in encode_batches(setup, encoded, examples)
     ]
     return np.concatenate(found)
 
 
+def encode_batches(setup: Setup, encoded: Encoded, examples: np.ndarray) -> Iterator[Batch]:
+    """Yields the batches that ``compute`` encodes, all of one shape."""
+    size, length = setup.config.eval_batch_size, setup.task.max_length
+    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
+    layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
+    chunks = (examples[start : start + size] for start in range(0, len(examples), size))
+    return (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
+
+
 @functools.cache
-def _encode_step(spec: model.ModelSpec, mesh: Mesh) -> Callable:
+def encode_step(spec: model.ModelSpec, mesh: Mesh) -> parallel.Compiled:
+    """Compiles the encoder of a spec once a process and mesh: (trainable, frozen, batch) -> Float[1 N d]."""
+
     def encode(trainable: Params, frozen: Params, batch) -> Array:
         return model.features(tree.combine(trainable, frozen), batch, spec=spec)
 
@@ -80,12 +87,19 @@ def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:
     """
     config, encoded = setup.config, setup.data.train
     orders = [_examples(encoded, seed, config.batch_size, num_steps) for seed in config.seeds]
-    used = np.unique(np.concatenate([examples for order in orders for examples in order]))
+    used = used_examples(setup, num_steps)
     table, place = compute(setup, encoded, used), np.zeros(len(encoded), int)
     place[used] = np.arange(len(used))
     for members in zip(*orders, strict=True):
         lots = [_batch(table[place[examples]], encoded.labels[examples], config.batch_size) for examples in members]
         yield FeatureBatch(*(np.stack(leaves) for leaves in zip(*lots, strict=True)))
+
+
+def used_examples(setup: Setup, num_steps: int) -> np.ndarray:
+    """The training examples that some step of some seed uses, each once."""
+    encoded, size = setup.data.train, setup.config.batch_size
+    orders = (_examples(encoded, seed, size, num_steps) for seed in setup.config.seeds)
+    return np.unique(np.concatenate([examples for order in orders for examples in order]))
 
 
 def _examples(encoded: Encoded, seed: int, batch_size: int, num_steps: int) -> list[np.ndarray]:
@@ -104,9 +118,8 @@ def _batch(features: np.ndarray, labels: np.ndarray, size: int) -> FeatureBatch:
 
 
 def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[str, float]]]:
-    """Returns trainable trees [M ...] -> metrics of each member on a split, whose features are computed here."""
-    table = compute(setup, encoded, np.arange(len(encoded)))
-    table = table.reshape(-1, table.shape[-1])  # [N, d]
+    """Returns trainable trees [M ...] -> metrics of each member on a split, whose features are computed once."""
+    tables: list[np.ndarray] = []  # filled when it is first needed
     frozen, spec, task = setup.frozen, setup.spec, setup.task
 
     @jax.jit
@@ -114,4 +127,10 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
         one = lambda member: model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)  # noqa: E731
         return jax.vmap(one)(trainable)
 
-    return lambda trainable: scores(task, np.asarray(logits(trainable, frozen, table)), encoded)
+    def evaluate(trainable: Params) -> list[dict[str, float]]:
+        if not tables:  # training has given up the setup's own parameters by now
+            table = compute(dataclasses.replace(setup, trainable=trainable), encoded, np.arange(len(encoded)))
+            tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
+        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
+
+    return evaluate

@@ -5,6 +5,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax import tables
+from scalearn_jax.memory import words
+from scalearn_jax.progress import clock
 
 
 def listing(what: str) -> str:
@@ -72,6 +74,73 @@ def scores(result: dict[str, Any]) -> str:
     return f"{result['run']}: {result['task']}, {result['split']} split\n{tables.plain(['seed', *names], rows)}"
 
 
+def forecast(result: dict[str, Any]) -> str:
+    """Lays out what ``preview.plan`` returns: parameters, a line a program, memory, time and suggestions."""
+    parameters, memory_, seconds = result["parameters"], result["memory"], result["seconds"]
+    several = f"{result['num_devices']} x " if result["num_devices"] > 1 else ""
+    verdict = {True: "fits", False: f"does not fit ({_largest(result)})", None: "unknown whether it fits"}[
+        memory_["fits"]
+    ]
+    facts = [
+        ["parameters", f"{parameters['trainable']:,} trainable: {parameters['transfer']:,} transfer, head the rest"],
+        ["schedule", f"{result['steps']:,} steps, {result['evaluations']:,} evaluations, if no seed stops early"],
+        [
+            "memory",
+            f"{words(memory_['needed'])} of {words(memory_['available'])} on {several}{result['device']}: {verdict}",
+        ],
+        [
+            "time",
+            f"{_duration(seconds['total'])}: " + ", ".join(f"{part} {_duration(seconds[part])}" for part in _PARTS),
+        ],
+        *_suggestions(result["suggestions"]),
+    ]
+    seeds = f"{len(result['seeds'])} seed{'s' if len(result['seeds']) > 1 else ''}"
+    title = f"{result['method']} on {result['task']}, {seeds} together, batch size {result['batch_size']}"
+    programs = tables.plain(_COLUMNS, [_program(program) for program in result["programs"]])
+    return "\n".join([title, "", *(f"{name.ljust(13)}{text}" for name, text in facts), "", programs])
+
+
+_PARTS = ("prepare", "compile", "train", "evaluate")
+_COLUMNS = "program,rows x length,calls,arguments,temporaries,output,peak,GFLOP a call,s a call,s to compile".split(",")
+
+
 def as_json(result: dict[str, Any]) -> str:
     """Writes a result as JSON."""
     return json.dumps(result, indent=2)
+
+
+def _program(program: dict[str, Any]) -> list[str]:
+    need, shape = program["memory"] or {}, f"{program['rows']} x {program['length']}"
+    sizes = [words(need.get(name)) for name in ("arguments", "temporaries", "output", "peak")]
+    flops = "-" if program["flops"] is None else f"{program['flops'] / 1e9:.3g}"
+    call = "-" if program["seconds"] is None else f"{program['seconds']:.3g}"
+    return [program["name"], shape, f"{program['calls']:,}", *sizes, flops, call, f"{program['compile_seconds']:.1f}"]
+
+
+def _largest(result: dict[str, Any]) -> str:
+    """Says which program takes most memory, and which flag makes it smaller."""
+    sized = [program for program in result["programs"] if program["memory"]]
+    name = max(sized, key=lambda program: program["memory"]["peak"], default={"name": "train"})["name"]
+    return f"{name} needs most: lower {'--batch-size' if name == 'train' else '--eval-batch-size'}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def _suggestions(found: dict[str, Any] | None) -> list[list[str]]:
+    """The lines of suggestions, for those that there are."""
+    found, lines = found or {}, []
+    for name, flag in (("batch_size", "--batch-size"), ("seeds", "number of seeds together")):
+        if best := found.get(name):
+            checked = f"compiled: {words(best['peak'])}" if best["verified"] else "extrapolated, not compiled"
+            more = "; larger was not tried" if best["enough"] else ""
+            lines.append(["largest", f"{flag} {best['value']} ({checked}{more})"])
+    if remat := found.get("remat"):
+        saved = (
+            f"saves {words(remat['saves'])} of a step; it takes longer" if remat["saves"] > 0 else "saves nothing here"
+        )
+        lines.append(["--remat", f"{saved} (compiled: {words(remat['peak'])})"])
+    return lines

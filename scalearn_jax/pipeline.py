@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import methods, runs, together, tree
+from scalearn_jax import methods, out_of_memory, runs, together, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data.tasks import Task
@@ -26,7 +26,7 @@ from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.agreement import agree, is_writer
-from scalearn_jax.training import evaluation_layout, make_schedule, train
+from scalearn_jax.training import evaluation_layout, make_schedule, train, training_rows
 from scalearn_jax.typing import Params
 
 
@@ -42,6 +42,7 @@ def train_adapter(config: AdapterConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
+    _check_outs(config)
     return _run("adapter", config, adapter_setups(config))
 
 
@@ -59,6 +60,7 @@ def transfer(config: TransferConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
+    _check_outs(config)
     return _run("transfer", config, transfer_setups(config))
 
 
@@ -70,7 +72,7 @@ def adapter_setups(config: AdapterConfig) -> list[Setup]:
     """
     if methods.get(config.method).uses_sources:
         raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return _at_each_rate(prepare(_checked(config), config.task, ()))
+    return _at_each_rate(prepare(config, config.task, ()))
 
 
 def transfer_setups(config: TransferConfig) -> list[Setup]:
@@ -84,19 +86,21 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
     if config.target:
-        return _at_each_rate(prepare(_checked(config), config.target, sources))
+        return _at_each_rate(prepare(config, config.target, sources))
     alone = [
         dataclasses.replace(config, target=target, targets=(), out=str(Path(config.out, target)))
         for target in config.targets
     ]
-    setups = [prepare(_checked(one), one.target, sources) for one in alone]
+    setups = [prepare(one, one.target, sources) for one in alone]
     return [rate for setup in _sharing(setups) for rate in _at_each_rate(setup)]
 
 
-def _checked(config: TrainConfig) -> TrainConfig:
-    for out in [folder for _, folder in _rates(config)] if is_writer() else ():
-        check_out(out)
-    return config
+def _check_outs(config: TrainConfig) -> None:
+    """Checks the run folders of a config, before anything is computed."""
+    targets = getattr(config, "targets", ())
+    for folder in [str(Path(config.out, target)) for target in targets] or [config.out]:
+        for _, out in _rates(dataclasses.replace(config, out=folder)) if is_writer() else ():
+            check_out(out)
 
 
 def _rates(config: TrainConfig) -> list[tuple[float | None, str]]:
@@ -146,15 +150,11 @@ def _run(kind: str, config: TrainConfig, setups: Sequence[Setup]) -> Path:
 def _run_together(kind: str, title: str, setups: Sequence[Setup]) -> dict[str, Any]:
     """Trains runs in one program, scores their best checkpoints and writes their folders; returns their results."""
     schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
-    with contextlib.ExitStack() as stack:
+    steps = [schedule.num_steps for schedule in schedules]
+    shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
+    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
         folders = [stack.enter_context(new_folder(s.config.out)) if is_writer() else None for s in setups]
-        agree(
-            {
-                f"{name}{setup.config.out if len(setups) > 1 else ''}": value
-                for setup in setups
-                for name, value in facts(setup).items()
-            }
-        )
+        agree(_facts_of_all(setups))
         with _recorders(title, setups, folders, schedules) as records:
             trained = train(setups, schedules, records)
         return {
@@ -196,6 +196,15 @@ def best_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, An
         choose = min if entry["select"] == "loss" else max
         entry["best"] = choose(entry["rates"], key=entry["rates"].get)
     return found
+
+
+def _facts_of_all(setups: Sequence[Setup]) -> dict[str, Any]:
+    several = len(setups) > 1
+    return {
+        f"{name} for {setup.task.name}" if several else name: value
+        for setup in setups
+        for name, value in facts(setup).items()
+    }
 
 
 _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")  # places; what lies there is compared instead

@@ -42,11 +42,15 @@ def test_help_loads_nothing_heavy():
     assert not {"jax", "numpy", "transformers", "tyro", "yaml", "rich"} & set(done.stderr.split())
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+LEAVES = {(name,): row for name, row in cli.COMMANDS.items() if not row.stages}
+LEAVES |= {(name, stage): row for name, of in cli.COMMANDS.items() for stage, row in (of.stages or {}).items()}
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
 def test_help_of_every_command_names_every_setting(command, capsys):
-    assert cli.main([command, "--help"]) == 0
+    assert cli.main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
-    row = cli.COMMANDS[command]
+    row = LEAVES[command]
     for name in getattr(config, row.config).__dataclass_fields__:
         assert name == row.positional or f"--{name.replace('_', '-')}" in shown
 
@@ -78,6 +82,8 @@ def test_yaml_fills_what_flags_leave_open(tmp_path):
     "argv, message",
     [
         (["trian-adapter"], "unknown command 'trian-adapter'; did you mean 'train-adapter'?"),
+        (["plan", "transfr"], "unknown stage 'transfr'; did you mean 'transfer'?"),
+        (["plan", "transfer", *TRANSFER, "--no-sugest"], "unknown flag --no-sugest; did you mean --"),
         (["transfer", *TRANSFER, "--method", "scalearn+"], "unknown method 'scalearn+'; did you mean 'scalearn"),
         (["transfer", *TRANSFER, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["transfer", *TRANSFER, "--seeds", "1", "1"], "seeds must be"),

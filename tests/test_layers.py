@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 # Modules on one line know nothing of each other; files of one package may.
 LAYERS = """
 errors typing
-files limits schema tables tree
-config caches progress published
+extrapolation files limits memory problems schema tables tree
+config caches out_of_memory progress published
 losses checkpoint
 convert.files convert.safetensors_io
 data
@@ -29,8 +29,10 @@ attribution features together
 training
 pipeline
 plan score_tables significance estimate
-comparison figures
-report explain listing outlook study_checks
+comparison figures workload
+forecast
+report explain listing outlook study_checks suggest doctor
+preview
 study flags
 cli
 __main__

@@ -55,9 +55,8 @@ def assert_same_run(one: Path, other: Path, seeds):
     np.testing.assert_allclose(*losses, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["scalearn", "fusion"])
-def test_targets_together_equal_runs_alone(method, backbone, sources, tmp_path):
-    options = dict(method=method, seeds=(0, 3))
+def test_targets_together_equal_runs_alone(backbone, sources, tmp_path):
+    options = dict(seeds=(0, 3))
     together = transfer(backbone, sources, tmp_path / "all", targets=TARGETS, **options)
     for target in TARGETS:
         alone = transfer(backbone, sources, tmp_path / "alone" / target, target=target, **options)
@@ -65,16 +64,16 @@ def test_targets_together_equal_runs_alone(method, backbone, sources, tmp_path):
 
 
 def test_targets_of_different_length_stop_on_their_own(backbone, sources, tmp_path):
-    # an epoch of complaints has fewer steps than one of sentiment
-    options = dict(max_steps=None, epochs=1, eval_every=1, max_train_samples=None, max_eval_samples=8)
-    targets = ("builtin/sentiment", "builtin/complaints")
+    # 64 examples less the tenth that is held out, and twice as many
+    options = dict(max_steps=None, epochs=1, eval_every=3, max_train_samples=128)
+    targets = ("builtin/sentiment", "builtin/recommendation")
     together = transfer(backbone, sources, tmp_path / "all", targets=targets, **options)
     steps = []
     for target in targets:
         alone = transfer(backbone, sources, tmp_path / "alone" / target, target=target, **options)
         assert_same_run(together / target, alone, (0,))
         steps.append(json.loads((alone / "results.json").read_text())["num_steps"])
-    assert steps[0] != steps[1]
+    assert steps[0] > steps[1]
 
 
 def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):

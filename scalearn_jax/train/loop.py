@@ -39,6 +39,11 @@ class Schedule:
     patience: int = 5
     select: str = "loss"
 
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations of the full schedule."""
+        return -(-self.num_steps // self.eval_every)
+
 
 @dataclass
 class Member:

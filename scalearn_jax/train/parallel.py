@@ -11,7 +11,7 @@ f feed-forward width.
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -78,7 +78,26 @@ def forward(mesh: Mesh) -> Callable:
     return functools.partial(model.apply, groups=mesh.shape["data"])
 
 
-def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+class Compiled(NamedTuple):
+    """A compiled step that takes its batch from the host: call it, or ``lower`` it to look at its program.
+
+    Attributes:
+      jitted: (carried, frozen, batch on the devices) -> results.
+      place: spreads a batch over the devices.
+    """
+
+    jitted: Callable
+    place: Callable[[Batch], Batch]
+
+    def __call__(self, carried: Any, frozen: Params, batch: Batch) -> Any:
+        return self.jitted(carried, frozen, self.place(batch))
+
+    def lower(self, carried: Any, frozen: Params, batch: Batch) -> jax.stages.Lowered:
+        """Lowers the step for arguments of these shapes."""
+        return self.jitted.lower(carried, frozen, self.place(batch))
+
+
+def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     """Maps a step over members and compiles it for a mesh, giving the old state's memory to the new one.
 
     Every device holds the whole state; what it computes follows from its share of the batch.
@@ -92,10 +111,11 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
       batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``
       and ``place_frozen``.
     """
-    compiled = _jit(_of_members(step), mesh, donate_argnums=0)
-    run = lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))  # noqa: E731
-    run.lower = lambda state, frozen, batch: compiled.lower(state, frozen, shard_batch(batch, mesh))
-    return run
+    return _compiled(_of_members(step), mesh, donate_argnums=0)
+
+
+def _compiled(function: Callable, mesh: Mesh, **options) -> Compiled:
+    return Compiled(_jit(function, mesh, **options), functools.partial(shard_batch, mesh=mesh))
 
 
 def compile_lots(step: Callable, mesh: Mesh) -> Callable:
@@ -134,12 +154,9 @@ def _jit(function: Callable, mesh: Mesh, **options) -> Callable:
     return jax.jit(function, out_shardings=_whole(mesh), compiler_options=compiler.options(), **options)
 
 
-def compile_predict_step(predict: Callable, mesh: Mesh) -> Callable:
+def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
-    compiled = jax.jit(
-        jax.vmap(predict, in_axes=(0, None, None)), out_shardings=_whole(mesh), compiler_options=compiler.options()
-    )
-    return lambda trainable, frozen, batch: compiled(trainable, frozen, shard_batch(batch, mesh))
+    return _compiled(jax.vmap(predict, in_axes=(0, None, None)), mesh)
 
 
 def replicate(params: Params, mesh: Mesh) -> Params:
