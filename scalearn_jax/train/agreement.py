@@ -26,7 +26,7 @@ class State:
     Attributes:
       process_id: its number.
       num_processes: of how many.
-      settled: whether all processes have said that they are ready, or that one is not.
+      settled: whether there is nothing to tell the others: none is there yet, or all have said whether they are ready.
       leaving: whether this process is about to end, with an error of its own.
     """
 
