@@ -88,7 +88,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
     Returns:
       The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
       batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``
-      and ``place_frozen``.
+      and ``place_frozen``. Its ``lower`` takes the same and returns the program, as that of ``jax.jit`` does.
     """
     compiled = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0, out_shardings=_whole(mesh))
     run = lambda state, frozen, batch: compiled(state, frozen, shard_batch(batch, mesh))  # noqa: E731
