@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import combiners
+from scalearn_jax.combiners.base import bind_by_group
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank, encoder
 from scalearn_jax.models import heads as head_modules
@@ -139,7 +140,7 @@ def encode(
       mask: combiner dropout mask to replay instead of drawing one.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
-      groups: devices that share out the rows; see ``bind_by_group``.
+      groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
       Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
@@ -168,32 +169,6 @@ def encode(
     )
 
 
-def bind_by_group(bind, apply, transfer: Params, groups: int) -> tuple[Params, encoder.Update | None]:
-    """Binds a copy of the transfer parameters for each group of rows, so that devices only exchange their gradients.
-
-    Where an ordinary adapter is made of far fewer parameters, one copy would have devices add up the gradient of the
-    adapter that they share, before it becomes the parameters'. With a copy each, they add up that of the parameters.
-
-    Args:
-      bind: transfer -> site.
-      apply: (site of one layer, z Float[R S d]) -> update.
-      transfer: the parameters.
-      groups: how many; must divide R.
-
-    Returns:
-      (site, apply) with the same values and gradients. Other sites than ordinary adapters are bound once.
-    """
-    shape = jax.eval_shape(bind, transfer)
-    if groups == 1 or not transfer or not set(shape) <= {"down", "up", "scale"}:
-        return bind(transfer), apply
-    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
-
-    def by_group(site: Params, z: Array) -> Array:
-        return jax.vmap(apply)(site, z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
-
-    return jax.vmap(bind, out_axes=1)(copies), by_group
-
-
 def apply(
     params: Params, batch: Batch, *, spec: ModelSpec, task: str, key: Key | None = None, mask=None, groups: int = 1
 ) -> Array:
@@ -206,7 +181,7 @@ def apply(
       task: which head to use.
       key: PRNG key; ``None`` switches every dropout off.
       mask: combiner dropout mask to replay instead of drawing one.
-      groups: devices that share out the rows; see ``bind_by_group``.
+      groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
       Float[B C], or Float[B K] for multiple choice, in float32 or wider.

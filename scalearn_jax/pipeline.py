@@ -29,7 +29,7 @@ from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train import state as states
-from scalearn_jax.train.agreement import agree, is_writer
+from scalearn_jax.train.agreement import agree, check_joined, is_writer
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step
 from scalearn_jax.typing import Batch, Params
@@ -75,6 +75,7 @@ def transfer(config: TransferConfig) -> Path:
 
 def _run(kind: str, config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Path:
     """Prepares, trains the seeds together, scores their best checkpoints and writes the run folder."""
+    check_joined(config.num_processes)
     if is_writer():
         check_out(config.out)
     setup = prepare(config, task_name, sources)

@@ -55,6 +55,25 @@ def say(message: str) -> None:
     os.write(2, line.encode())
 
 
+def check_joined(num_processes: int | None) -> None:
+    """Checks that a run which asks for other processes is in their company.
+
+    Args:
+      num_processes: how many the config names, if any.
+
+    Raises:
+      InputError: this process has not joined so many.
+
+    Example:
+      >>> check_joined(None)
+    """
+    if num_processes not in (None, state.num_processes):
+        raise InputError(
+            f"num_processes is {num_processes}, this process has joined {state.num_processes}; only the commands"
+            " train-adapter and transfer do so, a program calls train.distributed.start first."
+        )
+
+
 def check_number() -> None:
     """Checks that all processes were told of the same number of processes.
 

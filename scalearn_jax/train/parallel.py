@@ -72,7 +72,7 @@ def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> 
 
 
 def forward(mesh: Mesh) -> Callable:
-    """Returns ``model.apply`` as a training step over a mesh should call it; see ``model.bind_by_group``."""
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.bind_by_group``."""
     return functools.partial(model.apply, groups=mesh.shape["data"])
 
 

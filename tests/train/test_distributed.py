@@ -165,6 +165,12 @@ def test_processes_must_count_alike(monkeypatch):
         agreement.check_number()
 
 
+def test_a_run_that_asks_for_others_must_have_joined_them(inputs, tmp_path):
+    config = TransferConfig(**settings(inputs, tmp_path / "run", coordinator="host:1", num_processes=2, process_id=0))
+    with pytest.raises(InputError, match="num_processes is 2, this process has joined 1"):
+        pipeline.transfer(config)
+
+
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
 OMPI = {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:3", "OMPI_COMM_WORLD_RANK": "1"}
 
