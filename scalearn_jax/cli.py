@@ -20,6 +20,8 @@ _USER_FAULTS = {
     if hasattr(errno, name)
 }
 
+_LAUNCHED = {"SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"}  # set where processes are several
+
 
 class Command(NamedTuple):
     """One subcommand.
@@ -142,7 +144,7 @@ def _transfer(config) -> int:
 def _train(stage: str, config) -> int:
     """Runs a stage, together with other processes where there are some."""
     _check_method(config.method)
-    if config.coordinator:
+    if config.coordinator or _LAUNCHED & os.environ.keys():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would tell the loss of a process at length
     _prepare()
     from scalearn_jax import pipeline

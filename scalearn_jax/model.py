@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import combiners
+from scalearn_jax.combiners.base import bind_by_group
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank, encoder
 from scalearn_jax.models import heads as head_modules
@@ -152,7 +153,7 @@ def encode(
       part: number of a part of an accumulated step; all parts share the combiner's mask, as in one step.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
-      groups: devices that share out the rows; see ``bind_by_group``.
+      groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
       Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
@@ -183,32 +184,6 @@ def encode(
         )
 
 
-def bind_by_group(bind, apply, transfer: Params, groups: int) -> tuple[Params, encoder.Update | None]:
-    """Binds a copy of the transfer parameters for each group of rows, so that devices only exchange their gradients.
-
-    Where an ordinary adapter is made of far fewer parameters, one copy would have devices add up the gradient of the
-    adapter that they share, before it becomes the parameters'. With a copy each, they add up that of the parameters.
-
-    Args:
-      bind: transfer -> site.
-      apply: (site of one layer, z Float[R S d]) -> update.
-      transfer: the parameters.
-      groups: how many; must divide R.
-
-    Returns:
-      (site, apply) with the same values and gradients. Other sites than ordinary adapters are bound once.
-    """
-    shape = jax.eval_shape(bind, transfer)
-    if groups == 1 or not transfer or not set(shape) <= {"down", "up", "scale"}:
-        return bind(transfer), apply
-    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
-
-    def by_group(site: Params, z: Array) -> Array:
-        return jax.vmap(apply)(site, z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
-
-    return jax.vmap(bind, out_axes=1)(copies), by_group
-
-
 def _of_part(key: Key | None, part: Array | None) -> Key | None:
     return key if key is None or part is None else jax.random.fold_in(key, part)
 
@@ -234,7 +209,7 @@ def apply(
       key: PRNG key; ``None`` switches every dropout off.
       mask: combiner dropout mask to replay instead of drawing one.
       part: see ``encode``.
-      groups: devices that share out the rows; see ``bind_by_group``.
+      groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
       Float[B C], or Float[B K] for multiple choice, in float32 or wider.

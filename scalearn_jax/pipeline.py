@@ -25,7 +25,7 @@ from scalearn_jax.inference import score
 from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
-from scalearn_jax.train.agreement import agree, is_writer
+from scalearn_jax.train.agreement import agree, check_joined, is_writer
 from scalearn_jax.training import evaluation_layout, make_schedule, train, training_rows
 from scalearn_jax.typing import Params
 
@@ -96,7 +96,8 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
 
 
 def _check_outs(config: TrainConfig) -> None:
-    """Checks the run folders of a config, before anything is computed."""
+    """Checks the processes and the run folders of a config, before anything is computed."""
+    check_joined(config.num_processes)
     targets = getattr(config, "targets", ())
     for folder in [str(Path(config.out, target)) for target in targets] or [config.out]:
         for _, out in _rates(dataclasses.replace(config, out=folder)) if is_writer() else ():

@@ -158,7 +158,8 @@ def training_rows(setups: Sequence[Setup], num_steps: Sequence[int]) -> tuple[np
     counts = [_rows(setup, steps) for setup, steps in zip(setups, num_steps, strict=True)]
     longest = max(num_steps)
     rows = np.max([np.pad(count, (0, longest - len(count)), mode="edge") for count in counts], axis=0)
-    rows = parallel.divisible(rows, setups[0].mesh)
+    if setups[0].config.packed:
+        rows = parallel.divisible(rows, setups[0].mesh)
     return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
 
 

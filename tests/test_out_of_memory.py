@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import cli, memory, out_of_memory, pipeline
+from scalearn_jax import cli, memory, out_of_memory, pipeline, training
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import loop
@@ -92,7 +92,7 @@ def test_rows_are_counted_without_packing_too(backbone):
     from scalearn_jax.config import AdapterConfig
 
     config = AdapterConfig(task="builtin/topic", backbone=backbone, out="o", packed=False, batch_size=6, max_length=16)
-    rows, choices = pipeline.training_rows(pipeline.adapter_setup(config), 3)
+    rows, choices = training.training_rows(pipeline.adapter_setups(config), [3])
     assert rows.tolist() == [6, 6, 6] and choices == (6,)
 
 

@@ -1,12 +1,13 @@
 """What a combiner is: three pure functions and a penalty.
 
-Letters: B rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
+Letters: B or R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from scalearn_jax.models.bank import BankShape
@@ -65,3 +66,30 @@ def without_parameters(bind: Callable, *, non_linearity: str = "relu") -> Combin
 def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:
     """Returns the site function of an ordinary bottleneck adapter."""
     return lambda site, z: bottleneck(site, z, non_linearity)
+
+
+def bind_by_group(
+    bind: Callable, apply: Callable | None, transfer: Params, groups: int
+) -> tuple[Params, Callable | None]:
+    """Binds a copy of the transfer parameters for each group of rows, so that devices only exchange their gradients.
+
+    Where an ordinary adapter is made of far fewer parameters, one copy would have devices add up the gradient of the
+    adapter that they share, before it becomes the parameters'. With a copy each, they add up that of the parameters.
+
+    Args:
+      bind: transfer -> site.
+      apply: (site of one layer, z Float[R S d]) -> update.
+      transfer: the parameters.
+      groups: how many; must divide R.
+
+    Returns:
+      (site, apply) with the same values and gradients. Other sites than ordinary adapters are bound once.
+    """
+    if groups == 1 or not transfer or not set(jax.eval_shape(bind, transfer)) <= {"down", "up", "scale"}:
+        return bind(transfer), apply
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
+
+    def by_group(site: Params, z: Array) -> Array:
+        return jax.vmap(apply)(site, z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
+
+    return jax.vmap(bind, out_axes=1)(copies), by_group

@@ -26,7 +26,7 @@ class State:
     Attributes:
       process_id: its number.
       num_processes: of how many.
-      settled: whether all processes have said that they are ready, or that one is not.
+      settled: whether there is nothing to tell the others: none is there yet, or all have said whether they are ready.
       leaving: whether this process is about to end, with an error of its own.
     """
 
@@ -53,6 +53,25 @@ def say(message: str) -> None:
     """Writes an error of this process as one line."""
     line = f"scalearn: error: process {state.process_id}: {' '.join(message.split())}\n"
     os.write(2, line.encode())
+
+
+def check_joined(num_processes: int | None) -> None:
+    """Checks that a run which asks for other processes is in their company.
+
+    Args:
+      num_processes: how many the config names, if any.
+
+    Raises:
+      InputError: this process has not joined so many.
+
+    Example:
+      >>> check_joined(None)
+    """
+    if num_processes not in (None, state.num_processes):
+        raise InputError(
+            f"num_processes is {num_processes}, this process has joined {state.num_processes}; only the commands"
+            " train-adapter and transfer do so, a program calls train.distributed.start first."
+        )
 
 
 def check_number() -> None:

@@ -51,6 +51,7 @@ def start(
     if not found or found[1] == 1:
         return
     coordinator, num_processes, process_id, method = found
+    state.process_id, state.num_processes, state.settled = process_id, num_processes, True  # nobody to tell of errors
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     try:
         _connect(
@@ -67,8 +68,8 @@ def start(
             f"process {process_id} of {num_processes}: not all processes met at {coordinator} within {start_timeout} s"
             f"{why}; start {num_processes} of them with the same --coordinator and --num-processes."
         ) from error
-    state.process_id, state.num_processes = process_id, num_processes
     check_number()
+    state.settled = False
     jax.devices()  # needs all processes, so now, while all are here
 
 

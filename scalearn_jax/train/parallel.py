@@ -74,7 +74,7 @@ def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> 
 
 
 def forward(mesh: Mesh) -> Callable:
-    """Returns ``model.apply`` as a training step over a mesh should call it; see ``model.bind_by_group``."""
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.bind_by_group``."""
     return functools.partial(model.apply, groups=mesh.shape["data"])
 
 
@@ -109,7 +109,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     Returns:
       The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
       batch comes from the host and is spread over the mesh; state and frozen half must lie there, see ``replicate``
-      and ``place_frozen``.
+      and ``place_frozen``. Its ``lower`` takes the same and returns the program, as that of ``jax.jit`` does.
     """
     return _compiled(_of_members(step), mesh, donate_argnums=0)
 

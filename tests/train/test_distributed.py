@@ -111,7 +111,7 @@ def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
 
 def test_an_error_of_one_process_ends_both(inputs, tmp_path):
     good = settings(inputs, tmp_path / "run")
-    bad = good | {"target": "glue/rte", "data_dir": str(tmp_path / "nowhere")}
+    bad = good | {"target": "glue/rte", "max_length": 64, "data_dir": str(tmp_path / "nowhere")}
     for code, lines in Processes(tmp_path, [good, bad]).ended():
         assert code == 2 and len(lines) == 1, lines
         assert lines[0].startswith("scalearn: error: process 1: ") and "nowhere" in lines[0]
@@ -119,7 +119,7 @@ def test_an_error_of_one_process_ends_both(inputs, tmp_path):
 
 
 def test_a_killed_process_ends_the_other(inputs, tmp_path):
-    endless = settings(inputs, tmp_path / "run", max_steps=10**6, eval_every=10**6)
+    endless = settings(inputs, tmp_path / "run", max_steps=20_000, eval_every=20_000)
     both = Processes(tmp_path, [endless] * 2)
     both.wait_for(0, "step 4/")
     both.kill(1)
@@ -163,6 +163,12 @@ def test_processes_must_count_alike(monkeypatch):
     Coordinator(monkeypatch, number="3")
     with pytest.raises(InputError, match="process 1 was told of 3 processes, process 0 of 2"):
         agreement.check_number()
+
+
+def test_a_run_that_asks_for_others_must_have_joined_them(inputs, tmp_path):
+    config = TransferConfig(**settings(inputs, tmp_path / "run", coordinator="host:1", num_processes=2, process_id=0))
+    with pytest.raises(InputError, match="num_processes is 2, this process has joined 1"):
+        pipeline.transfer(config)
 
 
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}

@@ -5,12 +5,13 @@ import functools
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import methods, tree
+from scalearn_jax import methods, model, tree
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
@@ -99,6 +100,19 @@ def test_a_mesh_equals_one_device_over_fifty_steps(name, text, padding):
     np.testing.assert_allclose(found, losses, atol=1e-5, rtol=1e-5)
     for path, leaf in tree.flatten(trained).items():
         np.testing.assert_allclose(tree.flatten(other)[path], leaf, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.parametrize("combiner", ["scalearn", "fusion", "compacter"])
+def test_binding_a_copy_for_each_group_of_rows_changes_nothing(combiner):
+    spec = tiny.spec(combiner)
+    params = tiny.params(spec)
+
+    def loss(transfer, groups):
+        logits = model.apply(params | {"transfer": transfer}, tiny.batch(), spec=spec, task="demo", groups=groups)
+        return (logits**2).sum()
+
+    one, two = (jax.value_and_grad(loss)(params["transfer"], groups) for groups in (1, 2))
+    chex.assert_trees_all_close(one, two, rtol=1e-5, atol=1e-5)
 
 
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
