@@ -67,8 +67,11 @@ def machine() -> str:
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep compiled programs between processes; for the command line, not called by the library."""
-    folder = cache_folder(f"xla/{machine()}")
+    """Lets JAX keep compiled programs between processes; for the command line, not called by the library.
+
+    ``SCALEARN_KEEP_PROGRAMS=0`` switches it off.
+    """
+    folder = None if os.environ.get("SCALEARN_KEEP_PROGRAMS") == "0" else cache_folder(f"xla/{machine()}")
     if folder is None:
         return
     import jax

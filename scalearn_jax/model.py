@@ -140,6 +140,7 @@ def encode(
     part: Array | None = None,
     all_layers: bool = False,
     observe: encoder.Observe | None = None,
+    first_only: bool = False,
     groups: int = 1,
 ) -> Array | tuple[Array, Any]:
     """Runs the backbone with its adapter sites bound.
@@ -153,11 +154,12 @@ def encode(
       part: number of a part of an accumulated step; all parts share the combiner's mask, as in one step.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
+      first_only: see ``encoder.encode``.
       groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
-      Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
-      axis L.
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``, or Float[N d] with ``first_only``; with ``observe`` a
+      pair of that and what it saw, leading axis L.
     """
     site_key, encoder_key = (None, None) if key is None else jax.random.split(key)
     encoder_key = _of_part(encoder_key, part)
@@ -181,6 +183,7 @@ def encode(
             remat=spec.remat,
             all_layers=all_layers,
             observe=observe,
+            first_only=first_only,
         )
 
 
@@ -237,8 +240,7 @@ def features(
     Returns:
       Float[N d], in float32 or wider.
     """
-    hidden = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups)
-    first = hidden[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N, d]
+    first = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups, first_only=True)
     return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 
 

@@ -11,6 +11,7 @@ LN the block's pretrained output norm, it computes (Pfeiffer placement)
 so a site sees the normalised state and returns only its update. Without a site, out = h.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,14 +71,19 @@ class Block(nn.Module):
         update: Update | None = None,
         key: Key | None = None,
         observe: Observe | None = None,
+        at: Array | None = None,
     ) -> tuple[Array, Any]:
         """Maps Float[R S d] to Float[R S d], beside ``observe(site, h)``.
 
-        ``visible`` Bool[R S S] says which keys a query may see.
+        ``visible`` Bool[R S S] says which keys a query may see. With ``at`` Int[N 2] only the states at these (row,
+        column) places go through the rest of the block once they have attended: Float[N 1 d].
         """
         spec, site = self.spec, site or {}
         attention_key, residual_key, output_key = (None,) * 3 if key is None else jax.random.split(key, 3)
-        attended = self._attention(hidden, visible, site, attention_key)
+        context = self._attention(hidden, visible, site, attention_key)
+        if at is not None:
+            context, hidden = (x[at[:, 0], at[:, 1]][:, None] for x in (context, hidden))
+        attended = affine(Affine(spec.hidden_size, spec.hidden_size, name="attention_output")(), context)
         attended = dropout(residual_key, attended, spec.hidden_dropout)
         a = _layer_norm(spec, "attention_norm", self.dtype)(hidden + attended)
         inner = affine(Affine(spec.hidden_size, spec.intermediate_size, name="intermediate")(), a)  # [R, S, f]
@@ -97,7 +103,7 @@ class Block(nn.Module):
         values = _scaled(project("value", hidden), site, "value_scale")
         query, keys, values = (_heads(x, spec.num_heads) for x in (query, keys, values))
         context = attention(query, keys, values, visible, key=key, dropout_rate=spec.attention_dropout)
-        return project("attention_output", context.reshape(hidden.shape))
+        return context.reshape(hidden.shape)
 
 
 def attention(query, keys, values, visible, *, key: Key | None = None, dropout_rate: float = 0.0) -> Array:
@@ -189,6 +195,7 @@ def encode(
     remat: bool = False,
     all_layers: bool = False,
     observe: Observe | None = None,
+    first_only: bool = False,
 ) -> Array | tuple[Array, Any]:
     """Runs the encoder over a batch of rows.
 
@@ -204,10 +211,11 @@ def encode(
       remat: recompute each layer's activations in the backward pass.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, h Float[R S d]) -> pytree, to look at a site's input without changing anything.
+      first_only: return the states of the sequences' first tokens only; the last layer then computes no others.
 
     Returns:
-      Float[R S d], or Float[L+1 R S d] with ``all_layers``; with ``observe`` a pair of that and what it saw, leading
-      axis L.
+      Float[R S d], or Float[L+1 R S d] with ``all_layers``, or Float[N d] with ``first_only``; with ``observe`` a
+      pair of that and what it saw, leading axis L.
     """
     keys = None if key is None else jax.random.split(key, spec.num_layers + 1)
     embeddings = Embeddings(spec, dtype)
@@ -220,18 +228,29 @@ def encode(
         hidden, seen = block.apply({"params": block_params}, hidden, visible, block_site, update, block_key, observe)
         return hidden, (hidden if all_layers else None, seen)
 
-    step = jax.checkpoint(step) if remat else step
+    def last(hidden, layer):
+        block_params, block_site, block_key = layer
+        block = Block(spec, dtype)
+        at = batch.example_at
+        return block.apply({"params": block_params}, hidden, visible, block_site, update, block_key, None, at)[0][:, 0]
+
+    step, last = (jax.checkpoint(step), jax.checkpoint(last)) if remat else (step, last)
     inputs = (params["layers"], site, None if keys is None else keys[:-1])
-    run = _loop if layers == "loop" else jax.lax.scan
-    last, (outputs, seen) = run(step, hidden, inputs)
-    out = jnp.concatenate([hidden[None], outputs]) if all_layers else last
+    if first_only and layers == "loop":
+        hidden, _ = _loop(step, hidden, inputs, spec.num_layers - 1)
+        return last(hidden, tree.index(inputs, spec.num_layers - 1))
+    run = functools.partial(_loop, num_layers=spec.num_layers) if layers == "loop" else jax.lax.scan
+    states, (outputs, seen) = run(step, hidden, inputs)
+    if first_only:
+        return states[batch.example_at[:, 0], batch.example_at[:, 1]]
+    out = jnp.concatenate([hidden[None], outputs]) if all_layers else states
     return out if observe is None else (out, seen)
 
 
-def _loop(step, carry, inputs):
+def _loop(step, carry, inputs, num_layers: int):
     """``jax.lax.scan`` with the loop unrolled in Python: faster code, longer compilation."""
     outputs = []
-    for i in range(len(jax.tree.leaves(inputs)[0])):
+    for i in range(num_layers):
         carry, output = step(carry, tree.index(inputs, i))
         outputs.append(output)
-    return carry, tree.stack(outputs)
+    return carry, tree.stack(outputs) if outputs else None
