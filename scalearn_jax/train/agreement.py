@@ -16,7 +16,8 @@ from jax._src import distributed as runtime
 
 from scalearn_jax.errors import InputError
 
-_POLL_MS, PARTING_MS = 1000, 10_000
+PARTING_MS = 10_000
+_POLL_MS, _COMMON_MS, _DONE_MS = 1000, 2000, 600_000
 
 
 @dataclass
@@ -109,6 +110,8 @@ def agree(facts: Mapping[str, Any]) -> None:
 def telling_others(work: Callable[[], Any]) -> Any:
     """Calls ``work``; where it fails before ``agree``, all processes fail with its message.
 
+    Where it fails later, most likely all fail alike, and none leaves before the others have had time to say so.
+
     Raises:
       InputError: this or another process failed.
     """
@@ -119,7 +122,18 @@ def telling_others(work: Callable[[], Any]) -> Any:
             if not isinstance(error, InputError):
                 traceback.print_exc()
             _settle({"error": str(error) or type(error).__name__})
+        if state.num_processes > 1 and not state.leaving and not isinstance(error, jax.errors.JaxRuntimeError):
+            _part(_COMMON_MS)
         raise
+
+
+def all_done() -> bool:
+    """Waits until every process has done its part, such as to write; says whether they all did."""
+    try:
+        runtime.global_state.client.wait_at_barrier("scalearn/done", _DONE_MS)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _settle(entry: Mapping[str, Any]) -> None:
@@ -141,12 +155,18 @@ def _settle(entry: Mapping[str, Any]) -> None:
 
 def _give_up(message: str) -> None:
     """Fails, after giving the others time to read what this process, maybe the coordinator, has read."""
-    state.settled = state.leaving = True
-    try:
-        runtime.global_state.client.wait_at_barrier("scalearn/parting", PARTING_MS)
-    except jax.errors.JaxRuntimeError:  # they are gone already
-        pass
+    state.settled = True
+    _part(PARTING_MS)
     raise InputError(message)
+
+
+def _part(milliseconds: int) -> None:
+    """Waits for the others to be about to end, too, but not for long."""
+    state.leaving = True
+    try:
+        runtime.global_state.client.wait_at_barrier("scalearn/parting", milliseconds)
+    except jax.errors.JaxRuntimeError:  # they go on, or are gone already
+        pass
 
 
 def _exchange(board: str, text: str) -> Iterator[tuple[int, str]]:

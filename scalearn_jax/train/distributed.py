@@ -19,7 +19,7 @@ from jax._src import clusters
 from jax._src.lib import _jax
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.train.agreement import PARTING_MS, check_number, say, state, telling_others
+from scalearn_jax.train.agreement import PARTING_MS, all_done, check_number, say, state, telling_others
 
 CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
 
@@ -147,9 +147,12 @@ def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> 
 
 
 def _leave(code: int) -> None:
-    """Ends a failed process at once: an ordinary exit would wait for the others."""
+    """Ends a failed process at once, where an ordinary exit would wait for the others, and a good one after them."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if not code and not all_done():
+        say("another process failed at the end; its own output says why.")
+        code = 1
     if code:
         os._exit(code)
     jax.distributed.shutdown()
