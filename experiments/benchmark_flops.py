@@ -15,14 +15,14 @@ def needed_flops(spec: ModelSpec, rows: int, row_length: int, examples: int, num
         backward   (L - 1) (gradient through backbone + site, to its input) + L (gradients of what the site trains)
 
     The first layer needs no gradient of its input: below its site nothing is trained. Frozen weights need none at all.
-    Elementwise work, dropout and the optimiser count as nothing, so no program reaches a ratio of one. All n slots
-    count in every layer, although the last one's outputs are read at the first tokens only.
+    A head reads first tokens only, so the last layer attends at all n slots and does the rest at B places.
+    Elementwise work, dropout and the optimiser count as nothing, so no program reaches a ratio of one.
 
     Args:
       spec: the model, of a combiner in ``SITES``.
       rows: R.
       row_length: S.
-      examples: B.
+      examples: B, of one sequence each.
       num_outputs: C.
 
     Returns:
@@ -30,21 +30,24 @@ def needed_flops(spec: ModelSpec, rows: int, row_length: int, examples: int, num
     """
     slots, layers, size = rows * row_length, spec.backbone.num_layers, spec.backbone.hidden_size
     site = SITES[spec.combiner](size, spec.num_sources * spec.bottleneck, spec.num_sources)
-    forward = layers * (backbone_forward(spec.backbone, row_length) + site["forward"])
-    backward = (layers - 1) * (backbone_backward(spec.backbone, row_length) + site["to_input"])
+    attend, rest = attention(spec.backbone, row_length), after_attention(spec.backbone)
+    through = 4 * row_length * size  # of the two attention products both factors have gradients
+    full, last = slots * (layers - 1), examples
+    forward = slots * layers * attend + (full + last) * (rest + site["forward"])
+    backward = slots * (layers - 1) * (attend + through)
+    backward += (slots * (layers - 2) + last if layers > 1 else 0) * (rest + site["to_input"])
     head = 2 * examples * size * (3 * size + 3 * num_outputs)  # forward, gradients of weights and of inputs
-    return float(slots * (forward + backward + layers * site["to_trained"]) + head)
+    return float(forward + backward + (full + last) * site["to_trained"] + head)
 
 
-def backbone_forward(backbone: BackboneSpec, row_length: int) -> int:
-    """Operations a token slot and layer: four square maps, two of the feed-forward part, scores and their sum."""
-    size, inner = backbone.hidden_size, backbone.intermediate_size
-    return 2 * (4 * size**2 + 2 * size * inner) + 4 * row_length * size
+def attention(backbone: BackboneSpec, row_length: int) -> int:
+    """Operations a token slot and layer up to what is attended to: query, key, value, scores and their sum."""
+    return 6 * backbone.hidden_size**2 + 4 * row_length * backbone.hidden_size
 
 
-def backbone_backward(backbone: BackboneSpec, row_length: int) -> int:
-    """Gradients of activations: each map once more; of the two attention products both factors have gradients."""
-    return backbone_forward(backbone, row_length) + 4 * row_length * backbone.hidden_size
+def after_attention(backbone: BackboneSpec) -> int:
+    """Operations a place and layer from there on: attention's output map and the feed-forward part."""
+    return 2 * backbone.hidden_size**2 + 4 * backbone.hidden_size * backbone.intermediate_size
 
 
 def _bottleneck(size: int, width: int, _num_sources: int) -> dict[str, int]:

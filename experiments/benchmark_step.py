@@ -13,7 +13,7 @@ import numpy as np
 from benchmark_flops import needed_flops
 from benchmark_measure import measure
 
-from scalearn_jax import methods, model, pipeline, prepare, runs
+from scalearn_jax import methods, model, prepare, runs, training
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
@@ -60,21 +60,17 @@ class Program(NamedTuple):
 
 
 def make_program(load: Workload) -> Program:
-    """Builds the step as a run does; the only place that knows how the library assembles it.
-
-    The outer ``jit`` lets the step be compiled before it runs; the program is the same.
-    """
+    """Builds the step as a run does; the only place that knows how the library assembles it."""
     mesh = parallel.make_mesh()
     tx = optim.make_optimizer(
         learning_rate=load.method.learning_rate, num_steps=10_000, trainable=load.method.trainable, clip_norm=1.0
     )
-    loss = step.make_loss(load.spec, load.task.name, load.task.kind)
+    loss = step.make_loss(load.spec, load.task.name, load.task.kind, parallel.forward(mesh))
     members = len(jax.tree.leaves(load.trainable)[0])
     keys = jnp.stack([jax.random.key(seed) for seed in range(members)])
     first = jax.vmap(lambda trainable, key: state.create(trainable, tx, key))(load.trainable, keys)
     compiled = parallel.compile_train_step(step.make_train_step(loss, tx), mesh)
-    place = lambda batch: parallel.shard_batch(batch, mesh)  # noqa: E731
-    return Program(jax.jit(compiled, donate_argnums=0), parallel.replicate(first, mesh), place)
+    return Program(compiled.jitted, parallel.replicate(first, mesh), compiled.place)
 
 
 def compile_programs(program: Program, load: Workload) -> list:
@@ -136,8 +132,9 @@ def make_workload(setting: Setting) -> Workload:
     if setting["rows"] == "full":
         found = full_batches(setup.spec.backbone, setting, setup.task.num_outputs)
     else:
-        num_steps = pipeline.make_schedule(config, method, len(setup.data.train)).num_steps
-        found = list(itertools.islice(pipeline.member_batches(setup, num_steps), setting["batches"]))
+        num_steps = training.make_schedule(config, method, len(setup.data.train)).num_steps
+        choices = training.training_rows([setup], [num_steps])[1]
+        found = list(itertools.islice(training.member_batches(setup, choices), setting["batches"]))
     return Workload(setup.spec, setup.task, method, setup.trainable, setup.frozen, found)
 
 
@@ -184,4 +181,4 @@ def full_batches(sizes: BackboneSpec, setting: Setting, num_outputs: int) -> lis
             example_id=np.arange(batch_size, dtype=np.int32),
         )
 
-    return [batches.stack_members([draw(seed) for seed in range(setting["seeds"])])]
+    return [batches.stack([draw(seed) for seed in range(setting["seeds"])])]

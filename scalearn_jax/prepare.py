@@ -18,6 +18,7 @@ from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.linear import half_kernels
@@ -239,6 +240,8 @@ def init_members(
         return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
 
     drawn = jax.jit(jax.vmap(draw))(jnp.asarray(seeds, jnp.uint32))
+    frozen_loop = spec.layers == "loop" and "backbone" not in method.trainable
+    backbone = encoder.unstack(backbone) if frozen_loop else backbone
     given = jax.tree.map(jnp.asarray, {"backbone": backbone, "adapters": bank or {}})
     trainable, frozen = tree.partition(given, methods.is_trainable(method))
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)

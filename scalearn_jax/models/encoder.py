@@ -11,7 +11,6 @@ LN the block's pretrained output norm, it computes (Pfeiffer placement)
 so a site sees the normalised state and returns only its update. Without a site, out = h.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -200,7 +199,7 @@ def encode(
     """Runs the encoder over a batch of rows.
 
     Args:
-      params: the backbone tree.
+      params: the backbone tree; its layers stacked or, with ``layers="loop"``, from ``unstack``.
       batch: tokens, token types, segments and positions, each [R S].
       spec: sizes and constants.
       site: pytree with leading axis L, handed to ``update`` one layer at a time; ``None`` for no adapters.
@@ -235,22 +234,40 @@ def encode(
         return block.apply({"params": block_params}, hidden, visible, block_site, update, block_key, None, at)[0][:, 0]
 
     step, last = (jax.checkpoint(step), jax.checkpoint(last)) if remat else (step, last)
-    inputs = (params["layers"], site, None if keys is None else keys[:-1])
+    blocks, rest = params["layers"], (site, None if keys is None else keys[:-1])
     if first_only and layers == "loop":
-        hidden, _ = _loop(step, hidden, inputs, spec.num_layers - 1)
-        return last(hidden, tree.index(inputs, spec.num_layers - 1))
-    run = functools.partial(_loop, num_layers=spec.num_layers) if layers == "loop" else jax.lax.scan
-    states, (outputs, seen) = run(step, hidden, inputs)
+        hidden, _ = _loop(step, hidden, blocks, rest, spec.num_layers - 1)
+        return last(hidden, _layer(blocks, rest, spec.num_layers - 1))
+    if layers == "loop":
+        states, (outputs, seen) = _loop(step, hidden, blocks, rest, spec.num_layers)
+    else:
+        states, (outputs, seen) = jax.lax.scan(step, hidden, (blocks, *rest))
     if first_only:
         return states[batch.example_at[:, 0], batch.example_at[:, 1]]
     out = jnp.concatenate([hidden[None], outputs]) if all_layers else states
     return out if observe is None else (out, seen)
 
 
-def _loop(step, carry, inputs, num_layers: int):
+def _loop(step, carry, blocks, rest, num_layers: int):
     """``jax.lax.scan`` with the loop unrolled in Python: faster code, longer compilation."""
     outputs = []
     for i in range(num_layers):
-        carry, output = step(carry, tree.index(inputs, i))
+        carry, output = step(carry, _layer(blocks, rest, i))
         outputs.append(output)
     return carry, tree.stack(outputs) if outputs else None
+
+
+def _layer(blocks, rest, i: int):
+    """The parameters, site and key of one layer."""
+    return (blocks[i] if isinstance(blocks, list) else tree.index(blocks, i), *tree.index(rest, i))
+
+
+def unstack(backbone: Params) -> Params:
+    """Holds every layer by itself, so that a program reads its kernels where they lie and cuts no copies out.
+
+    Example:
+      >>> spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12)
+      >>> len(unstack(init(jax.random.key(0), spec))["layers"])
+      2
+    """
+    return backbone | {"layers": tree.unstack(backbone["layers"])}

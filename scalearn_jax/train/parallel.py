@@ -189,11 +189,13 @@ def gather(params: Params, mesh: Mesh) -> Params:
 
 def _partition(path: str, shape: tuple[int, ...], mesh: Mesh, num_heads: int) -> PartitionSpec:
     """Looks up how a frozen leaf lies: by the first of its rows in ``_FROZEN`` whose axis the mesh divides."""
-    size = mesh.shape["model"]
+    size, alone = mesh.shape["model"], re.match(r"backbone/layers/\d+/", path)  # a layer by itself has no axis L
+    path, shape = (re.sub(r"\d+/", "", path, count=1), (0, *shape)) if alone else (path, shape)
     choices = next((specs for pattern, specs in _FROZEN.items() if re.fullmatch(pattern, path)), [])
     if _OF_HEADS.match(path) and num_heads % size:
         return PartitionSpec()
-    return next((spec for spec in choices if shape[len(spec) - 1] % size == 0), PartitionSpec())
+    found = next((spec for spec in choices if shape[len(spec) - 1] % size == 0), PartitionSpec())
+    return PartitionSpec(*found[1:]) if alone else found
 
 
 def _whole(mesh: Mesh) -> NamedSharding:
