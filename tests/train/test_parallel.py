@@ -102,7 +102,7 @@ def test_a_mesh_equals_one_device_over_fifty_steps(name, text, padding):
         np.testing.assert_allclose(tree.flatten(other)[path], leaf, atol=1e-4, err_msg=path)
 
 
-@pytest.mark.parametrize("combiner", ["scalearn", "fusion", "compacter"])
+@pytest.mark.parametrize("combiner", ["scalearn", "compacter"])
 def test_binding_a_copy_for_each_group_of_rows_changes_nothing(combiner):
     spec = tiny.spec(combiner)
     params = tiny.params(spec)
@@ -111,7 +111,7 @@ def test_binding_a_copy_for_each_group_of_rows_changes_nothing(combiner):
         logits = model.apply(params | {"transfer": transfer}, tiny.batch(), spec=spec, task="demo", groups=groups)
         return (logits**2).sum()
 
-    one, two = (jax.value_and_grad(loss)(params["transfer"], groups) for groups in (1, 2))
+    one, two = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params["transfer"], groups) for groups in (1, 2))
     chex.assert_trees_all_close(one, two, rtol=1e-5, atol=1e-5)
 
 
