@@ -33,11 +33,11 @@ class Sizes(NamedTuple):
     tasks: Sequence[str] = GLUE
     real_task: str = REAL_TASK
     sources: int = 8
-    num_sources: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    num_sources: Sequence[int] = (1, 8, 64)
     members: Sequence[int] = (1, 2, 5, 10)
     batch_size: int = 32
     length: int = 128
-    batches: int = 4
+    batches: int = 3
     rounds: int = 2
 
 

@@ -68,9 +68,11 @@ def test_the_full_table_of_cells_is_consistent():
 
 def test_needed_operations_of_the_smallest_model():
     spec = tiny.spec("single")  # L 2, d 16, f 32, r 4
-    backbone, attention, site = 2 * (4 * 16**2 + 2 * 16 * 32), 4 * 8 * 16, 2 * 16 * 4
-    forward, backward = 2 * (backbone + attention + 2 * site), backbone + 2 * attention + site
-    expected = 3 * 8 * (forward + backward + 2 * 3 * site) + 2 * 5 * 16 * (3 * 16 + 3 * 3)
+    slots, places, products, one = 3 * 8, 5, 4 * 8 * 16, 2 * 16 * 4  # the last layer goes on at 5 places only
+    attend, rest = 3 * 2 * 16**2 + products, 2 * 16**2 + 2 * 2 * 16 * 32
+    forward = 2 * slots * attend + (slots + places) * (rest + 2 * one)
+    backward = slots * (attend + products) + places * (rest + one) + (slots + places) * 3 * one
+    expected = forward + backward + 2 * 5 * 16 * (3 * 16 + 3 * 3)
     assert benchmark_flops.needed_flops(spec, rows=3, row_length=8, examples=5, num_outputs=3) == expected
 
 

@@ -90,8 +90,8 @@ def bind_by_group(
     copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
 
     def by_group(site: Params, z: Array) -> Array:
-        if z.shape[1] == 1:  # the last layer's, at first tokens only, is computed everywhere
-            return apply(jax.tree.map(lambda leaf: leaf[0], site), z)
-        return jax.vmap(apply)(site, z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
+        if z.shape[1] == 1:  # the last layer, at first tokens only: every device computes all of them
+            return apply(site["whole"], z)
+        return jax.vmap(apply)(site["copies"], z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
 
-    return jax.vmap(bind, out_axes=1)(copies), by_group
+    return {"whole": bind(transfer), "copies": jax.vmap(bind, out_axes=1)(copies)}, by_group

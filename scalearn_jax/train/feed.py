@@ -3,6 +3,7 @@
 Letters: M members, K steps of a dispatch.
 """
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -44,15 +45,15 @@ def lots(batches: Iterator, stops: Iterable[int], size: int) -> Iterator[Lot]:
 
     Example:
       >>> from scalearn_jax.typing import FeatureBatch
-      >>> one = FeatureBatch(*(np.ones((1, 2), bool),) * 3)
-      >>> [lot.num_steps for lot in lots(iter([one] * 7), [5, 7], 2)]
-      [2, 2, 1, 2]
+      >>> numbered = [FeatureBatch(np.array([number]), np.ones(1, bool), np.zeros(1)) for number in range(7)]
+      >>> [lot.batch.features.ravel().tolist() for lot in lots(iter(numbered), [5, 7], 2)]
+      [[0, 1], [2, 3], [4], [5, 6]]
     """
     done = 0
     for stop in stops:
         while done < stop:
             number = size if done + size <= stop else 1
-            chunk = [batch for batch, _ in zip(batches, range(number), strict=False)]
+            chunk = list(itertools.islice(batches, number))
             if len(chunk) < number:  # the batches end before the schedule
                 return
             joined = chunk[0] if number == 1 else batching.stack(chunk)
