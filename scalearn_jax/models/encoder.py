@@ -22,7 +22,7 @@ from scalearn_jax import tree
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
-from scalearn_jax.models.linear import Affine, affine, whole_gradient
+from scalearn_jax.models.linear import Affine, affine
 from scalearn_jax.models.norm import LayerNorm
 from scalearn_jax.typing import Array, Batch, Key, Params
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
         forward = dropout(output_key, forward, spec.hidden_dropout)
         norm = _layer_norm(spec, "output_norm", self.dtype)
         h = norm(forward + a)
-        out = h if update is None else norm(whole_gradient(update(site, h)) + forward + a)
+        out = h if update is None else norm(update(site, h) + forward + a)
         return out, None if observe is None else observe(site, h)
 
     def _attention(self, hidden: Array, visible: Array, site: Params, key: Key | None) -> Array:

@@ -92,19 +92,6 @@ def _contract(a, b, a_axis: int, b_axis: int, dtype) -> Array:
     return jax.lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=dtype)
 
 
-@jax.custom_vjp
-def whole_gradient(x: Array) -> Array:
-    """Returns ``x``; in the backward pass its gradient is computed once and stored before anything uses it.
-
-    Where two products use a gradient, one of them transposed, XLA's CPU compiler otherwise merges the transposition
-    with all that leads to the gradient, which takes ten times as long.
-    """
-    return x
-
-
-whole_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
-
-
 def half_kernels(params: Params, *, tables: bool = False) -> Params:
     """Stores every kernel of a tree in bfloat16, for mixed products; all other leaves stay.
 
