@@ -63,7 +63,8 @@ def run_cell(cell: Cell, sizes: Sizes, given: argparse.Namespace) -> str:
     result = json.loads(done.stdout.strip().splitlines()[-1])
     path = path_of(given.out, cell.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cell": cell.name, "side": cell.side, "setting": setting, "result": result}, indent=1))
+    kept = {name: value for name, value in setting.items() if name not in ("backbone", "data_dir", "file", "logits")}
+    path.write_text(json.dumps({"cell": cell.name, "side": cell.side, "setting": kept, "result": result}, indent=1))
     return f"{result['seconds']:.3f} s" if "seconds" in result else "done"
 
 
@@ -99,7 +100,9 @@ def run(given: argparse.Namespace) -> int:
         failed += word == "FAILED"
         took = time.perf_counter() - started
         print(f"[{number}/{len(missing)}] {cell.name}  {word}  ({took:.0f} s in all)", file=sys.stderr, flush=True)
-    benchmark_tables.write(given.out, command=f"python experiments/benchmark.py {' '.join(sys.argv[1:])}")
+    torch = " --torch-python .venv-torch/bin/python" if given.torch_python else ""
+    command = f"python experiments/benchmark.py --out RESULTS --data-dir DATA{torch} --repeats {given.repeats}"
+    benchmark_tables.write(given.out, command)
     print(f"wrote {given.out / 'README.md'}")
     return 1 if failed else 0
 

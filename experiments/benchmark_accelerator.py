@@ -68,7 +68,9 @@ def run(out: Path, minutes: float, repeats: int, tiny: bool) -> int:
     keep_compiled_programs()
     until, path = time.monotonic() + 60 * minutes, out / "accelerator.json"
     found = json.loads(path.read_text()) if path.exists() else {"cells": {}}
-    found["device"] = {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "jax": jax.__version__}
+    device = {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "jax": jax.__version__}
+    if found.setdefault("device", device) != device:  # figures of two machines do not belong in one table
+        found = {"cells": {}, "device": device}
     shapes = [[size // 64 for size in shape] for shape in SHAPES] if tiny else SHAPES
     found["peak"] = found.get("peak") or peak({"shapes": shapes, "at_once": STEPS_AT_ONCE})
     missing = [cell for cell in CELLS if cell.name not in found["cells"]]
@@ -98,6 +100,7 @@ def random_workload(cell: Cell, changes: dict[str, Any]):
     from scalearn_jax import methods, prepare
     from scalearn_jax.models import bank, encoder
     from scalearn_jax.models.backbones import spec_from_config
+    from scalearn_jax.train import parallel
 
     sizes, method = spec_from_config(ROBERTA_BASE | changes), methods.get(cell.method)
     setting = {"backbone": "random", "data_dir": None, "task": "glue/mnli", "rows": "packed", "length": ROW_LENGTH}
@@ -107,7 +110,7 @@ def random_workload(cell: Cell, changes: dict[str, Any]):
     spec = prepare.make_spec(config, method, task, sizes, sources)
     backbone = jax.jit(encoder.init, static_argnums=1)(jax.random.key(0), sizes)
     stacked = bank.stack([source.adapter for source in sources]) if sources else None
-    halves = prepare.init_members(config.seeds, spec, method, backbone, stacked)
+    halves = prepare.init_members(config.seeds, spec, method, backbone, stacked, parallel.make_mesh())
     return Workload(spec, task, method, *halves, packed_batches(cell, sizes.vocab_size, task.num_outputs))
 
 
@@ -127,7 +130,7 @@ def packed_batches(cell: Cell, vocab_size: int, num_outputs: int) -> list:
     streams = [
         batches.train_batches(encoded, seed=seed, row_choices=(int(rows.max()),), **given) for seed in range(cell.seeds)
     ]
-    return [batches.stack_members([next(stream) for stream in streams]) for _ in range(NUM_BATCHES)]
+    return [batches.stack([next(stream) for stream in streams]) for _ in range(NUM_BATCHES)]
 
 
 def write(out: Path, found: dict[str, Any]) -> None:

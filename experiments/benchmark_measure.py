@@ -1,6 +1,6 @@
 """Time and memory of a training step, measured alike on both sides; needs only the standard library.
 
-memory = highest resident memory during the steps - resident memory before the first one
+memory = highest resident memory during the steps - resident memory after the first one
 """
 
 import ctypes
@@ -30,8 +30,9 @@ def measure(run: Callable[[int], None], num_batches: int, repeats: int) -> dict[
       >>> sorted(measure(lambda i: None, num_batches=1, repeats=1))
       ['median', 'memory', 'seconds']
     """
+    run(0)  # loads what is loaded lazily, and makes an optimiser's state
     before = _reset_peak()
-    for i in range(WARM_UP):
+    for i in range(WARM_UP - 1):
         run(i % num_batches)
     rounds = [[timed(lambda i=i: run(i)) for i in range(num_batches)] for _ in range(repeats)]
     batches = list(zip(*rounds, strict=True))

@@ -62,7 +62,10 @@ def machine_cells(sizes: Sizes) -> Iterator[Cell]:
 
 
 def task_cells(sizes: Sizes) -> Iterator[Cell]:
-    """ScaLearn on each task's real examples: ours on packed and on padded rows, PyTorch's on padded ones."""
+    """ScaLearn on each task's real examples: ours on packed and on padded rows, PyTorch's on padded ones.
+
+    PyTorch's rows are padded to the full length, and once more to the longest of their batch, as a collator may do.
+    """
     for task in sizes.tasks:
         name, padded = f"tasks/{task.split('/')[-1]}", {"task": task, "rows": "padded", "file": task}
         yield Cell(f"{name}/batches", "ours", "batches", padded)
@@ -72,6 +75,8 @@ def task_cells(sizes: Sizes) -> Iterator[Cell]:
             (f"{name}/torch", "torch", padded | {"outputs": f"{name}/batches"}),
         ]
         yield from _alternate(sizes, rows)
+        longest = padded | {"outputs": f"{name}/batches", "cut": True}
+        yield Cell(f"{name}/torch-longest.1", "torch", "step", longest)
 
 
 def method_cells(sizes: Sizes) -> Iterator[Cell]:

@@ -81,16 +81,20 @@ def scaled_sum(output, hidden_states, residual_input, layer_norm):
 
 
 def make_step(model: torch.nn.Module, setting: Setting, batches: dict[str, torch.Tensor]):
-    """One training step on batch i: AdamW, gradients clipped to norm 1, as the library's trainer does."""
+    """One training step on batch i: AdamW, gradients clipped to norm 1, as the library's trainer does.
+
+    With ``cut`` in the setting a batch is as wide as its longest row.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATES[setting["method"]])
     model.train()
 
     def step(i: int) -> None:
+        width = int(batches["mask"][i].sum(-1).max()) if setting.get("cut") else None
         loss = model(
-            input_ids=batches["ids"][i],
-            attention_mask=batches["mask"][i],
-            token_type_ids=batches["types"][i],
+            input_ids=batches["ids"][i][:, :width],
+            attention_mask=batches["mask"][i][:, :width],
+            token_type_ids=batches["types"][i][:, :width],
             labels=batches["labels"][i],
         ).loss
         loss.backward()

@@ -38,7 +38,7 @@ def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
     assert result["seconds"] > 0 and result["rows"] == 2 and result["programs"] == 1
     assert result["trainable"] == 2 * 2 * 16 + 16 * 17 + 17 * result_classes()
     assert result["flops"] > result["needed_flops"] > 0
-    assert "| scalearn | 0.0" in (tmp_path / "r/README.md").read_text()
+    assert "| scalearn | " in (tmp_path / "r/README.md").read_text()
     assert "0 of 1 cells to measure" in call(*given).stderr
 
 

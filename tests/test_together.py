@@ -3,33 +3,39 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from scalearn_jax import pipeline, tree
-from scalearn_jax.config import AdapterConfig, TransferConfig
+from scalearn_jax.config import TransferConfig
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=2, max_train_samples=28, max_eval_samples=16, max_length=32)
 # two classes, a number, several labels at once; a choice cannot share their rows
 TARGETS = ("builtin/sentiment", "builtin/similarity", "builtin/topic", "builtin/cause")
-SOURCES = ("builtin/complaints", "builtin/sentiment", "builtin/similarity")
+SOURCES = ("complaints", "sentiment", "similarity")
+
+
+SMALL = dict(num_hidden_layers=1)  # compiles fast; every dropout is on
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone")))
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), **SMALL))
 
 
 @pytest.fixture(scope="module")
-def sources(backbone, tmp_path_factory):
-    root = tmp_path_factory.mktemp("sources")
-    settings = dict(backbone=backbone, reduction_factor=4, max_steps=2, **SHORT)
-    return tuple(
-        str(pipeline.train_adapter(AdapterConfig(task=task, out=str(root / task), **settings))) for task in SOURCES
-    )
+def sources(tmp_path_factory):
+    root, bank = tmp_path_factory.mktemp("sources"), banks.init(jax.random.key(0), banks.BankShape(1, 3, 16, 4))
+    for number, name in enumerate(SOURCES):
+        adapter = jax.tree.map(lambda leaf: 10 * np.asarray(leaf), banks.select(bank, number))  # large enough to show
+        adapterhub.save(adapter, root / name, name=name, config={"model_type": "bert"})
+    return tuple(str(root / name) for name in SOURCES)
 
 
 def transfer(backbone, sources, out, **changes):
@@ -98,17 +104,9 @@ def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):
     """Dropout masks follow the rows, which parts lay out anew; the combiner's own is shared by all parts."""
     options = dict(target=TARGETS[0], backbone_dropout=False)  # the head's dropout is in the backbone's config
     plain = tmp_path / "backbone"
-    tiny_backbone.write(plain, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    own = tuple(
-        str(
-            pipeline.train_adapter(
-                AdapterConfig(task=task, backbone=str(plain), out=str(tmp_path / task), max_steps=1, **SHORT)
-            )
-        )
-        for task in SOURCES[:2]
-    )
-    whole = transfer(str(plain), own, tmp_path / "whole", **options)
-    parts = transfer(str(plain), own, tmp_path / "parts", accumulate=4, **options)  # the last batch has 4 examples
+    tiny_backbone.write(plain, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **SMALL)
+    whole = transfer(str(plain), sources, tmp_path / "whole", **options)
+    parts = transfer(str(plain), sources, tmp_path / "parts", accumulate=4, **options)  # the last batch has 4 examples
     assert_same_run(parts, whole, (0,))
 
 
