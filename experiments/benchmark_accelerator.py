@@ -139,8 +139,8 @@ def write(out: Path, found: dict[str, Any]) -> None:
 
     fastest = {kind: max(rates.values()) for kind, rates in found["peak"].items()}
     kind = "bfloat16" if "bfloat16" in fastest else "float32"
-    single = found["cells"].get(CELLS[1].name, {}).get("seconds")
-    one_seed = found["cells"].get(CELLS[3].name, {}).get("seconds")
+    single = found["cells"].get(Cell("single", 256).name, {}).get("seconds")
+    one_seed = found["cells"].get(Cell("scalearn", 32).name, {}).get("seconds")
     rows = []
     for name, entry in found["cells"].items():
         base = one_seed if "batch 32" in name else single

@@ -39,14 +39,22 @@ def state() -> dict[str, Any]:
       ``{"folder", "private", "bytes", "programs"}``; a folder that is not there yet counts as private.
     """
     root = _root()
-    files = [path for path in root.rglob("*") if path.is_file()]
+    files = {path: size for path in root.rglob("*") if (size := _size(path)) is not None}
     places = [folder for folder in (root, *root.glob("*"), *root.glob("xla/*")) if folder.is_dir()]
     return {
         "folder": str(root),
         "private": all(map(_private, places)) and (root.is_dir() or not root.exists()),
-        "bytes": sum(path.stat().st_size for path in files),
+        "bytes": sum(files.values()),
         "programs": sum(path.name.endswith("-cache") for path in files),
     }
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; ``None`` for anything else, and for one that a run has just removed."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
 
 
 def _private(folder: Path) -> bool:

@@ -81,7 +81,7 @@ def encode_step(spec: model.ModelSpec, mesh: Mesh) -> parallel.Compiled:
 
 
 def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:
-    """Yields the batches of ``pipeline.member_batches`` as features, with a leading member axis.
+    """Yields the batches of ``training.member_batches`` as features, with a leading member axis.
 
     Only examples that some step uses are encoded.
     """

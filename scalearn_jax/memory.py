@@ -83,7 +83,10 @@ def _container() -> int | None:
     """What the limit of a container (cgroup 2) leaves."""
     folder = Path("/sys/fs/cgroup")
     try:
-        return max(0, int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = sum(int(kinds.get(name, 0)) for name in ("active_file", "inactive_file"))  # given up when needed
+        return max(0, limit - used + cached)
     except (OSError, ValueError):  # no such limit, or "max"
         return None
 

@@ -151,10 +151,10 @@ def encode(
       spec: the model.
       key: PRNG key for dropout; ``None`` for none.
       mask: combiner dropout mask to replay instead of drawing one.
-      part: number of a part of an accumulated step; all parts share the combiner's mask, as in one step.
+      part: number of a part of an accumulated step; all parts share ScaLearn's mask, which is one a step.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, its input Float[R S d]) -> pytree.
-      first_only: see ``encoder.encode``.
+      first_only: see ``encoder.encode``; not together with ``all_layers`` or ``observe``.
       groups: devices that share out the rows; see ``combiners.base.bind_by_group``.
 
     Returns:
@@ -166,11 +166,13 @@ def encode(
     combiner = spec.make_combiner
     bind = lambda transfer: combiner.bind(transfer, params["adapters"], key=site_key, mask=mask)  # noqa: E731
     groups = groups if batch.tokens.shape[0] % groups == 0 else 1
-    site, update = bind_by_group(bind, combiner.apply, params["transfer"], groups)
     backbone = params["backbone"]
-    if spec.dtype == "mixed":
-        backbone, site = half_kernels(backbone), half_kernels(site)
     with spec.precision():
+        site, update = bind_by_group(bind, combiner.apply, params["transfer"], groups)
+        if part is not None and "dropout_key" in site:  # of scores, token by token: new ones in each part
+            site = site | {"dropout_key": jax.vmap(lambda key: jax.random.fold_in(key, part))(site["dropout_key"])}
+        if spec.dtype == "mixed":
+            backbone, site = half_kernels(backbone), half_kernels(site)
         return encoder.encode(
             backbone,
             batch,
@@ -240,7 +242,9 @@ def features(
     Returns:
       Float[N d], in float32 or wider.
     """
-    first = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups, first_only=True)
+    first_only = mask is None  # a mask to replay may have an entry a token
+    first = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups, first_only=first_only)
+    first = first if first_only else first[batch.example_at[:, 0], batch.example_at[:, 1]]
     return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 
 

@@ -74,12 +74,14 @@ def _bytes(number: str, unit: str) -> int:
 def _remedy(config: Any, seeds: tuple[int, ...]) -> str:
     changes = ["a smaller --batch-size"] if hasattr(config, "batch_size") else []
     changes += ["a smaller --eval-batch-size"] if hasattr(config, "eval_batch_size") else []
+    changes += ["a larger --accumulate"] if hasattr(config, "accumulate") else []
     changes += ["--remat"] if getattr(config, "remat", True) is False else []
     changes += ["fewer --seeds at once"] if len(seeds) > 1 else []
     if not changes:
         return "free some memory, or choose a smaller model"
     stage = "transfer" if hasattr(config, "target") else "train-adapter"
-    numbers = f"; `scalearn plan {stage}` with the same flags tells the numbers" if hasattr(config, "remat") else ""
+    runs = hasattr(config, "remat") and not hasattr(config, "suggest")  # a run, not the plan of one
+    numbers = f"; `scalearn plan {stage}` with the same flags tells the numbers" if runs else ""
     return f"pass {' or '.join(changes)}{numbers}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import methods, out_of_memory, runs, together, tree
+from scalearn_jax import methods, out_of_memory, rates, runs, together, tree
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data.tasks import Task
@@ -26,6 +26,7 @@ from scalearn_jax.prepare import Setup, count_parameters, prepare
 from scalearn_jax.progress import Progress
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.agreement import agree, check_joined, is_writer
+from scalearn_jax.train.loop import Schedule
 from scalearn_jax.training import evaluation_layout, make_schedule, train, training_rows
 from scalearn_jax.typing import Params
 
@@ -72,7 +73,7 @@ def adapter_setups(config: AdapterConfig) -> list[Setup]:
     """
     if methods.get(config.method).uses_sources:
         raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return _at_each_rate(prepare(config, config.task, ()))
+    return rates.at_each(prepare(config, config.task, ()))
 
 
 def transfer_setups(config: TransferConfig) -> list[Setup]:
@@ -86,82 +87,94 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
     if config.target:
-        return _at_each_rate(prepare(config, config.target, sources))
-    alone = [
-        dataclasses.replace(config, target=target, targets=(), out=str(Path(config.out, target)))
-        for target in config.targets
-    ]
-    setups = [prepare(one, one.target, sources) for one in alone]
-    return [rate for setup in _sharing(setups) for rate in _at_each_rate(setup)]
+        return rates.at_each(prepare(config, config.target, sources))
+    setups: list[Setup] = []
+    for target in config.targets:
+        one = dataclasses.replace(config, target=target, targets=(), out=str(Path(config.out, target)))
+        setups.append(_sharing(prepare(one, target, sources), setups))
+    return [run for setup in setups for run in rates.at_each(setup)]
 
 
 def _check_outs(config: TrainConfig) -> None:
     """Checks the processes and the run folders of a config, before anything is computed."""
     check_joined(config.num_processes)
+    if config.learning_rates and is_writer() and Path(config.out, "rates.json").exists():
+        raise InputError(f"--out {config.out} holds learning rates compared before; choose another folder.")
     targets = getattr(config, "targets", ())
     for folder in [str(Path(config.out, target)) for target in targets] or [config.out]:
-        for _, out in _rates(dataclasses.replace(config, out=folder)) if is_writer() else ():
+        for _, out in rates.folders(dataclasses.replace(config, out=folder)) if is_writer() else ():
             check_out(out)
 
 
-def _rates(config: TrainConfig) -> list[tuple[float | None, str]]:
-    """The learning rates of a config, each with its run folder."""
-    several = [(rate, str(Path(config.out, f"lr-{rate:g}"))) for rate in config.learning_rates]
-    return several or [(config.learning_rate, config.out)]
-
-
-def _at_each_rate(setup: Setup) -> list[Setup]:
-    config = setup.config
-    return [
-        dataclasses.replace(
-            setup, config=dataclasses.replace(config, learning_rate=rate, learning_rates=(), out=folder)
-        )
-        for rate, folder in _rates(config)
-    ]
-
-
-def _sharing(setups: Sequence[Setup]) -> list[Setup]:
-    """Lets runs on several targets hold one copy of the backbone."""
-    owners: dict[bool, Setup] = {}
-    owned = [owners.setdefault(setup.spec.backbone.has_pooler, setup) for setup in setups]
-    return [
-        dataclasses.replace(setup, frozen=setup.frozen | {"backbone": owner.frozen["backbone"]})
-        for setup, owner in zip(setups, owned, strict=True)
-    ]
+def _sharing(setup: Setup, others: Sequence[Setup]) -> Setup:
+    """Lets a run hold the same copy of the backbone as one of the others, if it is the same."""
+    owner = next((other for other in others if other.spec.backbone == setup.spec.backbone), setup)
+    return dataclasses.replace(setup, frozen=setup.frozen | {"backbone": owner.frozen["backbone"]})
 
 
 def programs(setups: Sequence[Setup]) -> list[list[Setup]]:
     """Groups the runs of a config by what fits one program; see ``together.key``."""
     groups: dict[tuple, list[Setup]] = {}
     for setup in setups:
-        groups.setdefault(together.key(setup.task, setup.spec.head(setup.task.name).kind), []).append(setup)
+        groups.setdefault(together.key(setup), []).append(setup)
     return list(groups.values())
 
 
 def _run(kind: str, config: TrainConfig, setups: Sequence[Setup]) -> Path:
-    """Trains the runs of a config, and says which learning rate did best."""
+    """Trains the runs of a config, and says which learning rate did best.
+
+    Raises:
+      FloatingPointError: some run never had a finite score; the others are written.
+    """
     results: dict[str, Any] = {}
+    schedules = {setup.config.out: make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups}
     for group in programs(setups):
-        results |= _run_together(kind, config.out, group)
-    if config.learning_rates and is_writer():
-        write_json(Path(config.out, "rates.json"), best_rates(setups, results))
+        results |= _run_together(kind, config.out, group, [schedules[setup.config.out] for setup in group])
+    if config.learning_rates and results and is_writer():
+        write_json(Path(config.out, "rates.json"), rates.best(setups, results))
+    failed = [setup.config.out for setup in setups if setup.config.out not in results]
+    if failed:
+        select = config.select if config.select == "loss" else "metric"
+        raise FloatingPointError(f"no evaluation gave a finite {select}: {', '.join(failed)}; lower the learning rate.")
     return Path(config.out)
 
 
-def _run_together(kind: str, title: str, setups: Sequence[Setup]) -> dict[str, Any]:
-    """Trains runs in one program, scores their best checkpoints and writes their folders; returns their results."""
-    schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
-    steps = [schedule.num_steps for schedule in schedules]
+def _run_together(kind: str, title: str, setups: Sequence[Setup], schedules: Sequence[Schedule]) -> dict[str, Any]:
+    """Trains runs in one program, scores their best checkpoints and writes their folders; returns their results.
+
+    A folder appears as soon as its run is scored. One that never had a finite score leaves none, and no results.
+    """
+    steps, results = [schedule.num_steps for schedule in schedules], {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
-    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(new_folder(s.config.out)) if is_writer() else None for s in setups]
+    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as all_folders:
+        folders = [all_folders.enter_context(_Folder(setup.config.out)) for setup in setups]
         agree(_facts_of_all(setups))
-        with _recorders(title, setups, folders, schedules) as records:
+        with _recorders(title, setups, [folder.path for folder in folders], schedules) as records:
             trained = train(setups, schedules, records)
-        return {
-            setup.config.out: _finish(kind, folder, setup, schedule, members)
-            for folder, setup, schedule, members in zip(folders, setups, schedules, trained, strict=True)
-        }
+        for folder, setup, schedule, members in zip(folders, setups, schedules, trained, strict=True):
+            if members is None:
+                folder.drop()
+                continue
+            results[setup.config.out] = _finish(kind, folder.path, setup, schedule, members)
+            folder.close()
+    return results
+
+
+class _Folder(contextlib.ExitStack):
+    """A run folder in the making, of the process that writes; ``close`` brings it out, any error removes it."""
+
+    def __init__(self, out: str):
+        super().__init__()
+        self.path = self.enter_context(new_folder(out)) if is_writer() else None
+
+    def drop(self) -> None:
+        """Removes what there is."""
+        with contextlib.suppress(_Dropped), self:
+            raise _Dropped
+
+
+class _Dropped(Exception):
+    pass
 
 
 def _finish(kind: str, folder: Path | None, setup: Setup, schedule: loop.Schedule, members) -> dict[str, Any]:
@@ -181,31 +194,16 @@ def _finish(kind: str, folder: Path | None, setup: Setup, schedule: loop.Schedul
     return results
 
 
-def best_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:
-    """Compares the learning rates of each task by the development score that chose the checkpoints.
-
-    Returns:
-      ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
-    """
-    found: dict[str, Any] = {}
-    for setup in setups:
-        name = "loss" if setup.config.select == "loss" else setup.task.metrics[0]
-        seeds = results[setup.config.out]["seeds"].values()
-        entry = found.setdefault(setup.task.name, {"best": None, "select": name, "rates": {}})
-        entry["rates"][f"{setup.config.learning_rate:g}"] = float(np.mean([seed["dev"][name] for seed in seeds]))
-    for entry in found.values():
-        choose = min if entry["select"] == "loss" else max
-        entry["best"] = choose(entry["rates"], key=entry["rates"].get)
-    return found
-
-
 def _facts_of_all(setups: Sequence[Setup]) -> dict[str, Any]:
-    several = len(setups) > 1
-    return {
-        f"{name} for {setup.task.name}" if several else name: value
-        for setup in setups
+    """``facts`` of runs that share a program."""
+    if len(setups) == 1:
+        return facts(setups[0])
+    numbered = [
+        (f"{name} of run {number}", value)
+        for number, setup in enumerate(setups, 1)
         for name, value in facts(setup).items()
-    }
+    ]
+    return {"the number of runs": len(setups), **dict(numbered)}
 
 
 _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")  # places; what lies there is compared instead
@@ -281,25 +279,26 @@ def _recorders(title: str, setups: Sequence[Setup], folders: Sequence[Path | Non
         logs = [stack.enter_context((folder / "metrics.jsonl").open("a")) for folder in folders]
         progress = stack.enter_context(Progress(title, setups[main].config.seeds))
         records = [
-            _record(log, progress, label=_label(title, setup) if len(setups) > 1 else "", shown=number == main)
-            for number, (log, setup) in enumerate(zip(logs, setups, strict=True))
+            _record(log, progress, _label(title, setup, schedule) if len(setups) > 1 else {}, shown=number == main)
+            for number, (log, setup, schedule) in enumerate(zip(logs, setups, schedules, strict=True))
         ]
         for record, setup, schedule in zip(records, setups, schedules, strict=True):
             record({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
         yield records
 
 
-def _label(title: str, setup: Setup) -> str:
-    return str(Path(setup.config.out).relative_to(title))
+def _label(title: str, setup: Setup, schedule: Schedule) -> dict[str, Any]:
+    """What the display needs to know of a run among others."""
+    return {"run": str(Path(setup.config.out).relative_to(title)), "num_steps": schedule.num_steps}
 
 
-def _record(log, progress: Progress, label: str, shown: bool) -> Callable:
+def _record(log, progress: Progress, label: dict[str, Any], shown: bool) -> Callable:
     """Writes events to a run's log, and to the display: of runs together, the evaluations of all, the steps of one."""
 
     def record(event: dict[str, Any]) -> None:
         log.write(json.dumps(event) + "\n")
         log.flush()
         if shown or event["event"] == "eval":
-            progress.update(event | ({"run": label} if label else {}))
+            progress.update(label | event)
 
     return record

@@ -79,8 +79,7 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
-    mesh = parallel.make_mesh(config.mesh)
-    check_mesh(config.mesh, mesh, config.batch_size, backbone_spec)
+    mesh = make_mesh(config, backbone_spec)
     tables = load_tables(config, task)
     own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
     weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
@@ -92,6 +91,17 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = kept_frozen(frozen, config.frozen_dtype)
     return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, weighed)
+
+
+def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
+    """Makes the mesh a config asks for.
+
+    Raises:
+      InputError: it fits neither the devices nor the batch nor the backbone.
+    """
+    mesh = parallel.make_mesh(config.mesh)
+    check_mesh(config.mesh, mesh, config.batch_size, backbone)
+    return mesh
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:

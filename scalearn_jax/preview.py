@@ -46,8 +46,9 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     """
     if getattr(config, "targets", ()):
         raise InputError("plan takes one --target; several together need about what as many --seeds on one need.")
-    members = len(config.seeds) * max(len(config.learning_rates), 1)
-    config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
+    if config.learning_rates:
+        members = len(config.seeds) * len(config.learning_rates)
+        config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
     stage = pipeline.transfer_setups if isinstance(config, PlanTransferConfig) else pipeline.adapter_setups
     return stage(config)[0]
 

@@ -16,7 +16,7 @@ class Facts(NamedTuple):
     Attributes:
       python: its version.
       packages: name -> version, ``None`` where it is not installed; of plugins only those that are.
-      devices: platform, kind, count and bytes of each kind; empty where JAX gives none.
+      devices: platform, kind, count of each kind; empty where JAX gives none.
       error: why JAX gives no device.
       hardware: accelerators' device files.
       cores: of the CPU, that this process may use.

@@ -159,7 +159,8 @@ def with_ranges(value: Any) -> Any:
         return list(range(first, last + 1))
     if not isinstance(value, list):
         return value
-    return [number for item in map(with_ranges, value) for number in (item if isinstance(item, list) else [item])]
+    written = [with_ranges(item) if isinstance(item, str) else [item] for item in value]
+    return [number for item in written for number in (item if isinstance(item, list) else [item])]
 
 
 def _literal(allowed: tuple[str, ...], value: Any) -> str:

@@ -85,6 +85,8 @@ def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
         task, method = prepare.resolve_task(cell.config, cell.task), methods.get(cell.config.method)
         try:
             checks.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
+            prepare.compute_dtype(cell.config)
+            prepare.make_mesh(cell.config, spec)
         except InputError as error:
             yield f"{cell.name}: {error}"
 

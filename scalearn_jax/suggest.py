@@ -7,6 +7,7 @@ Letters: M members (seeds trained together), R rows.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ _MAX_SEEDS = 64  # more are of no use to anyone
 _COUNTED_EXAMPLES, _COUNTED_STEPS = 100_000, 200  # over which the rows of another batch size are counted
 _LARGER = 8  # times the batch: where rows an example are counted
 _AIM = 0.95  # of the budget
-_MULTIPLE = 8  # batch sizes are multiples of it, from it on
+_MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
 class Probe:
@@ -113,7 +114,8 @@ def _largest_step(found: Forecast) -> Program:
 def _batch_size(probe: Probe, setup: Setup, schedule: Schedule, found: Forecast, budget: float) -> Suggestion | None:
     """Counts in examples of a larger batch, which packs better than the run's own."""
     size, members, last = setup.config.batch_size, len(setup.config.seeds), _largest_step(found)
-    most = max(size, len(setup.data.train))
+    multiple = _multiple(setup)
+    most = max(size, len(setup.data.train) // multiple * multiple)
     larger = min(most, _LARGER * size)
     resized, num_steps = _resized(setup, schedule, larger, members)
     rows_each = training_rows([resized], [num_steps])[1][-1] / larger
@@ -127,9 +129,15 @@ def _batch_size(probe: Probe, setup: Setup, schedule: Schedule, found: Forecast,
         budget=budget,
         most=most,
         tries=tries,
-        multiple=_MULTIPLE,
+        multiple=multiple,
         aim=_AIM,
     )
+
+
+def _multiple(setup: Setup) -> int:
+    """What batch sizes must be multiples of: a handy number, the parts of a step, and a mesh that was asked for."""
+    config = setup.config
+    return math.lcm(_MULTIPLE, config.accumulate, setup.mesh.shape["data"] if config.mesh else 1)
 
 
 def _seeds(probe: Probe, setup: Setup, found: Forecast, budget: float) -> Suggestion | None:

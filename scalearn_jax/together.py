@@ -45,9 +45,10 @@ class Joint(NamedTuple):
     labelled: Callable[[Setup, Batch | FeatureBatch], Batch | FeatureBatch]
 
 
-def key(task: Task, head_kind: str) -> tuple:
-    """What runs must agree in to share a program: the shape of their rows, and of a head but for its outputs."""
-    return task.max_length, task.num_choices, head_kind
+def key(setup: Setup) -> tuple:
+    """What runs must agree in to share a program: the length of their rows, and the model but for a head's outputs."""
+    head = dataclasses.replace(setup.spec.head(setup.task.name), num_outputs=0)
+    return setup.task.max_length, dataclasses.replace(setup.spec, heads=()), head
 
 
 def join(setups: Sequence[Setup], forward: Callable) -> Joint:

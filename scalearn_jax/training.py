@@ -63,7 +63,7 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule]) -
     optimizers = [_optimizer(*run) for run in zip(setups, schedules, strict=True)]
     states_ = [_first_state(setup, joint, tx) for setup, tx in zip(setups, optimizers, strict=True)]
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states_)
-    evaluators = [features.evaluator(s, s.data.dev) if constant else _evaluator(s) for s in setups]
+    evaluators = _evaluators(setups, constant)
     leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
     return Training(
         make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first)),
@@ -137,6 +137,13 @@ def evaluation_layout(setup: Setup) -> tuple:
     return size, rows, setup.config.packed, setup.mesh
 
 
+def _evaluators(setups: Sequence[Setup], constant: bool) -> list[Callable]:
+    """One a run; runs on the same data share one, and with it what it keeps."""
+    make = (lambda setup: features.evaluator(setup, setup.data.dev)) if constant else _evaluator
+    made: dict[int, Callable] = {}
+    return [made.get(id(setup.data)) or made.setdefault(id(setup.data), make(setup)) for setup in setups]
+
+
 def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
     layout = evaluation_layout(setup)
     return lambda current: score(setup.spec, setup.task, current, setup.frozen, setup.data.dev, *layout)
@@ -186,11 +193,20 @@ def _joint_batches(setups, schedules, joint: together.Joint, constant: bool) -> 
 
     def stream(setup: Setup, num_steps: int) -> Iterator:
         own = features.train_batches(setup, num_steps) if constant else member_batches(setup, choices)
-        return _lasting(map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps)))
+        return map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps))
 
     if len(setups) == 1:
         return stream(setups[0], steps[0])
-    return map(batches.concatenate, zip(*map(stream, setups, steps), strict=True))
+    streams: dict[int, tuple[Iterator, int]] = {}  # runs that differ in their rate alone have the same batches
+    for setup, num_steps in zip(setups, steps, strict=True):
+        own, count = streams.get(id(setup.data)) or (_lasting(stream(setup, num_steps)), 0)
+        streams[id(setup.data)] = own, count + 1
+    repeated = (map(functools.partial(_repeated, count=count), own) for own, count in streams.values())
+    return map(batches.concatenate, zip(*repeated, strict=True))
+
+
+def _repeated(batch: Batch | FeatureBatch, count: int) -> Batch | FeatureBatch:
+    return batch if count == 1 else batches.concatenate([batch] * count)
 
 
 def _lasting(items: Iterator) -> Iterator:
@@ -202,7 +218,7 @@ def _lasting(items: Iterator) -> Iterator:
 
 def train(
     setups: Sequence[Setup], schedules: Sequence[loop.Schedule], on_events: Sequence[Callable]
-) -> list[list[loop.Member]]:
+) -> list[list[loop.Member] | None]:
     """Trains some runs together.
 
     Args:
@@ -211,7 +227,7 @@ def train(
       on_events: of each, receives its events.
 
     Returns:
-      The best checkpoint of each member of each run.
+      The best checkpoint of each member of each run; ``None`` for a run that never had a finite score.
     """
     training, mesh = make_training(setups, schedules), setups[0].mesh
     groups = [
@@ -219,13 +235,14 @@ def train(
         for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
     ]
     lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config))
+    lots = itertools.chain([next(lots)], lots)  # cached features are computed here, not in a thread
     placed = feed.in_background(lots, functools.partial(parallel.place, mesh=mesh))
     try:
         best = loop.train(parallel.compile_lots(training.step, mesh), training.state, training.frozen, placed, groups)
     finally:
         placed.close()
     for setup, members in zip(setups, best, strict=True):
-        for member in members:
+        for member in members or ():
             member.trainable = _one(training.leave, setup, member.trainable)
     return best
 

@@ -57,7 +57,8 @@ def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[
       step: its training step, see ``compiled_training``.
 
     Returns:
-      One entry for each program that the run compiles; those that only read features off a table are left out.
+      One entry for each program that the run compiles; those that only read features off a table are left out, and
+      of several steps in one dispatch one is looked at.
     """
     if features.are_constant(setup.method, setup.spec):
         return [_train_on_features(setup, schedule, step), *_encode(setup, schedule), _evaluate(setup, 0)]

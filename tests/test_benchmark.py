@@ -15,6 +15,7 @@ EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # its scripts import each other, as they do when called
 
 import benchmark  # noqa: E402
+import benchmark_accelerator  # noqa: E402
 import benchmark_cells  # noqa: E402
 import benchmark_flops  # noqa: E402
 import benchmark_plan  # noqa: E402
@@ -40,6 +41,17 @@ def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
     assert result["flops"] > result["needed_flops"] > 0
     assert "| scalearn | " in (tmp_path / "r/README.md").read_text()
     assert "0 of 1 cells to measure" in call(*given).stderr
+
+
+def test_the_accelerator_part_runs_and_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_accelerator, "CELLS", [benchmark_accelerator.Cell("scalearn", 32, seeds=10)])
+    monkeypatch.setattr("scalearn_jax.caches.keep_compiled_programs", lambda: None)
+    for _ in range(2):
+        assert benchmark_accelerator.main([str(tmp_path), "--tiny", "--repeats", "1"]) == 0
+        [entry] = json.loads((tmp_path / "accelerator.json").read_text())["cells"].values()
+        assert entry["seconds"] > 0
+        monkeypatch.setattr(benchmark_accelerator, "measure_cell", None)  # the second call has nothing to measure
+    assert "scalearn" in (tmp_path / "README.md").read_text()
 
 
 def result_classes() -> int:
@@ -115,7 +127,7 @@ def test_tables_take_the_best_time_and_the_worst_memory_and_say_what_is_met(tmp_
     lines = (tmp_path / "README.md").read_text().splitlines()
     found = {line.split(" | ")[0][2:]: line for line in lines if line.startswith("| ")}
     measured = {name: line.split(" | ")[2:] for name, line in found.items()}
-    assert measured["PyTorch's ScaLearn step / ours, packed, geometric mean over tasks"] == ["8.00", "met |"]
+    assert measured["PyTorch's ScaLearn step, padded to 128, / ours, packed, geometric mean over tasks"] == ["8.00", "met |"]
     assert measured["peak memory of our step / PyTorch's, geometric mean over tasks"] == ["0.250", "met |"]
     assert measured["compiled / needed operations, any method"] == ["1.100", "missed |"]
     assert measured["share of the matrix-product peak, ScaLearn, full rows"] == ["50 %", "missed |"]

@@ -55,6 +55,16 @@ def test_help_of_every_command_names_every_setting(command, capsys):
         assert name == row.positional or f"--{name.replace('_', '-')}" in shown
 
 
+@pytest.mark.parametrize("given", [("--seeds", "0-2", "7"), ("--seeds=0-2", "7"), ("--seeds", "0", "1-2", "7")])
+def test_ranges_of_seeds_are_written_out(given):
+    assert parse(*given, "--method", "fusion").seeds == (0, 1, 2, 7)
+
+
+def test_a_bad_range_is_told(capsys):
+    assert cli.main(["transfer", *TRANSFER, "--seeds", "5-2"]) == 2
+    assert "5-2: expected a range FIRST-LAST of at most a thousand numbers" in capsys.readouterr().err
+
+
 def test_flags_reach_the_config():
     got = parse("--sources", "a", "b", "--method", "scalearn-uniform++", "--seeds", "0", "1", "2", "--no-packed")
     assert (got.sources, got.method, got.seeds, got.packed) == (("a", "b"), "scalearn-uniform++", (0, 1, 2), False)

@@ -38,6 +38,11 @@ def test_dict_round_trip_through_json(cls, content):
         ({"seeds": []}, "seeds must be"),
         ({"seeds": [1, 1]}, "seeds must be"),
         ({"seeds": [-1]}, "seeds must be"),
+        ({"seeds": "5-2"}, "expected a range FIRST-LAST of at most a thousand numbers, got '5-2'"),
+        ({"seeds": "0-99999999"}, "of at most a thousand numbers"),
+        ({"seeds": [[0, 1], 2]}, "expected a whole number, got [[0, 1], 2]"),
+        ({"learning_rates": [1e-3, float("nan")]}, "learning_rates must be different numbers from 0 on"),
+        ({"batch_size": 8, "accumulate": 3}, "accumulate 3 does not divide batch_size 8"),
         ({"learning_rate": "fast"}, "expected a number, got 'fast'"),
         ({"learning_rate": float("nan")}, "learning_rate must be at least 0, got nan"),
         ({"select": "los"}, "expected one of loss, metric (did you mean 'loss'?)"),
@@ -51,6 +56,11 @@ def test_bad_values_are_named(extra, message):
     with pytest.raises(InputError) as error:
         from_dict(AdapterConfig, ADAPTER | extra, where="a.yaml")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_ranges_are_written_out():
+    assert from_dict(AdapterConfig, ADAPTER | {"seeds": "0-3"}).seeds == (0, 1, 2, 3)
+    assert from_dict(AdapterConfig, ADAPTER | {"seeds": [7, "9-10"]}).seeds == (7, 9, 10)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ checks train
 soup
 prepare
 inference
-attribution features together
+attribution features rates together
 training
 pipeline
 plan score_tables significance estimate

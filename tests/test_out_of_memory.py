@@ -55,8 +55,8 @@ from scalearn_jax import memory, out_of_memory
 from scalearn_jax.config import EvaluateConfig
 jnp.ones(4).block_until_ready()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
-assert memory.available() * jax.local_device_count() <= 2**31
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**33, used + 2**33))
+assert memory.available() * jax.local_device_count() <= 2**33
 with out_of_memory.explained(EvaluateConfig(run="r")):
     jax.jit(lambda x: x @ x.T)(jnp.ones((60_000, 8))).block_until_ready()
 """
@@ -65,7 +65,7 @@ with out_of_memory.explained(EvaluateConfig(run="r")):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
 def test_a_real_error_is_recognised():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LIMITED], env=environment, capture_output=True, text=True, timeout=300)
     assert "OutOfMemory: out of memory: batch size 128; needed 13.4 GiB, available" in done.stderr
 
 

@@ -30,17 +30,18 @@ def products(jaxpr):
                 yield from products(inner)
 
 
-def step_products(dtype):
-    spec = tiny.spec("scalearn", dtype=dtype)
-    trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(methods.get("scalearn")))
+def step_products(dtype, method="scalearn"):
+    spec = tiny.spec(methods.get(method).combiner, dtype=dtype)
+    trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(methods.get(method)))
     loss = make_loss(spec, "demo", "classification")
     step = jax.grad(lambda *given: loss(*given, jax.random.key(0), jnp.int32(0))[0])
     return list(products(jax.make_jaxpr(step)(trainable, frozen, tiny.batch()).jaxpr))
 
 
-def test_strict_products_take_no_short_cuts_forward_and_backward():
+@pytest.mark.parametrize("method", ["scalearn", "fusion", "compacter++"])
+def test_strict_products_take_no_short_cuts_forward_and_backward(method):
     highest = (jax.lax.Precision.HIGHEST,) * 2
-    strict, plain = step_products("strict"), step_products("float32")
+    strict, plain = step_products("strict", method), step_products("float32", method)
     assert len(strict) == len(plain) > 20
     assert {product.params["precision"] for product in strict} == {highest}
     assert {product.params["precision"] for product in plain} == {None}

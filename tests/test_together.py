@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import pipeline, tree
+from scalearn_jax import pipeline, soup, tree
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tree
@@ -62,7 +62,7 @@ def assert_same_run(one: Path, other: Path, seeds):
 
 
 def test_targets_together_equal_runs_alone(backbone, sources, tmp_path):
-    options = dict(seeds=(0, 3))
+    options = dict(seeds=(0, 3), weight_decay=0.1, warmup_steps=1)
     together = transfer(backbone, sources, tmp_path / "all", targets=TARGETS, **options)
     for target in TARGETS:
         alone = transfer(backbone, sources, tmp_path / "alone" / target, target=target, **options)
@@ -98,6 +98,32 @@ def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):
         assert_same_run(together / f"lr-{rate:g}", alone, (0, 1))
     found = json.loads((together / "rates.json").read_text())[TARGETS[0]]
     assert set(found["rates"]) == {"0.003", "0.06"} and found["best"] == min(found["rates"], key=found["rates"].get)
+
+
+def test_a_rate_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path):
+    with pytest.raises(FloatingPointError, match="finite loss: .*lr-1e.38; lower the learning rate"):
+        transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e38))
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["lr-0.003", "rates.json"]
+    found = json.loads((tmp_path / "all/rates.json").read_text())[TARGETS[0]]
+    assert found["best"] == "0.003" and set(found["rates"]) == {"0.003"}
+    with pytest.raises(InputError, match="compared before"):
+        transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(1e-3, 2e-3))
+
+
+def test_targets_share_a_program_only_where_the_model_is_the_same(backbone, sources, tmp_path, monkeypatch):
+    """AdapterSoup weighs the sources by each target's own texts."""
+    settings = dict(backbone=backbone, sources=sources, out=str(tmp_path / "all"), max_steps=4, **SHORT)
+
+    def count(**changes):
+        config = TransferConfig(**settings | {"targets": TARGETS} | changes)
+        return [len(group) for group in pipeline.programs(pipeline.transfer_setups(config))]
+
+    assert count() == [3, 1]  # a choice has rows of its own
+    assert count(method="soup", targets=TARGETS[:2], weights=(1.0, 1.0, 2.0)) == [2]
+    by_task = {TARGETS[0]: (0.5, 0.5, 0.0), TARGETS[1]: (0.0, 0.5, 0.5)}
+    measured = lambda config, task, *_: soup.Soup(by_task[task.name], {}, {}, 1)  # noqa: E731
+    monkeypatch.setattr(soup, "measure", measured)
+    assert count(method="soup", targets=TARGETS[:2], top_sources=2) == [1, 1]
 
 
 def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):

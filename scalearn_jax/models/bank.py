@@ -118,7 +118,11 @@ def mean(bank: Params, weights: Array) -> Params:
       >>> mean(bank, jnp.array([0.5, 0.25, 0.25]))["down"]["kernel"].shape
       (2, 8, 4)
     """
-    average = lambda leaf: jnp.einsum("lt...,t->l...", leaf, weights.astype(leaf.dtype), precision="highest")  # noqa: E731
+
+    def average(leaf: Array) -> Array:
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        return jnp.einsum("lt...,t->l...", leaf.astype(dtype), weights.astype(dtype), precision="highest")
+
     return jax.tree.map(average, bank)
 
 

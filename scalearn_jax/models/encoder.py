@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import tree
+from scalearn_jax.models.attention import attention, by_heads, visibility
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
@@ -100,63 +101,14 @@ class Block(nn.Module):
         query = project("query", hidden)
         keys = _scaled(project("key", hidden), site, "key_scale")
         values = _scaled(project("value", hidden), site, "value_scale")
-        query, keys, values = (_heads(x, spec.num_heads) for x in (query, keys, values))
+        query, keys, values = (by_heads(x, spec.num_heads) for x in (query, keys, values))
         context = attention(query, keys, values, visible, key=key, dropout_rate=spec.attention_dropout)
         return context.reshape(hidden.shape)
-
-
-def attention(query, keys, values, visible, *, key: Key | None = None, dropout_rate: float = 0.0) -> Array:
-    """Computes masked multi-head attention, softmax(Q K^T / sqrt(d/H)) V.
-
-    Args:
-      query: Float[R S H d/H]; ``keys`` and ``values`` likewise.
-      visible: Bool[R S S], True where a query may see a key.
-      key: key for dropout on the probabilities, ``None`` for none.
-      dropout_rate: its rate.
-
-    Returns:
-      Float[R S H d/H]. The softmax runs in float32 at least.
-    """
-    shape = query.shape
-    query, keys, values = (_by_head(x) for x in (query / shape[-1] ** 0.5, keys, values))  # [R*H, S, d/H]
-    scores = jnp.einsum("bqd,bkd->bqk", query, keys).reshape(shape[0], shape[2], shape[1], shape[1])
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    scores = jnp.where(visible[:, None], scores, jnp.finfo(scores.dtype).min)
-    # exp(x - max) / sum: dividing the context, not the weights, spares passes over the largest array of a layer.
-    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))  # [R, H, S, S]
-    total = powers.sum(-1).reshape(-1, shape[1], 1)
-    weights = dropout(key, powers, dropout_rate).astype(values.dtype).reshape(-1, shape[1], shape[1])
-    context = jnp.einsum("bqk,bkd->bqd", weights, values) / total.astype(values.dtype)
-    return context.reshape(shape[0], shape[2], *shape[1::2]).swapaxes(1, 2)
-
-
-def _heads(x: Array, num_heads: int) -> Array:
-    return x.reshape(*x.shape[:-1], num_heads, -1)
-
-
-def _by_head(x: Array) -> Array:
-    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 def _scaled(x: Array, site: Params, name: str) -> Array:
     """Multiplies by an (IA)^3 vector where the site carries one."""
     return x * site[name].astype(x.dtype)[None, None] if name in site else x
-
-
-def visibility(segments: Array) -> Array:
-    """Says which keys a query sees: those of its own sequence.
-
-    Args:
-      segments: Int[R S]; 0 is padding.
-
-    Returns:
-      Bool[R S S], query by key.
-
-    Example:
-      >>> visibility(jnp.array([[1, 2, 0]]))[0].astype(int).tolist()
-      [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-    """
-    return (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
 
 
 def init(key: Key, spec: BackboneSpec) -> Params:
@@ -206,11 +158,13 @@ def encode(
       update: (site of one layer, h Float[R S d]) -> Float[R S d].
       key: key for the backbone's dropout; ``None`` for none.
       dtype: compute dtype; ``None`` follows the parameters.
-      layers: ``"loop"`` unrolls the layers, ``"scan"`` compiles one; equal results.
+      layers: ``"loop"`` unrolls the layers, ``"scan"`` compiles one; equal results, but for the dropout masks of the
+        last layer with ``first_only``.
       remat: recompute each layer's activations in the backward pass.
       all_layers: also return the embedding output and every layer's output.
       observe: (site of one layer, h Float[R S d]) -> pytree, to look at a site's input without changing anything.
-      first_only: return the states of the sequences' first tokens only; the last layer then computes no others.
+      first_only: return the states of the sequences' first tokens only; with ``"loop"`` the last layer then computes
+        no others. Not together with ``all_layers`` or ``observe``.
 
     Returns:
       Float[R S d], or Float[L+1 R S d] with ``all_layers``, or Float[N d] with ``first_only``; with ``observe`` a

@@ -28,12 +28,14 @@ class State:
       process_id: its number.
       num_processes: of how many.
       settled: whether there is nothing to tell the others: none is there yet, or all have said whether they are ready.
+      rounds: how often they have said so.
       leaving: whether this process is about to end, with an error of its own.
     """
 
     process_id: int = 0
     num_processes: int = 1
     settled: bool = False
+    rounds: int = 0
     leaving: bool = False
 
 
@@ -138,7 +140,8 @@ def all_done() -> bool:
 
 def _settle(entry: Mapping[str, Any]) -> None:
     """Shows an entry to all processes, and fails if theirs tell of an error or of other facts."""
-    entries = [json.loads(text) for _, text in _exchange("ready", json.dumps(entry))]
+    board, state.rounds = f"ready-{state.rounds}", state.rounds + 1  # a board can be written once
+    entries = [json.loads(text) for _, text in _exchange(board, json.dumps(entry))]
     first = json.loads(json.dumps(entries[0].get("facts", {})))
     for process_id, other in enumerate(entries):
         if "error" in other:

@@ -43,6 +43,9 @@ def lots(batches: Iterator, stops: Iterable[int], size: int) -> Iterator[Lot]:
     Yields:
       The lots, on the host.
 
+    Raises:
+      ValueError: the batches end before the last stop.
+
     Example:
       >>> from scalearn_jax.typing import FeatureBatch
       >>> numbered = [FeatureBatch(np.array([number]), np.ones(1, bool), np.zeros(1)) for number in range(7)]
@@ -54,8 +57,8 @@ def lots(batches: Iterator, stops: Iterable[int], size: int) -> Iterator[Lot]:
         while done < stop:
             number = size if done + size <= stop else 1
             chunk = list(itertools.islice(batches, number))
-            if len(chunk) < number:  # the batches end before the schedule
-                return
+            if len(chunk) < number:
+                raise ValueError(f"the batches end after {done + len(chunk)} steps, before the stop at {stop}.")
             joined = chunk[0] if number == 1 else batching.stack(chunk)
             yield Lot(number, int(joined.example_mask.sum()), joined)
             done += number

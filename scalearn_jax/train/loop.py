@@ -100,7 +100,7 @@ def lookups(groups: Sequence[Group]) -> list[int]:
 
 def train(
     step: Callable, state: TrainState, frozen: Params, lots: Iterator[feed.Lot], groups: Sequence[Group]
-) -> list[list[Member]]:
+) -> list[list[Member] | None]:
     """Trains all members of some groups together until their schedules end or they have run out of patience.
 
     A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would
@@ -114,10 +114,8 @@ def train(
       groups: who is trained.
 
     Returns:
-      The best checkpoint of each member of each group.
-
-    Raises:
-      FloatingPointError: no evaluation of some member gave a finite score.
+      The best checkpoint of each member of each group; ``None`` for a group with a member of which no evaluation gave
+      a finite score.
     """
     runs, clock = _runs(groups), _Clock()
     for lot in lots:
@@ -127,9 +125,7 @@ def train(
             run.look(clock, state, metrics)
         if all(run.finished for run in runs):
             break
-    for run in runs:
-        run.check()
-    return [run.members for run in runs]
+    return [run.members if run.is_finite else None for run in runs]
 
 
 def _runs(groups: Sequence[Group]) -> list["_Run"]:
@@ -138,7 +134,7 @@ def _runs(groups: Sequence[Group]) -> list["_Run"]:
 
 
 class _Clock:
-    """Counts steps and examples, and the time they took: neither compilation nor evaluation says anything of speed."""
+    """Counts steps and examples, and the time they took; the first step, which is compiled, and evaluation aside."""
 
     def __init__(self):
         self.step, self._examples, self._started = 0, 0, time.perf_counter()
@@ -173,7 +169,7 @@ class _Run:
     @property
     def finished(self) -> bool:
         patience = self._group.schedule.patience
-        done = self.members[0].stopped_at >= self._group.schedule.num_steps
+        done = max(member.stopped_at for member in self.members) >= self._group.schedule.num_steps
         return done or all(member.waited >= patience for member in self.members)
 
     def look(self, clock: _Clock, state: TrainState, metrics: dict) -> None:
@@ -192,12 +188,10 @@ class _Run:
                 _update(self.members, step, results, own, schedule, group.main_metric)
                 group.on_event({"event": "eval", "step": step, "dev": results})
 
-    def check(self) -> None:
-        schedule = self._group.schedule
-        if any(member.trainable is None for member in self.members):
-            raise FloatingPointError(
-                f"no evaluation in {schedule.num_steps} steps gave a finite {schedule.select}; lower the learning rate."
-            )
+    @property
+    def is_finite(self) -> bool:
+        """Whether every member has a best checkpoint."""
+        return all(member.trainable is not None for member in self.members)
 
 
 def _train_event(step: int, metrics: dict, rate: float) -> Event:

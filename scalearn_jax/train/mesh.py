@@ -1,5 +1,7 @@
 """The text of ``--mesh``: what it may say, and what fits a batch and a backbone. Needs no device."""
 
+import re
+
 from jax.sharding import Mesh
 
 from scalearn_jax.errors import InputError
@@ -21,7 +23,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes = {}
     for part in text.split(","):
         axis, _, size = (word.strip() for word in part.partition("="))
-        if axis not in AXES or axis in sizes or not (size.isdecimal() and int(size) > 0):
+        if axis not in AXES or axis in sizes or not re.fullmatch(r"[1-9][0-9]{0,5}", size):
             raise InputError(
                 f"--mesh {text}: {part.strip()!r} is no axis; write it like data=4,model=2, each axis once."
             )

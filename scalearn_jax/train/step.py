@@ -27,7 +27,7 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
     Returns:
       ``loss_fn(trainable, frozen, batch, key, step, part=None) -> (objective, metrics)``. The objective adds the
       combiner's penalty to the reported loss; as published, the penalty starts with the second step. ``part`` numbers
-      the parts of an accumulated step; their dropout masks differ, but for the combiner's.
+      the parts of an accumulated step; their dropout masks differ, but for ScaLearn's.
     """
 
     def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array, part: Array | None = None):

@@ -143,6 +143,7 @@ class Coordinator:
         monkeypatch.setattr(agreement.runtime.global_state, "client", self)
 
     def key_value_set(self, key, text):
+        assert key not in self._texts  # as the real one, which refuses
         self._texts[key] = text
 
     def blocking_key_value_get(self, key, timeout):
@@ -153,7 +154,8 @@ class Coordinator:
 
 
 def test_processes_must_be_of_the_same_run(monkeypatch):
-    Coordinator(monkeypatch, ready=json.dumps({"facts": {"--batch-size": 8, "the backbone": "ab"}}))
+    theirs = json.dumps({"facts": {"--batch-size": 8, "the backbone": "ab"}})
+    Coordinator(monkeypatch, **{"ready-0": theirs, "ready-1": theirs})
     agreement.agree({"--batch-size": 8, "the backbone": "ab"})
     with pytest.raises(InputError, match="process 1 differs from process 0 in the backbone: 'ab', not 'cd'"):
         agreement.agree({"--batch-size": 8, "the backbone": "cd"})

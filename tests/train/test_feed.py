@@ -26,8 +26,9 @@ def test_every_batch_comes_once_and_no_lot_passes_a_stop(size, stops):
     assert seen == list(range(7))
 
 
-def test_lots_end_with_the_batches_or_the_schedule():
-    assert [lot.num_steps for lot in feed.lots(iter(numbered(3)), [9], 2)] == [2]  # half a lot is none
+def test_lots_end_with_the_schedule_and_not_before():
+    with pytest.raises(ValueError, match="end after 3 steps, before the stop at 9"):
+        list(feed.lots(iter(numbered(3)), [9], 2))
     assert sum(lot.num_steps for lot in feed.lots(itertools.cycle(numbered(3)), [5], 2)) == 5
 
 

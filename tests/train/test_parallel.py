@@ -13,6 +13,7 @@ import pytest
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import parallel
@@ -169,6 +170,16 @@ def test_frozen_parameters_lie_as_the_table_says():
         "output_norm",
     }
     assert all("bias" in path or "norm" in path or "embeddings" in path for path in whole)
+
+
+def test_layers_held_one_by_one_lie_like_stacked_ones():
+    mesh = parallel.make_mesh("data=2,model=4")
+    stacked = encoder.init(jax.random.key(0), BACKBONE)
+    placed = parallel.place_frozen({"backbone": encoder.unstack(stacked)}, mesh, BACKBONE.num_heads)
+    one_by_one = {path: tuple(leaf.sharding.spec) for path, leaf in tree.flatten(placed).items()}
+    for path, axes in lies("scalearn", mesh).items():
+        if path.startswith("backbone/layers/"):
+            assert one_by_one[path.replace("layers/", "layers/1/")] == axes[1:]
 
 
 def test_what_an_axis_does_not_divide_lies_otherwise():
