@@ -12,13 +12,17 @@ _FLAGS = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_cou
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-_CACHE = tempfile.TemporaryDirectory(prefix="scalearn-tests-")
-os.environ["SCALEARN_CACHE"] = _CACHE.name
+# One cache for all processes of a run: what one compiles, the others read.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="scalearn-tests-")
+    os.environ["SCALEARN_CACHE"] = _CACHE.name
 
 import chex  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["SCALEARN_CACHE"], "programs"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_enable_custom_prng", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -86,9 +85,12 @@ class Processes:
             for process in self._running:
                 process.kill()
                 process.wait()
-        # collectives on CPU greet on standard output, from several threads at once
-        texts = [re.sub(r"\[Gloo\][^\n]*?is : \d+\n?", "", log.read_text()) for log in self._logs]
-        return list(zip(codes, (text.split("\n")[:-1] for text in texts), strict=True))
+        # collectives on CPU greet on standard output, from several threads at once and into each other's lines
+        lines = [log.read_text().split("\n")[:-1] for log in self._logs]
+        return [
+            (code, [line for line in said if "Gloo" not in line and "peer ranks" not in line])
+            for code, said in zip(codes, lines, strict=True)
+        ]
 
 
 def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
