@@ -1,7 +1,6 @@
 """Turns the benchmark's cells into Markdown: what was aimed at and met, then every figure."""
 
 import json
-import math
 import platform
 import subprocess
 import sys
@@ -60,10 +59,7 @@ def task_table(results: Results) -> list[str]:
         sides = ("packed", "padded", "torch", "torch-longest")
         packed, padded, torch, longest = (results.get(f"tasks/{task}/{side}", {}) for side in sides)
         times = [number(entry, "seconds") for entry in (packed, padded, torch, longest)]
-        factors = [
-            number({"x": entry.get("seconds", math.nan)}, "x", "{:.2f}", packed["seconds"])
-            for entry in (torch, longest, padded)
-        ]
+        factors = [number(entry, "seconds", "{:.2f}", packed["seconds"]) for entry in (torch, longest, padded)]
         memory = [number(entry, "memory", "{:.0f}", 1e6) for entry in (packed, torch)]
         rows.append((task, number(packed, "rows", "{:.1f}"), *times, *factors, *memory))
     return table(head, rows)
