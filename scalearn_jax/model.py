@@ -227,23 +227,18 @@ def apply(
     return predict(params, first, spec=spec, task=task, key=_of_part(head_key, part))
 
 
-def features(
-    params: Params,
-    batch: Batch,
-    *,
-    spec: ModelSpec,
-    key: Key | None = None,
-    mask=None,
-    part: Array | None = None,
-    groups: int = 1,
-) -> Array:
+def features(params: Params, batch: Batch, *, spec: ModelSpec, key: Key | None = None, mask=None, **options) -> Array:
     """Computes what a head sees: the final state of each sequence's first token.
+
+    Args:
+      params, batch, spec, key, mask: see ``encode``.
+      **options: ``part`` and ``groups`` of ``encode``.
 
     Returns:
       Float[N d], in float32 or wider.
     """
     first_only = mask is None  # a mask to replay may have an entry a token
-    first = encode(params, batch, spec=spec, key=key, mask=mask, part=part, groups=groups, first_only=first_only)
+    first = encode(params, batch, spec=spec, key=key, mask=mask, first_only=first_only, **options)
     first = first if first_only else first[batch.example_at[:, 0], batch.example_at[:, 1]]
     return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 

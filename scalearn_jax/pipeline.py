@@ -8,8 +8,7 @@ Letters: M members (seeds trained together), T source tasks.
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import check_out, new_folder, write_json
 from scalearn_jax.inference import score
 from scalearn_jax.prepare import Setup, count_parameters, prepare
-from scalearn_jax.progress import Progress
+from scalearn_jax.records import recorders
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.agreement import agree, check_joined, is_writer
 from scalearn_jax.train.loop import Schedule
@@ -149,7 +148,7 @@ def _run_together(kind: str, title: str, setups: Sequence[Setup], schedules: Seq
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as all_folders:
         folders = [all_folders.enter_context(_Folder(setup.config.out)) for setup in setups]
         agree(_facts_of_all(setups))
-        with _recorders(title, setups, [folder.path for folder in folders], schedules) as records:
+        with recorders(title, setups, [folder.path for folder in folders], schedules) as records:
             trained = train(setups, schedules, records)
         for folder, setup, schedule, members in zip(folders, setups, schedules, trained, strict=True):
             if members is None:
@@ -266,39 +265,3 @@ def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], 
         "mean": {name: float(value.mean()) for name, value in values.items()},
         "sd": {name: float(value.std(ddof=1)) if len(value) > 1 else 0.0 for name, value in values.items()},
     }
-
-
-@contextlib.contextmanager
-def _recorders(title: str, setups: Sequence[Setup], folders: Sequence[Path | None], schedules) -> Iterator[list]:
-    """Opens the log of each run and one display for all; without folders, all stay silent."""
-    if folders[0] is None:
-        yield [lambda event: None] * len(setups)
-        return
-    main = int(np.argmax([schedule.num_steps for schedule in schedules]))
-    with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context((folder / "metrics.jsonl").open("a")) for folder in folders]
-        progress = stack.enter_context(Progress(title, setups[main].config.seeds))
-        records = [
-            _record(log, progress, _label(title, setup, schedule) if len(setups) > 1 else {}, shown=number == main)
-            for number, (log, setup, schedule) in enumerate(zip(logs, setups, schedules, strict=True))
-        ]
-        for record, setup, schedule in zip(records, setups, schedules, strict=True):
-            record({"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)})
-        yield records
-
-
-def _label(title: str, setup: Setup, schedule: Schedule) -> dict[str, Any]:
-    """What the display needs to know of a run among others."""
-    return {"run": str(Path(setup.config.out).relative_to(title)), "num_steps": schedule.num_steps}
-
-
-def _record(log, progress: Progress, label: dict[str, Any], shown: bool) -> Callable:
-    """Writes events to a run's log, and to the display: of runs together, the evaluations of all, the steps of one."""
-
-    def record(event: dict[str, Any]) -> None:
-        log.write(json.dumps(event) + "\n")
-        log.flush()
-        if shown or event["event"] == "eval":
-            progress.update(label | event)
-
-    return record

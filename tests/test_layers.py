@@ -25,7 +25,7 @@ checks train
 soup
 prepare
 inference
-attribution features rates together
+attribution features rates records together
 training
 pipeline
 plan score_tables significance estimate
