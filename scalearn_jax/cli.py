@@ -1,6 +1,7 @@
 """The command line: ``scalearn COMMAND ...``. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done; 1 something failed while running; 2 wrong input, in one line; 130 interrupted.
+Exit codes: 0 done; 1 something failed while running; 2 wrong input, in one line; 75 told to stop, what was learned is
+saved: run it again to go on; 130 interrupted.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scalearn_jax import __version__, out_of_memory
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import STOPPED, InputError, Preempted
 
 # Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
 _USER_FAULTS = {
@@ -71,6 +72,9 @@ def _reported(work: Callable[[], int]) -> int:
         return _fail(str(error), 2)
     except FloatingPointError as error:
         return _fail(str(error), 1)
+    except Preempted as error:
+        print(f"scalearn: {error}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -156,7 +160,15 @@ def _train(stage: str, config) -> int:
         folder = getattr(pipeline, stage)(config)
         return _done(folder) if agreement.is_writer() else 0
 
-    return distributed.run(work, _reported)
+    return distributed.run(work, lambda work: _reported(lambda: _watched(work)))
+
+
+def _watched(work: Callable[[], int]) -> int:
+    """Does what can take long; told to stop, it saves first."""
+    from scalearn_jax.train import preemption
+
+    with preemption.watching():
+        return work()
 
 
 def _check_method(name: str) -> None:
@@ -226,7 +238,7 @@ def _run(config) -> int:
 
     if not config.dry_run:
         _prepare()
-    return study.run_command(config)
+    return _watched(lambda: study.run_command(config))
 
 
 def _report(config) -> int:

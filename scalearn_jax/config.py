@@ -101,6 +101,16 @@ class TrainConfig:
     """Examples a step in evaluation."""
     log_every: int = 50
     """Steps between training records."""
+    max_faults: int = 10
+    """Steps in a row without a finite loss and gradient (their updates are skipped) that end a run; 0: never."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, besides those at every evaluation and after checkpoint_minutes."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a checkpoint is written in any case."""
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints to keep while a run goes on; each holds the best parameters so far, too."""
+    restart: bool = False
+    """Begin anew, whatever checkpoints an unfinished run has left; without it, that one goes on."""
     mesh: str | None = None
     """How devices share the work, for instance data=4,model=2; by default all share out the examples."""
     coordinator: str | None = None
@@ -118,12 +128,13 @@ class TrainConfig:
         limits.expand_home(self, "backbone", "data_dir", "out")
         limits.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
         limits.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
-        limits.at_least(self, 1, "accumulate", "steps_per_dispatch")
+        limits.at_least(self, 1, "accumulate", "steps_per_dispatch", "checkpoint_every", "keep_checkpoints")
         if self.batch_size % self.accumulate:
             raise InputError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}.")
         limits.rates(self.learning_rate, self.learning_rates)
         limits.at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
         limits.at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
+        limits.at_least(self, 0, "max_faults", "checkpoint_minutes")
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
         limits.seeds(self.seeds)

@@ -1,4 +1,4 @@
-"""The one exception that means "the caller's input is wrong"."""
+"""The exceptions that are no faults of the package: wrong input, and being told to stop."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,13 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
+
+
+STOPPED = 75  # exit code: nothing is wrong, run again to go on
+
+
+class Preempted(KeyboardInterrupt):
+    """The process was told to stop, and has; what it had learned is saved. Exit code 75: run again to go on."""
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> InputError:

@@ -8,6 +8,7 @@ Letters: M members (seeds trained together), B examples, N sequences, d hidden s
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -19,7 +20,7 @@ from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.inference import scores
 from scalearn_jax.prepare import Setup
-from scalearn_jax.train import parallel
+from scalearn_jax.train import parallel, preemption
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
 
 
@@ -54,10 +55,11 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     """
     nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
-    found = [
-        np.asarray(step(nothing, setup.frozen, batch))[0].reshape(size, encoded.num_choices, -1)[batch.example_mask]
-        for batch in encode_batches(setup, encoded, examples)
-    ]
+    found = []
+    for batch in encode_batches(setup, encoded, examples):
+        preemption.boundary()
+        encoded_rows = np.asarray(step(nothing, setup.frozen, batch))[0]
+        found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)
 
 
@@ -80,7 +82,7 @@ def encode_step(spec: model.ModelSpec, mesh: Mesh) -> parallel.Compiled:
     return parallel.compile_predict_step(encode, mesh)
 
 
-def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:
+def train_batches(setup: Setup, num_steps: int, start_step: int = 0) -> Iterator[FeatureBatch]:
     """Yields the batches of ``training.member_batches`` as features, with a leading member axis.
 
     Only examples that some step uses are encoded.
@@ -90,7 +92,7 @@ def train_batches(setup: Setup, num_steps: int) -> Iterator[FeatureBatch]:
     used = used_examples(setup, num_steps)
     table, place = compute(setup, encoded, used), np.zeros(len(encoded), int)
     place[used] = np.arange(len(used))
-    for members in zip(*orders, strict=True):
+    for members in itertools.islice(zip(*orders, strict=True), start_step, None):
         lots = [_batch(table[place[examples]], encoded.labels[examples], config.batch_size) for examples in members]
         yield FeatureBatch(*(np.stack(leaves) for leaves in zip(*lots, strict=True)))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ except ImportError:  # Windows: two runs in one folder go unnoticed
     fcntl = None
 
 _LOCK = ".lock"
+SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
 _LOCK_ATTEMPTS = 5
 MAX_BYTES = 64_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
 
@@ -57,7 +59,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """The text of a JSON file.
+
+    Example:
+      >>> as_json({})
+      '{}\\n'
+    """
+    return json.dumps(content, indent=2) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,12 +87,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def sync(folder: Path, *, whole: bool = True) -> None:
+    """Flushes a folder, with ``whole`` also all in it, to the disk."""
+    for path in [*(folder.rglob("*") if whole else ()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
-def new_folder(out: str) -> Iterator[Path]:
+def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
     """Opens a folder that appears only when it is complete.
 
     Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
     killed run left there is replaced; what a living one writes there is not.
+
+    Args:
+      out: the folder.
+      scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays,
+        and is found again. It is removed once all is complete.
 
     Raises:
       InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
@@ -91,37 +118,53 @@ def new_folder(out: str) -> Iterator[Path]:
         if final.exists():
             final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
         partial.mkdir(parents=True, exist_ok=True)
-        lock = _locked(partial)
+        lock = _locked(partial, scratch)
     except OSError as error:
         raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
     with lock:
         try:
             yield partial
+            sync(partial)
+            partial.rename(final)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not (scratch and _holds_anything(partial / scratch)):
+                shutil.rmtree(partial, ignore_errors=True)
             raise
-        (partial / _LOCK).unlink()
-        partial.rename(final)
+        tidy(final, scratch)
 
 
-def _locked(partial: Path) -> IO[str]:
+def tidy(final: Path, scratch: str | None) -> None:
+    """Removes what a complete folder needs no more, also where a killed process has not come to it."""
+    (final / _LOCK).unlink(missing_ok=True)
+    if scratch:
+        shutil.rmtree(final / scratch, ignore_errors=True)
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _locked(partial: Path, scratch: str | None) -> IO[str]:
     """Takes a working folder for this process, and empties it; the lock ends with the process, however that ends."""
-    left_over = [path for path in partial.iterdir() if path.name != _LOCK]
+    left_over = [path for path in partial.iterdir() if path.name not in (_LOCK, scratch)]
     if left_over and not (partial / _LOCK).exists():
         raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
-    lock = (partial / _LOCK).open("a")
+    lock = (partial / _LOCK).open("a+")
     for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written
         try:
             if fcntl:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except OSError as error:
+        except BlockingIOError as error:
             if attempt == _LOCK_ATTEMPTS - 1:
+                lock.seek(0)
+                owner = lock.read(200).strip() or "another process"
                 lock.close()
-                raise Busy(
-                    f"{partial} is being written by another process; wait for it or choose another --out."
-                ) from error
+                raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.") from error
             time.sleep(0.05)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} of {platform.node()}\n")
+    lock.flush()
     for path in left_over:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return lock

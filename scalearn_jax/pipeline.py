@@ -8,26 +8,25 @@ Letters: M members (seeds trained together), T source tasks.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from scalearn_jax import methods, out_of_memory, rates, runs, together, tree
+from scalearn_jax import identity, methods, out_of_memory, rates, runs, together
+from scalearn_jax.checkpoint import Checkpoints, Saved
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
-from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import check_out, new_folder, write_json
-from scalearn_jax.inference import score
-from scalearn_jax.prepare import Setup, count_parameters, prepare
-from scalearn_jax.records import recorders
-from scalearn_jax.train import loop, parallel
-from scalearn_jax.train.agreement import agree, check_joined, is_writer
+from scalearn_jax.files import SCRATCH, check_out, new_folder, write_json
+from scalearn_jax.outputs import write_run
+from scalearn_jax.prepare import Setup, prepare
+from scalearn_jax.records import logs_of, recorders
+from scalearn_jax.train import resume
+from scalearn_jax.train.agreement import check_joined, is_writer
+from scalearn_jax.train.agreement import state as processes
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.training import evaluation_layout, make_schedule, train, training_rows
-from scalearn_jax.typing import Params
+from scalearn_jax.training import make_schedule, train, training_rows
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -42,8 +41,7 @@ def train_adapter(config: AdapterConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
-    _check_outs(config)
-    return _run("adapter", config, adapter_setups(config))
+    return _run("adapter", config, adapter_setups)
 
 
 def transfer(config: TransferConfig) -> Path:
@@ -60,8 +58,7 @@ def transfer(config: TransferConfig) -> Path:
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
     """
-    _check_outs(config)
-    return _run("transfer", config, transfer_setups(config))
+    return _run("transfer", config, transfer_setups)
 
 
 def adapter_setups(config: AdapterConfig) -> list[Setup]:
@@ -85,24 +82,47 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     sources = [runs.load_source(path) for path in config.sources] if method.uses_sources else []
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
-    if config.target:
-        return rates.at_each(prepare(config, config.target, sources))
     setups: list[Setup] = []
-    for target in config.targets:
-        one = dataclasses.replace(config, target=target, targets=(), out=str(Path(config.out, target)))
-        setups.append(_sharing(prepare(one, target, sources), setups))
+    for one in _of_targets(config):
+        setups.append(_sharing(prepare(one, one.target, sources), setups))
     return [run for setup in setups for run in rates.at_each(setup)]
 
 
-def _check_outs(config: TrainConfig) -> None:
-    """Checks the processes and the run folders of a config, before anything is computed."""
+def _of_targets(config: TransferConfig) -> list[TransferConfig]:
+    """The config of each target."""
+    if config.target:
+        return [config]
+    each = (dict(target=target, targets=(), out=str(Path(config.out, target))) for target in config.targets)
+    return [dataclasses.replace(config, **changes) for changes in each]
+
+
+def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
+    """Checks the processes and the run folders of a config, before anything is computed.
+
+    Returns:
+      run folder -> results, of the runs that an earlier call has finished.
+
+    Raises:
+      InputError: a folder is in use for something else.
+    """
     check_joined(config.num_processes)
-    if config.learning_rates and is_writer() and Path(config.out, "rates.json").exists():
+    if not is_writer():
+        return {}
+    targets = _of_targets(config) if isinstance(config, TransferConfig) else [config]
+    configs = [one for target in targets for one in rates.configs(target)]
+    found = {one.out: identity.finished(kind, one) for one in configs}
+    done = {out: results for out, results in found.items() if results}
+    for out in found.keys() - done.keys():
+        check_out(out)
+    if config.learning_rates and Path(config.out, "rates.json").exists() and len(done) < len(found):
         raise InputError(f"--out {config.out} holds learning rates compared before; choose another folder.")
-    targets = getattr(config, "targets", ())
-    for folder in [str(Path(config.out, target)) for target in targets] or [config.out]:
-        for _, out in rates.folders(dataclasses.replace(config, out=folder)) if is_writer() else ():
-            check_out(out)
+    for out in done:
+        _warn(out, "is finished already, by an earlier run with the same settings.")
+    return done
+
+
+def _warn(out: str, text: str) -> None:
+    print(f"scalearn: {out}: {text}", file=sys.stderr)
 
 
 def _sharing(setup: Setup, others: Sequence[Setup]) -> Setup:
@@ -119,149 +139,102 @@ def programs(setups: Sequence[Setup]) -> list[list[Setup]]:
     return list(groups.values())
 
 
-def _run(kind: str, config: TrainConfig, setups: Sequence[Setup]) -> Path:
+def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
     """Trains the runs of a config, and says which learning rate did best.
 
     Raises:
-      FloatingPointError: some run never had a finite score; the others are written.
+      FloatingPointError: some run did not stay finite; the others are written.
     """
-    results: dict[str, Any] = {}
+    results, failures = _finished(kind, config), {}
+    if config.out in results and processes.num_processes == 1:
+        return Path(config.out)
+    setups = make_setups(config)
     schedules = {setup.config.out: make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups}
     for group in programs(setups):
-        results |= _run_together(kind, config.out, group, [schedules[setup.config.out] for setup in group])
+        found, failed = _run_together(kind, config, group, [schedules[setup.config.out] for setup in group], results)
+        results, failures = results | found, failures | failed
     if config.learning_rates and results and is_writer():
         write_json(Path(config.out, "rates.json"), rates.best(setups, results))
-    failed = [setup.config.out for setup in setups if setup.config.out not in results]
-    if failed:
-        select = config.select if config.select == "loss" else "metric"
-        raise FloatingPointError(f"no evaluation gave a finite {select}: {', '.join(failed)}; lower the learning rate.")
+    if failures:
+        each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
+        raise FloatingPointError(f"{each}; lower the learning rate, and pass --restart.")
     return Path(config.out)
 
 
-def _run_together(kind: str, title: str, setups: Sequence[Setup], schedules: Sequence[Schedule]) -> dict[str, Any]:
-    """Trains runs in one program, scores their best checkpoints and writes their folders; returns their results.
+def _run_together(
+    kind: str, config: TrainConfig, setups: Sequence[Setup], schedules: Sequence[Schedule], done: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Trains runs in one program, scores their best checkpoints and writes their folders.
 
-    A folder appears as soon as its run is scored. One that never had a finite score leaves none, and no results.
+    A folder appears as soon as its run is scored. One that did not stay finite leaves none, and no results.
+
+    Args:
+      kind: of the runs.
+      config: of them all.
+      setups: the runs.
+      schedules: of each.
+      done: folder -> results, of those that an earlier call has finished.
+
+    Returns:
+      (folder -> results, folder -> why there are none).
     """
-    steps, results = [schedule.num_steps for schedule in schedules], {}
+    steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
-    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as all_folders:
-        folders = [all_folders.enter_context(_Folder(setup.config.out)) for setup in setups]
-        agree(_facts_of_all(setups))
-        with recorders(title, setups, [folder.path for folder in folders], schedules) as records:
-            trained = train(setups, schedules, records)
-        for folder, setup, schedule, members in zip(folders, setups, schedules, trained, strict=True):
-            if members is None:
+    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
+        paths = [folder.path for folder in folders]
+        checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths)))
+        known = identity.facts(setups)
+        begun, done = _begun(checkpoints, config, setups[0], known, done)
+        if all(setup.config.out in done for setup in setups):
+            return {}, {}
+        meta = dict(facts=identity.of_results(known), machine=identity.machine(setups[0]))
+        often = config.checkpoint_every, config.checkpoint_minutes
+        keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
+        with recorders(config.out, setups, paths, schedules, begun) as records:
+            trained = train(setups, schedules, records, begun, keeper if is_writer() else None)
+        for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
+            if outcome.failure:
+                failures[setup.config.out] = outcome.failure
                 folder.drop()
-                continue
-            results[setup.config.out] = _finish(kind, folder.path, setup, schedule, members)
-            folder.close()
-    return results
+            elif setup.config.out not in done:
+                results[setup.config.out] = write_run(kind, folder.path, setup, schedule, outcome)
+                folder.close()
+    return results, failures
+
+
+def _checkpoints(config: TrainConfig, paths: Sequence[Path | None]) -> Checkpoints:
+    """The checkpoints of a program: in the run folder that comes out last, or where they lie already."""
+    places = [Checkpoints(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
+    if config.restart:
+        for place in places:
+            place.clear()
+    nowhere = Checkpoints(Path(config.out, SCRATCH))
+    return next((place for place in places if place.steps()), places[-1] if places else nowhere)
+
+
+def _begun(
+    checkpoints: Checkpoints, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
+) -> tuple[Saved | None, list[str]]:
+    """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
+    begun, warn = None, functools.partial(_warn, config.out)
+    if is_writer():
+        begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
+    return resume.share(begun, sorted(done), known)
 
 
 class _Folder(contextlib.ExitStack):
     """A run folder in the making, of the process that writes; ``close`` brings it out, any error removes it."""
 
-    def __init__(self, out: str):
+    def __init__(self, out: str, needed: bool):
         super().__init__()
-        self.path = self.enter_context(new_folder(out)) if is_writer() else None
+        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
 
     def drop(self) -> None:
-        """Removes what there is."""
+        """Removes what there is, but for checkpoints."""
         with contextlib.suppress(_Dropped), self:
             raise _Dropped
 
 
 class _Dropped(Exception):
     pass
-
-
-def _finish(kind: str, folder: Path | None, setup: Setup, schedule: loop.Schedule, members) -> dict[str, Any]:
-    """Scores the best checkpoints of a run and fills its folder; returns its results."""
-    best = parallel.replicate(tree.stack([member.trainable for member in members]), setup.mesh)
-    test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *evaluation_layout(setup))
-    whole = {name: np.asarray(x) for name, x in tree.flatten(parallel.gather(_kept(setup), setup.mesh)).items()}
-    kept = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in whole.items()}
-    results = summarise(setup.task, setup.config.seeds, members, test, schedule)
-    if folder:
-        for seed, member in zip(setup.config.seeds, members, strict=True):
-            save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
-        if kept:
-            save_tensors(folder / "frozen.safetensors", kept)
-        write_json(folder / "results.json", results)
-        write_json(folder / "run.json", describe(kind, setup))
-    return results
-
-
-def _facts_of_all(setups: Sequence[Setup]) -> dict[str, Any]:
-    """``facts`` of runs that share a program."""
-    if len(setups) == 1:
-        return facts(setups[0])
-    numbered = [
-        (f"{name} of run {number}", value)
-        for number, setup in enumerate(setups, 1)
-        for name, value in facts(setup).items()
-    ]
-    return {"the number of runs": len(setups), **dict(numbered)}
-
-
-_OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")  # places; what lies there is compared instead
-
-
-def facts(setup: Setup) -> dict[str, Any]:
-    """Lists what must be the same in every process of a run: the config, the backbone, the sources and the data."""
-    config = dataclasses.asdict(setup.config)
-    settings = {f"--{name.replace('_', '-')}": value for name, value in config.items() if name not in _OF_ONE_HOST}
-    sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
-    texts = [tree.content_hash({"ids": split.ids, "labels": split.labels}) for split in vars(setup.data).values()]
-    hashes = {"the backbone": setup.backbone_hash, "the sources": [source.hash for source in setup.sources]}
-    return settings | sizes | hashes | {"the data": texts}
-
-
-def _kept(setup: Setup) -> Params:
-    """The frozen parameters that a run keeps: its bank, and a pooler its head uses, which other copies may lack."""
-    pooled = any(head.kind == "pooled" for _, head in setup.spec.heads)
-    backbone = {"pooler": setup.frozen["backbone"]["pooler"]} if pooled else {}
-    return {"adapters": setup.frozen["adapters"], "backbone": backbone}
-
-
-def describe(kind: str, setup: Setup) -> dict[str, Any]:
-    """Builds ``run.json``: all that is needed to repeat, evaluate or reuse the run."""
-    config = setup.config
-    return {
-        "format": runs.FORMAT,
-        "kind": kind,
-        "method": config.method,
-        "config": dataclasses.asdict(config),
-        "task": setup.task.to_dict(),
-        "backbone": runs.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
-        "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
-        "spec": runs.spec_to_dict(setup.spec),
-        "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
-        **({"soup": setup.weighed.to_dict()} if setup.weighed else {}),
-        "seeds": list(config.seeds),
-        "parameters": count_parameters(setup.trainable),
-        "versions": runs.versions(),
-        "command": runs.command(),
-    }
-
-
-def summarise(task: Task, seeds: Sequence[int], members: Sequence[loop.Member], test, schedule) -> dict[str, Any]:
-    """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd."""
-    by_seed = {
-        str(seed): {
-            "dev": member.metrics,
-            "test": metrics_,
-            "best_step": member.best_step,
-            "steps": member.stopped_at,
-        }
-        for seed, member, metrics_ in zip(seeds, members, test, strict=True)
-    }
-    values = {name: np.array([entry[name] for entry in test]) for name in test[0]}
-    return {
-        "main_metric": task.metrics[0],
-        "num_steps": schedule.num_steps,
-        "seeds": by_seed,
-        "mean": {name: float(value.mean()) for name, value in values.items()},
-        "sd": {name: float(value.std(ddof=1)) if len(value) > 1 else 0.0 for name, value in values.items()},
-    }

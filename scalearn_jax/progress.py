@@ -27,7 +27,7 @@ class Progress:
 
     def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None):
         self._title, self._seeds, self._stream = title, seeds, stream or sys.stderr
-        self._num_steps, self._started, self._bar, self._task = 0, perf_counter(), None, None
+        self._num_steps, self._first, self._started, self._bar, self._task = 0, 0, perf_counter(), None, None
 
     def __enter__(self) -> "Progress":
         return self
@@ -37,25 +37,29 @@ class Progress:
             self._bar.stop()
 
     def update(self, event: dict[str, Any]) -> None:
-        """Takes in one event: ``start`` (num_steps, examples), ``train`` (step, loss, rate) or ``eval`` (step, dev)."""
+        """Takes in one event: ``start`` (num_steps, examples), ``train`` (step, loss, rate) or ``eval`` (step, dev).
+
+        The start of a run that goes on has the step, too.
+        """
         {"start": self._start, "train": self._train, "eval": self._eval}.get(event["event"], self._say)(event)
 
     def _start(self, event: dict[str, Any]) -> None:
-        self._num_steps, self._started = event["num_steps"], perf_counter()
+        self._num_steps, self._first, self._started = event["num_steps"], event.get("step", 0), perf_counter()
         plural = "s" if len(self._seeds) > 1 else ""
         seeds = " ".join(map(str, self._seeds))
-        self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}")
+        on = f", going on from step {self._first}" if self._first else ""
+        self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}{on}")
         if self._stream.isatty():
             self._bar = _make_bar(self._stream)
             self._bar.start()
-            self._task = self._bar.add_task("", total=self._num_steps, loss="", rate="")
+            self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
 
     def _train(self, event: dict[str, Any]) -> None:
         loss, rate, step = f"loss {_mean(event['loss']):.4f}", _rate(event), event["step"]
         if self._bar:
             self._bar.update(self._task, completed=step, loss=loss, rate=rate)
             return
-        left = (perf_counter() - self._started) / step * (self._num_steps - step)
+        left = (perf_counter() - self._started) / max(step - self._first, 1) * (self._num_steps - step)
         self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {clock(left)} left")
 
     def _eval(self, event: dict[str, Any]) -> None:

@@ -23,15 +23,15 @@ def folders(config: TrainConfig) -> list[tuple[float | None, str]]:
     return several or [(config.learning_rate, config.out)]
 
 
+def configs(config: TrainConfig) -> list[TrainConfig]:
+    """Makes a config for each learning rate of one."""
+    each = (dict(learning_rate=rate, learning_rates=(), out=folder) for rate, folder in folders(config))
+    return [dataclasses.replace(config, **changes) for changes in each]
+
+
 def at_each(setup: Setup) -> list[Setup]:
     """Makes a run for each learning rate of its config."""
-    config = setup.config
-    return [
-        dataclasses.replace(
-            setup, config=dataclasses.replace(config, learning_rate=rate, learning_rates=(), out=folder)
-        )
-        for rate, folder in folders(config)
-    ]
+    return [dataclasses.replace(setup, config=config) for config in configs(setup.config)]
 
 
 def best(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:

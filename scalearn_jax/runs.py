@@ -2,7 +2,8 @@
 
     run.json           resolved config, task row, backbone and sources with hashes, versions, counts
     results.json       metrics of every seed, mean and sd
-    metrics.jsonl      one line an event, appended during training
+    metrics.jsonl      one line an event, appended during training; the same run gives the same file
+    timing.jsonl       how fast it went, and where it was taken up again
     seed-S.safetensors the trainable parameters of seed S, by path name
     frozen.safetensors what is frozen but not the backbone's: the source bank, and the pooler of a pooled head
 

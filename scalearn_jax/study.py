@@ -20,14 +20,13 @@ from time import perf_counter, sleep
 
 from scalearn_jax import limits, outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.files import Busy, is_being_written, write_json
 from scalearn_jax.plan import Cell, cells, check
 from scalearn_jax.progress import clock
 from scalearn_jax.schema import from_dict, problems, read_yaml, to_dict
 
 FORMAT = 1
-TIME_IS_UP = 75  # exit code: nothing is wrong, run again to go on
 _POLL_SECONDS = 2.0
 
 
@@ -101,7 +100,7 @@ def run_study(
         print(f"scalearn: {num_failed} of {len(chosen)} cells failed; run again to retry them", file=sys.stderr)
     if num_left:
         print(f"scalearn: the time is up, {num_left} of {len(chosen)} cells are left; run again", file=sys.stderr)
-    return 1 if num_failed else TIME_IS_UP if num_left else 0
+    return 1 if num_failed else STOPPED if num_left else 0
 
 
 def _share(chosen: Sequence[Cell], share: tuple[int, int]) -> list[Cell]:

@@ -12,7 +12,10 @@ from scalearn_jax.plan import Cell, cells, check
 from scalearn_jax.schema import from_dict, problems, to_dict
 
 # What a run folder may hold.
-RUN_FILES = ("run.json", "results.json", "metrics.jsonl", "seed-*.safetensors", "frozen.safetensors", "explain")
+RUN_FILES = (
+    *("run.json", "results.json", "metrics.jsonl", "timing.jsonl", "seed-*.safetensors", "frozen.safetensors"),
+    *("explain", "checkpoints", ".lock"),
+)
 
 
 def check_folder(study: StudyConfig, out: Path) -> None:

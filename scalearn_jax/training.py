@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, methods, together
+from scalearn_jax import features, methods, together, tree
+from scalearn_jax.checkpoint import Saved, flatten
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
 from scalearn_jax.inference import eval_rows, score
 from scalearn_jax.prepare import Setup
-from scalearn_jax.train import feed, loop, parallel
+from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_train_step
@@ -34,7 +35,7 @@ class Training(NamedTuple):
       step: (state, frozen, batch) -> (state, metrics), not compiled yet: of one member.
       state: the first, leading axis M.
       frozen: the frozen half.
-      batches: one a step, leading axis M.
+      batches: one a step, leading axis M, from the start step on.
       evaluations: of each run: trainable trees of its members -> development metrics.
       leave: (run, trees of the program) -> trees of the run, see ``together``.
     """
@@ -47,12 +48,13 @@ class Training(NamedTuple):
     leave: Callable[[Setup, Params], Params]
 
 
-def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule]) -> Training:
+def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], start_step: int = 0) -> Training:
     """Builds the program of some runs; computes no step.
 
     Args:
       setups: runs that agree in all but seeds, learning rate and target.
       schedules: of each run.
+      start_step: steps done before.
 
     Returns:
       The program.
@@ -66,10 +68,10 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule]) -
     evaluators = _evaluators(setups, constant)
     leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
     return Training(
-        make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first)),
+        make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first), limit=first.config.max_faults),
         parallel.replicate(state, first.mesh),
         joint.frozen,
-        _joint_batches(setups, schedules, joint, constant),
+        _joint_batches(setups, schedules, joint, constant, start_step),
         [leaving(*run) for run in zip(setups, evaluators, strict=True)],
         joint.leave,
     )
@@ -187,13 +189,16 @@ def member_batches(setup: Setup, choices: Sequence[int], start_step: int = 0) ->
     return map(batches.stack, zip(*streams, strict=True))
 
 
-def _joint_batches(setups, schedules, joint: together.Joint, constant: bool) -> Iterator[Batch | FeatureBatch]:
+def _joint_batches(
+    setups, schedules, joint: together.Joint, constant: bool, start_step: int
+) -> Iterator[Batch | FeatureBatch]:
     steps = [schedule.num_steps for schedule in schedules]
     choices = () if constant else training_rows(setups, steps)[1]
 
     def stream(setup: Setup, num_steps: int) -> Iterator:
-        own = features.train_batches(setup, num_steps) if constant else member_batches(setup, choices)
-        return map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps))
+        start = min(start_step, num_steps - 1)
+        own = features.train_batches(setup, num_steps, start) if constant else member_batches(setup, choices, start)
+        return map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps - start))
 
     if len(setups) == 1:
         return stream(setups[0], steps[0])
@@ -216,35 +221,105 @@ def _lasting(items: Iterator) -> Iterator:
     yield from itertools.repeat(item)
 
 
+class Trained(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+      members: the best checkpoint of each; ``None`` where one has none.
+      failure: why there are none, in words.
+      state_hash: fingerprint of the last training state, optimiser included.
+    """
+
+    members: list[loop.Member] | None
+    failure: str
+    state_hash: str
+
+
 def train(
-    setups: Sequence[Setup], schedules: Sequence[loop.Schedule], on_events: Sequence[Callable]
-) -> list[list[loop.Member] | None]:
+    setups: Sequence[Setup],
+    schedules: Sequence[loop.Schedule],
+    on_events: Sequence[Callable],
+    saved: Saved | None = None,
+    keeper: resume.Keeper | None = None,
+) -> list[Trained]:
     """Trains some runs together.
 
     Args:
       setups: the runs.
       schedules: of each.
       on_events: of each, receives its events.
+      saved: a checkpoint of the same runs, to go on from.
+      keeper: writes checkpoints; one process of several has it.
 
     Returns:
-      The best checkpoint of each member of each run; ``None`` for a run that never had a finite score.
+      What came of each run.
+
+    Raises:
+      Preempted: the process was told to stop.
     """
-    training, mesh = make_training(setups, schedules), setups[0].mesh
+    training, mesh = make_training(setups, schedules, saved.step if saved else 0), setups[0].mesh
     groups = [
         loop.Group(len(setup.config.seeds), schedule, evaluate, setup.task.metrics[0], on_event)
         for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
     ]
-    lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config))
-    lots = itertools.chain([next(lots)], lots)  # cached features are computed here, not in a thread
+    position = _begin(training.state, groups, saved, keeper, mesh)
+    size = _dispatch_size(setups[0].config)
+    lots = feed.lots(training.batches, loop.lookups(groups), size, start=position.step)
+    lots = itertools.chain(list(itertools.islice(lots, 1)), lots)  # cached features are computed here, not in a thread
     placed = feed.in_background(lots, functools.partial(parallel.place, mesh=mesh))
+    save = keeper or (lambda position, why: None)
     try:
-        best = loop.train(parallel.compile_lots(training.step, mesh), training.state, training.frozen, placed, groups)
+        loop.train(parallel.compile_lots(training.step, mesh), position, training.frozen, placed, groups, save)
     finally:
         placed.close()
-    for setup, members in zip(setups, best, strict=True):
-        for member in members or ():
+    return _outcomes(training, setups, position)
+
+
+def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> loop.Position:
+    """The position to begin at: the first one, or that of a checkpoint."""
+    if saved is None:
+        return loop.start(state, groups)
+    position = resume.unpack(saved, state)
+    position.state = parallel.replicate(position.state, mesh)
+    if keeper:
+        keeper.resumed(position)
+    return position
+
+
+def _outcomes(training: Training, setups: Sequence[Setup], position: loop.Position) -> list[Trained]:
+    ends, outcomes = list(itertools.accumulate(len(setup.config.seeds) for setup in setups)), []
+    for setup, looks, end in zip(setups, position.groups, ends, strict=True):
+        own = jax.tree.map(lambda leaf: leaf[end - len(setup.config.seeds) : end], position.state)  # noqa: B023
+        failure = _failure(setup, looks, own.faults)
+        for member in () if failure else looks.members:
             member.trainable = _one(training.leave, setup, member.trainable)
-    return best
+        outcomes.append(Trained(None if failure else looks.members, failure, tree.content_hash(flatten(own))))
+    return outcomes
+
+
+def _failure(setup: Setup, looks: loop.Looks, faults: states.Faults) -> str:
+    """Says why a run has no best checkpoint, if it has none."""
+    select = setup.config.select if setup.config.select == "loss" else "metric"
+    if any(looks.gave_up):
+        return _diagnosis(setup, looks.gave_up.index(True), jax.tree.map(np.asarray, faults))
+    never = [seed for seed, member in zip(setup.config.seeds, looks.members, strict=True) if member.trainable is None]
+    return f"no evaluation of seed {never[0]} gave a finite {select}" if never else ""
+
+
+def _diagnosis(setup: Setup, index: int, faults: states.Faults) -> str:
+    """Says where a member stood when its loss or gradient was not finite too often."""
+    config, fault = setup.config, tree.index(faults, index)
+    seed = config.seeds[index]
+    examples = batches.examples_of(seed, int(fault.step), len(setup.data.train), config.batch_size)
+    gradients, parameters = (
+        ", ".join(f"{name} {float(norm):.3g}" for name, norm in norms.items())
+        for norms in (fault.gradient_norms, fault.parameter_norms)
+    )
+    return (
+        f"seed {seed}: no finite loss and gradient in {int(fault.in_a_row)} steps in a row, up to step"
+        f" {int(fault.step) + 1} (training examples {', '.join(map(str, examples))}); norms of gradients: {gradients};"
+        f" norms of parameters: {parameters}"
+    )
 
 
 def _one(leave: Callable, setup: Setup, trainable: Params) -> Params:

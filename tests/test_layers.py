@@ -25,8 +25,9 @@ checks train
 soup
 prepare
 inference
-attribution features rates records together
+attribution features identity rates records together
 training
+outputs
 pipeline
 plan score_tables significance estimate
 comparison figures workload

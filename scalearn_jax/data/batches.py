@@ -29,6 +29,17 @@ def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
+def examples_of(seed: int, step: int, num_examples: int, batch_size: int) -> np.ndarray:
+    """Lists the examples of a training step, counted from 0.
+
+    Example:
+      >>> len(examples_of(seed=0, step=3, num_examples=10, batch_size=4))  # the second of an epoch of three
+      4
+    """
+    epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
+    return order(seed, epoch, num_examples)[position * batch_size :][:batch_size]
+
+
 def make_batch(
     encoded: Encoded,
     examples: Sequence[int],

@@ -3,9 +3,9 @@
 They leave texts with the coordinator, process 0, where each reads those of all others; no device takes part.
 """
 
-import functools
 import json
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax._src import distributed as runtime
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, Preempted
 
 PARTING_MS = 10_000
 _POLL_MS, _COMMON_MS, _DONE_MS = 1000, 2000, 600_000
@@ -29,7 +29,8 @@ class State:
       num_processes: of how many.
       settled: whether there is nothing to tell the others: none is there yet, or all have said whether they are ready.
       rounds: how often they have said so.
-      leaving: whether this process is about to end, with an error of its own.
+      leaving: whether this process is about to end, and has said why.
+      listener: the thread that learns of what others are told.
     """
 
     process_id: int = 0
@@ -37,6 +38,7 @@ class State:
     settled: bool = False
     rounds: int = 0
     leaving: bool = False
+    listener: threading.Thread | None = None
 
 
 state = State()
@@ -83,7 +85,7 @@ def check_number() -> None:
     Raises:
       InputError: they were not.
     """
-    for process_id, number in _exchange("number", str(state.num_processes)):
+    for process_id, number in exchange("number", str(state.num_processes)):
         if number != str(state.num_processes):
             _give_up(
                 f"process {process_id} was told of {number} processes, process {state.process_id} of"
@@ -91,22 +93,27 @@ def check_number() -> None:
             )
 
 
-def agree(facts: Mapping[str, Any]) -> None:
+def agree(facts: Mapping[str, Any], told: Any = None) -> Any:
     """Waits until every process is ready to train, with the same facts.
 
     However long another one prepares, this one waits, as long as that one lives.
 
     Args:
       facts: what must be equal everywhere; JSON types.
+      told: what the process that writes has to tell the others; JSON types.
+
+    Returns:
+      What that process told.
 
     Raises:
       InputError: another process failed, or its facts differ; the same message on all.
+      Preempted: another process was told to stop.
 
     Example:
-      >>> agree({"seeds": [0]})  # alone
+      >>> agree({"seeds": [0]}, told="step 120")  # alone
+      'step 120'
     """
-    if state.num_processes > 1:
-        _settle({"facts": dict(facts)})
+    return _settle({"facts": dict(facts), "told": told}) if state.num_processes > 1 else told
 
 
 def telling_others(work: Callable[[], Any]) -> Any:
@@ -127,6 +134,10 @@ def telling_others(work: Callable[[], Any]) -> Any:
         if state.num_processes > 1 and not state.leaving and not isinstance(error, jax.errors.JaxRuntimeError):
             _part(_COMMON_MS)
         raise
+    except Preempted as error:
+        if state.num_processes > 1 and not state.settled:
+            _settle({"stopped": str(error)})
+        raise
 
 
 def all_done() -> bool:
@@ -138,14 +149,17 @@ def all_done() -> bool:
     return True
 
 
-def _settle(entry: Mapping[str, Any]) -> None:
-    """Shows an entry to all processes, and fails if theirs tell of an error or of other facts."""
+def _settle(entry: Mapping[str, Any]) -> Any:
+    """Shows an entry to all processes, and fails if theirs tell of an error or of other facts; see ``agree``."""
     board, state.rounds = f"ready-{state.rounds}", state.rounds + 1  # a board can be written once
-    entries = [json.loads(text) for _, text in _exchange(board, json.dumps(entry))]
+    entries = [json.loads(text) for _, text in exchange(board, json.dumps(entry))]
     first = json.loads(json.dumps(entries[0].get("facts", {})))
     for process_id, other in enumerate(entries):
         if "error" in other:
             _give_up(f"process {process_id}: {other['error']}")
+        if "stopped" in other:
+            state.settled = True
+            raise Preempted(other["stopped"])
     for process_id, other in enumerate(entries):
         for name, value in first.items():
             if other["facts"].get(name) != value:
@@ -154,6 +168,7 @@ def _settle(entry: Mapping[str, Any]) -> None:
                     f" {value!r}; start all processes alike."
                 )
     state.settled = True
+    return entries[0].get("told")
 
 
 def _give_up(message: str) -> None:
@@ -172,18 +187,25 @@ def _part(milliseconds: int) -> None:
         pass
 
 
-def _exchange(board: str, text: str) -> Iterator[tuple[int, str]]:
+def exchange(board: str, text: str) -> Iterator[tuple[int, str]]:
     """Leaves a text on a board of the coordinator; yields (process, text) of all processes as they come."""
-    client = runtime.global_state.client
-    client.key_value_set(f"scalearn/{board}/{state.process_id}", text)
+    post(f"{board}/{state.process_id}", text)
     for process_id in range(state.num_processes):
-        yield process_id, _read(functools.partial(client.blocking_key_value_get, f"scalearn/{board}/{process_id}"))
+        while (found := look(f"{board}/{process_id}", _POLL_MS)) is None:
+            pass
+        yield process_id, found
 
 
-def _read(get: Callable[[int], str]) -> str:
-    while True:
-        try:
-            return get(_POLL_MS)
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
+def post(name: str, text: str) -> None:
+    """Leaves a text with the coordinator, in place of an earlier one."""
+    runtime.global_state.client.key_value_set(f"scalearn/{name}", text, allow_overwrite=True)
+
+
+def look(name: str, milliseconds: int) -> str | None:
+    """Waits for a text that some process leaves with the coordinator; ``None`` if none came in time."""
+    try:
+        return runtime.global_state.client.blocking_key_value_get(f"scalearn/{name}", milliseconds)
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            raise
+        return None

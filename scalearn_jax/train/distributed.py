@@ -18,7 +18,8 @@ import jax
 from jax._src import clusters
 from jax._src.lib import _jax
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import STOPPED, InputError
+from scalearn_jax.train import preemption
 from scalearn_jax.train.agreement import PARTING_MS, all_done, check_number, say, state, telling_others
 
 CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
@@ -69,7 +70,7 @@ def start(
             f"{why}; start {num_processes} of them with the same --coordinator and --num-processes."
         ) from error
     check_number()
-    state.settled = False
+    state.listener, state.settled = preemption.listen(), False
     jax.devices()  # needs all processes, so now, while all are here
 
 
@@ -150,9 +151,12 @@ def _leave(code: int) -> None:
     """Ends a failed process at once, where an ordinary exit would wait for the others, and a good one after them."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if not code and not all_done():
+    if code in (0, STOPPED) and not all_done():
         say("another process failed at the end; its own output says why.")
         code = 1
-    if code:
+    state.leaving = True
+    if code not in (0, STOPPED):
         os._exit(code)
+    if state.listener:
+        state.listener.join()
     jax.distributed.shutdown()

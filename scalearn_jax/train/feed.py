@@ -30,15 +30,16 @@ class Lot(NamedTuple):
     batch: Any
 
 
-def lots(batches: Iterator, stops: Iterable[int], size: int) -> Iterator[Lot]:
+def lots(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> Iterator[Lot]:
     """Groups batches into lots of ``size``, or of 1 where the next stop is nearer than that.
 
     Two sizes only, so that a dispatch of several steps costs one more program and not many.
 
     Args:
-      batches: one a step, with leading member axis.
+      batches: one a step from ``start`` on, with leading member axis.
       stops: ascending steps after which the loop must look at the state; the last ends the run.
       size: K.
+      start: steps done before.
 
     Yields:
       The lots, on the host.
@@ -52,7 +53,7 @@ def lots(batches: Iterator, stops: Iterable[int], size: int) -> Iterator[Lot]:
       >>> [lot.batch.features.ravel().tolist() for lot in lots(iter(numbered), [5, 7], 2)]
       [[0, 1], [2, 3], [4], [5, 6]]
     """
-    done = 0
+    done = start
     for stop in stops:
         while done < stop:
             number = size if done + size <= stop else 1

@@ -1,10 +1,11 @@
-"""The training loop: the only side effects of training are its events.
+"""The training loop: the only side effects of training are its events and its checkpoints.
 
 Letters: M members (seeds trained together), n examples of a split, C outputs.
 """
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,11 +15,13 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.train import feed
+from scalearn_jax.errors import Preempted
+from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Batch, Params
 
 Event = dict[str, Any]
+_AHEAD = 2  # lots that may be under way beside the one being sent off
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,56 @@ class Group:
     on_event: Callable[[Event], None] = lambda event: None
 
 
+@dataclass
+class Looks:
+    """What the loop has seen of a group.
+
+    Attributes:
+      members: the best checkpoint of each so far.
+      last: the last step at which it logged or evaluated.
+      gave_up: for each member, whether it had too many faults in a row; see ``make_train_step``.
+    """
+
+    members: list[Member]
+    last: int = 0
+    gave_up: list[bool] = field(default_factory=list)
+
+
+@dataclass
+class Position:
+    """How far a program is: all that going on needs.
+
+    Attributes:
+      step: steps done.
+      state: the training state after them, leading axis M.
+      metrics: of the last step, [M] each; empty before the first.
+      groups: what was seen of each group.
+    """
+
+    step: int
+    state: TrainState
+    metrics: dict[str, Any]
+    groups: list[Looks]
+
+
+def start(state: TrainState, groups: Sequence[Group]) -> Position:
+    """Returns the position before the first step."""
+    return Position(0, state, {}, [Looks([Member() for _ in range(group.num_members)]) for group in groups])
+
+
 def lookups(groups: Sequence[Group]) -> list[int]:
     """Lists the steps at which the loop evaluates or logs some group, for ``feed.lots``."""
     return feed.stops((g.schedule.num_steps, g.schedule.eval_every, g.schedule.log_every) for g in groups)
 
 
 def train(
-    step: Callable, state: TrainState, frozen: Params, lots: Iterator[feed.Lot], groups: Sequence[Group]
-) -> list[list[Member] | None]:
+    step: Callable,
+    position: Position,
+    frozen: Params,
+    lots: Iterator[feed.Lot],
+    groups: Sequence[Group],
+    save: Callable[[Position, str], None] = lambda position, why: None,
+) -> None:
     """Trains all members of some groups together until their schedules end or they have run out of patience.
 
     A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would
@@ -108,49 +153,69 @@ def train(
 
     Args:
       step: compiled step over all members, for lots of one step and of several.
-      state: its first state, leading axis M.
+      position: where to go on; moved forward in place.
       frozen: the frozen half, shared.
-      lots: batches with a leading member axis, cut at ``lookups(groups)``.
+      lots: batches with a leading member axis from there on, cut at ``lookups(groups)``.
       groups: who is trained.
+      save: called after every lot, with what it was for the groups: ``"step"``, ``"evaluation"`` or ``"end"``; and
+        with ``"stop"`` when the process was told to stop.
 
-    Returns:
-      The best checkpoint of each member of each group; ``None`` for a group with a member of which no evaluation gave
-      a finite score.
+    Raises:
+      Preempted: the process was told to stop.
     """
-    runs, clock = _runs(groups), _Clock()
-    for lot in lots:
-        state, metrics = step(state, frozen, lot)
-        clock.count(lot, metrics)
-        for run in runs:
-            run.look(clock, state, metrics)
-        if all(run.finished for run in runs):
-            break
-    return [run.members if run.is_finite else None for run in runs]
+    runs, clock = _runs(groups, position), _Clock()
+    try:
+        with preemption.training():
+            _look(runs, clock, position, save)
+            while not all(run.finished for run in runs):
+                lot = next(lots)
+                position.state, position.metrics = step(position.state, frozen, lot)
+                position.step += lot.num_steps
+                clock.count(lot, position.metrics)
+                preemption.state.unsaved = True
+                preemption.boundary()
+                _look(runs, clock, position, save)
+    except Preempted:
+        save(position, "stop")
+        raise Preempted(f"told to stop, and saved step {position.step}; run the same command again to go on.") from None
 
 
-def _runs(groups: Sequence[Group]) -> list["_Run"]:
+def _look(runs: Sequence["_Run"], clock: "_Clock", position: Position, save: Callable) -> None:
+    """Lets each group log and evaluate, and then saves."""
+    evaluated = [run.look(clock, position) for run in runs]
+    ends = all(run.finished for run in runs)
+    if position.step:
+        save(position, "end" if ends else "evaluation" if any(evaluated) else "step")
+
+
+def _runs(groups: Sequence[Group], position: Position) -> list["_Run"]:
     ends = list(accumulate(group.num_members for group in groups))
-    return [_Run(group, slice(end - group.num_members, end)) for group, end in zip(groups, ends, strict=True)]
+    places = [slice(end - group.num_members, end) for group, end in zip(groups, ends, strict=True)]
+    return [_Run(*run) for run in zip(groups, places, position.groups, strict=True)]
 
 
 class _Clock:
-    """Counts steps and examples, and the time they took; the first step, which is compiled, and evaluation aside."""
+    """Counts examples, and the time they took; the first lot, whose program is compiled, and evaluation aside."""
 
     def __init__(self):
-        self.step, self._examples, self._started = 0, 0, time.perf_counter()
+        self._examples, self._started = None, time.perf_counter()
+        self._under_way: deque = deque()
 
     def count(self, lot: feed.Lot, metrics: dict) -> None:
-        if self.step == 0:
+        """Takes in a lot; keeps the devices from falling behind by more than a few, so that a run can be stopped."""
+        if self._examples is None:
             jax.block_until_ready(metrics)
-            self._started = time.perf_counter()
-        else:
-            self._examples += lot.num_examples
-        self.step += lot.num_steps
+            self._examples, self._started = 0, time.perf_counter()
+            return
+        self._examples += lot.num_examples
+        self._under_way.append(metrics)
+        if len(self._under_way) > _AHEAD:
+            jax.block_until_ready(self._under_way.popleft())
 
     def rate(self, metrics: dict) -> float:
         """Examples a second so far, once the steps asked for are done."""
         jax.block_until_ready(metrics)
-        return self._examples / max(time.perf_counter() - self._started, 1e-9)
+        return (self._examples or 0) / max(time.perf_counter() - self._started, 1e-9)
 
     @contextlib.contextmanager
     def paused(self):
@@ -162,41 +227,48 @@ class _Clock:
 class _Run:
     """A group on its way."""
 
-    def __init__(self, group: Group, where: slice):
-        self._group, self._where = group, where
-        self.members = [Member() for _ in range(group.num_members)]
+    def __init__(self, group: Group, where: slice, looks: Looks):
+        self._group, self._where, self._looks = group, where, looks
 
     @property
     def finished(self) -> bool:
-        patience = self._group.schedule.patience
-        done = max(member.stopped_at for member in self.members) >= self._group.schedule.num_steps
-        return done or all(member.waited >= patience for member in self.members)
+        members, schedule = self._looks.members, self._group.schedule
+        done = max(member.stopped_at for member in members) >= schedule.num_steps
+        return done or any(self._looks.gave_up) or all(member.waited >= schedule.patience for member in members)
 
-    def look(self, clock: _Clock, state: TrainState, metrics: dict) -> None:
-        """Logs and evaluates where the schedule says so."""
-        group, schedule, step = self._group, self._group.schedule, clock.step
-        if self.finished or step > schedule.num_steps:
-            return
-        last = step == schedule.num_steps
-        if step % schedule.log_every == 0 or last:
-            rate = clock.rate(metrics)
-            group.on_event(_train_event(step, jax.tree.map(lambda x: np.asarray(x)[self._where], metrics), rate))
-        if step % schedule.eval_every == 0 or last:
+    def look(self, clock: _Clock, position: Position) -> bool:
+        """Logs and evaluates where the schedule says so, once; returns whether it evaluated."""
+        schedule, step = self._group.schedule, position.step
+        if self.finished or not self._looks.last < step <= schedule.num_steps:
+            return False
+        logs, evaluates = (step % every == 0 or step == schedule.num_steps for every in _periods(schedule))
+        if not (logs or evaluates):
+            return False
+        events = [self._logged(clock, position)] if logs else []
+        self._looks.gave_up = np.asarray(position.metrics["gave_up"])[self._where].tolist()
+        if evaluates and not any(self._looks.gave_up):
             with clock.paused():
-                own = jax.tree.map(lambda leaf: leaf[self._where], state.trainable)
-                results = group.evaluate(own)
-                _update(self.members, step, results, own, schedule, group.main_metric)
-                group.on_event({"event": "eval", "step": step, "dev": results})
+                events.append(self._evaluated(position))
+        self._looks.last = step  # from here on nothing can be interrupted
+        for event in events:
+            self._group.on_event(event)
+        return evaluates
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether every member has a best checkpoint."""
-        return all(member.trainable is not None for member in self.members)
+    def _logged(self, clock: _Clock, position: Position) -> Event:
+        rate = clock.rate(position.metrics)
+        values = {name: np.asarray(value)[self._where].tolist() for name, value in sorted(position.metrics.items())}
+        values.pop("gave_up")
+        return {"event": "train", "step": position.step, **values, "examples_per_second": round(rate, 2)}
+
+    def _evaluated(self, position: Position) -> Event:
+        own = jax.tree.map(lambda leaf: leaf[self._where], position.state.trainable)
+        results = self._group.evaluate(own)
+        _update(self._looks.members, position.step, results, own, self._group.schedule, self._group.main_metric)
+        return {"event": "eval", "step": position.step, "dev": results}
 
 
-def _train_event(step: int, metrics: dict, rate: float) -> Event:
-    values = {name: value.tolist() for name, value in metrics.items()}
-    return {"event": "train", "step": step, **values, "examples_per_second": round(rate, 2)}
+def _periods(schedule: Schedule) -> tuple[int, int]:
+    return schedule.log_every, schedule.eval_every
 
 
 def _update(members, step, results, trainable, schedule: Schedule, main_metric: str) -> None:
@@ -220,6 +292,7 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, batches
     """
     logits, ids = [], []
     for batch in batches:
+        preemption.boundary()
         real = np.asarray(batch.example_mask)
         logits.append(np.asarray(predict(trainable, frozen, batch))[:, real])
         ids.append(np.asarray(batch.example_id)[real])

@@ -2,10 +2,29 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from scalearn_jax.typing import Array, Key, Params
+
+
+class Faults(NamedTuple):
+    """The steps whose update was skipped because a loss or gradient was not finite.
+
+    Attributes:
+      skipped: Int[], how many.
+      in_a_row: Int[], how many of them came last, one after the other; at the limit it stays.
+      step: Int[], the last of them; -1 before the first.
+      gradient_norms: group -> Float[], norm of its gradient in that step.
+      parameter_norms: group -> Float[], norm of its parameters then.
+    """
+
+    skipped: Array
+    in_a_row: Array
+    step: Array
+    gradient_norms: dict[str, Array]
+    parameter_norms: dict[str, Array]
 
 
 class TrainState(NamedTuple):
@@ -16,20 +35,33 @@ class TrainState(NamedTuple):
       trainable: the trainable half of the parameters.
       opt_state: the optimiser's state.
       key: typed PRNG key of the run's dropout; step k uses ``fold_in(key, k)``.
+      faults: what went wrong so far.
     """
 
     step: Array
     trainable: Params
     opt_state: Any
     key: Key
+    faults: Faults
 
 
 def create(trainable: Params, tx: optax.GradientTransformation, key: Key) -> TrainState:
     """Makes the state before the first step.
 
     Example:
-      >>> import jax
       >>> create({"omega": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)).step.item()
       0
     """
-    return TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), key)
+    zero = jnp.zeros((), jnp.int32)
+    norms = jax.tree.map(jnp.zeros_like, group_norms(trainable))
+    return TrainState(zero, trainable, tx.init(trainable), key, Faults(zero, zero, zero - 1, norms, norms))
+
+
+def group_norms(params: Params) -> dict[str, Array]:
+    """Computes the norm of each top-level group that has leaves.
+
+    Example:
+      >>> {name: float(norm) for name, norm in group_norms({"heads": {"bias": jnp.array([3.0, 4.0])}}).items()}
+      {'heads': 5.0}
+    """
+    return {name: optax.tree.norm(group) for name, group in params.items() if jax.tree.leaves(group)}

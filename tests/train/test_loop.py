@@ -12,14 +12,15 @@ BATCH = tiny.batch()
 STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})
 
 
-def train(curves, **schedule):
+def train(curves, gives_up_at=np.inf, **schedule):
     """Runs the loop on a step that only counts; ``curves`` holds each member's development losses."""
     num_members = len(curves)
 
     def step(state, frozen, batch):
         trainable = {"omega": state.trainable["omega"] + 1, "head": state.trainable["head"] + 1}
-        state = TrainState(state.step + 1, trainable, (), state.key)
-        return state, {"loss": np.zeros(num_members), "grad_norm": np.ones(num_members)}
+        state = state._replace(step=state.step + 1, trainable=trainable)
+        gave_up = np.full(num_members, state.step >= gives_up_at)
+        return state, {"loss": np.zeros(num_members), "grad_norm": np.ones(num_members), "gave_up": gave_up}
 
     def evaluate(trainable):
         done = int(trainable["omega"][0]) // settings["eval_every"] - 1
@@ -30,9 +31,10 @@ def train(curves, **schedule):
     schedule = loop.Schedule(**settings)
     group = loop.Group(num_members, schedule, evaluate, "accuracy", events.append)
     lots = feed.lots(itertools.repeat(STACKED), loop.lookups([group]), 1)
-    state = TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None)
-    [members] = loop.train(step, state, {}, lots, [group])
-    return members, events
+    state = TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None, None)
+    position = loop.start(state, [group])
+    loop.train(step, position, {}, lots, [group])
+    return position.groups[0].members, events
 
 
 def test_best_checkpoint_is_restored_whole():
@@ -67,8 +69,13 @@ def test_members_stop_on_their_own():
 def test_nan_is_never_best():
     (member,), _ = train([[float("nan"), 5.0, float("nan")]])
     assert member.best_step == 4
-    none, _ = train([[float("nan")] * 3])
-    assert none is None
+    (none,), _ = train([[float("nan")] * 3])
+    assert none.trainable is None
+
+
+def test_a_group_ends_when_a_member_has_given_up():
+    _, events = train([[3.0, 2.0, 1.0, 1.0]], gives_up_at=4)
+    assert [(event["event"], event["step"]) for event in events] == [("eval", 2), ("train", 3)]
 
 
 def test_the_last_step_is_always_evaluated_and_logged():

@@ -121,3 +121,50 @@ def test_fillers_of_a_short_batch_count_nothing():
     assert losses[0] == losses[1]
     each = -jax.nn.log_softmax(model.apply(params, batch, spec=spec, task="demo"))[jnp.arange(4), batch.labels]
     assert losses[0] == pytest.approx(float(each[:2].mean()), rel=1e-6)
+
+
+def faulty(when, limit):
+    """A step whose loss is not finite at some steps, on two numbers; returns the states after each of eight."""
+
+    def loss_fn(trainable, frozen, batch, key, step, part=None):
+        loss = (trainable["heads"]["x"] ** 2).sum() * jnp.where(jnp.isin(step, jnp.array(when)), jnp.inf, 1.0)
+        return loss, {"loss": loss}
+
+    tx = make_optimizer(learning_rate=0.1, num_steps=8, trainable=("head",), clip_norm=1.0)
+    step, batch = jax.jit(make_train_step(loss_fn, tx, limit=limit)), tiny.batch()
+    state = states.create({"heads": {"x": jnp.array([1.0, 2.0])}}, tx, jax.random.key(0))
+    found = [state]
+    for _ in range(8):
+        found.append(step(found[-1], {}, batch)[0])
+    return found
+
+
+def test_a_fault_changes_nothing_but_the_count():
+    after = faulty([2, 3, 6], limit=3)
+    for at in range(8):
+        before, now = after[at], after[at + 1]
+        same = (before.trainable["heads"]["x"] == now.trainable["heads"]["x"]).all()
+        assert bool(same) == (at in (2, 3, 6))
+        if at in (2, 3, 6):
+            chex.assert_trees_all_equal(before.opt_state, now.opt_state)
+        assert int(now.step) == at + 1
+    faults = after[-1].faults
+    assert (int(faults.skipped), int(faults.in_a_row), int(faults.step)) == (3, 0, 6)
+    assert np.isfinite(after[-1].trainable["heads"]["x"]).all()
+
+
+def test_after_too_many_faults_in_a_row_nothing_changes_any_more():
+    after = faulty([2, 3, 4], limit=3)
+    for now in after[5:]:
+        chex.assert_trees_all_equal(now.trainable, after[2].trainable)
+        chex.assert_trees_all_equal(now.faults, after[5].faults)
+    faults = after[-1].faults
+    assert (int(faults.skipped), int(faults.in_a_row), int(faults.step)) == (3, 3, 4)
+    assert not np.isfinite(faults.gradient_norms["heads"]) and np.isfinite(faults.parameter_norms["heads"])
+
+
+def test_without_a_limit_faults_never_end_a_run():
+    after = faulty(list(range(7)), limit=0)
+    assert int(after[-1].faults.skipped) == 7 and not np.array_equal(
+        after[-1].trainable["heads"]["x"], after[0].trainable["heads"]["x"]
+    )

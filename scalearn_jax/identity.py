@@ -1,0 +1,100 @@
+"""What makes a run the same one, so that it may go on, or counts as finished: its settings, its files and its data."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from scalearn_jax import runs, tree
+from scalearn_jax.checkpoint import differences
+from scalearn_jax.config import TrainConfig
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import SCRATCH, read_json, tidy
+from scalearn_jax.prepare import Setup
+
+# Places; what lies there is compared instead.
+_OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
+# What changes how a run is made but not what comes of it, but for the last bits.
+_FREE = (
+    *("coordinator", "num_processes", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
+    *("max_faults", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart"),
+)
+
+
+def flag(name: str) -> str:
+    """Writes a field as it stands on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def facts(setups: Sequence[Setup]) -> dict[str, Any]:
+    """Lists what must be the same in every process of some runs: configs, backbone, sources and data; JSON types."""
+    if len(setups) == 1:
+        return _facts(setups[0])
+    numbered = [
+        (f"{name} of run {number}", value)
+        for number, setup in enumerate(setups, 1)
+        for name, value in _facts(setup).items()
+    ]
+    return {"the number of runs": len(setups), **dict(numbered)}
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    config = dataclasses.asdict(setup.config)
+    settings = {flag(name): value for name, value in config.items() if name not in _OF_ONE_HOST}
+    sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
+    texts = [tree.content_hash({"ids": split.ids, "labels": split.labels}) for split in vars(setup.data).values()]
+    hashes = {"the backbone": setup.backbone_hash, "the sources": [source.hash for source in setup.sources]}
+    return settings | sizes | hashes | {"the data": texts}
+
+
+def of_results(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that the results follow from: those that a run must keep to go on."""
+    free = {flag(name) for name in _FREE}
+    return {name: value for name, value in facts.items() if name.split(" of run ")[0] not in free}
+
+
+def machine(setup: Setup) -> dict[str, Any]:
+    """Lists what the last bits of the results follow from, too: software, devices and how the work is shared out."""
+    mesh, config = setup.mesh, setup.config
+    devices = {"devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}", "mesh": dict(mesh.shape)}
+    return runs.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
+
+
+def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
+    """Reads the results of a run that an earlier call with the same config has finished.
+
+    Args:
+      kind: ``"adapter"`` or ``"transfer"``.
+      config: its config.
+
+    Returns:
+      The content of ``results.json``; ``None`` where there is no finished run.
+
+    Raises:
+      InputError: the folder holds a finished run with another config.
+    """
+    folder = Path(config.out)
+    try:
+        info, results = runs.read_info(folder), read_json(folder / "results.json")
+    except InputError:
+        return None
+    found = differences(*_settings(kind, config, info))
+    if found:
+        raise InputError(
+            f"--out {config.out} already exists and is not empty, it holds a run with other settings"
+            f" ({'; '.join(found)}); choose another folder or remove it."
+        )
+    tidy(folder, SCRATCH)
+    return results
+
+
+def _settings(kind: str, config: TrainConfig, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a finished run and of a config that say what comes of them; those the run does not know aside."""
+    here = {name: value for name, value in dataclasses.asdict(config).items() if name not in (*_FREE, "out")}
+    there = {"kind": info.get("kind"), **info["config"]}
+    here = {"kind": kind, **json.loads(json.dumps(here))}
+    names = [name for name in here if name in there]
+    return {name: there[name] for name in names}, {name: here[name] for name in names}

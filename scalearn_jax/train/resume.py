@@ -1,0 +1,212 @@
+"""Going on with a run: a position of the loop as named arrays and JSON, when it is saved, and whether it may be used.
+
+Letters: M members (of all groups).
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from scalearn_jax import tree
+from scalearn_jax.checkpoint import Checkpoints, Saved, describe, differences, flatten, rebuild
+from scalearn_jax.errors import InputError
+from scalearn_jax.train import agreement
+from scalearn_jax.train.loop import Looks, Member, Position
+from scalearn_jax.train.state import TrainState
+
+_OF_MEMBER = [field.name for field in dataclasses.fields(Member) if field.name != "trainable"]
+
+
+def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Copies a position to the host; ``unpack`` undoes it.
+
+    Returns:
+      (name -> array, JSON: what is known of each group).
+    """
+    best = {
+        str(number): {str(index): member.trainable for index, member in enumerate(group.members) if member.best_step}
+        for number, group in enumerate(position.groups)
+    }
+    groups = [
+        {
+            "last": group.last,
+            "gave_up": group.gave_up,
+            "members": [{name: getattr(member, name) for name in _OF_MEMBER} for member in group.members],
+        }
+        for group in position.groups
+    ]
+    return flatten({"state": position.state, "metrics": position.metrics, "best": best}), groups
+
+
+def unpack(saved: Saved, state: TrainState) -> Position:
+    """Makes the position that ``pack`` took apart.
+
+    Args:
+      saved: the checkpoint.
+      state: the first state of the same program.
+
+    Returns:
+      The position, its state in fresh memory on the host.
+
+    Raises:
+      InputError: some array is missing, left over, or of another shape or dtype; every one is named.
+    """
+    like = _like(saved.meta["groups"], state)
+    names = {name for name in saved.arrays if not name.startswith("metrics/")}
+    found = differences(describe({name: saved.arrays[name] for name in names}), describe(_abstract(like)))
+    if found:
+        raise InputError(f"the checkpoint of step {saved.step} is of another model: {'; '.join(found)}.")
+    trees = rebuild(like, saved.arrays)
+    metrics = {name.removeprefix("metrics/"): value for name, value in saved.arrays.items() if name not in names}
+    groups = [
+        Looks(
+            [
+                Member(trainable=trees["best"][str(number)].get(str(index)), **entry)
+                for index, entry in enumerate(group["members"])
+            ],
+            group["last"],
+            group["gave_up"],
+        )
+        for number, group in enumerate(saved.meta["groups"])
+    ]
+    return Position(saved.step, jax.tree.map(_fresh, trees["state"]), metrics, groups)
+
+
+def _like(groups: Sequence[Mapping[str, Any]], state: TrainState) -> dict[str, Any]:
+    """A tree like the one that was saved: what it lacks for lack of a best checkpoint is said in ``groups``."""
+    one = jax.eval_shape(lambda trainable: tree.index(trainable, 0), state.trainable)
+    best = {
+        str(number): {str(index): one for index, member in enumerate(group["members"]) if member["best_step"]}
+        for number, group in enumerate(groups)
+    }
+    return {"state": state, "best": best}
+
+
+def _abstract(like: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes that ``flatten`` would give."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(_without_keys, like))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _without_keys(values: Any) -> Any:
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, values)
+
+
+def _fresh(leaf: Any) -> Any:
+    """A copy of a leaf in memory of JAX's own, which may be given away."""
+    return jnp.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+# ---------------------------------------------------------------- when to save
+
+
+class Keeper:
+    """Saves a run as it goes: called by the loop after every lot.
+
+    Args:
+      checkpoints: where to.
+      every: steps between two; ``None`` for none by steps.
+      minutes: minutes between two.
+      meta: what else to keep.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, every: int | None, minutes: float, meta: Callable[[], Mapping[str, Any]]
+    ):
+        self._checkpoints, self._every, self._seconds, self._meta = checkpoints, every, 60 * minutes, meta
+        self._last: tuple[int, ...] = (0,)  # the step, and what the groups had seen
+        self._at = time.monotonic()
+
+    def __call__(self, position: Position, why: str) -> None:
+        """Saves where it is time to; at the end, and when the process is to stop, waits until it is on the disk.
+
+        Raises:
+          InputError: it cannot be written.
+        """
+        here = (position.step, *(group.last for group in position.groups))
+        if here != self._last and (why != "step" or self._is_due(position.step)):
+            arrays, groups = pack(position)
+            self._checkpoints.save(position.step, arrays, {**self._meta(), "groups": groups})
+            self._last, self._at = here, time.monotonic()
+        if why in ("end", "stop"):
+            self._checkpoints.flush()
+
+    def resumed(self, position: Position) -> None:
+        """Takes note of what is on the disk already."""
+        self._last = (position.step, *(group.last for group in position.groups))
+
+    def _is_due(self, step: int) -> bool:
+        by_steps = self._every is not None and step // self._every > self._last[0] // self._every
+        return by_steps or time.monotonic() - self._at >= self._seconds
+
+
+# ---------------------------------------------------------------- whether to go on
+
+
+def find(
+    checkpoints: Checkpoints, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
+) -> Saved | None:
+    """Reads the checkpoint to go on from, and checks that it is of this run.
+
+    Args:
+      checkpoints: where they lie.
+      facts: what must be equal for the results to be; JSON types.
+      machine: what should be equal for them to be equal to the last bit; JSON types.
+      warn: is told of damaged checkpoints and of another machine.
+
+    Returns:
+      The checkpoint; ``None`` if there is none.
+
+    Raises:
+      InputError: there are some, but all are damaged; or the run is another one, all its differences are listed.
+    """
+    saved = checkpoints.restore(warn)
+    if saved is None:
+        return None
+    found = differences(saved.meta["facts"], json.loads(json.dumps(facts)))
+    if found:
+        raise InputError(
+            f"{checkpoints.folder} holds checkpoints of another run ({'; '.join(found)}); take the same settings and"
+            " files again, choose another --out, or pass --restart to begin anew."
+        )
+    found = differences(saved.meta["machine"], json.loads(json.dumps(machine)))
+    if found:
+        warn(f"goes on where other software or devices stopped ({'; '.join(found)}); the last bits may differ.")
+    return saved
+
+
+def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Saved | None, list[str]]:
+    """Waits until all processes are ready with the same facts, and tells them what the one that writes has found.
+
+    Args:
+      saved: its checkpoint; ``None`` on the others.
+      done: the folders it found finished; likewise.
+      facts: what must be equal everywhere.
+
+    Returns:
+      The checkpoint and the folders, on all.
+
+    Raises:
+      InputError: another process failed, or its facts differ.
+    """
+    alone = agreement.state.num_processes == 1
+    told = agreement.agree(facts, {"done": done, "saved": None if alone or saved is None else _head(saved)})
+    if alone or told["saved"] is None:
+        return saved, told["done"]
+    step, groups, shapes = (told["saved"][name] for name in ("step", "groups", "arrays"))
+    arrays = saved.arrays if saved else {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
+    arrays = jax.tree.map(np.array, multihost_utils.broadcast_one_to_all(arrays))
+    return Saved(step, arrays, saved.meta if saved else {"groups": groups}), told["done"]
+
+
+def _head(saved: Saved) -> dict[str, Any]:
+    shapes = {name: [str(array.dtype), array.shape] for name, array in saved.arrays.items()}
+    return {"step": saved.step, "groups": saved.meta["groups"], "arrays": shapes}

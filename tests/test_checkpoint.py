@@ -1,0 +1,171 @@
+"""Checkpoints: whole or not at all, no flipped bit goes unnoticed, and the step before is taken instead."""
+
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scalearn_jax import checkpoint
+from scalearn_jax.checkpoint import Checkpoints
+from scalearn_jax.errors import InputError
+
+ARRAYS = {
+    "state/omega": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+    "state/step": np.array([7], np.int32),
+    "state/half": np.arange(4).astype(jnp.bfloat16),
+    "state/key": np.array([[1, 2**32 - 1]], np.uint32),
+    "state/never": np.array(-np.inf, np.float32),
+}
+META = {"logs": ["a line\n"], "best": -np.inf}
+
+
+@pytest.fixture
+def store(tmp_path):
+    with_folder = tmp_path / "run"
+    with_folder.mkdir()
+    return Checkpoints(with_folder / "checkpoints", keep=2)
+
+
+def save(store, *steps):
+    for step in steps:
+        store.save(step, ARRAYS | {"state/step": np.array([step], np.int32)}, META)
+        store.flush()
+
+
+def names(store):
+    return [path.name for path in store.steps()]
+
+
+def test_what_is_read_is_what_was_written(store):
+    save(store, 7)
+    saved = store.restore(pytest.fail)
+    assert (saved.step, saved.meta) == (7, META)
+    chex.assert_trees_all_equal(saved.arrays, ARRAYS)
+    assert checkpoint.describe(saved.arrays) == checkpoint.describe(ARRAYS)
+
+
+def test_any_tree_is_named_and_comes_back():
+    values = {"key": jax.random.split(jax.random.key(3), 2), "pair": (jnp.ones(2), {"deep": np.zeros((), np.int32)})}
+    arrays = checkpoint.flatten(values)
+    assert sorted(arrays) == ["key", "pair/0", "pair/1/deep"]
+    back = checkpoint.rebuild(values, arrays)
+    chex.assert_trees_all_equal(back["pair"], values["pair"])
+    assert (jax.random.key_data(back["key"]) == jax.random.key_data(values["key"])).all()
+    assert back["key"].dtype == values["key"].dtype
+
+
+def test_the_last_ones_are_kept(store):
+    save(store, 1, 2, 10, 3, 3)
+    assert names(store) == ["10.0", "3.1"]
+    assert not list(store.folder.glob(".*"))
+
+
+def test_none_is_none(store):
+    assert store.restore(pytest.fail) is None
+
+
+def test_a_step_that_waits_gives_way_to_a_newer_one(store):
+    for step in range(1, 30):
+        store.save(step, ARRAYS, META)
+    store.flush()
+    assert names(store)[0] == "29.0"
+    assert store.restore(pytest.fail).step == 29
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def delete(path):
+    path.unlink()
+
+
+def test_damage_to_any_file_is_noticed_and_the_step_before_is_taken(store, tmp_path):
+    save(store, 4, 8)
+    files = sorted(path.relative_to(store.folder) for path in (store.folder / "8.0").rglob("*") if path.is_file())
+    count = 0
+    for name in files:
+        for harm in (flip, truncate, delete):
+            folder = tmp_path / f"{count}" / "checkpoints"
+            shutil.copytree(store.folder, folder)
+            harm(folder / name)
+            said = []
+            assert Checkpoints(folder).restore(said.append).step == 4, (name, harm.__name__)
+            inside = str(name).removeprefix("8.0/")
+            assert len(said) == 1 and "going on from step 4" in said[0] and "8.0" in said[0] and inside in said[0]
+            count += 1
+    print(f"{count} damaged files, each noticed")
+    assert count == 3 * len(files) >= 15
+
+
+def test_every_bit_of_a_manifest_counts(store):
+    save(store, 4)
+    path = store.folder / "4.0" / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint._verify(path.parent)
+
+
+def test_no_new_beginning_on_top_of_steps_that_cannot_be_read(store):
+    save(store, 4, 8)
+    for path in store.steps():
+        truncate(path / "meta.json")
+    with pytest.raises(InputError, match=r"none of the checkpoints .*8.0: meta.json .*; 4.0: meta.json .*--restart"):
+        store.restore(pytest.fail)
+    shutil.rmtree(store.folder / "4.0")
+    (store.folder / "4.0").mkdir()  # a step of which nothing is left
+    with pytest.raises(InputError, match="manifest.json is missing"):
+        store.restore(pytest.fail)
+
+
+def test_halves_are_no_steps(store):
+    save(store, 4)
+    shutil.copytree(store.folder / "4.0", store.folder / ".9.0")
+    assert store.restore(pytest.fail).step == 4
+    assert not (store.folder / ".9.0").exists()
+
+
+def test_another_format_is_said(store):
+    save(store, 4)
+    meta = store.folder / "4.0" / "meta.json"
+    meta.write_text(meta.read_text().replace('"format": 1', '"format": 9'))
+    checkpoint.seal(meta.parent)
+    with pytest.raises(InputError, match="has format 9, this version reads 1"):
+        store.restore(pytest.fail)
+
+
+def test_a_full_disk_leaves_the_step_before(store, monkeypatch):
+    save(store, 4)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_json", full)
+    store.save(8, ARRAYS, META)
+    with pytest.raises(InputError, match="step 8 .*No space left on device; the last whole one is 4.0"):
+        store.flush()
+    monkeypatch.undo()
+    assert names(store) == ["4.0"] and not list(store.folder.glob(".*"))
+    assert Checkpoints(store.folder).restore(pytest.fail).step == 4
+
+
+def test_checkpoints_deleted_under_way_do_not_stop_a_run_but_a_lost_folder_does(store):
+    save(store, 4)
+    shutil.rmtree(store.folder)
+    save(store, 8)
+    assert names(store) == ["8.0"]
+    shutil.rmtree(store.folder.parent)
+    store.save(9, ARRAYS, META)
+    with pytest.raises(InputError, match="step 9 .*has disappeared; there is no other"):
+        store.flush()

@@ -1,0 +1,215 @@
+"""A run that is told to stop again and again ends as one that never was, to the last bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+
+from scalearn_jax import cli, pipeline
+from scalearn_jax.checkpoint import Checkpoints, seal
+from scalearn_jax.config import AdapterConfig, TransferConfig
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.errors import InputError, Preempted
+from scalearn_jax.models import bank as banks
+from scalearn_jax.train import preemption
+from tests import tiny_backbone
+
+SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
+# What runs, and where it is stopped: numbers of boundaries (steps, and batches of evaluations) that a life lasts.
+CASES = {
+    "seeds that stop early": (dict(seeds=(0, 1), max_steps=12, patience=1, learning_rate=0.05), (1, 6, 3)),
+    "several steps a dispatch, in parts": (dict(max_steps=9, eval_every=7, steps_per_dispatch=3, accumulate=2), (2, 3)),
+    "targets and rates": (
+        dict(
+            target=None, targets=("builtin/sentiment", "builtin/similarity"), learning_rates=(1e-3, 1e-2), max_steps=3
+        ),
+        (3, 4, 14),
+    ),
+    "cached features": (dict(method="soup", backbone_dropout=False, max_steps=8), (17, 2)),
+    "fusion, unpacked, optax": (dict(method="fusion", packed=False, optimizer="optax", max_steps=3), (2,)),
+    "everything learns": (dict(method="full", max_steps=3, select="metric"), (2,)),
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("inputs")
+    tiny_backbone.write(root / "backbone", num_hidden_layers=1)
+    for number in range(2):
+        adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, 16, 4)), 0)
+        adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
+    return root
+
+
+def run(inputs, out, **changes):
+    """Both stages of one shape, so that the cases differ in their settings only."""
+    sources = tuple(str(inputs / f"source{number}") for number in range(2))
+    given = dict(backbone=str(inputs / "backbone"), out=str(out)) | SHORT | changes
+    if changes.get("method") == "full":
+        return pipeline.train_adapter(AdapterConfig(task="builtin/sentiment", **given))
+    given = dict(target="builtin/sentiment", sources=sources) | given
+    return pipeline.transfer(TransferConfig(**given))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a run but those that say when and where: bytes by name, of ``run.json`` what is not the place."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if Path(name).name not in ("timing.jsonl", "run.json")}
+
+
+class Lives:
+    """Stops a run after given numbers of boundaries, as a signal would."""
+
+    def __init__(self, monkeypatch, *lives):
+        self._lives = list(lives)
+        self._left = None
+        monkeypatch.setattr(preemption, "boundary", self)
+
+    def begin(self):
+        self._left = self._lives.pop(0) if self._lives else None
+
+    def __call__(self):
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise Preempted("stopped")
+
+
+def until_done(lives, call):
+    """Calls again until nothing stops it; returns how often it was stopped."""
+    for count in range(20):
+        lives.begin()
+        try:
+            call()
+            return count
+        except Preempted:
+            pass
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypatch):
+    changes, numbers = CASES[name]
+    run(inputs, tmp_path / "whole", **changes)
+    lives = Lives(monkeypatch, *numbers)
+    assert until_done(lives, lambda: run(inputs, tmp_path / "stopped", **changes)) == len(numbers)
+    whole, stopped = contents(tmp_path / "whole"), contents(tmp_path / "stopped")
+    assert whole.keys() == stopped.keys()
+    assert [file for file in whole if whole[file] != stopped[file]] == []
+    assert any(name.endswith("metrics.jsonl") for name in whole)
+    states = [json.loads(whole[name])["state"] for name in whole if name.endswith("results.json")]
+    assert all(len(state) == 64 for state in states)
+
+
+@pytest.fixture
+def begun(inputs, tmp_path, monkeypatch):
+    """A run of six steps that was stopped after the third; returns its folder of checkpoints."""
+    lives = Lives(monkeypatch, 6)  # two steps, an evaluation of three batches, a step
+    lives.begin()
+    with pytest.raises(Preempted, match="saved step 3"):
+        run(inputs, tmp_path / "run", max_steps=6)
+    monkeypatch.undo()
+    assert not (tmp_path / "run").exists()
+    return tmp_path / "run.partial" / "checkpoints"
+
+
+def test_only_what_learns_is_stored(begun):
+    saved = Checkpoints(begun).restore(pytest.fail)
+    assert saved.step == 3
+    assert not [name for name in saved.arrays if "backbone" in name or "adapters" in name]
+    assert [path.name for path in Checkpoints(begun).steps()] == ["3.0", "2.0"]
+
+
+def test_every_difference_is_listed(begun, inputs, tmp_path):
+    tiny_backbone.write(tmp_path / "other", num_hidden_layers=1, seed=9)
+    sources = (str(inputs / "source1"), str(inputs / "source0"))
+    changes = dict(backbone=str(tmp_path / "other"), sources=sources, learning_rate=0.5, seeds=(0, 4))
+    with pytest.raises(InputError) as caught:
+        run(inputs, tmp_path / "run", max_steps=6, **changes)
+    message = str(caught.value)
+    for part in (
+        "--learning-rate: there None, here 0.5",
+        "--seeds: there [0], here [0, 4]",
+        "the backbone: there",
+        "the sources: there",
+        "pass --restart",
+    ):
+        assert part in message, message
+    assert begun.is_dir()
+
+
+def test_what_changes_no_result_may_change(begun, inputs, tmp_path):
+    run(inputs, tmp_path / "whole", max_steps=6)
+    run(inputs, tmp_path / "run", max_steps=6, keep_checkpoints=1, checkpoint_every=1, max_faults=3)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_other_software_is_said(begun, inputs, tmp_path, capsys):
+    for path in Checkpoints(begun).steps():
+        meta = path / "meta.json"
+        content = json.loads(meta.read_text())
+        content["meta"]["machine"]["jax"] = "0.9"
+        meta.write_text(json.dumps(content))
+        seal(path)
+    run(inputs, tmp_path / "run", max_steps=6)
+    assert "other software or devices stopped (jax: there 0.9, here" in capsys.readouterr().err
+
+
+def test_restart_begins_anew(begun, inputs, tmp_path):
+    run(inputs, tmp_path / "run", max_steps=4, learning_rate=0.5, restart=True)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 4
+
+
+def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, inputs, tmp_path, capsys):
+    run(inputs, tmp_path / "whole", max_steps=6)
+    capsys.readouterr()
+    (begun / "3.0" / "meta.json").unlink()
+    run(inputs, tmp_path / "run", max_steps=6)
+    said = capsys.readouterr().err
+    assert "cannot use checkpoint" in said and "3.0: meta.json is missing; going on from step 2" in said
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_a_run_whose_steps_are_all_damaged_is_not_begun_anew(begun, inputs, tmp_path, capsys):
+    for path in Checkpoints(begun).steps():
+        (path / "manifest.json").write_text("{}")
+    before = contents(begun)
+    code = cli.main(
+        [
+            *("transfer", "--target", "builtin/sentiment", "--backbone", str(inputs / "backbone")),
+            *("--sources", str(inputs / "source0"), "--out", str(tmp_path / "run"), "--max-steps", "6"),
+        ]
+    )
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and "none of the checkpoints" in said[-1] and "3.0" in said[-1] and "2.0" in said[-1]
+    assert contents(begun) == before
+
+
+def test_a_finished_run_is_not_made_again(inputs, tmp_path, capsys):
+    out = run(inputs, tmp_path / "run", max_steps=1)
+    shutil.copytree(inputs / "source0", out / "checkpoints")  # as if killed before it was tidied up
+    before = (out / "results.json").stat().st_mtime_ns
+    assert run(inputs, tmp_path / "run", max_steps=1) == out
+    assert "is finished already" in capsys.readouterr().err
+    assert (out / "results.json").stat().st_mtime_ns == before and not (out / "checkpoints").exists()
+    with pytest.raises(InputError, match="run with other settings .max_steps: there 1, here 2"):
+        run(inputs, tmp_path / "run", max_steps=2)
+
+
+def test_runs_of_one_program_that_came_out_before_the_end_stay(inputs, tmp_path, monkeypatch):
+    changes = dict(target=None, targets=("builtin/sentiment", "builtin/topic"), max_steps=2)
+    run(inputs, tmp_path / "whole", **changes)
+    lives = Lives(monkeypatch, 2 + 3 + 3 + 3 + 1)  # steps, both evaluations, one test, and into the second
+    assert until_done(lives, lambda: run(inputs, tmp_path / "stopped", **changes)) == 1
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+
+
+def test_too_many_faults_in_a_row_end_a_run_with_a_diagnosis(inputs, tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        run(inputs, tmp_path / "run", max_steps=20, eval_every=20, learning_rate=1e38, clip_norm=0.0, max_faults=3)
+    message = str(caught.value)
+    assert "seed 0: no finite loss and gradient in 3 steps in a row, up to step" in message
+    assert "training examples" in message and "norms of gradients: heads nan" in message, message
+    assert not (tmp_path / "run").exists()
