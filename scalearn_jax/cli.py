@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 something failed while running; 2 wrong input, in one line
 saved: run it again to go on; 130 interrupted.
 """
 
+import contextlib
 import difflib
 import errno
 import os
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scalearn_jax import __version__, out_of_memory
+from scalearn_jax import __version__, out_of_memory, signals
 from scalearn_jax.errors import STOPPED, InputError, Preempted
 
 # Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
@@ -33,6 +34,7 @@ class Command(NamedTuple):
       about: one line of help.
       positional: the field given without a flag.
       stages: commands of its own, which stand after its name; it then has neither config nor run.
+      trains: whether it can be stopped and run again to go on.
     """
 
     config: str | None
@@ -40,6 +42,7 @@ class Command(NamedTuple):
     about: str
     positional: str | None = None
     stages: Mapping[str, "Command"] | None = None
+    trains: bool = False
 
 
 def run() -> None:
@@ -115,7 +118,7 @@ def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: s
     config = _parse(command, f"{prog} {name}", rest)
     if isinstance(config, int):
         return config
-    with out_of_memory.explained(config):
+    with signals.watching() if command.trains else contextlib.nullcontext(), out_of_memory.explained(config):
         return command.run(config)
 
 
@@ -160,15 +163,7 @@ def _train(stage: str, config) -> int:
         folder = getattr(pipeline, stage)(config)
         return _done(folder) if agreement.is_writer() else 0
 
-    return distributed.run(work, lambda work: _reported(lambda: _watched(work)))
-
-
-def _watched(work: Callable[[], int]) -> int:
-    """Does what can take long; told to stop, it saves first."""
-    from scalearn_jax.train import preemption
-
-    with preemption.watching():
-        return work()
+    return distributed.run(work, _reported)
 
 
 def _check_method(name: str) -> None:
@@ -238,7 +233,7 @@ def _run(config) -> int:
 
     if not config.dry_run:
         _prepare()
-    return _watched(lambda: study.run_command(config))
+    return study.run_command(config)
 
 
 def _report(config) -> int:
@@ -260,13 +255,15 @@ STAGES = {
     "transfer": Command("PlanTransferConfig", _plan, "what `scalearn transfer` with these flags needs"),
 }
 COMMANDS = {
-    "train-adapter": Command("AdapterConfig", _train_adapter, "stage 1: train an adapter on one task"),
-    "transfer": Command("TransferConfig", _transfer, "stage 2: combine source adapters for a target task"),
+    "train-adapter": Command("AdapterConfig", _train_adapter, "stage 1: train an adapter on one task", trains=True),
+    "transfer": Command("TransferConfig", _transfer, "stage 2: combine source adapters for a target task", trains=True),
     "plan": Command(None, None, "memory and time of a run, before it starts", stages=STAGES),
     "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
     "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
     "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
-    "run": Command("RunConfig", _run, "run a study: every target with every method, then the table", "study"),
+    "run": Command(
+        "RunConfig", _run, "run a study: every target with every method, then the table", "study", trains=True
+    ),
     "report": Command("ReportConfig", _report, "tables and figures of a study's results", "dir"),
     "list": Command("ListConfig", _list, "list tasks, methods or backbones", "what"),
     "doctor": Command("DoctorConfig", _doctor, "check this machine: versions, devices, known problems"),

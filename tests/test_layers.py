@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 LAYERS = """
 errors typing
 extrapolation files limits memory problems schema tables tree
-config caches out_of_memory progress published
+config caches out_of_memory progress published signals
 losses checkpoint
 convert.files convert.safetensors_io
 data

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import tree
+from scalearn_jax import signals, tree
 from scalearn_jax.errors import Preempted
 from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.state import TrainState
@@ -172,7 +172,7 @@ def train(
                 position.state, position.metrics = step(position.state, frozen, lot)
                 position.step += lot.num_steps
                 clock.count(lot, position.metrics)
-                preemption.state.unsaved = True
+                signals.state.unsaved = True
                 preemption.boundary()
                 _look(runs, clock, position, save)
     except Preempted:

@@ -1,0 +1,106 @@
+"""SIGTERM and SIGINT, from the first moment of a command: no library is loaded here.
+
+The first signal asks. Training ends at its next boundary, see ``train.preemption``; elsewhere, where there is nothing
+to save, the process ends at once. A second signal ends it whatever it is doing.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from scalearn_jax.errors import STOPPED, Preempted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PATIENCE = 3.0  # seconds in which a process with nothing to save may end in an orderly way
+
+
+@dataclass
+class State:
+    """What this process was told, and whether it may end.
+
+    Attributes:
+      signum: the signal that came, if any.
+      defers: whether it ends at boundaries only.
+      unsaved: whether it has learned something that is not on the disk.
+      tell_others: called when a signal comes, in a thread of its own.
+      over: whether nobody watches any more.
+    """
+
+    signum: int | None = None
+    defers: Callable[[], bool] = lambda: False
+    unsaved: bool = False
+    tell_others: Callable[[], None] = lambda: None
+    over: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the signal is called."""
+        return signal.Signals(self.signum).name if self.signum else "another process"
+
+
+state = State()
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Catches the signals while a command runs; only in the main thread, elsewhere it does nothing."""
+    global state
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = {signum: signal.signal(signum, _on_signal) for signum in _SIGNALS}
+    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=functools.partial(_watch, read), name="scalearn-signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        os.close(write)
+        state.over, state = True, State()
+
+
+def stopped() -> Preempted:
+    """The exception that ends this process."""
+    return Preempted(f"stopped by {state.name}; run the same command again.")
+
+
+def _on_signal(signum: int, frame) -> None:
+    """Runs in the main thread, when that next runs Python."""
+    state.signum = state.signum or signum
+    if not state.defers():
+        raise stopped()
+
+
+def _watch(read: int) -> None:
+    """Learns of signals also while the main thread is not in Python, such as when it compiles."""
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        asked = False
+        while signum := pipe.read(1):
+            if signum[0] not in _SIGNALS:
+                continue
+            if asked:
+                os._exit(128 + signum[0])
+            asked, state.signum = True, state.signum or signum[0]
+            end_if_idle()
+            state.tell_others()
+
+
+def end_if_idle() -> None:
+    """Ends the process, after a while, if it has nothing to save and does not come to an end by itself."""
+    threading.Thread(target=_end_if_idle, args=(state,), daemon=True).start()
+
+
+def _end_if_idle(state: State) -> None:
+    time.sleep(_PATIENCE)
+    if not state.unsaved and not state.over:
+        os.write(2, f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n".encode())
+        os._exit(STOPPED)
