@@ -22,7 +22,7 @@ from scalearn_jax import model, tree
 from scalearn_jax.convert import adapterhub, hf
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 from scalearn_jax.files import read_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -47,8 +47,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, as recorded in ``run.json``."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked."""
+    return masked(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
