@@ -46,6 +46,9 @@ class TrainConfig(_Config):
     """Folder or hub id of the pretrained encoder."""
     revision: str | None = None
     """Commit, tag or branch of a hub backbone; pin it for exact repeats."""
+    allow_pickle: bool = False
+    """Where there are no safetensors, read pytorch_*.bin files of backbone, source adapters and sentence encoder, with
+    a reader that builds tensors and runs nothing."""
     data_dir: str | None = None
     """Folder with the task's files, or with one folder a task; without it data come from the hub."""
     out: str

@@ -6,6 +6,8 @@ import zipfile
 
 import numpy as np
 
+from scalearn_jax.convert.safetensors_io import load_tensors
+
 KINDS = {
     "float32": "Float",
     "float16": "Half",
@@ -106,3 +108,11 @@ def state(arrays, layout=saved):
         sizes = (struct.pack("<q", array.size) for array in arrays.values())
         return file + b"".join(size + part for size, part in zip(sizes, data, strict=True))
     return archive({"data.pkl": pickle(body), "byteorder": b"little"} | {f"data/{i}": x for i, x in enumerate(data)})
+
+
+def pickled(folder, name, weights):
+    """Puts a pickle of some weights in the place of a folder's safetensors."""
+    (folder / name).write_bytes(state(load_tensors(folder / weights)))
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    return folder
