@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax.convert import torch_pickle
+from scalearn_jax.convert import pickle_machine, torch_pickle
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError
@@ -249,7 +249,7 @@ def test_large_pickles_and_tables_of_contents_are_refused(tmp_path, monkeypatch)
         read(tmp_path, saved(mapping(a=tensor()) + b"N" * 4000))
     with pytest.raises(InputError, match="too many members"):
         read(tmp_path, bins.archive({"data.pkl": PKL} | {f"data/{i}": b"" for i in range(90)}))
-    monkeypatch.setattr(torch_pickle, "_MAX_INSTRUCTIONS", 100)
+    monkeypatch.setattr(pickle_machine, "_MAX_INSTRUCTIONS", 100)
     with pytest.raises(InputError, match="more than 100 instructions"):
         read(tmp_path, saved(b"]" * 200))
 
