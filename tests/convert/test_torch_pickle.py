@@ -62,6 +62,24 @@ def test_every_type_is_read(tmp_path, layout, dtype):
         assert found[name].shape == array.shape and found[name].flags.c_contiguous and found[name].flags.owndata
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}], ids=str)
+def test_what_torch_saves_is_read(tmp_path, options):
+    torch = pytest.importorskip("torch")
+    types = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool".split()
+    state = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in types}
+    state |= {"cut": torch.randn(9, 9)[2:5, ::3].T, "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+    state |= {"tied": state["float32"], "parameter": torch.nn.Parameter(torch.randn(3))}
+    state |= torch.nn.BatchNorm1d(4).state_dict()
+    torch.save(state, tmp_path / "a.bin", **options)
+    found = load_bin(tmp_path / "a.bin")
+    assert list(found) == list(state)
+    for name, array in found.items():
+        theirs = state[name].detach()
+        assert array.shape == tuple(theirs.shape) and str(theirs.dtype) == f"torch.{array.dtype}"
+        np.testing.assert_array_equal(np.float64(array), theirs.double().numpy())
+
+
 @LAYOUTS
 def test_views_are_copied_out(tmp_path, layout):
     views = {"t": tensor(sizes=(3, 2), strides=(1, 3)), "cut": tensor(sizes=(2,), strides=(2,), offset=1)}
