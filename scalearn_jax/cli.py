@@ -87,7 +87,7 @@ def _reported(work: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in _USER_FAULTS:
             raise
-        return _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), 2)
+        return _fail(str(InputError(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)), 2)
 
 
 def _fail(message: str, code: int) -> int:

@@ -31,13 +31,24 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class _Config:
+    """What all configs share: none holds a secret."""
+
+    def __post_init__(self):
+        limits.no_secrets(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Config):
     """What both stages share."""
 
     backbone: str
     """Folder or hub id of the pretrained encoder."""
     revision: str | None = None
     """Commit, tag or branch of a hub backbone; pin it for exact repeats."""
+    allow_pickle: bool = False
+    """Where there are no safetensors, read pytorch_*.bin files of backbone, source adapters and sentence encoder, with
+    a reader that builds tensors and runs nothing."""
     data_dir: str | None = None
     """Folder with the task's files, or with one folder a task; without it data come from the hub."""
     out: str
@@ -125,6 +136,7 @@ class TrainConfig:
     """Many processes: seconds of silence after which one counts as lost, and the others end."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "backbone", "data_dir", "out")
         limits.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
         limits.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
@@ -232,7 +244,7 @@ class PlanTransferConfig(TransferConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(_Config):
     """Say what this machine and its packages offer, and what is known to go wrong with them."""
 
     json: bool = False
@@ -240,7 +252,7 @@ class DoctorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(_Config):
     """Score a finished run on a split."""
 
     run: str
@@ -257,12 +269,13 @@ class EvaluateConfig:
     """Print JSON instead of a table."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "run", "data_dir", "backbone")
         limits.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(_Config):
     """Write labels with probabilities for the rows of a file."""
 
     run: str
@@ -279,12 +292,13 @@ class PredictConfig:
     """Examples a step."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "run", "input", "output", "backbone")
         limits.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(_Config):
     """Say which sources help a finished ScaLearn run."""
 
     run: str
@@ -305,12 +319,13 @@ class ExplainConfig:
     """Examples a step; fewer need less memory."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "run", "out", "data_dir", "backbone")
         limits.at_least(self, 1, "batch_size", "max_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class StudyConfig(_Config):
     """A study file: every target with every method, from one set of source adapters."""
 
     name: str
@@ -349,6 +364,7 @@ class StudyConfig:
     """Table of the paper to set the results beside, for instance glue/roberta-base."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "backbone", "data_dir", "adapters")
         limits.seeds(self.seeds)
         limits.finite(self, "probe_constants")
@@ -361,7 +377,7 @@ class StudyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(_Config):
     """Run a study: what is missing of its cells, then the table."""
 
     study: str
@@ -384,6 +400,7 @@ class RunConfig:
     """List the cells with their steps and an estimate of their time, and stop."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "study", "out")
         limits.at_least(self, 0, "max_minutes")
         if self.shard is not None:
@@ -391,7 +408,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(_Config):
     """Tables and figures of a study's results."""
 
     dir: str
@@ -400,11 +417,12 @@ class ReportConfig:
     """Folder for the tables and figures; by default DIR/report."""
 
     def __post_init__(self):
+        super().__post_init__()
         limits.expand_home(self, "dir", "out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListConfig:
+class ListConfig(_Config):
     """List what there is to choose from."""
 
     what: Literal["tasks", "methods", "backbones"]

@@ -1,7 +1,11 @@
 """The exceptions that are no faults of the package: wrong input, and being told to stop."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONGEST = 10_000  # characters: a name of megabytes, from a damaged file, must not fill a terminal
+_SECRET = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}|(?<=://)[^/\s:@]*:[^/\s?#]+(?=@)")
 
 
 class InputError(ValueError):
@@ -9,10 +13,34 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2; library callers can catch it as
     an ordinary ``ValueError``.
+
+    Much of a message comes from files, so what is not printable is written out (an escape code as ``\\x1b``), and
+    hub tokens are masked.
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        text = masked(" ".join(str(message).split()))
+        super().__init__(printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "..."))
+
+
+def printable(text: str) -> str:
+    r"""Writes out the characters of a text that would not show, or would act on a terminal.
+
+    Example:
+      >>> print(printable("rte\x1b[2J"))
+      rte\x1b[2J
+    """
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def masked(text: str) -> str:
+    """Takes hub tokens, and user names with passwords, out of a text.
+
+    Example:
+      >>> masked("https://me:secret@host/x")
+      'https://***@host/x'
+    """
+    return _SECRET.sub("***", text)
 
 
 STOPPED = 75  # exit code: nothing is wrong, run again to go on
@@ -39,7 +67,7 @@ def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> I
       "unknown method 'scalern'; did you mean 'scalearn'? Known: fusion, scalearn"
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     place = f" in {where}" if where else ""
     return InputError(f"unknown {what} {name!r}{place}{hint} Known: {', '.join(known)}")

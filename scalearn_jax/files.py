@@ -1,8 +1,10 @@
 """Folders and small text files: read with a clear error, written whole or not at all."""
 
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ try:
 except ImportError:  # Windows: two runs in one folder go unnoticed
     fcntl = None
 
+_LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some are for suffixes
 _LOCK = ".lock"
 SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
 _LOCK_ATTEMPTS = 5
@@ -27,11 +30,30 @@ class Busy(InputError):
     """Another process is writing the folder."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def safe_name(text: str) -> str:
+    """Makes one component of a path of a name that comes from a file.
+
+    Letters, digits and ``+._-`` stay and a slash becomes ``-``. A name that loses anything else ends in a short hash,
+    so that different names stay different.
+
+    Example:
+      >>> safe_name("pairs-glue/rte"), safe_name("../../a b")
+      ('pairs-glue-rte', 'a-b-cd36d98f')
+    """
+    plain = text.replace("/", "-")
+    safe = re.sub(r"[^A-Za-z0-9+._-]", "-", plain).lstrip(".-")[:_LONGEST_NAME]
+    if safe and safe == plain:
+        return safe
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{safe}-{digest}" if safe else digest
+
+
+def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
       path: the file.
+      max_bytes: how large it may be.
 
     Returns:
       Its content.
@@ -41,14 +63,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"{path} has {size} bytes, expected at most {MAX_BYTES}; is it the right file?")
+        if size > max_bytes:
+            raise InputError(f"{path} has {size} bytes, expected at most {max_bytes}; is it the right file?")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is {path.parent} the right folder?") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not valid JSON ({error}); the file is damaged.") from error

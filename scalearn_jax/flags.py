@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.errors import InputError
+from scalearn_jax.limits import no_secrets
 from scalearn_jax.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
@@ -45,6 +46,7 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     """
     import tyro
 
+    no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
     given = {}
     if positional is None:
         argv, paths = _take_config(argv)

@@ -1,11 +1,13 @@
 """What single values of a config may be."""
 
+import itertools
 import math
 import os.path
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -34,6 +36,77 @@ def expand_home(config: Any, *names: str) -> None:
         several = isinstance(value, tuple)
         paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
         object.__setattr__(config, name, paths)
+
+
+def no_secrets(values: dict[str, Any]) -> None:
+    """Checks that no text among values holds a hub token or a password: run folders keep them, and are passed on.
+
+    Args:
+      values: what to call each -> a text, or texts in lists and dicts, or anything else.
+
+    Raises:
+      InputError: one does; it is not repeated.
+
+    Example:
+      >>> no_secrets({"backbone": "FacebookAI/roberta-base"})
+    """
+    for name, value in values.items():
+        for text in _texts(value):
+            if masked(text) != text:
+                raise InputError(
+                    f"{name}: {masked(text)!r}, where *** stands for a token or password, which run folders would"
+                    " keep; take it out, and log in with `hf auth login` or set HF_TOKEN instead."
+                )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value of a config, names of nested fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        inner = itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        yield from itertools.chain.from_iterable(map(_texts, inner))
+
+
+def whole(value: Any, low: int, high: int, what: str) -> int:
+    """Checks a size that a file gives, before anything is made of that size.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: no whole number, or out of bounds.
+
+    Example:
+      >>> whole(768, 1, 65536, "config.json: hidden_size")
+      768
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(f"{what} must be a whole number from {low} to {high}, got {_short(value)}; restore the file.")
+    return value
+
+
+def fraction(value: Any, what: str) -> float:
+    """Checks a rate that a file gives: at least 0 and below 1.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: it is something else.
+
+    Example:
+      >>> fraction(0.1, "config.json: hidden_dropout_prob")
+      0.1
+    """
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise InputError(f"{what} must be a number from 0 to below 1, got {_short(value)}; restore the file.")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def finite(config: Any, *names: str) -> None:

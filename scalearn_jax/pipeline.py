@@ -79,7 +79,8 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
       InputError: anything wrong with the input.
     """
     method = methods.get(config.method)
-    sources = [runs.load_source(path) for path in config.sources] if method.uses_sources else []
+    paths = config.sources if method.uses_sources else ()
+    sources = [runs.load_source(path, allow_pickle=config.allow_pickle) for path in paths]
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
     setups: list[Setup] = []

@@ -74,14 +74,15 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     """
     method = methods.get(config.method)
     task = resolve_task(config, task_name)
-    backbone, backbone_spec, backbone_hash = runs.load_backbone(config.backbone, config.revision)
+    where = config.backbone, config.revision
+    backbone, backbone_spec, backbone_hash = runs.load_backbone(*where, allow_pickle=config.allow_pickle)
     check_sources(sources, backbone_spec, backbone_hash)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
     mesh = make_mesh(config, backbone_spec)
     tables = load_tables(config, task)
-    own = soup.Embedder(config.backbone, config.revision, backbone, backbone_spec, backbone_hash)
+    own = soup.Embedder(*where, backbone, backbone_spec, backbone_hash)
     weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
     spec = make_spec(config, method, task, backbone_spec, sources, weighed)
     data = encode_tables(config, task, backbone_spec, tables)

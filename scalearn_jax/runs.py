@@ -21,9 +21,10 @@ import jax
 
 from scalearn_jax import model, tree
 from scalearn_jax.convert import adapterhub, hf
+from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 from scalearn_jax.files import read_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -48,8 +49,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, as recorded in ``run.json``."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked."""
+    return masked(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -99,15 +100,19 @@ class Source:
         return tree.content_hash(self.adapter)
 
 
-def load_source(path: str) -> Source:
+def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     """Reads a source adapter from a stage-1 run folder or an AdapterHub folder, told apart by content.
+
+    Args:
+      path: the folder.
+      allow_pickle: whether to read an AdapterHub folder without safetensors.
 
     Raises:
       InputError: the folder is neither, or is damaged.
     """
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
-        adapter, config = adapterhub.load(folder)
+        adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
         return Source(config["name"], path, adapter, config["non_linearity"], None, config["model_type"])
     if not (folder / "run.json").exists():
         raise InputError(
@@ -138,6 +143,11 @@ def read_info(folder: Path) -> dict[str, Any]:
     missing = sorted(KEYS - set(info))
     if missing:
         raise InputError(f"{folder}/run.json lacks {missing}; the file is damaged.")
+    if not isinstance(info["config"], dict):
+        raise InputError(f"{folder}/run.json: config must be names and values; the file is damaged.")
+    seeds = info["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"{folder}/run.json: seeds, which name files, must be whole numbers; the file is damaged.")
     return info
 
 
@@ -217,7 +227,7 @@ def load_run(path: str, *, backbone: str | None = None) -> Run:
     trained = {seed: load_tensors(folder / f"seed-{seed}.safetensors") for seed in info["seeds"]}
     kept = load_tensors(folder / "frozen.safetensors") if (folder / "frozen.safetensors").exists() else {}
     own = [name for name in next(iter(trained.values())) if name.startswith("backbone/")]
-    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info["backbone"], backbone)})
+    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info, backbone)})
     groups = ("adapters", "transfer", "heads")
     for leaves in trained.values():
         beside = {name: leaf for name, leaf in (kept | leaves).items() if name.split("/")[0] in groups}
@@ -227,9 +237,10 @@ def load_run(path: str, *, backbone: str | None = None) -> Run:
     return Run(folder, info, spec, task, members)
 
 
-def _checked_backbone(path: str, recorded: dict[str, Any], override: str | None) -> Params:
+def _checked_backbone(path: str, info: dict[str, Any], override: str | None) -> Params:
+    recorded, allow_pickle = info["backbone"], info["config"].get("allow_pickle", False)
     where = override or recorded["path"]
-    weights, _, found = load_backbone(where, None if override else recorded["revision"])
+    weights, _, found = load_backbone(where, None if override else recorded["revision"], allow_pickle=allow_pickle)
     if found != recorded["hash"]:
         raise InputError(
             f"backbone {where} has content {found[:12]}, the run {path} was trained on {recorded['hash'][:12]};"
@@ -245,9 +256,11 @@ def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
     return {"path": str(where.resolve()) if local else path, "revision": None if local else where.name}
 
 
-def load_backbone(path: str, revision: str | None = None) -> tuple[Params, BackboneSpec, str]:
+def load_backbone(
+    path: str, revision: str | None = None, *, allow_pickle: bool = False
+) -> tuple[Params, BackboneSpec, str]:
     """Reads a backbone with its content hash; the pooler does not count, since many copies lack it."""
-    weights, spec = hf.load_backbone(path, revision=revision)
+    weights, spec = hf.load_backbone(path, revision=revision, allow_pickle=allow_pickle)
     return weights, spec, tree.content_hash({name: leaf for name, leaf in weights.items() if name != "pooler"})
 
 
@@ -257,5 +270,5 @@ def backbone_spec(path: str, revision: str | None = None) -> BackboneSpec:
     Raises:
       InputError: no folder, or a ``config.json`` that describes no known encoder.
     """
-    config = hf.folder(path, revision) / "config.json"
-    return spec_from_config(read_json(config), where=str(config))
+    where = hf.folder(path, revision)
+    return spec_from_config(read_settings(where, "config.json"), where=str(where / "config.json"))

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 
 MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
 
@@ -188,7 +188,7 @@ def _name(declared: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    text = masked(repr(value))  # here, since half a token is not known as one
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -70,14 +70,19 @@ class Soup:
         return {"similarities": self.similarities, "embedder": self.embedder, "samples": self.samples}
 
 
-def load_embedder(path: str, revision: str | None = None) -> Embedder:
+def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Embedder:
     """Reads a sentence encoder of any family that backbones may have.
+
+    Args:
+      path: folder or hub id.
+      revision: commit, tag or branch of a hub id.
+      allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
       InputError: nothing found there, or weights the encoder cannot read.
     """
     try:
-        return Embedder(path, revision, *runs.load_backbone(path, revision))
+        return Embedder(path, revision, *runs.load_backbone(path, revision, allow_pickle=allow_pickle))
     except InputError as error:
         raise InputError(f"--embedder: {error}") from error
 
@@ -109,7 +114,8 @@ def measure(
                 f"source {source.name} ({source.path}) is an AdapterHub folder, which tells nothing of its training"
                 " data; --top-sources needs the texts of every source: pass --weights instead."
             )
-    embedder = load_embedder(config.embedder) if config.embedder else backbone
+    other = config.embedder
+    embedder = load_embedder(other, allow_pickle=config.allow_pickle) if other else backbone
     embedder = dataclasses.replace(embedder, params=jax.tree.map(jnp.asarray, embedder.params))
     tokenizer = tokens.load_tokenizer(embedder.path, embedder.revision)
 

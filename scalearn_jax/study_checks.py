@@ -66,19 +66,26 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
         return
     found = _data_problems(study, missing)
     try:
-        _, spec, backbone_hash = runs.load_backbone(study.backbone, study.revision)
+        allowed = _all_allow_pickle(missing)
+        _, spec, backbone_hash = runs.load_backbone(study.backbone, study.revision, allow_pickle=allowed)
         tokens.load_tokenizer(study.backbone, study.revision)
         found += [*_setting_problems(missing, spec), *_adapter_problems(study, missing, backbone_hash)]
     except InputError as error:
         found.append(str(error))
     for embedder in sorted({getattr(cell.config, "embedder", None) for cell in missing} - {None}):
         try:
-            soup.load_embedder(embedder)
+            users = [cell for cell in missing if getattr(cell.config, "embedder", None) == embedder]
+            soup.load_embedder(embedder, allow_pickle=_all_allow_pickle(users))
             tokens.load_tokenizer(embedder, None)
         except InputError as error:
             found.append(str(error))
     if found:
         raise problems(where, list(dict.fromkeys(found)))
+
+
+def _all_allow_pickle(cells: Sequence[Cell]) -> bool:
+    """Whether all cells may read pickles; one that may not would fail later."""
+    return all(cell.config.allow_pickle for cell in cells)
 
 
 def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:

@@ -146,6 +146,16 @@ def test_exit_codes(fake, capsys, error, code, message):
     assert capsys.readouterr().err == f"scalearn: error: {message}\n"
 
 
+@pytest.mark.parametrize("flag", ["--batch-size", "--select", "--backbone", "--config", "--seeds", "--none"])
+def test_tokens_on_the_command_line_are_refused_and_not_repeated(flag, capsys):
+    secret = "aB3" * 11
+    for argument in (f"hf_{secret}", f"https://me:{secret * 5}@huggingface.co/{'x' * 60}"):
+        for argv in ([flag, argument], [f"{flag}={argument}"], [f"--{argument}"]):
+            assert cli.main(["transfer", *TRANSFER, *argv]) == 2
+            error = capsys.readouterr().err
+            assert "`hf auth login` or set HF_TOKEN" in error and error.count("\n") == 1 and "aB3" not in error
+
+
 def test_our_own_faults_keep_their_traceback(fake):
     def stop(config):
         raise OSError(errno.EBADF, "Bad file descriptor")

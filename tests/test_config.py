@@ -137,3 +137,40 @@ def test_every_field_is_documented():
 def test_config_is_frozen():
     with pytest.raises(AttributeError):
         ReportConfig(dir="a").dir = "b"
+
+
+TOKEN = "hf_" + "aB3" * 11
+
+
+@pytest.mark.parametrize(
+    "cls, content, where",
+    [
+        (AdapterConfig, ADAPTER | {"backbone": f"x/{TOKEN}"}, "backbone"),
+        (AdapterConfig, ADAPTER | {"data_dir": "https://me:secret@host/x"}, "data_dir"),
+        (TransferConfig, TRANSFER | {"sources": ["a", f"b{TOKEN}", TOKEN]}, "sources"),
+        (StudyConfig, STUDY | {"stage2": {"embedder": [TOKEN]}}, "stage2"),
+        (StudyConfig, STUDY | {"tasks": {TOKEN: {}}}, "tasks"),
+        (ReportConfig, {"dir": TOKEN}, "dir"),
+        (configs.ListConfig, {"what": "tasks", TOKEN: 1}, "unknown key"),
+        (AdapterConfig, ADAPTER | {"seeds": "x" * 40 + "/" + TOKEN}, "seeds"),
+        (AdapterConfig, ADAPTER | {"batch_size": TOKEN}, "batch_size"),
+    ],
+)
+def test_tokens_and_passwords_are_refused_and_not_repeated(cls, content, where):
+    with pytest.raises(InputError, match=where) as error:
+        from_dict(cls, content)
+    assert TOKEN not in str(error.value) and "secret" not in str(error.value) and "***" in str(error.value)
+
+
+def test_a_token_is_refused_in_the_library_with_what_to_do():
+    with pytest.raises(InputError, match="`hf auth login` or set HF_TOKEN"):
+        AdapterConfig(task="t", out="o", backbone=f"https://user:{TOKEN}@huggingface.co/x/y")
+    for harmless in ("hf_short", "org/hf_roberta-base-with-a-long-name", "https://host:8080/a@b", "shelf_" + "a" * 30):
+        assert AdapterConfig(task="t", out="o", backbone=harmless).backbone == harmless
+
+
+def test_the_recorded_command_masks_tokens(monkeypatch):
+    from scalearn_jax import runs
+
+    monkeypatch.setattr("sys.argv", ["/bin/scalearn", "transfer", f"--backbone={TOKEN}", "https://a:b@c/d"])
+    assert runs.command() == "scalearn transfer --backbone=*** https://***@c/d"

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import new_folder
+from scalearn_jax.files import new_folder, safe_name
 
 HOLD = """
 import sys
@@ -87,3 +87,42 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot write the folder: Not a directory"):
         with new_folder(str(tmp_path / "file" / "run")):
             pass
+
+
+def test_names_from_files_are_one_component_of_a_path():
+    strange = [
+        "",
+        ".",
+        "..",
+        "../a",
+        "/a",
+        "a\0b",
+        "a b",
+        "a\tb",
+        "\x1b[2J",
+        "ä",
+        "ö",
+        ".a",
+        "-a",
+        "a" * 300,
+        "a" * 301,
+        "\ud800",
+    ]
+    made = [safe_name(name) for name in strange]
+    assert len(set(made)) == len(made)
+    for name in made:
+        assert (
+            name
+            and "/" not in name
+            and name[0] not in ".-"
+            and name.isascii()
+            and name.isprintable()
+            and len(name) < 120
+        )
+    assert [safe_name(name) for name in ("scalearn++", "glue/rte", "k-5_x.1")] == ["scalearn++", "glue-rte", "k-5_x.1"]
+
+
+def test_errors_show_what_would_act_on_a_terminal():
+    error = InputError("name 'a\x1b]0;b\x07' of\n\u202e\ud800 caf\u00e9 " + "x" * 20_000)
+    assert str(error).startswith(r"name 'a\x1b]0;b\x07' of \u202e\ud800 café xxx")
+    assert str(error).isprintable() and len(str(error)) < 11_000

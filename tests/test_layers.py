@@ -13,7 +13,7 @@ errors typing
 extrapolation files limits memory problems schema tables tree
 config caches out_of_memory progress published signals
 losses checkpoint
-convert.files convert.safetensors_io
+convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle
 data
 metrics
 models

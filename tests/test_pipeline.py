@@ -9,10 +9,12 @@ import pytest
 
 from scalearn_jax import inference, pipeline, prepare, runs, training, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
+from tests.bin_files import pickled
 
 SHORT = dict(max_steps=4, batch_size=8, eval_every=2, log_every=2, max_train_samples=32, max_eval_samples=16)
 SOURCES = ("builtin/sentiment", "builtin/similarity", "builtin/complaints")
@@ -178,6 +180,9 @@ DAMAGED = {
     "no frozen part": (lambda folder: (folder / "frozen.safetensors").unlink(), "adapters/down/bias: missing"),
     "another spec": (lambda folder: _rewrite(folder, spec={"backbone": {}}), "run.json describes no model"),
     "another task": (lambda folder: _rewrite(folder, task={"name": "x"}), "missing key 'kind'"),
+    "seeds that are paths": (lambda folder: _rewrite(folder, seeds=["../../x"]), "seeds, which name files"),
+    "no seeds": (lambda folder: _rewrite(folder, seeds=[]), "seeds, which name files"),
+    "another config": (lambda folder: _rewrite(folder, config="x"), "config must be names and values"),
     "another format": (lambda folder: _rewrite(folder, format=9), "has format 9, expected 1"),
 }
 
@@ -190,6 +195,37 @@ def test_a_damaged_run_is_named(case, transferred, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         inference.evaluate(EvaluateConfig(run=str(folder)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def pickles(backbone, sources, tmp_path):
+    """The backbone and a source as folders with pickles only."""
+    adapterhub.save(runs.load_source(sources[1]).adapter, tmp_path / "source", name="s", config={"model_type": "bert"})
+    copy = shutil.copytree(backbone, tmp_path / "backbone")
+    pickled(copy, "pytorch_model.bin", "model.safetensors")
+    return str(copy), str(pickled(tmp_path / "source", "pytorch_adapter.bin", "adapter.safetensors"))
+
+
+def test_pickles_are_read_in_training_on_request(backbone, sources, pickles, tmp_path):
+    where = dict(target=TARGET, out=str(tmp_path / "run"), **SHORT)
+    for copy, source, name in ((pickles[0], sources[1], "pytorch_model"), (backbone, pickles[1], "pytorch_adapter")):
+        with pytest.raises(InputError, match=f"{name}.bin.*--allow-pickle"):
+            pipeline.transfer_setups(TransferConfig(backbone=copy, sources=(source,), **where))
+    config = TransferConfig(backbone=pickles[0], sources=(pickles[1],), allow_pickle=True, **where)
+    (setup,) = pipeline.transfer_setups(config)
+    assert setup.sources[0].hash == runs.load_source(sources[1]).hash
+    assert setup.backbone_hash == runs.load_backbone(backbone)[2]
+    assert pipeline.describe("transfer", setup)["config"]["allow_pickle"] is True
+
+
+def test_a_run_remembers_that_it_may_read_a_pickle(transferred, pickles, tmp_path):
+    folder = shutil.copytree(transferred, tmp_path / "run")
+    with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
+        runs.load_run(str(folder), backbone=pickles[0])
+    info = json.loads((folder / "run.json").read_text())
+    _rewrite(folder, config=info["config"] | {"allow_pickle": True}, backbone=info["backbone"] | {"path": pickles[0]})
+    expected = runs.load_run(transferred).members
+    assert tree.content_hash(runs.load_run(str(folder)).members[4]) == tree.content_hash(expected[4])
 
 
 def test_predictions_follow_the_input(transferred, tmp_path):

@@ -61,7 +61,7 @@ def pipeline(monkeypatch):
         return InputError("bad data") if "cola" in out else RuntimeError("broken")
 
     spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 140, 2, 0, 0, 1e-12)
-    monkeypatch.setattr(runs, "load_backbone", lambda path, revision: ({}, spec, "hash"))
+    monkeypatch.setattr(runs, "load_backbone", lambda path, revision, **_: ({}, spec, "hash"))
     monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: None)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
@@ -244,16 +244,32 @@ def test_a_backbone_that_is_not_there_is_told_before_anything_is_written(tmp_pat
 
 
 def test_a_sentence_encoder_that_is_not_there_is_told_before_anything_trains(tmp_path, pipeline, monkeypatch):
-    def load(path, revision, known=runs.load_backbone):
+    def load(path, revision, known=runs.load_backbone, **options):
         if path == "none":
             raise InputError("backbone 'none' is not there")
-        return known(path, revision)
+        return known(path, revision, **options)
 
     monkeypatch.setattr(runs, "load_backbone", load)
     soup = {"methods": ("soup",), "methods_options": {"soup": {"top_sources": 2, "embedder": "none"}}}
     with pytest.raises(InputError, match="--embedder: backbone 'none' is not there"):
         study.run_study(change(**soup), str(tmp_path / "o"))
     assert not pipeline.calls and not list(tmp_path.iterdir())
+
+
+def test_pickles_are_read_beforehand_where_every_cell_may(tmp_path, pipeline, monkeypatch):
+    asked = []
+
+    def load(path, revision, known=runs.load_backbone, **options):
+        asked.append((path, options["allow_pickle"]))
+        return known(path, revision)
+
+    monkeypatch.setattr(runs, "load_backbone", load)
+    allowed = {"allow_pickle": True}
+    soup = {"methods": ("soup",), "methods_options": {"soup": {"top_sources": 2, "embedder": "e"}}}
+    study.run_study(change(stage2=STUDY.stage2 | allowed, **soup), str(tmp_path / "a"))
+    assert asked == [("b", False), ("e", True)]  # the source adapters may not
+    study.run_study(change(stage1=STUDY.stage1 | allowed, stage2=STUDY.stage2 | allowed), str(tmp_path / "b"))
+    assert asked[2:] == [("b", True)]
 
 
 def test_only_runs_what_it_names(tmp_path, pipeline):

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.convert.files import folder, read_checkpoint
+from scalearn_jax.convert.files import folder, read_checkpoint, read_settings
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec, spec_from_config
 from scalearn_jax.typing import Array, Params
 
@@ -81,12 +80,15 @@ def _norm(path: str, module: str, size: int) -> list[Weight]:
     return [Weight(f"{path}/scale", f"{module}.weight", (size,)), Weight(f"{path}/bias", f"{module}.bias", (size,))]
 
 
-def load_backbone(path_or_id: str | Path, *, revision: str | None = None) -> tuple[Params, BackboneSpec]:
+def load_backbone(
+    path_or_id: str | Path, *, revision: str | None = None, allow_pickle: bool = False
+) -> tuple[Params, BackboneSpec]:
     """Reads a BERT, RoBERTa or XLM-R backbone.
 
     Args:
       path_or_id: a folder with ``config.json`` and ``model.safetensors`` (or a sharded index), or a hub id.
       revision: branch, tag or commit on the hub.
+      allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
 
     Returns:
       The backbone tree as float32 numpy arrays, and its spec.
@@ -99,10 +101,11 @@ def load_backbone(path_or_id: str | Path, *, revision: str | None = None) -> tup
       >>> params["layers"]["query"]["kernel"].shape  # doctest: +SKIP
       (12, 768, 768)
     """
-    where = folder(path_or_id, revision)
-    spec = spec_from_config(read_json(where / "config.json"), where=str(where / "config.json"))
+    where = folder(path_or_id, revision, allow_pickle=allow_pickle)
+    spec = spec_from_config(read_settings(where, "config.json"), where=str(where / "config.json"))
     prefix = BACKBONES[spec.family].prefix
-    tensors = {_plain_name(name, prefix): tensor for name, tensor in read_checkpoint(where).items()}
+    checkpoint = read_checkpoint(where, allow_pickle=allow_pickle)
+    tensors = {_plain_name(name, prefix): tensor for name, tensor in checkpoint.items()}
     spec = dataclasses.replace(spec, has_pooler="pooler.dense.weight" in tensors)
     return from_tensors(tensors, spec, where=str(where)), spec
 

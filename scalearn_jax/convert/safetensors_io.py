@@ -51,15 +51,19 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: the file is missing, truncated or not a safetensors file.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; expected a safetensors file.")
     try:
         return load_file(str(path))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
+    except Exception as error:  # also KeyError and TypeError, of types that numpy lacks, and MemoryError
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | Path, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    return InputError(f"{path} is not a complete safetensors file ({reason}); copy or download it again.")
 
 
 def tensor_names(path: str | Path) -> list[str]:
@@ -68,15 +72,15 @@ def tensor_names(path: str | Path) -> list[str]:
     Raises:
       InputError: the file is missing, truncated or not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; expected a safetensors file.")
     try:
         with safe_open(str(path), framework="numpy") as file:
             return list(file.keys())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
+    except Exception as error:  # see load_tensors
+        raise _damaged(path, error) from error
 
 
 def save_tree(path: str | Path, params: Params) -> None:

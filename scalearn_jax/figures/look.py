@@ -1,7 +1,6 @@
 """What all figures share: their look, their place on a page, and that they are written whole and always the same."""
 
 import io
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.files import write_bytes
+from scalearn_jax.files import safe_name, write_bytes
 
 PAGE = (7.0, 9.5)  # inches: no figure is wider, so that none is shrunk on a page and all text keeps its size
 _LOOK = {
@@ -112,7 +111,7 @@ def file_name(*parts: str) -> str:
       >>> file_name("omega", "scalearn++"), file_name("pairs", "glue/rte")
       ('omega-scalearn++', 'pairs-glue-rte')
     """
-    return re.sub("[^A-Za-z0-9+._-]", "-", "-".join(parts))
+    return safe_name("-".join(parts))
 
 
 def num_columns(num_panels: int, panel_width: float, gutter: float = 0.0) -> int:

@@ -3,11 +3,15 @@
 A family with the BERT block needs one row here. A new architecture also needs a block in ``encoder.py``.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.limits import fraction, whole
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
+
+MAX_HIDDEN_SIZE = 65_536
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,20 @@ BACKBONES = {
     "xlm-roberta": Family("roberta", "XLMRobertaAdapterModel", True, "XLM-R base and large"),
 }
 
+# our name -> (theirs, what it is where the file leaves it out)
+_FRACTIONS = {
+    "layer_norm_eps": ("layer_norm_eps", 1e-12),
+    "hidden_dropout": ("hidden_dropout_prob", 0.1),
+    "attention_dropout": ("attention_probs_dropout_prob", 0.1),
+}
+# our name -> (theirs, the largest that is believed: a file may come from anyone)
 _SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
+    "vocab_size": ("vocab_size", 10_000_000),
+    "hidden_size": ("hidden_size", MAX_HIDDEN_SIZE),
+    "num_layers": ("num_hidden_layers", 1000),
+    "num_heads": ("num_attention_heads", MAX_HIDDEN_SIZE),
+    "intermediate_size": ("intermediate_size", 1_000_000),
+    "max_positions": ("max_position_embeddings", 1_000_000),
 }
 
 
@@ -85,7 +96,7 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
       The spec.
 
     Raises:
-      InputError: unknown ``model_type``, or a size that is missing, not a positive integer, or inconsistent.
+      InputError: unknown ``model_type``, or a number that is missing, out of bounds or inconsistent.
 
     Example:
       >>> sizes = dict(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -93,10 +104,8 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
       >>> spec_from_config({"model_type": "roberta", "pad_token_id": 1, **sizes}).max_length
       62
     """
-    family = config.get("model_type")
-    if family not in BACKBONES:
-        raise unknown("model_type", family, BACKBONES, where=where)
-    sizes = {ours: _positive(config, theirs, where) for ours, theirs in _SIZES.items()}
+    family = _known("model_type", config.get("model_type"), BACKBONES, where)
+    sizes = {ours: whole(config.get(theirs), 1, most, f"{where}: {theirs}") for ours, (theirs, most) in _SIZES.items()}
     if sizes["hidden_size"] % sizes["num_heads"]:
         raise InputError(
             f"{where}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads"
@@ -106,27 +115,27 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
         raise InputError(
             f"{where}: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported."
         )
-    activation = config.get("hidden_act", "gelu")
-    if activation not in NON_LINEARITIES:
-        raise unknown("hidden_act", activation, NON_LINEARITIES, where=where)
-    pad_id = config.get("pad_token_id")
-    pad_id = (1 if BACKBONES[family].positions_after_pad else 0) if pad_id is None else pad_id
+    after_pad = BACKBONES[family].positions_after_pad
+    given = config.get("pad_token_id")
+    most = min(sizes["vocab_size"], sizes["max_positions"] - 1 if after_pad else sizes["vocab_size"]) - 1
+    pad_id = whole(int(after_pad) if given is None else given, 0, most, f"{where}: pad_token_id")
+    fractions = {
+        ours: fraction(config.get(theirs, default), f"{where}: {theirs}")
+        for ours, (theirs, default) in _FRACTIONS.items()
+    }
     return BackboneSpec(
         family=family,
-        type_vocab_size=config.get("type_vocab_size", 2),
+        type_vocab_size=whole(config.get("type_vocab_size", 2), 1, 10_000, f"{where}: type_vocab_size"),
         pad_id=pad_id,
-        position_offset=pad_id + 1 if BACKBONES[family].positions_after_pad else 0,
-        layer_norm_eps=config.get("layer_norm_eps", 1e-12),
-        activation=activation,
-        hidden_dropout=config.get("hidden_dropout_prob", 0.1),
-        attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+        position_offset=pad_id + 1 if after_pad else 0,
+        activation=_known("hidden_act", config.get("hidden_act", "gelu"), NON_LINEARITIES, where),
         has_pooler=has_pooler,
         **sizes,
+        **fractions,
     )
 
 
-def _positive(config: dict[str, Any], name: str, where: str) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{where}: {name} must be a positive integer, got {value!r}.")
-    return value
+def _known(key: str, name: Any, table: Collection[str], where: str) -> str:
+    if not isinstance(name, str) or name not in table:
+        raise unknown(key, name, table, where=where)
+    return name

@@ -1,7 +1,10 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub
@@ -97,3 +100,76 @@ def test_a_name_with_a_dot_is_refused(tmp_path):
         adapterhub.save(adapter(), tmp_path, name="a.b", config={"model_type": "bert"})
     with pytest.raises(InputError, match="did you mean 'bert'"):
         adapterhub.save(adapter(), tmp_path, name="a", config={"model_type": "brt"})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"hidden_size": 10**12}, "hidden_size must be a whole number from 1 to 65536"),
+        ({"hidden_size": True}, "hidden_size must be a whole number"),
+        ({"hidden_size": 32.0}, "hidden_size must be a whole number"),
+        ({"hidden_size": float("nan")}, "hidden_size must be a whole number from 1 to 65536, got nan"),
+        ({"hidden_size": "32"}, "hidden_size must be a whole number from 1 to 65536, got '32'"),
+        ({"hidden_size": [[]]}, "got list"),
+        ({"name": 3}, "name must be 1 to 200 printable characters, got '3'"),
+        ({"name": ""}, "name must be"),
+        ({"name": "\x1b[2J"}, r"printable characters, got '.x1b"),
+        ({"name": "a" * 201}, "name must be"),
+        ({"model_type": ["bert"]}, "model_type must be text, got a list"),
+        ({"config": []}, "lacks 'config'"),
+        ({"config": {"reduction_factor": float("nan")}}, "reduction_factor must be above 0"),
+        ({"config": {"reduction_factor": -1}}, "reduction_factor must be above 0"),
+        ({"config": {"reduction_factor": True}}, "reduction_factor must be above 0"),
+        ({"config": {"non_linearity": ["relu"]}}, "unknown non_linearity"),
+    ],
+)
+def test_values_that_no_adapter_has_are_refused(tmp_path, changes, message):
+    folder = shutil.copytree(GOLDEN / "adapters/rte", tmp_path / "a")
+    content = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(InputError, match=message) as error:
+        adapterhub.load(folder)
+    assert "\n" not in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"config": []}, "config must be names and values"),
+        ({"name": None}, "name must be"),
+        ({"config": {"dropout_prob": 7}}, "dropout_prob must be a number from 0 to below 1"),
+        ({"config": {"dropout_prob": "0.1"}}, "dropout_prob must be"),
+        ({"config": {"head_type": "multiple_choice", "num_choices": 10**9}}, "num_choices must be a whole number"),
+    ],
+)
+def test_values_that_no_head_has_are_refused(tmp_path, changes, message):
+    folder = shutil.copytree(GOLDEN / "heads/target", tmp_path / "a")
+    content = json.loads((folder / "head_config.json").read_text())
+    (folder / "head_config.json").write_text(json.dumps(content | changes))
+    with pytest.raises(InputError, match=message):
+        adapterhub.load_head(folder)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1), (0,)])
+def test_a_head_of_other_shapes_is_refused(tmp_path, shape):
+    folder = shutil.copytree(GOLDEN / "heads/target", tmp_path / "a")
+    tensors = load_tensors(folder / "head.safetensors")
+    save_tensors(folder / "head.safetensors", tensors | {"heads.target.4.bias": np.zeros(shape, np.float32)})
+    with pytest.raises(InputError, match="of the head has shape"):
+        adapterhub.load_head(folder)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_give_an_input_error_or_an_adapter(tmp_path_factory, changes):
+    folder = tmp_path_factory.getbasetemp() / "changed-adapter"
+    if not folder.exists():
+        shutil.copytree(GOLDEN / "adapters/rte", folder)
+    changed = bytearray((GOLDEN / "adapters/rte/adapter_config.json").read_bytes())
+    for place, value in changes:
+        changed[place % len(changed)] = value
+    (folder / "adapter_config.json").write_bytes(changed)
+    try:
+        assert adapterhub.load(folder)[0]["up"]["kernel"].shape[0] == 3
+    except InputError as error:
+        assert "\n" not in str(error) and str(error).isprintable()

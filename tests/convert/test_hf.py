@@ -114,3 +114,33 @@ def test_wrong_places_are_named(tmp_path):
         hf.load_backbone(tmp_path)
     with pytest.raises(InputError, match="could not be read from the hub"):
         hf.load_backbone("nobody/no-such-model")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 1000, got 1000000000"),
+        ({"hidden_size": 65_544}, "hidden_size must be a whole number from 1 to 65536"),
+        ({"hidden_size": True}, "hidden_size must be a whole number"),
+        ({"intermediate_size": 12.0}, "intermediate_size must be a whole number"),
+        ({"vocab_size": "11"}, "vocab_size must be a whole number from 1 to 10000000, got '11'"),
+        ({"vocab_size": -11}, "vocab_size must be a whole number"),
+        ({"max_position_embeddings": float("nan")}, "max_position_embeddings must be a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
+        ({"type_vocab_size": None}, "type_vocab_size must be a whole number"),
+        ({"pad_token_id": -1}, "pad_token_id must be a whole number"),
+        ({"pad_token_id": 9}, "pad_token_id must be a whole number from 0 to 8"),
+        ({"pad_token_id": [1]}, "pad_token_id must be a whole number from 0 to 8, got list"),
+        ({"layer_norm_eps": "1e-5"}, "layer_norm_eps must be a number from 0 to below 1"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a number"),
+        ({"hidden_dropout_prob": 1}, "hidden_dropout_prob must be a number from 0 to below 1"),
+        ({"hidden_dropout_prob": False}, "hidden_dropout_prob must be a number"),
+        ({"model_type": ["roberta"]}, "unknown model_type"),
+        ({"hidden_act": {}}, "unknown hidden_act"),
+    ],
+)
+def test_sizes_that_no_backbone_has_are_refused(tmp_path, changes, message):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "roberta"} | changes))
+    with pytest.raises(InputError, match=message) as error:
+        hf.load_backbone(tmp_path)
+    assert "\n" not in str(error.value)

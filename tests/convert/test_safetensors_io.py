@@ -1,8 +1,13 @@
+import json
+import struct
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors, save_tree
+from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors, save_tree, tensor_names
 from scalearn_jax.errors import InputError
 
 
@@ -45,3 +50,58 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         save_tensors(path, {"omega": np.array([object()])})
     np.testing.assert_array_equal(load_tensors(path)["omega"], np.ones(3))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def written(header, data=b"", length=None):
+    """A safetensors file by hand."""
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def entry(shape, offsets, dtype="U8"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+HEADERS = {
+    "a type that numpy lacks": written({"a": entry([4], [0, 4], "F8_E4M3")}, b"1234"),
+    "half a byte an entry": written({"a": entry([4], [0, 2], "F4")}, b"12"),
+    "an unknown type": written({"a": entry([4], [0, 4], "X9")}, b"1234"),
+    "more than the file holds": written({"a": entry([4], [0, 16], "F32")}, b"1234"),
+    "overlapping tensors": written({"a": entry([4], [0, 4]), "b": entry([4], [2, 6])}, b"123456"),
+    "a giant header": written(b"{}", length=2**60),
+    "a header beyond the file": written(b"{}", length=90_000_000),
+    "negative sizes": written({"a": entry([-4], [0, 4])}, b"1234"),
+    "sizes that overflow": written({"a": entry([2**63, 4], [0, 4])}, b"1234"),
+    "nothing, many times": written({"a": entry([0, 2**63 - 1, 7], [0, 0], "F32")}),
+    "too many axes": written({"a": entry([1] * 70, [0, 1])}, b"1"),
+    "a list": written(b"[]"),
+    "lists in lists": written(b"[" * 100_000),
+    "no text": written(b"\xff\xfe"),
+    "an escape code": written({"\x1b[2J": entry([4], [0, 9])}, b"1234"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_that_lie_are_refused(tmp_path, name):
+    (tmp_path / "a.safetensors").write_bytes(HEADERS[name])
+    with pytest.raises(InputError, match="a.safetensors is not a complete safetensors file") as error:
+        load_tensors(tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value) and str(error.value).isprintable()
+
+
+VALID = written({"a": entry([2, 3], [0, 24], "F32"), "b": entry([2], [24, 28], "BF16")}, bytes(28))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_give_an_input_error_or_arrays(tmp_path_factory, changes):
+    changed = bytearray(VALID)
+    for place, value in changes:
+        changed[place % len(changed)] = value
+    path = tmp_path_factory.getbasetemp() / "changed.safetensors"
+    path.write_bytes(changed)
+    for read in (load_tensors, tensor_names):
+        try:
+            read(path)
+        except InputError as error:
+            assert "\n" not in str(error)
