@@ -14,6 +14,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 
+_WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide
+
 
 def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[runs.Source]:
     """Checks that source adapters fit the backbone and each other.
@@ -85,9 +87,11 @@ def fresh_width(config: TrainConfig, backbone: BackboneSpec) -> int:
     """Computes the bottleneck of a fresh adapter, r = floor(d / reduction factor).
 
     Raises:
-      InputError: nothing is left of it.
+      InputError: nothing is left of it, or it is far wider than the backbone.
     """
     reduction_factor = config.reduction_factor or 16
+    if reduction_factor < 1 / _WIDEST:
+        raise InputError(f"--reduction-factor {reduction_factor} is below 1/{_WIDEST}; pass a larger one.")
     width = int(backbone.hidden_size // reduction_factor)
     if width < 1:
         raise InputError(

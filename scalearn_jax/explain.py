@@ -22,7 +22,7 @@ from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json, write_text
+from scalearn_jax.files import check_folder, write_json, write_text
 
 
 def explain_run(config: ExplainConfig) -> str:
@@ -38,8 +38,7 @@ def explain_run(config: ExplainConfig) -> str:
       InputError: a run of another method, a damaged one, another backbone, or missing data; nothing is written.
     """
     out = Path(config.out) if config.out else Path(config.run) / "explain"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file, expected a folder; choose another name.")
+    check_folder(out)
     check_method(config.run, runs.read_info(Path(config.run)))
     run = runs.load_run(config.run, backbone=config.backbone)
     run = run if config.seed is None else inference.only_seed(run, config.seed)

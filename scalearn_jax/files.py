@@ -217,9 +217,29 @@ def check_out(out: str) -> Path:
     """Checks that ``--out`` is free; nothing is written.
 
     Raises:
-      InputError: it exists and is a file or a non-empty folder.
+      InputError: it exists and is a file or a non-empty folder, or its name is empty or leads nowhere.
     """
-    final = Path(out).resolve()
+    if not out:
+        raise InputError("--out is empty; name the folder to write.")
+    try:
+        final = Path(out).resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to themselves
+        raise InputError(f"--out {out} leads nowhere ({error}); choose another folder.") from error
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise InputError(f"--out {out} already exists and is not empty; choose another folder or remove it.")
     return final
+
+
+def check_folder(out: str | Path) -> Path:
+    """Checks that a folder is there or can be made; nothing is written.
+
+    Raises:
+      InputError: something else is in its place or above it, or nothing may be written there.
+    """
+    path = Path(out)
+    place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not place.is_dir():
+        raise InputError(f"--out {out}: {place} is no folder; choose another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: nothing may be written in {place}; choose another place.")
+    return path

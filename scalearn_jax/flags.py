@@ -98,7 +98,7 @@ def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
 
 def _one_line(text: str) -> str:
     """Takes the parser's box of several lines down to its words."""
-    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text)
+    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{4,}", " ", text)
     return re.sub(r"\s+", " ", words).strip()
 
 

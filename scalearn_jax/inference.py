@@ -105,7 +105,7 @@ def predict(config: PredictConfig) -> Path:
       InputError: damaged run folder, unreadable input, missing column, output that exists.
     """
     output = Path(config.output)
-    if output.exists():
+    if output.is_symlink() or output.exists():
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")

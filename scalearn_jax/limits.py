@@ -9,6 +9,8 @@ from typing import Any
 
 from scalearn_jax.errors import InputError, masked
 
+_LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
+
 
 def shard(text: str) -> tuple[int, int]:
     """Reads ``"I/N"``.
@@ -20,20 +22,25 @@ def shard(text: str) -> tuple[int, int]:
       >>> shard("2/8")
       (2, 8)
     """
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+    if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
         raise InputError(f"--shard {text}: expected I/N, for instance 1/4.")
-    number, count = map(int, parts)
+    number, count = map(int, text.split("/"))
     if not 1 <= number <= count:
         raise InputError(f"--shard {text}: expected a share from 1/{count} to {count}/{count}.")
     return number, count
 
 
 def expand_home(config: Any, *names: str) -> None:
-    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
+    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``.
+
+    Raises:
+      InputError: a null character in a path.
+    """
     for name in names:
         value = getattr(config, name)
         several = isinstance(value, tuple)
+        if "\0" in "".join(value if several else (value or "",)):
+            raise InputError(f"{name} holds a null character, which no path can; got {value!r}.")
         paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
         object.__setattr__(config, name, paths)
 
@@ -122,14 +129,16 @@ def finite(config: Any, *names: str) -> None:
 
 
 def at_least(config: Any, bound: float, *names: str) -> None:
-    """Checks that fields hold finite numbers from a bound on, where they hold any.
+    """Checks that fields hold finite numbers from a bound on, where they hold any; whole ones in 31 bits.
 
     Raises:
       InputError: one does not.
     """
     for name in names:
         value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= bound):
+        if isinstance(value, int) and value > _LARGEST:
+            raise InputError(f"{name} must be at most {_LARGEST}, got {value}.")
+        if value is not None and not bound <= value < math.inf:
             raise InputError(f"{name} must be at least {bound}, got {value}.")
 
 

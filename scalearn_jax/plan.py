@@ -170,7 +170,8 @@ def _probe_label(group: Sequence[str], constants: Sequence[float]) -> str:
 
 def _method(study: StudyConfig, label: str) -> str:
     """The row of ``METHODS`` behind a label; options may name it, so that a study can hold variants of one method."""
-    return study.methods_options.get(label, {}).get("method", label)
+    name = study.methods_options.get(label, {}).get("method", label)
+    return name if isinstance(name, str) else label  # told by _override_problems
 
 
 def _recipe(study: StudyConfig, cls: type[TrainConfig], name: str, out: Path, values: dict[str, Any]) -> _Recipe:

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax import comparison, score_tables, significance
+from scalearn_jax import comparison, figures, published, score_tables, significance
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_text
+from scalearn_jax.figures import omega
+from scalearn_jax.files import check_folder, write_text
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
 from scalearn_jax.tables import Table, latex, markdown
 
@@ -29,16 +30,20 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
       The tables of scores as Markdown, which also reads well as it is.
 
     Raises:
-      InputError: no finished run in the folder, or a damaged one.
+      InputError: no finished run in the folder, a damaged one, or a place that cannot be written; nothing is written.
     """
     root = Path(config.dir)
     results = read_results(root, strict=strict)
     study = read_study(root) if (root / STUDY).exists() else {"name": root.resolve().name}
-    out = Path(config.out) if config.out else root / REPORT
+    out = check_folder(Path(config.out) if config.out else root / REPORT)
+    if name := study.get("published"):
+        published.get(name)
+    plain = [result for result in results if not result.shots and not result.coefficients]
+    if strict and _can_draw():
+        omega.read(plain)  # a run without its weights is told before anything is written
     out.mkdir(parents=True, exist_ok=True)
     probing = [result for result in results if result.coefficients]
     few_shot = [result for result in results if result.shots]
-    plain = [result for result in results if not result.shots and not result.coefficients]
     texts = _write_scores(plain, few_shot, study, out)
     if probing:
         write_text(out / "probing.csv", score_tables.probing_csv(probing))
@@ -76,13 +81,15 @@ def _write(table: Table, comma_separated: str, out: Path, name: str) -> str:
     return text
 
 
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def _draw(results: Sequence[Result], out: Path, strict: bool) -> None:
     """Draws the figures, or says in a line why there are none."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not _can_draw():
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
-    from scalearn_jax import figures
-
     try:
         figures.draw_all(results, out)
     except InputError as error:  # a run without weights

@@ -6,10 +6,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from scalearn_jax.config import StudyConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
+from scalearn_jax.schema import check_values, problems
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
+_NEEDED = ("name", "backbone", "targets", "methods", "shots", "published")  # what tables need of a study
 PROBE = "probe"  # the folder of a target's probing cells, each named by its coefficients
 
 
@@ -143,6 +146,9 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         metric, seeds = scores["main_metric"], scores["seeds"]
         if not seeds:
             raise ValueError("no seeds")
+        texts = (info["method"], info["task"]["name"], metric, *(source["name"] for source in info["sources"]))
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"method, task, metric and sources must be texts, got {texts}")
         return Result(
             folder=folder,
             method=label or info["method"],
@@ -185,6 +191,9 @@ def read_study(root: Path) -> dict[str, Any]:
     for key, kind in {"name": str, "backbone": str, "targets": list, "methods": list}.items():
         if not isinstance(study.get(key), kind):
             raise InputError(f"{root / STUDY} is damaged: {key} is {study.get(key)!r}.")
+    named = {key: value for key, value in study.items() if key in _NEEDED}
+    if found := check_values(StudyConfig, named)[1]:
+        raise problems(f"{root / STUDY} is damaged", found)
     return study
 
 

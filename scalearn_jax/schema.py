@@ -12,6 +12,8 @@ from typing import Any, Literal
 from scalearn_jax.errors import InputError, masked
 
 MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
+_MAX_VALUES = 100_000  # likewise, once aliases are written out, and in a list of numbers once ranges are
+_MAX_TOLD = 20  # problems of one file
 
 
 class Mismatch(Exception):
@@ -47,7 +49,7 @@ def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") 
       An instance of ``cls``.
 
     Raises:
-      InputError: unknown keys, wrong types and missing fields; all of them in one line.
+      InputError: unknown keys, wrong types and missing fields, all of them in one line; or values out of bounds.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
@@ -59,7 +61,10 @@ def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") 
         found += [f"missing key {name!r}" for name in required_fields(cls) if name not in content]
     if found:
         raise problems(where, found)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def required_fields(cls: type) -> list[str]:
@@ -85,6 +90,8 @@ def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"expected keys and values, got {_show(content)}"]
     declared, values, found = field_types(cls), {}, []
     for name, value in content.items():
+        if len(found) == _MAX_TOLD:
+            return values, [*found, "and perhaps more"]
         if name not in declared:
             found.append(_unknown_key(name, declared))
             continue
@@ -146,7 +153,7 @@ def with_ranges(value: Any) -> Any:
     """Writes out ranges of whole numbers, alone or in a list; anything else stays.
 
     Raises:
-      Mismatch: a range runs backwards or is longer than a thousand.
+      Mismatch: a range runs backwards or is longer than a thousand, or all are far too many.
 
     Example:
       >>> with_ranges("0-3"), with_ranges([7, "9-10"])
@@ -159,8 +166,13 @@ def with_ranges(value: Any) -> Any:
         return list(range(first, last + 1))
     if not isinstance(value, list):
         return value
-    written = [with_ranges(item) if isinstance(item, str) else [item] for item in value]
-    return [number for item in written for number in (item if isinstance(item, list) else [item])]
+    written = []
+    for item in value:
+        numbers = with_ranges(item) if isinstance(item, str) else [item]
+        written += numbers if isinstance(numbers, list) else [numbers]
+        if len(written) > _MAX_VALUES:
+            raise Mismatch(f"at most {_MAX_VALUES} numbers")
+    return written
 
 
 def _literal(allowed: tuple[str, ...], value: Any) -> str:
@@ -179,6 +191,10 @@ def _scalar(declared: type, value: Any) -> Any:
             raise Mismatch("a number") from None
     if type(value) is not declared:
         raise Mismatch(_name(declared))
+    if declared is int and not -(2**63) <= value < 2**63:
+        raise Mismatch("a whole number in 64 bits")
+    if declared is str and re.search("[\0\ud800-\udfff]", value):
+        raise Mismatch("text without null characters and halves of surrogate pairs")
     return value
 
 
@@ -188,7 +204,10 @@ def _name(declared: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = masked(repr(value))  # here, since half a token is not known as one
+    try:
+        text = masked(repr(value))  # here, since half a token is not known as one
+    except ValueError:  # a whole number of thousands of digits, which Python does not write out
+        return f"{type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -203,7 +222,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Reads a YAML or JSON file of keys and values; hyphens in its top-level keys count as underscores.
 
     Raises:
-      InputError: no such file, too large, not YAML, a key twice, or not keys and values.
+      InputError: no such file, too large (also once its aliases are written out), not YAML, a key twice, or not keys
+        and values.
     """
     import yaml
 
@@ -211,7 +231,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         size = Path(path).stat().st_size
         if size > MAX_BYTES:
             raise InputError(f"{path} has {size} bytes, a config at most {MAX_BYTES}; is it the right file?")
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_unique_keys())  # noqa: S506, a SafeLoader
+        content = _load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -220,7 +240,48 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, got {_show(content)}.")
-    return {name.replace("-", "_") if isinstance(name, str) else name: value for name, value in content.items()}
+    names = [name.replace("-", "_") if isinstance(name, str) else name for name in content]
+    if double := _first_double(names):
+        raise InputError(f"{path}: key {double!r} twice, with hyphens and with underscores; keep one.")
+    return dict(zip(names, content.values(), strict=True))
+
+
+def _load(text: str) -> Any:
+    """Reads a YAML document once it is known how much its aliases make of it."""
+    loader = _unique_keys()(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _written_out(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: Any, sizes: dict[int, int]) -> int:
+    """Counts the values of a YAML node with every alias written out.
+
+    Raises:
+      ValueError: too many, or a node inside itself.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = _MAX_VALUES  # until it is known: what is inside itself has no end
+        inner = node.value if isinstance(node.value, list) else []
+        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        sizes[id(node)] = 1 + sum(_written_out(part, sizes) for part in parts)
+    if sizes[id(node)] > _MAX_VALUES:
+        raise ValueError(f"its aliases (*NAME) stand for more than {_MAX_VALUES} values")
+    return sizes[id(node)]
+
+
+def _first_double(names: list[Any]) -> Any:
+    """The first of some names that comes twice; a name that cannot be a key counts as none."""
+    seen = set()
+    for name in names:
+        if isinstance(name, typing.Hashable) and (name in seen or seen.add(name)):
+            return name
+    return None
 
 
 @functools.cache
@@ -232,9 +293,8 @@ def _unique_keys() -> type:
         def construct_mapping(self, node, deep=False):
             merge = "tag:yaml.org,2002:merge"
             names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
-            for name in names:
-                if names.count(name) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {name!r} twice", node.start_mark)
+            if double := _first_double(names):
+                raise yaml.constructor.ConstructorError(None, None, f"key {double!r} twice", node.start_mark)
             return super().construct_mapping(node, deep)
 
     return Loader

@@ -1,5 +1,6 @@
 """What is checked before a study trains anything: its folder, its backbone, and the data and settings of every cell."""
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     if not missing:
         return
     found = _data_problems(study, missing)
+    if study.adapters and os.path.lexists(study.adapters) and not Path(study.adapters).is_dir():
+        found.append(f"adapters: {study.adapters} is no folder; name one, which need not be there yet")
     try:
         allowed = _all_allow_pickle(missing)
         _, spec, backbone_hash = runs.load_backbone(study.backbone, study.revision, allow_pickle=allowed)

@@ -12,7 +12,7 @@ import pytest
 from scalearn_jax import attribution, cli, explain, files, inference, methods, pipeline, prepare, runs, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import save_tree
+from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
@@ -279,17 +279,22 @@ BAD = {
         "'fusion' run; explain covers scalearn, scalearn-uniform, scalearn\\+\\+",
     ),
     "no folder": (shutil.rmtree, {}, "run.json does not exist"),
-    "no data": (lambda folder: _rewrite(folder, task=_task()), {"data_dir": "nowhere"}, "glue/rte: no data"),
+    "no data": (lambda folder: _rewrite(folder, **_task(folder)), {"data_dir": "nowhere"}, "glue/rte: no data"),
     "no backbone": (lambda folder: None, {"backbone": "nowhere/none"}, "nowhere/none"),
     "no such seed": (lambda folder: None, {"seed": 3}, "--seed 3: the run .* holds seeds \\[0, 4\\]"),
-    "a file in the way": (lambda folder: (folder.parent / "out").write_text(""), {}, "out is a file"),
+    "a file in the way": (lambda folder: (folder.parent / "out").write_text(""), {}, "out is no folder"),
 }
 
 
-def _task():
+def _task(folder):
+    """Makes the run one of a task without data here."""
     from scalearn_jax.data import tasks
 
-    return tasks.get("glue/rte").to_dict()
+    spec = json.loads((folder / "run.json").read_text())["spec"]
+    task = tasks.get("glue/rte").to_dict() | {"max_length": 32}
+    for path in folder.glob("seed-*.safetensors"):
+        save_tensors(path, {k.replace("builtin:sentiment", "glue:rte"): x for k, x in load_tensors(path).items()})
+    return {"task": task, "spec": spec | {"heads": [["glue/rte", spec["heads"][0][1]]]}}
 
 
 @pytest.mark.parametrize("case", BAD)

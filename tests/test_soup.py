@@ -12,6 +12,7 @@ from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tree, save_tree
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
+from scalearn_jax.models.heads import HeadSpec
 from tests import tiny, tiny_backbone
 
 SHORT = dict(max_steps=2, batch_size=8, eval_every=2, log_every=2, max_train_samples=24, max_eval_samples=16)
@@ -27,19 +28,23 @@ def backbone(tmp_path_factory):
 def write_source(folder, task, backbone):
     """Writes what a stage-1 run of 24 examples leaves behind, without training it."""
     _, sizes, content = runs.load_backbone(backbone)
-    spec = tiny.spec("single", backbone=sizes)
+    row = tasks.get(task)
+    head = HeadSpec(num_outputs=row.num_outputs, num_choices=row.num_choices, dropout=0.0)
+    spec = tiny.spec("single", backbone=sizes, heads=((task, head),))
     info = {
         "format": runs.FORMAT,
         "method": "single",
         "config": {"max_train_samples": 24},
-        "task": tasks.get(task).to_dict(),
-        "backbone": {"hash": content},
+        "task": row.to_dict(),
+        "backbone": {"path": "b", "revision": None, "hash": content},
         "data_dir": None,
+        "sources": [],
+        "parameters": {},
         "spec": runs.spec_to_dict(spec),
         "seeds": [0],
     }
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(dict.fromkeys(runs.KEYS) | info))
+    (folder / "run.json").write_text(json.dumps(info))
     adapters = tiny.params(spec, seed=len(task))["adapters"]
     save_tree(folder / "seed-0.safetensors", {"adapters": adapters})
     return str(folder)
@@ -120,7 +125,8 @@ def test_equal_texts_are_equally_alike(backbone, sources, tmp_path):
     twin = shutil.copytree(sources[0], tmp_path / "run")
     info = json.loads((twin / "run.json").read_text())
     task = info["task"] | {"name": "my/twin"}
-    (twin / "run.json").write_text(json.dumps(info | {"task": task, "data_dir": str(tmp_path)}))
+    spec = info["spec"] | {"heads": [["my/twin", info["spec"]["heads"][0][1]]]}
+    (twin / "run.json").write_text(json.dumps(info | {"task": task, "spec": spec, "data_dir": str(tmp_path)}))
     found = measure(backbone, [*sources, str(twin)], top_sources=5, similarity_samples=24)  # all there are
     assert found.similarities["my/twin"] == found.similarities[TARGET]
     assert found.weights[-1] == found.weights[0]
@@ -154,7 +160,9 @@ def _without_data(tmp_path, sources):
     lost = shutil.copytree(sources[1], tmp_path / "lost")
     info = json.loads((lost / "run.json").read_text())
     task = info["task"] | {"name": "my/task"}
-    (lost / "run.json").write_text(json.dumps(info | {"task": task, "data_dir": str(tmp_path / "gone")}))
+    spec = info["spec"] | {"heads": [["my/task", info["spec"]["heads"][0][1]]]}
+    changes = {"task": task, "spec": spec, "data_dir": str(tmp_path / "gone")}
+    (lost / "run.json").write_text(json.dumps(info | changes))
     return dict(sources=[str(lost)], data_dir=str(tmp_path))
 
 

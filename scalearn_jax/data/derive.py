@@ -26,12 +26,13 @@ class Rule(NamedTuple):
     """How a data set's rows become examples.
 
     Attributes:
-      columns: text columns it reads.
+      columns: columns it reads, all of text but for those in ``lists``.
       examples: (row, whether labels are wanted) -> examples, numbered within the row's question where it has one.
       similarity: columns that stand for a row when data sets are compared (AdapterSoup).
       labels: columns the label is made of; empty where the file has a label column.
       question: columns that tell a row's question from others, none where each row is one; ``None`` where no metric
         looks at questions.
+      lists: those of its columns that hold lists of texts.
     """
 
     columns: tuple[str, ...]
@@ -39,6 +40,7 @@ class Rule(NamedTuple):
     similarity: tuple[str, ...]
     labels: tuple[str, ...] = ()
     question: tuple[str, ...] | None = None
+    lists: tuple[str, ...] = ()
 
 
 def _copa(row: Row, labels: bool) -> list[Row]:
@@ -102,6 +104,7 @@ RULES = {
         ("passage", "query"),
         labels=("answers",),
         question=(),
+        lists=("entities",),
     ),
     "wsc": Rule(("text", "span1_text", "span2_index"), _wsc, ("text", "span1_text")),
 }

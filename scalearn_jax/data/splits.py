@@ -12,7 +12,17 @@ from typing import NamedTuple
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
-from scalearn_jax.data.tables import SUFFIXES, Table, check_columns, columns, concatenate, num_rows, read_table, take
+from scalearn_jax.data.tables import (
+    SUFFIXES,
+    Table,
+    check_columns,
+    check_texts,
+    columns,
+    concatenate,
+    num_rows,
+    read_table,
+    take,
+)
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError
@@ -118,11 +128,13 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
       The examples; the very table where the task derives nothing.
 
     Raises:
-      InputError: no rows, a missing column or entry, a label outside the list, a row that cannot be read.
+      InputError: no rows, a missing column or entry, an entry that is no text, a label outside the list, a row that
+        cannot be read.
     """
     if task.kind == "multilabel" and task.label_column in table:  # no label at all, as some files say it
         table = table | {task.label_column: [[] if label is None else label for label in table[task.label_column]]}
     check_columns(table, (*task.columns, *(task.label_columns if labels else ())), where)
+    check_texts(table, task.text_columns, where)
     if task.derive:
         rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
         table = columns(derive.examples(derive.RULES[task.derive], rows, where, labels=labels))

@@ -66,8 +66,24 @@ def check_columns(table: Table, names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in table:
             raise unknown("column", name, table, where=f"{where}, whose columns are others")
-        if None in table[name]:
-            raise InputError(f"{where}, row {table[name].index(None) + 1}: no value in column {name!r}; fill it in.")
+        row = next((row for row, value in enumerate(table[name], 1) if value is None or value != value), None)
+        if row is not None:  # NaN counts: it is how some programs write what is missing
+            raise InputError(f"{where}, row {row}: no value in column {name!r}; fill it in.")
+
+
+def check_texts(table: Table, names: Iterable[str], where: str) -> None:
+    """Checks that columns hold texts, or numbers, which are read as their digits.
+
+    Raises:
+      InputError: an entry is a list, a map or bytes.
+    """
+    for name in names:
+        for row, value in enumerate(table[name], 1):
+            if isinstance(value, list | tuple | dict | bytes):
+                raise InputError(
+                    f"{where}, row {row}: column {name!r} holds {str(value)[:60]!r}, expected text;"
+                    " write the parts to columns of their own."
+                )
 
 
 def read_table(path: str | Path) -> Table:

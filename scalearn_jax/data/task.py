@@ -127,6 +127,12 @@ class Task:
         return RULES[self.derive].columns if self.derive else self.fields
 
     @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Those of ``columns`` that hold one text a row."""
+        lists = RULES[self.derive].lists if self.derive else ()
+        return tuple(name for name in self.columns if name not in lists)
+
+    @property
     def label_columns(self) -> tuple[str, ...]:
         """The columns of a file that hold the label."""
         return (RULES[self.derive].labels if self.derive else ()) or (self.label_column,)
@@ -170,7 +176,8 @@ class Task:
         """
         content = dict(content)
         hub = _hub(content.pop("hub", None), where)
-        if any(isinstance(label, bool) for label in content.get("labels") or ()):
+        labels = content.get("labels")
+        if isinstance(labels, list | tuple) and any(isinstance(label, bool) for label in labels):
             raise InputError(f"{where}: labels {content['labels']} are true/false to YAML; quote them: 'yes', 'no'.")
         return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
 

@@ -93,6 +93,7 @@ TASKS = {
         *(_multilabel("disaster_response", name, labels) for name, labels in DISASTER_RESPONSE.items()),
     )
 }
+_PLACES = "the tables (one of your own is a --data-dir with NAME/task.yaml)"
 # The benchmarks of the paper; RTE is GLUE's in all of them, as published.
 SUITES = {
     "glue": tuple(f"glue/{name}" for name in ("rte", "mrpc", "cola", "mnli", "qnli", "qqp", "sst2", "stsb")),
@@ -141,7 +142,7 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
             return _called(name, path)
     rows = known()
     if name not in rows:
-        raise unknown("task", name, rows, where="; your own needs DATA_DIR/NAME/task.yaml" if data_dir is None else "")
+        raise unknown("task", name, rows, where=_PLACES if data_dir is None else "")
     return rows[name]
 
 

@@ -24,6 +24,8 @@ from scalearn_jax.errors import InputError
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
+# What a tokenizer's words may stand in; without them some classes are made with no words at all, and without an error.
+_VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
 
@@ -76,6 +78,8 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
       InputError: no tokenizer there.
     """
     where = folder(path_or_id, revision)
+    if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
     from transformers import AutoTokenizer
 
     try:

@@ -42,16 +42,29 @@ def draw(results: Sequence[Result], out: Path) -> list[str]:
       InputError: no weights in a run's folder, or damaged ones.
     """
     names = []
-    for method, row in by_method(results).items():
-        panels = [
-            Panel(result.target, result.sources, mean_omega(result.folder, result.normalise))
-            for result in row.values()
-            if result.normalise
-        ]
-        if panels:
-            names.append(look.file_name("omega", method))
-            draw_omegas(method, panels, out, names[-1])
+    for method, panels in read(results).items():
+        names.append(look.file_name("omega", method))
+        draw_omegas(method, panels, out, names[-1])
     return names
+
+
+def read(results: Sequence[Result]) -> dict[str, list[Panel]]:
+    """Reads the scales of every method that has some.
+
+    Raises:
+      InputError: no weights in a run's folder, or damaged ones.
+    """
+    found: dict[str, list[Panel]] = {}
+    for method, row in by_method(results).items():
+        for result in (result for result in row.values() if result.normalise):
+            omega = mean_omega(result.folder, result.normalise)
+            if len(omega) != len(result.sources):
+                raise InputError(
+                    f"{result.folder}: the weights have scales for {len(omega)} sources, run.json names"
+                    f" {len(result.sources)}; the run is damaged."
+                )
+            found.setdefault(method, []).append(Panel(result.target, result.sources, omega))
+    return found
 
 
 def mean_omega(folder: Path, normalise: str) -> np.ndarray:
@@ -73,6 +86,8 @@ def mean_omega(folder: Path, normalise: str) -> np.ndarray:
         if "transfer/omega" not in tensors:
             raise InputError(f"{path} holds no transfer/omega, expected of a ScaLearn run; the run is damaged.")
         omega = tensors["transfer/omega"]  # [L, T, w] or [T, w]
+        if omega.ndim not in (2, 3) or not omega.size or (omegas and omegas[0].shape[-1] != omega.shape[-2]):
+            raise InputError(f"{path}: transfer/omega has shape {omega.shape}, not that of a run; the run is damaged.")
         omegas.append(np.mean(effective_omega(omega, omega.shape[0] if omega.ndim == 3 else 1, normalise), -1))
     if not omegas:
         raise InputError(f"{folder} holds no weights (seed-*.safetensors); the run is damaged.")

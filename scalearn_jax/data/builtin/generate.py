@@ -9,6 +9,7 @@ from typing import NamedTuple
 from scalearn_jax.data.builtin import causes, pairs, reviews, topics
 from scalearn_jax.data.builtin.draw import Draw
 from scalearn_jax.errors import unknown
+from scalearn_jax.files import write_text
 
 
 class Recipe(NamedTuple):
@@ -92,7 +93,7 @@ def write(folder: str | Path) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for split in splits(name):
             text = "".join(json.dumps(row) + "\n" for row in rows(name, split))
-            (folder / name / f"{split}.jsonl").write_text(text, encoding="utf-8")
+            write_text(folder / name / f"{split}.jsonl", text)
     return folder
 
 
