@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from scalearn_jax import pipeline, tree
+from scalearn_jax import outputs, pipeline, tree
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
 from tests import tiny_backbone
@@ -44,7 +44,7 @@ def write_run(kind: str, setups: list) -> None:
     score = {"dev": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
     results = {"main_metric": "accuracy", "seeds": {str(seed): score for seed in setup.config.seeds}}
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "run.json").write_text(json.dumps(pipeline.describe(kind, setup)))
+    (folder / "run.json").write_text(json.dumps(outputs.describe(kind, setup)))
 
 
 def write_data(folder: Path, **files: Any) -> Path:
