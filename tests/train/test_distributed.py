@@ -77,6 +77,9 @@ class Processes:
     def kill(self, number):
         self._running[number].kill()
 
+    def tell(self, number):
+        self._running[number].terminate()
+
     def ended(self):
         """Returns the exit code and the own lines of each process."""
         try:
@@ -88,7 +91,7 @@ class Processes:
         # collectives on CPU greet on standard output, from several threads at once and into each other's lines
         lines = [log.read_text().split("\n")[:-1] for log in self._logs]
         return [
-            (code, [line for line in said if "Gloo" not in line and "peer ranks" not in line])
+            (code, [line for line in said if line and "Gloo" not in line and "peer ranks" not in line])
             for code, said in zip(codes, lines, strict=True)
         ]
 
@@ -120,13 +123,22 @@ def test_an_error_of_one_process_ends_both(inputs, tmp_path):
     assert not list(tmp_path.glob("run*"))
 
 
-def test_a_killed_process_ends_the_other(inputs, tmp_path):
-    endless = settings(inputs, tmp_path / "run", max_steps=20_000, eval_every=20_000)
-    both = Processes(tmp_path, [endless] * 2)
+def test_a_killed_process_ends_the_other_and_both_go_on_when_begun_again(inputs, tmp_path):
+    long = settings(inputs, tmp_path / "run", max_steps=60, eval_every=30, checkpoint_every=1)
+    both = Processes(tmp_path, [long] * 2)
     both.wait_for(0, "step 4/")
     both.kill(1)
     (code, lines), _ = both.ended()
     assert code == 1 and "scalearn: error: process 0: " in lines[-1] and "died" in lines[-1]
+    both = Processes(tmp_path, [long] * 2)
+    both.wait_for(0, "/60  loss ")
+    both.tell(1)  # which tells the other
+    ends = both.ended()
+    assert [code for code, _ in ends] == [75, 75], ends
+    assert "going on from step " in ends[0][1][0]
+    assert all("told to stop, and saved step " in lines[-1] for _, lines in ends), ends
+    (first, said), (second, _) = Processes(tmp_path, [long] * 2).ended()
+    assert (first, second) == (0, 0) and said[-1] == f"wrote {tmp_path / 'run'}", said
 
 
 def test_a_process_that_nobody_joins_gives_up(inputs, tmp_path):
@@ -144,8 +156,7 @@ class Coordinator:
         monkeypatch.setattr(agreement, "state", agreement.State(0, 2))
         monkeypatch.setattr(agreement.runtime.global_state, "client", self)
 
-    def key_value_set(self, key, text):
-        assert key not in self._texts  # as the real one, which refuses
+    def key_value_set(self, key, text, allow_overwrite):
         self._texts[key] = text
 
     def blocking_key_value_get(self, key, timeout):
