@@ -9,9 +9,12 @@ does not notice a flipped bit, so nothing is used that does not fit its manifest
 were written twice, such as before and after an evaluation.
 """
 
+import errno
 import functools
 import hashlib
 import json
+import logging
+import os
 import re
 import shutil
 import threading
@@ -24,9 +27,10 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import as_json, read_json, sync, write_json
+from scalearn_jax.files import as_json, disk_fault, read_json, sync, write_json
 
 FORMAT = 1
+_OVERHEAD = 256_000  # bytes of a step beside its arrays, in blocks of the disk, rounded up
 _STEP = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -226,7 +230,9 @@ class Checkpoints:
     def _explained(self, step: int, error: Exception) -> InputError:
         kept = [path.name for path in self.steps()] if self.folder.is_dir() else []
         left = f"the last whole one is {kept[0]}" if kept else "there is no other"
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
+        number = disk_fault(error)
+        reason = getattr(error, "strerror", None) or (number and os.strerror(number)) or str(error).strip()
+        reason = reason.split("\n")[0] or type(error).__name__
         return InputError(
             f"cannot write the checkpoint of step {step} to {self.folder}: {reason}; {left}. Mend it and run the same"
             " command again to go on from there."
@@ -236,6 +242,7 @@ class Checkpoints:
         if not self.folder.parent.is_dir():  # with it the log has gone
             raise FileNotFoundError(f"{self.folder.parent} has disappeared")
         self.folder.mkdir(exist_ok=True)
+        _check_space(self.folder, arrays)
         taken = [number for at, number in map(_number, self.steps()) if at == step]
         final = self.folder / f"{step}.{max(taken, default=-1) + 1}"
         partial = self.folder / f".{final.name}"
@@ -253,6 +260,14 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Fails before orbax would, whose threads then go on and print stack traces."""
+    needed = int(1.1 * sum(array.nbytes for array in arrays.values())) + _OVERHEAD
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free} bytes are free, {needed} are needed)")
+
+
 def _number(path: Path) -> tuple[int, int]:
     step, number = _STEP.fullmatch(path.name).groups()
     return int(step), int(number)
@@ -266,6 +281,7 @@ def _orbax():
     """Imports orbax when it is first needed, and makes its writer for one process, whatever others there are."""
     import orbax.checkpoint as ocp
 
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)  # what it logs, it raises, too
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="scalearn"
     )

@@ -103,8 +103,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with named(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,6 +118,35 @@ def sync(folder: Path, *, whole: bool = True) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Has errors of the disk name the file they are about, which those of a full disk do not do by themselves.
+
+    Raises:
+      OSError: also for what libraries in other languages raise in their own way.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = disk_fault(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def disk_fault(error: Exception) -> int | None:
+    """The number of the operating system's error that an exception is or, as others write it, tells of.
+
+    Example:
+      >>> disk_fault(ValueError("No space left on device (os error 28)")), disk_fault(ValueError("28"))
+      (28, None)
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    number = re.search(r"os[_ ]error(?: |_code=')(\d+)", str(error))
+    return int(number[1]) if number else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from scalearn_jax.checkpoint import Saved
-from scalearn_jax.files import write_text
+from scalearn_jax.files import named, write_text
 from scalearn_jax.prepare import Setup
 from scalearn_jax.progress import Progress
 from scalearn_jax.train.loop import Schedule
@@ -78,8 +78,9 @@ class _Log:
             self._put(self._log, {name: value for name, value in event.items() if name not in rate})
 
     def _put(self, file: IO[str], event: dict[str, Any]) -> None:
-        file.write(json.dumps(event) + "\n")
-        file.flush()
+        with named(Path(file.name)):
+            file.write(json.dumps(event) + "\n")
+            file.flush()
 
 
 def _label(title: str, setup: Setup, schedule: Schedule) -> dict[str, Any]:

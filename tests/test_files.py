@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import new_folder, safe_name
+from scalearn_jax.files import named, new_folder, safe_name, write_json
 
 HOLD = """
 import sys
+from pathlib import Path
 from scalearn_jax.files import new_folder
 with new_folder(sys.argv[1]) as folder:
     (folder / "weights").write_text("half")
@@ -126,3 +128,21 @@ def test_errors_show_what_would_act_on_a_terminal():
     error = InputError("name 'a\x1b]0;b\x07' of\n\u202e\ud800 caf\u00e9 " + "x" * 20_000)
     assert str(error).startswith(r"name 'a\x1b]0;b\x07' of \u202e\ud800 café xxx")
     assert str(error).isprintable() and len(str(error)) < 11_000
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device: .*run.json"):
+        write_json(tmp_path / "run.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_other_libraries_say_of_a_full_disk_is_understood(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: .*weights") as caught, named(tmp_path / "weights"):
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert caught.value.errno == 28
+    with pytest.raises(ValueError, match="something else"), named(tmp_path):
+        raise ValueError("something else")

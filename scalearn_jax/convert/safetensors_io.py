@@ -11,6 +11,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import named
 from scalearn_jax.typing import Array, Params
 
 
@@ -33,8 +34,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Array]) -> None:
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
-        save_file(contiguous, str(temporary))
-        os.replace(temporary, path)
+        with named(Path(path)):
+            save_file(contiguous, str(temporary))
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
