@@ -17,8 +17,9 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
     """Runs what is missing of some studies and slims their folders; returns an exit code as ``scalearn run`` does."""
     from scalearn_jax.caches import keep_compiled_programs
     from scalearn_jax.config import StudyConfig
+    from scalearn_jax.errors import STOPPED
     from scalearn_jax.schema import from_dict, read_yaml
-    from scalearn_jax.study import TIME_IS_UP, run_study
+    from scalearn_jax.study import run_study
 
     keep_compiled_programs()
     until, codes = time.monotonic() + 60 * minutes, []
@@ -29,13 +30,13 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
         relocate(out, places)
         left = (until - time.monotonic()) / 60
         if left <= 0:
-            codes.append(TIME_IS_UP)
+            codes.append(STOPPED)
             continue
         try:
             codes.append(run_study(study, str(out), max_minutes=left, where=str(path)))
         finally:
             slim(out)
-    return next((code for code in (1, TIME_IS_UP) if code in codes), 0)
+    return next((code for code in (1, STOPPED) if code in codes), 0)
 
 
 def relocate(out: Path, places: dict[str, str]) -> None:
@@ -93,13 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         copy.add_argument(name, type=Path)
     given = parser.parse_args(argv)
 
-    from scalearn_jax.errors import InputError
+    from scalearn_jax import signals
+    from scalearn_jax.errors import STOPPED, InputError, Preempted
 
     try:
         if given.command == "halve":
             halve(given.source, given.destination)
             return 0
-        return run(given.results, given.model, given.data, given.minutes, given.studies)
+        with signals.watching():  # a cell that does not fit the call is saved, and goes on in the next
+            return run(given.results, given.model, given.data, given.minutes, given.studies)
+    except Preempted as error:
+        print(f"accelerator: {error}", file=sys.stderr)
+        return STOPPED
     except (InputError, OSError) as error:
         print(f"accelerator: error: {error}", file=sys.stderr)
         return 2

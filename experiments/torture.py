@@ -29,6 +29,7 @@ from pathlib import Path
 RUN = "import sys; sys.argv[0] = 'scalearn'; from scalearn_jax.cli import run; run()"
 SMALL = {"batch-size": 8, "max-length": 32, "max-train-samples": 96, "max-eval-samples": 24, "max-steps": 16}
 OFTEN = {"eval-every": 4, "log-every": 1, "checkpoint-every": 1}
+KINDS = ["several seeds", "targets and rates", "study", "two processes"]
 LIMIT = 300  # seconds within which everything must end
 STOPPED = 75
 
@@ -60,12 +61,13 @@ def scenarios(work: Path, backbone: str) -> dict[str, list[list[str]]]:
     adapter = ["train-adapter", *flags(task="builtin/sentiment", seeds=(0, 1), patience=2, **shared)]
     many = dict(targets=("builtin/topic", "builtin/sentiment"), learning_rates=(0.006, 0.03), sources=sources)
     pair = ["transfer", *flags(target="builtin/sentiment", sources=sources, **shared)]
-    return {
-        "several seeds": [adapter],
-        "targets and rates": [["transfer", *flags(**many, **shared)]],
-        "study": [["run", str(work / "study.yaml"), "--out", "out"]],
-        "two processes": [[*pair, *flags(num_processes=2, process_id=number)] for number in range(2)],
-    }
+    commands = [
+        [adapter],
+        [["transfer", *flags(**many, **shared)]],
+        [["run", str(work / "study.yaml"), "--out", "out"]],
+        [[*pair, *flags(num_processes=2, process_id=number)] for number in range(2)],
+    ]
+    return dict(zip(KINDS, commands, strict=True))
 
 
 def make_sources(work: Path, backbone: str) -> None:
@@ -108,9 +110,7 @@ class Life:
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written."""
-        return any(path.name.startswith(".") for path in self.folder.glob("out/**/checkpoints/.*")) or any(
-            self.folder.glob("out.partial/checkpoints/.*")
-        )
+        return any(self.folder.glob("out*/**/checkpoints/.*"))
 
 
 def free_port() -> int:
@@ -246,24 +246,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--backbone", help="folder of an encoder; by default the quickstart's")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
-        figures = run(Path(name), options.backbone or default_backbone(), options.kills, options.seed)
+        figures = torment(Path(name), options.backbone or default_backbone(), options)
     print(json.dumps(figures, indent=2))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def run(work: Path, backbone: str, kills: int, seed: int) -> dict:
+def torment(work: Path, backbone: str, options: argparse.Namespace) -> dict:
     """Does everything in a working folder; returns the figures."""
-    torturer, rounds = Torturer(seed), {}
+    torturer, rounds, count = Torturer(options.seed), {}, len(options.kinds)
     make_sources(work, backbone)
     kinds = scenarios(work, backbone)
-    for number, (name, commands) in enumerate(kinds.items()):
-        share = kills * (number + 1) // len(kinds) - kills * number // len(kinds)
-        rounds[name] = torture(work, commands, name, share, torturer)
+    for number, name in enumerate(options.kinds):
+        share = options.kills * (number + 1) // count - options.kills * number // count
+        rounds[name] = torture(work, kinds[name], name, share, torturer)
         print(f"{name}: {share} kills, {rounds[name]} runs equal to the one left alone", flush=True)
     harmed = damage(work, kinds["several seeds"][0])
     return {

@@ -196,8 +196,8 @@ class Checkpoints:
             return saved
         if damaged:
             raise InputError(
-                f"none of the checkpoints in {self.folder} can be used ({'; '.join(damaged)}); bring them back, or pass"
-                " --restart to begin anew."
+                f"none of the checkpoints in {self.folder} can be used ({'; '.join(damaged)}); bring them back, or"
+                " remove the folder (or pass --restart) to begin anew."
             )
         return None
 

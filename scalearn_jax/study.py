@@ -130,7 +130,7 @@ def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
                 return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
             outcome = f"{how}  {_score(cell)}"
         except Exception as error:  # one cell must not take the others with it
-            if not isinstance(error, InputError):
+            if not isinstance(error, InputError | FloatingPointError | OSError):  # else its text says all
                 traceback.print_exc()
             num_failed += 1
             outcome = f"FAILED  {type(error).__name__}: {error}"

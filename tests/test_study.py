@@ -13,7 +13,7 @@ import scalearn_jax
 from scalearn_jax import plan, runs, study
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.files import Busy, new_folder
 from scalearn_jax.models.backbones import BackboneSpec
 from tests.fake_runs import write_run
@@ -461,7 +461,7 @@ def test_waiting_ends_when_the_time_is_up(tmp_path, pipeline, monkeypatch):
     study._claim(STUDY, tmp_path / "o")
     with new_folder(str(tmp_path / "o/adapters/glue/rte")):
         monkeypatch.setattr(study, "sleep", lambda seconds: None)
-        assert study.run_study(STUDY, str(tmp_path / "o"), only="adapters/", max_minutes=0.01) == study.TIME_IS_UP
+        assert study.run_study(STUDY, str(tmp_path / "o"), only="adapters/", max_minutes=0.01) == STOPPED
     assert not pipeline.calls
 
 
@@ -486,7 +486,7 @@ def test_adapters_of_another_backbone_are_told_before_anything_trains(tmp_path, 
 
 
 def test_when_the_time_is_up_the_rest_is_left_for_the_next_run(tmp_path, pipeline, capsys):
-    assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == study.TIME_IS_UP
+    assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == STOPPED
     assert not pipeline.calls and "8 of 8 cells are left; run again" in capsys.readouterr().err
     assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=60) == 0
     assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == 0

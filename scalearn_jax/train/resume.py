@@ -175,7 +175,7 @@ def find(
     if found:
         raise InputError(
             f"{checkpoints.folder} holds checkpoints of another run ({'; '.join(found)}); take the same settings and"
-            " files again, choose another --out, or pass --restart to begin anew."
+            " files again, choose another --out, or remove the folder (or pass --restart) to begin anew."
         )
     found = differences(saved.meta["machine"], json.loads(json.dumps(machine)))
     if found:
