@@ -20,7 +20,7 @@ _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
 # What changes how a run is made but not what comes of it, but for the last bits.
 _FREE = (
     *("coordinator", "num_processes", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
-    *("max_faults", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart"),
+    *("max_faults", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle"),
 )
 
 
