@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some ar
 _LOCK = ".lock"
 SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
 _LOCK_ATTEMPTS = 5
-MAX_BYTES = 64_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
 
 
 class Busy(InputError):
@@ -33,8 +35,8 @@ class Busy(InputError):
 def safe_name(text: str) -> str:
     """Makes one component of a path of a name that comes from a file.
 
-    Letters, digits and ``+._-`` stay and a slash becomes ``-``. A name that loses anything else ends in a short hash,
-    so that different names stay different.
+    Letters, digits and ``+._-`` stay and a slash becomes ``-``, so ``a/b`` and ``a-b`` are one. A name that loses
+    anything else ends in a short hash, so that names which differ in that stay different.
 
     Example:
       >>> safe_name("pairs-glue/rte"), safe_name("../../a b")
@@ -59,13 +61,10 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
       Its content.
 
     Raises:
-      InputError: missing, unreadable, too large, or not an object.
+      InputError: missing, unreadable, no plain file, too large, or not an object.
     """
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(f"{path} has {size} bytes, expected at most {max_bytes}; is it the right file?")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, max_bytes))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is {path.parent} the right folder?") from error
     except OSError as error:
@@ -77,6 +76,28 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content
+
+
+def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
+    """Reads a text file: whole, but never more than some bytes of it, and without waiting for any.
+
+    Args:
+      path: the file.
+      max_bytes: how large it may be.
+      pipes: whether it may be another thing than a file, which is waited for: what a shell makes of ``<(command)``.
+
+    Raises:
+      InputError: no plain file, or too large.
+      OSError: missing or unreadable.
+      UnicodeDecodeError: no UTF-8.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags if pipes else flags | _NO_WAIT)) as stream:
+        if not (pipes or stat.S_ISREG(os.fstat(stream.fileno()).st_mode)):
+            raise InputError(f"{path} is no plain file; expected one.")
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise InputError(f"{path} has more than {max_bytes} bytes; is it the right file?")
+    return content.decode("utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalearn_jax.errors import InputError, masked
+from scalearn_jax.files import read_text
 
 MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
 _MAX_VALUES = 100_000  # likewise, once aliases are written out, and in a list of numbers once ranges are
 _MAX_TOLD = 20  # problems of one file
+# What the YAML reader raises beside its own error, mostly where a value is none of the type that its tag (!!int) says.
+_DAMAGES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class Mismatch(Exception):
@@ -218,8 +222,12 @@ def _unknown_key(name: Any, known: typing.Iterable[str]) -> str:
     return f"unknown key {_show(name)}; {hint}"
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, *, pipes: bool = True) -> dict[str, Any]:
     """Reads a YAML or JSON file of keys and values; hyphens in its top-level keys count as underscores.
+
+    Args:
+      path: the file.
+      pipes: see ``files.read_text``.
 
     Raises:
       InputError: no such file, too large (also once its aliases are written out), not YAML, a key twice, or not keys
@@ -228,16 +236,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"{path} has {size} bytes, a config at most {MAX_BYTES}; is it the right file?")
-        content = _load(Path(path).read_text(encoding="utf-8"))
+        content = _load(read_text(Path(path), MAX_BYTES, pipes=pipes))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (*_DAMAGES, yaml.YAMLError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+        kind = "" if isinstance(error, yaml.YAMLError | ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"{path} is not valid YAML: {kind}{error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, got {_show(content)}.")
     names = [name.replace("-", "_") if isinstance(name, str) else name for name in content]
@@ -248,7 +254,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def _load(text: str) -> Any:
     """Reads a YAML document once it is known how much its aliases make of it."""
-    loader = _unique_keys()(text)
+    loader = _loader()(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -285,8 +291,11 @@ def _first_double(names: list[Any]) -> Any:
 
 
 @functools.cache
-def _unique_keys() -> type:
-    """A safe YAML loader that refuses a key given twice, where YAML would silently keep the last."""
+def _loader() -> type:
+    """A safe YAML loader that refuses a key given twice, where YAML would silently keep the last.
+
+    It also refuses numbers to the base of 60, by which YAML makes 750 of ``12:30``: long ones take minutes.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -296,5 +305,12 @@ def _unique_keys() -> type:
             if double := _first_double(names):
                 raise yaml.constructor.ConstructorError(None, None, f"key {double!r} twice", node.start_mark)
             return super().construct_mapping(node, deep)
+
+        def construct_scalar(self, node):
+            text = super().construct_scalar(node)
+            if node.tag in _NUMBERS and ":" in text:
+                problem = f"{_show(text)} is a number to the base of 60 to YAML; quote it"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            return text
 
     return Loader

@@ -1,6 +1,9 @@
 """Configs: strict reading, helpful errors, and the way back to plain values."""
 
+import contextlib
 import json
+import os
+import threading
 
 import pytest
 
@@ -123,6 +126,33 @@ def test_missing_file_is_an_input_error(tmp_path):
 def test_merge_keys_still_work(tmp_path):
     (tmp_path / "a.yaml").write_text("x: &x {p: 1}\ny:\n  <<: *x\n  q: 2\n")
     assert read_yaml(tmp_path / "a.yaml")["y"] == {"p": 1, "q": 2}
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_a_config_may_come_through_a_pipe_but_not_without_end(size):
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=fill, args=(writer, b"a: 1\n".ljust(size)))
+    thread.start()
+    try:
+        if size < 100:
+            assert read_yaml(f"/dev/fd/{reader}") == {"a": 1}
+        else:
+            with pytest.raises(InputError, match="has more than 1000000 bytes"):
+                read_yaml(f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
+        thread.join()
+
+
+def fill(writer, content):
+    """Writes into a pipe until all is written or nobody reads."""
+    with contextlib.suppress(BrokenPipeError), open(writer, "wb") as stream:
+        stream.write(content)
+
+
+def test_a_time_of_day_is_no_number(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: '12:30'\nb: 0x1F\nc: [.5, 1_000, 017]\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": "12:30", "b": 31, "c": [0.5, 1000, 15]}
 
 
 def test_every_field_is_documented():

@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import named, new_folder, safe_name, write_json
+from scalearn_jax.files import named, new_folder, read_json, safe_name, write_json
 
 HOLD = """
 import sys
@@ -146,3 +147,22 @@ def test_what_other_libraries_say_of_a_full_disk_is_understood(tmp_path):
     assert caught.value.errno == 28
     with pytest.raises(ValueError, match="something else"), named(tmp_path):
         raise ValueError("something else")
+
+
+@pytest.mark.parametrize("size, message", [(100, None), (101, "a.json has more than 100 bytes")])
+def test_no_more_of_a_file_is_read_than_it_may_have(tmp_path, size, message):
+    path = tmp_path / "a.json"
+    path.write_text("{}".ljust(size))
+    if message is None:
+        assert read_json(path, 100) == {}
+        return
+    with pytest.raises(InputError, match=message):
+        read_json(path, 100)
+
+
+def test_what_is_no_plain_file_is_neither_waited_for_nor_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InputError, match=f"{name} is no plain file"):
+            read_json(tmp_path / name)

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "scalearn_jax"
 # Modules on one line know nothing of each other; files of one package may.
 LAYERS = """
 errors typing
-extrapolation files limits memory problems schema tables tree
+files
+extrapolation limits memory problems schema tables tree
 config caches out_of_memory progress published signals
 losses checkpoint
 convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle

@@ -97,7 +97,11 @@ CONFIGS = {
     "two configs in a file": (lambda p: p.configured("epochs: 1\n---\nepochs: 2\n"), "not valid YAML"),
     "a config of nested brackets": (lambda p: p.configured(DEEP[:2000]), "c.yaml is not valid YAML"),
     "a config of nested blocks": (lambda p: p.configured("".join(f"{n * ' '}a:\n" for n in range(1000))), "YAML"),
-    "a config that is huge": (lambda p: p.configured("# " + 1_000_000 * "x"), "1000002 bytes", "the right file?"),
+    "a config that is huge": (
+        lambda p: p.configured("# " + 1_000_000 * "x"),
+        "more than 1000000 bytes",
+        "the right file?",
+    ),
     "a config with as many keys": (lambda p: p.configured("".join(f"k{n}: 1\n" for n in range(3000))), "21 problems"),
     "a config in Latin-1": (lambda p: p.configured("non_linearity: r\xe9lu".encode("latin-1")), "c.yaml is not"),
     "a config that is binary": (lambda p: p.configured(bytes(range(256))), "c.yaml is not valid YAML"),
@@ -128,6 +132,17 @@ CONFIGS = {
     "a number of 5000 digits": (lambda p: p.configured(f"epochs: {5000 * '9'}"), "c.yaml"),
     "a million seeds": (lambda p: p.configured(f"seeds: [{','.join(1000 * ['0-999'])}]"), "seeds"),
     "a null character in a text": (lambda p: p.configured('out: "a\\0b"', out=None), "'out': expected text"),
+    "a tag that its value does not fit": (lambda p: p.configured("epochs: !!bool foo"), "not valid YAML: KeyError"),
+    "a number of nothing": (lambda p: p.configured('epochs: !!int ""'), "c.yaml is not valid YAML"),
+    "a fraction of nothing": (lambda p: p.configured('epochs: !!float ""'), "c.yaml is not valid YAML"),
+    "a date of letters": (lambda p: p.configured("revision: !!timestamp foo"), "c.yaml is not valid YAML"),
+    "a set of a list": (lambda p: p.configured("seeds: !!set [1]"), "c.yaml is not valid YAML"),
+    "a map of a list": (lambda p: p.configured("seeds: !!map [1]"), "c.yaml is not valid YAML"),
+    "a number to the base of 60": (lambda p: p.configured("epochs: 12:30"), "'12:30' is a number to the base of 60"),
+    "a fraction to the base of 60": (lambda p: p.configured("epochs: 1:30.5"), "'1:30.5' is a number to the base"),
+    "a long number to the base of 60": (lambda p: p.configured("epochs: 1" + 300_000 * ":59"), "to the base of 60"),
+    "a tagged number to the base of 60": (lambda p: p.configured("epochs: !!int 1:59"), "to the base of 60"),
+    "a device as config": (lambda p: p.train(config="/dev/zero"), "/dev/zero has more than 1000000 bytes"),
     "half a surrogate pair in a text": (lambda p: p.configured('out: "\\uD800"', out=None), "'out': expected text"),
 }
 
@@ -207,6 +222,10 @@ TASKS = {
     "a task on a list as hub": (lambda p: p.train(data_dir=p.labelled(hub=["a"])), "hub"),
     "a rule that is unknown": (lambda p: p.train(data_dir=p.labelled(derive="squad")), "'derive': expected one of"),
     "an empty text": (lambda p: p.train(data_dir=p.labelled(texts=[""])), "column ''"),
+    "a task with a tag that does not fit": (
+        lambda p: p.train(data_dir=p.data(task_json=None, task_yaml="name: !!bool mine")),
+        "task.yaml is not valid YAML: KeyError",
+    ),
     "a task of a length of 400 digits": (
         lambda p: p.train(data_dir=p.labelled(max_length=10**400)),
         "'max_length': expected a whole number in 64 bits",
@@ -497,8 +516,8 @@ BACKBONES = {
     "config.json is a list": (lambda p: p.train(backbone=p.backbone(config_json=[1])), "expected a JSON object"),
     "config.json cut short": (lambda p: p.train(backbone=p.backbone(config_json='{"a')), "not valid JSON"),
     "config.json is huge": (
-        lambda p: p.train(backbone=p.backbone(config_json=64_000_001 * b" ")),
-        "64000001 bytes",
+        lambda p: p.train(backbone=p.backbone(config_json=16_000_001 * b" ")),
+        "config.json has 16000001 bytes",
         "the right file?",
     ),
     "an unknown family": (lambda p: p.train(backbone=p.sizes(model_type="gpt2")), "unknown model_type 'gpt2'", "bert"),

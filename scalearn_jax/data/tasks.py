@@ -171,4 +171,4 @@ def from_file(path: str | Path) -> Task:
     Raises:
       InputError: unreadable file, unknown or missing field, wrong type.
     """
-    return Task.from_dict(schema.read_yaml(path), where=str(path))
+    return Task.from_dict(schema.read_yaml(path, pipes=False), where=str(path))
