@@ -566,7 +566,29 @@ BACKBONES = {
         lambda p: p.train(backbone=larger_tokenizer(p)),
         "another model's",
     ),
+    "a tokenizer that panics": (
+        lambda p: p.train(backbone=tokenizer(p, normalizer={"type": "Precompiled", "precompiled_charsmap": ""})),
+        "backbone: no usable tokenizer",
+    ),
+    "a tokenizer that panics at its first text": (
+        lambda p: p.train(backbone=tokenizer(p, pre_tokenizer={"type": "FixedLength", "length": 0})),
+        "backbone: its tokenizer fails on the texts of task mine",
+        "restore tokenizer.json",
+    ),
+    "a tokenizer without a word for unknown ones": (
+        lambda p: p.train(backbone=tokenizer(p, **{"model.unk_token": "none"})),
+        "backbone: its tokenizer fails on the texts of task mine",
+    ),
 }  # fmt: skip
+
+
+def tokenizer(place: Place, **changes) -> str:
+    """A backbone whose tokenizer has other parts."""
+    content = json.loads((good() / "backbone" / "tokenizer.json").read_text())
+    for name, value in changes.items():
+        part, _, inner = name.partition(".")
+        content[part] = content[part] | {inner: value} if inner else value
+    return place.backbone(tokenizer_json=content)
 
 
 def larger_tokenizer(place: Place) -> str:
@@ -685,14 +707,14 @@ def _prepared():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_malformed_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+def test_malformed_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capfd):
     make, *needles = CASES[case]
     argv = make(Place(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_prepare", lambda: None)  # compiled programs of tests stay where they are
     before = snapshot(tmp_path)
     code = cli.main(argv)
-    out, error = capsys.readouterr()
+    out, error = capfd.readouterr()
     assert (code, out) == (2, "")
     assert error.startswith("scalearn: error: ") and error.count("\n") == 1 and error.endswith("\n")
     assert all(needle in error for needle in needles), error

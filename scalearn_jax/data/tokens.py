@@ -16,6 +16,7 @@ import numpy as np
 
 from scalearn_jax.caches import cache_folder
 from scalearn_jax.convert.files import folder
+from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
 from scalearn_jax.data.tables import Table, check_columns, num_rows
@@ -83,7 +84,8 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
+        with panics.as_errors():
+            return AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error
@@ -126,27 +128,39 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
 def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
     """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
     has_types = "token_type_ids" in tokenizer.model_input_names
+    columns = [[_clean(text) for text in column] for column in zip(*texts, strict=True)]
     try:
-        encoded = tokenizer(
-            *([_clean(text) for text in column] for column in zip(*texts, strict=True)),
-            truncation=_TRUNCATION[task.truncate] if len(texts[0]) == 2 else True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=has_types,
-        )
-    except Exception as error:  # the tokenizer has no type of its own for a text that cannot be cut
-        if "runcation error" not in str(error):
-            raise
-        raise InputError(
-            f"task {task.name}: truncate {task.truncate!r} cuts the first text only, and some second text alone fills"
-            f" {max_length} tokens; pass a larger --max-length, or set truncate to 'longest_first' in the task's row."
-        ) from error
+        with panics.as_errors():
+            encoded = tokenizer(
+                *columns,
+                truncation=_TRUNCATION[task.truncate] if len(columns) == 2 else True,
+                max_length=max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=has_types,
+            )
+    except Exception as error:
+        raise _failed(tokenizer, task, max_length, error) or error from error
     lengths = [len(ids) for ids in encoded["input_ids"]]
     ids = np.fromiter((i for sequence in encoded["input_ids"] for i in sequence), np.int32, sum(lengths))
     if not has_types:
         return ids, np.zeros_like(ids), lengths
     return ids, np.fromiter((i for types in encoded["token_type_ids"] for i in types), np.int32, sum(lengths)), lengths
+
+
+def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> InputError | None:
+    """Words what made a tokenizer fail, where that was the text or the tokenizer's file; all else is our fault."""
+    if type(error) is not Exception and not isinstance(error, panics.Panic):  # it has no types of its own
+        return None
+    if "runcation error" in str(error):
+        return InputError(
+            f"task {task.name}: truncate {task.truncate!r} cuts the first text only, and some second text alone fills"
+            f" {max_length} tokens; pass a larger --max-length, or set truncate to 'longest_first' in the task's row."
+        )
+    return InputError(
+        f"{tokenizer.name_or_path}: its tokenizer fails on the texts of task {task.name} ({error}); restore"
+        " tokenizer.json."
+    )
 
 
 def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where: str) -> Encoded:
