@@ -164,3 +164,28 @@ def test_nothing_is_drawn_of_nothing(draw, tmp_path):
 def test_styles_differ_without_colour():
     styles = look.styles([f"m{number}" for number in range(14)]).values()
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 14
+
+
+def test_a_dollar_sign_in_a_name_is_one(tmp_path):
+    for number, method in enumerate(("$x^$", "a$", "$\\frac$")):
+        write_run(tmp_path / str(number), task="t/$_", method=method, parameters=10**number)
+    for number in range(2):
+        sources = ("$a", "$b$")
+        write_run(tmp_path / f"s{number}", task=f"t/$_{number}$", method="scalearn", sources=sources, parameters=9)
+    write_run(tmp_path / "more", task="t/$_", method="scalearn", sources=sources, parameters=9)
+    draw_all(read_results(tmp_path), tmp_path)
+    assert set(images(tmp_path)) == both("omega-scalearn", "score-vs-parameters")
+
+
+@pytest.mark.parametrize(
+    "sizes, expected", [((1e3, 1e5), ["10³", "10⁴", "10⁵"]), ((0, 1e2), ["0", "10⁰", "10²"]), ((2e3, 4e3), ["3×10³"])]
+)
+def test_powers_need_no_formula(sizes, expected):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    with matplotlib.rc_context({"text.parse_math": False}):
+        axis = figure.subplots()
+        parameters.fill(axis, [parameters.Point(str(size), size, 50.0, 0.0) for size in sizes])
+        figure.canvas.draw()
+    texts = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_xticklabels(minor=True))]
+    assert set(expected) <= set(texts) and not [text for text in texts if "$" in text]

@@ -1,6 +1,7 @@
 """What all figures share: their look, their place on a page, and that they are written whole and always the same."""
 
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,9 +31,11 @@ _LOOK = {
     "lines.markersize": 5.5,
     "legend.frameon": False,
     "savefig.dpi": 200,
+    "text.parse_math": False,  # a name may hold a dollar sign, which would begin a formula
     "svg.hashsalt": "scalearn",  # else the ids in an SVG are random
     "svg.fonttype": "path",
 }
+_SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Colours of the Okabe-Ito palette; marker and line tell the methods apart without them.
 _COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -102,6 +105,30 @@ def _rendered(figure, suffix: str, metadata: dict[str, None]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=suffix, metadata=metadata)
     return file.getvalue()
+
+
+def plain_powers(axis) -> None:
+    """Writes the ticks of a logarithmic x axis without the formulas that such an axis makes by itself."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x, pos=None):
+            return _without_formula(super().__call__(x, pos))
+
+    axis.xaxis.set_major_formatter(Plain())
+    if isinstance(axis.xaxis.get_minor_formatter(), LogFormatterSciNotation):
+        axis.xaxis.set_minor_formatter(Plain())
+
+
+def _without_formula(text: str) -> str:
+    r"""Writes a power as plain text.
+
+    Example:
+      >>> _without_formula(r"$\mathdefault{2\times10^{-15}}$")
+      '2×10⁻¹⁵'
+    """
+    text = text.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+    return re.sub(r"\^{(.+?)}", lambda power: power[1].translate(_SUPERSCRIPTS), text)
 
 
 def file_name(*parts: str) -> str:

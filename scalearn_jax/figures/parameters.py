@@ -78,6 +78,7 @@ def fill(axis, methods: Sequence[Point]) -> list:
         axis.set_xlim(left=-0.5)
     else:
         axis.set_xscale("log")
+    look.plain_powers(axis)
     axis.set_xlabel("transfer parameters")
     return _label(axis, methods)
 
