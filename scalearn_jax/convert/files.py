@@ -1,9 +1,12 @@
 """Finding and reading the files of a checkpoint or an adapter: local folders, the hub, sharded weights.
 
-Such a folder may come from a stranger: a file in it that is a link must not lead out of it, and settings are small.
+Such a folder may come from a stranger: a file of it that is read must not be a link that leads out of it, but for the
+hub's own cache, and settings are small. What is not read may be anything.
 """
 
+import os.path
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,20 @@ FILES = (
     "sentencepiece.bpe.model",
 )
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-MAX_SETTINGS = 16_000_000  # bytes of a JSON file; only tokenizer.json, which holds a vocabulary, may have more
+TEMPLATES = "additional_chat_templates"
+# What transformers may open besides, where it loads a tokenizer of any class.
+OTHERS = (
+    *("adapter_config.json", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+    *("preprocessor_config.json", "processor_config.json", f"{TEMPLATES}/*.jinja", "emoji.json", "unigram.json"),
+    *("tokenizer*.json", "vocab*.txt", "vocab*.json", "merges*.txt", "tekken.json", "*.codes", "*.model", "*.spm"),
+)
+# Files without a vocabulary, and how large they may be in bytes; the largest vocabulary has a tenth of its bound.
+SETTINGS = (
+    *("config.json", "model.safetensors.index.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
+)
+MAX_SETTINGS, MAX_OTHERS = 16_000_000, 256_000_000
+MAX_SHARDS, _LONGEST_NAME = 1000, 255
 
 
 def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle: bool = False) -> Path:
@@ -46,14 +62,14 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
     Raises:
       InputError: no such folder, and no such hub repository within reach; or a file in it that leads out of it.
     """
-    local = Path(path_or_id).expanduser()
+    local = Path(os.path.expanduser(path_or_id))
     if local.is_dir():
         return checked(local)
     if local.is_absolute() or local.exists() or str(path_or_id).startswith((".", "~")):
         raise InputError(f"backbone {path_or_id} is not a folder; expected config.json and model.safetensors in it.")
     where = _snapshot(path_or_id, revision, FILES)
     if allow_pickle and not any((where / name).exists() for name in (WEIGHTS, INDEX)):
-        where = _snapshot(path_or_id, revision, (PICKLE,))
+        where = _snapshot(path_or_id, where.name, (PICKLE,))  # of the same commit, whatever the branch is now
     return checked(where)
 
 
@@ -71,24 +87,26 @@ def _snapshot(path_or_id: str | Path, revision: str | None, patterns: tuple[str,
 
 
 def checked(where: Path) -> Path:
-    """Checks every file of a folder as ``inside`` does; for readers that open files themselves.
+    """Checks the files of a folder that are read as ``inside`` does; for readers that open files themselves.
 
     Raises:
-      InputError: a file leads out of the folder, or its settings are too large.
+      InputError: a file leads out of the folder, is none, or is too large.
     """
-    for path in sorted(where.iterdir()):
-        if path.name in FILES or path.is_symlink() and path.is_file():
-            inside(where, path.name)
-    for path in (where / name for name in FILES if name.endswith(".json") and name != "tokenizer.json"):
-        if path.exists() and (size := path.stat().st_size) > MAX_SETTINGS:
-            raise InputError(f"{path} has {size} bytes, expected at most {MAX_SETTINGS}; is it the right file?")
+    known = {where / name for name in FILES if "*" not in name}.union(*map(where.glob, FILES))
+    others = {path for pattern in OTHERS for path in where.glob(pattern) if not path.is_dir()}
+    for path in sorted(known | others):
+        inside(where, str(path.relative_to(where)))
+        most = MAX_SETTINGS if path.name in SETTINGS else MAX_OTHERS
+        if path.suffix != ".safetensors" and path.exists() and (size := path.stat().st_size) > most:
+            raise InputError(f"{path} has {size} bytes, expected at most {most}; is it the right file?")
     return where
 
 
 def inside(folder: Path, name: str) -> Path:
     """Names a file of a folder, and checks that it lies there.
 
-    In a snapshot of the hub's cache, files are links to the blobs of the same repository; those lie there too.
+    In a snapshot of the hub's cache, files are links to the blobs of the same repository; those lie there too. So do
+    the blobs in the user's own cache, to which older versions of the hub's program make links from any folder.
 
     Args:
       folder: the folder.
@@ -102,7 +120,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        leads_out = not path.resolve().is_relative_to(_root(folder.resolve()))
+        target = path.resolve()
+        leads_out = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
     except (OSError, RuntimeError):  # links in a circle
         leads_out = True
     if leads_out:
@@ -112,13 +131,24 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _root(folder: Path) -> Path:
-    """What links in a folder may lead to: the folder, or the repository in the hub's cache that it is a snapshot of."""
-    for snapshot in (folder, *folder.parents):
-        snapshots = snapshot.parent
-        if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
-            return snapshots.parent
-    return folder
+def _roots(folder: Path) -> Iterator[Path]:
+    """What links in a folder may lead to: it, and the repository in a cache of the hub that it is a snapshot of.
+
+    The repository's folder, which has the name that tells, may itself be a link to another disk.
+    """
+    yield folder.resolve()
+    for place in (folder.absolute(), folder.resolve()):
+        for snapshot in (place, *place.parents):
+            snapshots = snapshot.parent
+            if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
+                yield snapshots.parent.resolve()
+
+
+def _is_cached(file: Path) -> bool:
+    """Whether a file is a blob of a model in the user's own cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(file.is_relative_to(blobs.resolve()) for blobs in Path(HF_HUB_CACHE).glob("models--*/blobs"))
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
@@ -137,8 +167,11 @@ def read_checkpoint(where: Path, *, allow_pickle: bool = False) -> dict[str, np.
       where: the folder.
       allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
 
+    Returns:
+      Tensor name -> array, as the files have them.
+
     Raises:
-      InputError: no safetensors file, a damaged one, or an index that points elsewhere.
+      InputError: no file of weights that may be read, a damaged one, or an index that points elsewhere.
     """
     if (where / WEIGHTS).exists():
         return load_tensors(inside(where, WEIGHTS))
@@ -156,14 +189,17 @@ def read_checkpoint(where: Path, *, allow_pickle: bool = False) -> dict[str, np.
 
 def _read_shards(where: Path) -> dict[str, np.ndarray]:
     files = read_settings(where, INDEX).get("weight_map")
-    if not isinstance(files, dict) or not all(_is_plain(file) for file in files.values()):
+    if not isinstance(files, dict) or not all(is_plain_name(file) for file in files.values()):
         raise InputError(f"{where / INDEX}: weight_map must map tensor names to files beside it.")
+    if len(set(files.values())) > MAX_SHARDS:
+        raise InputError(f"{where / INDEX} names {len(set(files.values()))} files, expected at most {MAX_SHARDS}.")
     tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(files.values())):
         tensors |= load_tensors(inside(where, file))
     return tensors
 
 
-def _is_plain(file: Any) -> bool:
+def is_plain_name(file: Any) -> bool:
     """Whether a name can only be that of a file in the folder."""
-    return isinstance(file, str) and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", file))
+    is_short = isinstance(file, str) and len(file) <= _LONGEST_NAME
+    return is_short and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", file))

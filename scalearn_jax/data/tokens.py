@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax.caches import cache_folder
-from scalearn_jax.convert.files import folder
+from scalearn_jax.convert.files import folder, is_plain_name, read_settings
 from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
@@ -81,6 +81,7 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     where = folder(path_or_id, revision)
     if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
         raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
+    _check_settings(where)
     from transformers import AutoTokenizer
 
     try:
@@ -89,6 +90,14 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error
+
+
+def _check_settings(where: Path) -> None:
+    """Checks that the files which a tokenizer's settings name, and ``transformers`` opens, lie beside them."""
+    settings = read_settings(where, "tokenizer_config.json") if (where / "tokenizer_config.json").exists() else {}
+    names = settings.get("fast_tokenizer_files", [])
+    if not isinstance(names, list) or not all(map(is_plain_name, names)):
+        raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
 
 
 def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels: bool = True) -> Encoded:

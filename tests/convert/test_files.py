@@ -10,6 +10,7 @@ import pytest
 from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub, files, hf
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+from scalearn_jax.data import tokens
 from scalearn_jax.errors import InputError
 from tests import tiny_backbone
 from tests.bin_files import pickled
@@ -63,6 +64,7 @@ def test_the_hub_is_asked_for_a_pickle_only_where_it_is_needed(tmp_path, monkeyp
         files.folder("org/name", allow_pickle=allow_pickle)
     patterns = [pattern for options in asked for pattern in options["allow_patterns"]]
     assert patterns.count("pytorch_model.bin") == (0 if has_safetensors else 1)
+    assert asked[-1]["revision"] == (None if has_safetensors else tmp_path.name)  # the commit that was just read
     assert patterns.count("model.safetensors") == 2
 
 
@@ -85,7 +87,7 @@ def test_a_link_out_of_an_adapter_is_refused(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
 def test_a_link_out_of_a_backbone_is_refused(tmp_path, name):
     folder = tiny_backbone.write(tmp_path / "backbone")
     link_out(folder, name)
@@ -123,6 +125,66 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_read(tmp_path):
         hf.load_backbone(snapshot)
 
 
+def test_a_repository_of_the_cache_may_lie_on_another_disk(tmp_path):
+    snapshot = cached(tmp_path)
+    (tmp_path / "models--x--y").rename(tmp_path / "disk")
+    (tmp_path / "models--x--y").symlink_to("disk")
+    assert hf.load_backbone(snapshot)[1].hidden_size == 16
+
+
+def test_links_into_the_own_cache_are_followed_and_no_others(tmp_path, monkeypatch):
+    """As older versions of ``huggingface-cli download --local-dir`` make them."""
+    blobs = cached(tmp_path).parent.parent / "blobs"
+    folder = tmp_path / "local"
+    folder.mkdir()
+    for path in (tmp_path / "models--x--y/snapshots/0a1b").iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    with pytest.raises(InputError, match="leads out of its folder"):
+        hf.load_backbone(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert hf.load_backbone(folder)[1].hidden_size == 16
+    (blobs.parent / "refs").write_text("no blob")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(blobs.parent / "refs")
+    with pytest.raises(InputError, match="leads out of its folder"):
+        hf.load_backbone(folder)
+
+
+def test_what_is_not_read_may_be_anything(tmp_path):
+    folder = tiny_backbone.write(tmp_path / "backbone")
+    (folder / "notes.txt").symlink_to("/etc/hostname")
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "old.model").mkdir()
+    os.mkfifo(folder / "pipe")
+    assert hf.load_backbone(folder)[1].hidden_size == 16
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/a.jinja", "tokenizer.1.0.json"])
+def test_what_a_tokenizer_may_open_is_checked(tmp_path, name):
+    folder, outside = tiny_backbone.write(tmp_path / "backbone"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.jinja").touch()
+    if "/" in name:
+        (folder / "additional_chat_templates").symlink_to(outside)
+    else:
+        (folder / name).symlink_to(outside / "a.jinja")
+    with pytest.raises(InputError, match=f"{name} is a link that leads out"):
+        files.folder(folder)
+    (folder / name.split("/")[0]).unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=f"{name} is no plain file"):
+        files.folder(folder)
+
+
+def test_a_tokenizer_names_plain_files_only(tmp_path):
+    folder = tiny_backbone.write(tmp_path / "backbone")
+    for names in (["../tokenizer.4.json"], "tokenizer.4.json", [3]):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"fast_tokenizer_files": names}))
+        with pytest.raises(InputError, match="fast_tokenizer_files must name files beside it"):
+            tokens.load_tokenizer(folder)
+
+
 def test_what_only_looks_like_a_snapshot_is_no_exception(tmp_path):
     with pytest.raises(InputError, match="leads out of its folder"):
         hf.load_backbone(cached(tmp_path, "other--x--y"))
@@ -147,7 +209,21 @@ def test_links_in_a_circle_and_pipes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "/x.safetensors", "a/x.safetensors", "..\\x", "..", ".x", "", "C:x", "a\0b", "\x1b", 3]
+    "name",
+    [
+        "a" * 256,
+        "../x.safetensors",
+        "/x.safetensors",
+        "a/x.safetensors",
+        "..\\x",
+        "..",
+        ".x",
+        "",
+        "C:x",
+        "a\0b",
+        "\x1b",
+        3,
+    ],
 )
 def test_an_index_names_plain_files_only(tmp_path, name):
     tiny_backbone.write(tmp_path)
@@ -166,6 +242,26 @@ def test_a_shard_that_is_a_link_out_is_refused(tmp_path):
         files.read_checkpoint(folder)
 
 
+def test_an_index_names_no_more_files_than_a_model_has(tmp_path):
+    content = {"weight_map": {str(number): f"x{number}" for number in range(1001)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="names 1001 files, expected at most 1000"):
+        files.read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model"])
+def test_large_vocabularies_are_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(files, "MAX_OTHERS", 9_000)
+    (tmp_path / name).write_text(" " * 9_001)
+    with pytest.raises(InputError, match=f"{name} has 9001 bytes, expected at most 9000"):
+        files.folder(tmp_path)
+
+
+def test_a_home_of_nobody_is_no_folder():
+    with pytest.raises(InputError, match="~nosuchuser/x is not a folder"):
+        files.folder("~nosuchuser/x")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
 def test_large_settings_are_refused(tmp_path, name, monkeypatch):
     monkeypatch.setattr(files, "MAX_SETTINGS", 9_000)
@@ -179,7 +275,7 @@ def test_large_settings_are_refused(tmp_path, name, monkeypatch):
 
 def test_large_settings_of_an_adapter_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_SETTINGS", 100)
-    with pytest.raises(InputError, match="adapter_config.json has .* expected at most 100"):
+    with pytest.raises(InputError, match="adapter_config.json has more than 100 bytes"):
         adapterhub.load(GOLDEN / "adapters/rte")
 
 
