@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scalearn_jax import limits
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, is_plain
 from scalearn_jax.schema import from_dict, read_yaml, to_dict
 
 __all__ = [
@@ -263,6 +263,8 @@ class EvaluateConfig(_Config):
     """Where the data lie now; by default where they lay in training."""
     backbone: str | None = None
     """Where the backbone lies now; by default where it lay in training."""
+    allow_pickle: bool = False
+    """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
     batch_size: int = 128
     """Examples a step."""
     json: bool = False
@@ -288,6 +290,8 @@ class PredictConfig(_Config):
     """Which seed of the run predicts; by default the first."""
     backbone: str | None = None
     """Where the backbone lies now; by default where it lay in training."""
+    allow_pickle: bool = False
+    """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
     batch_size: int = 128
     """Examples a step."""
 
@@ -315,6 +319,8 @@ class ExplainConfig(_Config):
     """Where the data lie now; by default where they lay in training."""
     backbone: str | None = None
     """Where the backbone lies now; by default where it lay in training."""
+    allow_pickle: bool = False
+    """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
     batch_size: int = 128
     """Examples a step; fewer need less memory."""
 
@@ -365,6 +371,8 @@ class StudyConfig(_Config):
 
     def __post_init__(self):
         super().__post_init__()
+        if not is_plain(self.name):
+            raise InputError(f"name {self.name!r} holds characters that cannot be shown; it is the title of tables.")
         limits.expand_home(self, "backbone", "data_dir", "adapters")
         limits.seeds(self.seeds)
         limits.finite(self, "probe_constants")

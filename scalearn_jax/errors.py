@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 _LONGEST = 10_000  # characters: a name of megabytes, from a damaged file, must not fill a terminal
 _SECRET = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}|(?<=://)[^/\s:@]*:[^/\s?#]+(?=@)")
+# Control characters, what turns the direction of writing, and halves of characters.
+_ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -31,6 +33,16 @@ def printable(text: str) -> str:
       rte\x1b[2J
     """
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def is_plain(text: str) -> bool:
+    r"""Says whether a name can be shown as it is: nothing in it acts on a terminal.
+
+    Example:
+      >>> is_plain("état"), is_plain("rte\x1b[2J")
+      (True, False)
+    """
+    return not _ACTING.search(text)
 
 
 def masked(text: str) -> str:

@@ -40,7 +40,7 @@ def explain_run(config: ExplainConfig) -> str:
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
     check_method(config.run, runs.read_info(Path(config.run)))
-    run = runs.load_run(config.run, backbone=config.backbone)
+    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     run = run if config.seed is None else inference.only_seed(run, config.seed)
     where = dict(data_dir=config.data_dir, backbone=config.backbone)
     encoded = inference.read_split(run, config.split, max_eval_samples=config.max_samples, **where)

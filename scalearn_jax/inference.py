@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
       InputError: damaged run folder, other backbone, missing data.
     """
-    run = runs.load_run(config.run, backbone=config.backbone)
+    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
     trainable, frozen = stacked(run)
     results = score(run.spec, run.task, trainable, frozen, encoded, config.batch_size)
@@ -109,7 +109,7 @@ def predict(config: PredictConfig) -> Path:
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
-    run = runs.load_run(config.run, backbone=config.backbone)
+    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     run = only_seed(run, next(iter(run.members)) if config.seed is None else config.seed)
     table = splits.examples(run.task, splits.read_table(Path(config.input)), config.input, labels=False)
     tokenizer = _tokenizer(run, config.backbone)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scalearn_jax import comparison, figures, published, score_tables, significance
 from scalearn_jax.config import ReportConfig
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, printable
 from scalearn_jax.figures import omega
 from scalearn_jax.files import check_folder, write_text
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
@@ -30,11 +30,12 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
       The tables of scores as Markdown, which also reads well as it is.
 
     Raises:
-      InputError: no finished run in the folder, a damaged one, or a place that cannot be written; nothing is written.
+      InputError: no finished run in the folder, a damaged one, or a place that cannot be written; nothing is written
+        then, but for figures of weights that turn out damaged while they are drawn.
     """
     root = Path(config.dir)
     results = read_results(root, strict=strict)
-    study = read_study(root) if (root / STUDY).exists() else {"name": root.resolve().name}
+    study = read_study(root) if (root / STUDY).exists() else {"name": printable(root.resolve().name)}
     out = check_folder(Path(config.out) if config.out else root / REPORT)
     if name := study.get("published"):
         published.get(name)
@@ -47,7 +48,7 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     texts = _write_scores(plain, few_shot, study, out)
     if probing:
         write_text(out / "probing.csv", score_tables.probing_csv(probing))
-        texts.append(f"{len(probing)} probing results: {out / 'probing.csv'}")
+        texts.append(f"{len(probing)} probing results: {printable(str(out / 'probing.csv'))}")
     if comparisons := significance.compare_all([*plain, *few_shot]):
         _write(significance.as_table(comparisons, study["name"]), significance.as_csv(comparisons), out, "significance")
     _draw(results, out, strict)

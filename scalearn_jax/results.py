@@ -7,12 +7,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.config import StudyConfig
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, is_plain
 from scalearn_jax.files import read_json
 from scalearn_jax.schema import check_values, problems
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
 _NEEDED = ("name", "backbone", "targets", "methods", "shots", "published")  # what tables need of a study
+_MOST_PARAMETERS, _LARGEST = 10**15, 1e6  # of a coefficient; what is beyond could not be drawn
+_ROUNDING = 1e-6
 PROBE = "probe"  # the folder of a target's probing cells, each named by its coefficients
 
 
@@ -146,17 +148,16 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         metric, seeds = scores["main_metric"], scores["seeds"]
         if not seeds:
             raise ValueError("no seeds")
-        texts = (info["method"], info["task"]["name"], metric, *(source["name"] for source in info["sources"]))
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"method, task, metric and sources must be texts, got {texts}")
+        label, target = label or info["method"], info["task"]["name"]
+        _check_names(label, info["method"], target, metric, *(source["name"] for source in info["sources"]))
         return Result(
             folder=folder,
-            method=label or info["method"],
-            target=info["task"]["name"],
+            method=label,
+            target=target,
             metric=metric,
-            values=tuple(float(seed["test"][metric]) for seed in seeds.values()),
+            values=tuple(_number(seed["test"][metric], -1, 1, "a score") for seed in seeds.values()),
             seeds=tuple(int(seed) for seed in seeds),
-            parameters=int(info["parameters"]["transfer"]),
+            parameters=int(_number(info["parameters"]["transfer"], 0, _MOST_PARAMETERS, "the number of parameters")),
             sources=tuple(source["name"] for source in info["sources"]),
             normalise=_normalise(info["spec"]),
             shots=shots,
@@ -166,8 +167,22 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         raise InputError(f"{folder}: run.json or results.json is damaged: {error!r}.") from error
 
 
+def _check_names(*names: Any) -> None:
+    """Checks what tables and figures will show: method, task, metric and sources."""
+    for name in names:
+        if not isinstance(name, str) or not is_plain(name):
+            raise TypeError(f"method, task, metric and sources must be texts that can be shown, got {name!r}")
+
+
+def _number(value: Any, low: float, high: float, what: str) -> float:
+    if type(value) not in (int, float) or not low - _ROUNDING <= value <= high + _ROUNDING:  # not a number neither
+        raise ValueError(f"{what} must be a number from {low} to {high}, got {value!r}")
+    return float(value)
+
+
 def _coefficients(info: dict[str, Any]) -> tuple[float, ...]:
-    coefficients = tuple(map(float, dict(info["spec"]["combiner_options"])["coefficients"]))
+    given = dict(info["spec"]["combiner_options"])["coefficients"]
+    coefficients = tuple(_number(value, -_LARGEST, _LARGEST, "a coefficient") for value in given)
     if not coefficients or len(coefficients) != len(info["sources"]):
         raise ValueError(f"{len(coefficients)} coefficients for {len(info['sources'])} sources")
     return coefficients
@@ -176,7 +191,10 @@ def _coefficients(info: dict[str, Any]) -> tuple[float, ...]:
 def _normalise(spec: dict[str, Any]) -> str:
     if not spec["combiner"].startswith("scalearn"):
         return ""
-    return dict(spec["combiner_options"]).get("normalise", "none")
+    normalise = dict(spec["combiner_options"]).get("normalise", "none")
+    if not isinstance(normalise, str):
+        raise TypeError(f"normalise must be a text, got {normalise!r}")
+    return normalise
 
 
 def read_study(root: Path) -> dict[str, Any]:
@@ -194,6 +212,9 @@ def read_study(root: Path) -> dict[str, Any]:
     named = {key: value for key, value in study.items() if key in _NEEDED}
     if found := check_values(StudyConfig, named)[1]:
         raise problems(f"{root / STUDY} is damaged", found)
+    for name in (study["name"], *study["targets"], *study["methods"]):
+        if not is_plain(name):
+            raise InputError(f"{root / STUDY} is damaged: {name!r} cannot be shown.")
     return study
 
 

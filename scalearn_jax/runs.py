@@ -11,6 +11,8 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 """
 
 import dataclasses
+import math
+import os.path
 import platform
 import sys
 from importlib import metadata
@@ -19,13 +21,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.convert import adapterhub, hf
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError, masked, unknown
+from scalearn_jax.errors import InputError, is_plain, masked, unknown
 from scalearn_jax.files import read_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -68,7 +71,7 @@ class _Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Config:
+class _Settings:
     """What of a run's config is needed to read its data again."""
 
     max_train_samples: int | None
@@ -77,6 +80,11 @@ class _Config:
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
+# What building and tracing a model of wrong values may raise.
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, RecursionError, TypeError),
+    ValueError,
+)
 _KNOWN = {
     "backbone.family": BACKBONES,
     "backbone.activation": NON_LINEARITIES,
@@ -196,6 +204,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     found = [*_problems(_Info, info, ""), *_problems(_Backbone, info["backbone"], "backbone: ")]
     for source in info["sources"] if isinstance(info["sources"], list) else ():
         found += _problems(_Source, source, "sources: ")
+        if not found and not is_plain(source["name"]):
+            found = [f"sources: the name {source['name']!r} cannot be shown"]
     if not found and not _good_seeds(info["seeds"]):
         found = [f"seeds: expected one or more different whole numbers, which name files, got {info['seeds']}"]
     if found:
@@ -226,11 +236,21 @@ def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
     try:
         spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
         _check_spec(spec, task, info)
-        _expected(spec)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        hash(spec)
+        jax.eval_shape(lambda key: _bound(model.init(key, spec), spec), jax.random.key(0))
+    except (*_DAMAGES, FlaxError) as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
     return spec, task
+
+
+def _bound(params: Params, spec: ModelSpec) -> Params:
+    """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
+    combiner = spec.make_combiner
+    site = combiner.bind(params["transfer"], params["adapters"])
+    if combiner.apply is None:
+        return site
+    return combiner.apply(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
 
 
 def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
@@ -248,6 +268,9 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
         value = getattr(spec.backbone if "." in name else spec, name.split(".")[-1])
         if value not in table:
             raise unknown(name, value, table)
+    for name, value in spec.combiner_options:
+        if any(isinstance(x, float) and not math.isfinite(x) for x in (value if isinstance(value, tuple) else [value])):
+            raise InputError(f"the combiner's {name} must be finite, got {value}")
     method, num_sources = methods.get(info["method"]), len(info["sources"])
     if spec.combiner != method.combiner:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
@@ -320,12 +343,13 @@ class Run:
     members: dict[int, Params]
 
 
-def load_run(path: str, *, backbone: str | None = None) -> Run:
+def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = False) -> Run:
     """Reads a run folder and its backbone.
 
     Args:
       path: the folder.
       backbone: where the backbone lies now, if not where it lay in training.
+      allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not count.
 
     Returns:
       The run.
@@ -336,12 +360,12 @@ def load_run(path: str, *, backbone: str | None = None) -> Run:
     folder = Path(path)
     info = read_info(folder)
     spec, task = read_spec(folder, info)
-    if found := _problems(_Config, info["config"], "config: "):
+    if found := _problems(_Settings, info["config"], "config: "):
         raise problems(f"{folder}/run.json is damaged", found)
     trained = {seed: load_tensors(folder / f"seed-{seed}.safetensors") for seed in info["seeds"]}
     kept = load_tensors(folder / "frozen.safetensors") if (folder / "frozen.safetensors").exists() else {}
     own = [name for name in next(iter(trained.values())) if name.startswith("backbone/")]
-    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info, backbone)})
+    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info, backbone, allow_pickle)})
     groups, pooled = ("adapters", "transfer", "heads"), spec.backbone.has_pooler
     for leaves in trained.values():
         whole = {name: x for name, x in (shared | kept | leaves).items() if pooled or "backbone/pooler/" not in name}
@@ -351,8 +375,8 @@ def load_run(path: str, *, backbone: str | None = None) -> Run:
     return Run(folder, info, spec, task, members)
 
 
-def _checked_backbone(path: str, info: dict[str, Any], override: str | None) -> Params:
-    recorded, allow_pickle = info["backbone"], info["config"].get("allow_pickle", False)
+def _checked_backbone(path: str, info: dict[str, Any], override: str | None, allow_pickle: bool) -> Params:
+    recorded = info["backbone"]
     where = override or recorded["path"]
     weights, _, found = load_backbone(where, None if override else recorded["revision"], allow_pickle=allow_pickle)
     if found != recorded["hash"]:
@@ -366,7 +390,7 @@ def _checked_backbone(path: str, info: dict[str, Any], override: str | None) -> 
 def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
     """Pins where a backbone lies: an absolute folder, or a hub id with the commit that was read."""
     where = hf.folder(path, revision)
-    local = Path(path).expanduser().is_dir()
+    local = os.path.isdir(os.path.expanduser(path))
     return {"path": str(where.resolve()) if local else path, "revision": None if local else where.name}
 
 

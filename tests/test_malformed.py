@@ -222,6 +222,22 @@ TASKS = {
     "a task on a list as hub": (lambda p: p.train(data_dir=p.labelled(hub=["a"])), "hub"),
     "a rule that is unknown": (lambda p: p.train(data_dir=p.labelled(derive="squad")), "'derive': expected one of"),
     "an empty text": (lambda p: p.train(data_dir=p.labelled(texts=[""])), "column ''"),
+    "a task in a folder elsewhere": (lambda p: p.train(data_dir=p.labelled(folder="/etc")), "folder '/etc' leads out"),
+    "a task in a folder above": (lambda p: p.train(data_dir=p.labelled(folder="../../x")), "'../../x' leads out"),
+    "a task in a folder above its own": (lambda p: p.train(data_dir=p.labelled(folder="a/..")), "'a/..' leads out"),
+    **{
+        f"a task of hub files at {pattern}": (
+            lambda p, pattern=pattern: p.train(
+                data_dir=p.labelled(hub={"repo": "a/b", "files": {"train": pattern, "validation": "v"}})
+            ),
+            f"the pattern '{pattern}' of hub.files leads out",
+        )
+        for pattern in ("../*.jsonl", "/etc/passwd", "a/../../x", "~/x")
+    },
+    "a label that acts on a terminal": (
+        lambda p: p.train(data_dir=p.labelled(labels=["a", "\x1b[2J"])),
+        "the label '\\x1b[2J' holds characters that cannot be shown",
+    ),
     "a task with a tag that does not fit": (
         lambda p: p.train(data_dir=p.data(task_json=None, task_yaml="name: !!bool mine")),
         "task.yaml is not valid YAML: KeyError",
@@ -233,6 +249,11 @@ TASKS = {
 }
 
 DATA = {
+    "data in a home of nobody": (
+        lambda p: p.train(task="glue/rte", max_length="16", data_dir="~nosuchuser/x"),
+        "task glue/rte: no data",
+        "~nosuchuser/x/glue/rte",
+    ),
     "no data folder": (lambda p: p.train(data_dir=str(p.root / "gone")), "mine"),
     "a file as data folder": (lambda p: p.train(data_dir=p.file("data", "x")), "mine"),
     "no validation file": (lambda p: p.train(data_dir=p.data(validation_jsonl=None)), "no validation file", "add it"),
@@ -434,6 +455,29 @@ RUNS = {
     "a spec of an unknown activation": (lambda p: p.evaluate(p.run(**{"spec.backbone.activation": "x"})), "run.json"),
     "a spec of layers laid out unknown": (lambda p: p.evaluate(p.run(**{"spec.layers": "tree"})), "run.json"),
     "a spec of a phi that is none": (lambda p: p.evaluate(p.run(**{"spec.non_linearity": "x"})), "x"),
+    **{
+        f"a spec of {combiner} with {name} {value}": (
+            lambda p, options=options: p.evaluate(p.run("scaled", **options)),
+            "run.json describes no model",
+            message,
+        )
+        for combiner, method, name, value, message in (
+            ("average", "soup", "weights", [0], "ZeroDivisionError"),
+            ("average", "soup", "weights", ["a"], "TypeError"),
+            ("average", "soup", "weights", [1, 1], "2 weights for 1 sources"),
+            ("average", "soup", "weights", [[[1]]], "unhashable"),
+            ("fixed", "fixed", "coefficients", [float("nan")], "coefficients must be finite"),
+            ("fixed", "fixed", "coefficients", ["x"], "ValueError"),
+            ("fixed", "fixed", "coefficients", [1, 2], "2 coefficients for 1 sources"),
+            ("scalearn", "scalearn", "normalise", "x", "unknown normalise 'x'"),
+            ("scalearn", "scalearn", "normalise", ["x"], "unknown normalise"),
+            ("scalearn", "scalearn", "compose", "x", "unknown compose 'x'"),
+            ("scalearn", "scalearn", "magic", 1, "unexpected keyword argument 'magic'"),
+        )
+        for options in (
+            {"method": method, "spec.combiner": combiner, "spec.combiner_options": [[name, value]]},
+        )
+    },
     "a spec of heads for another task": (
         lambda p: p.evaluate(p.run(**{"task.name": "yours"})),
         "run.json",
@@ -486,6 +530,14 @@ RUNS = {
     "explain of a seed that is not there": (lambda p: p.explain(str(good() / "scaled"), seed="3"), "--seed 3"),
     "explain of sources without names": (lambda p: p.explain(p.run("scaled", sources=[{}])), "run.json", "sources"),
     "explain of sources that are a map": (lambda p: p.explain(p.run("scaled", sources={})), "run.json", "sources"),
+    "explain of a source that acts on a terminal": (
+        lambda p: p.explain(p.run("scaled", sources=[{"name": "\x1b[2J", "path": "", "hash": ""}])),
+        "sources: the name '\\x1b[2J' cannot be shown",
+    ),
+    "a label of a run that acts on a terminal": (
+        lambda p: p.evaluate(p.run(**{"task.labels": ["\x9b2J", "a"]})),
+        "holds characters that cannot be shown",
+    ),
     "explain of a source too few": (lambda p: p.explain(p.run("scaled", sources=[])), "run.json", "sources"),
     "explain of no samples": (lambda p: p.explain(str(good() / "scaled"), max_samples="0"), "max_samples must be"),
 }  # fmt: skip
@@ -511,6 +563,7 @@ SOURCES = {
 
 BACKBONES = {
     "no backbone": (lambda p: p.train(backbone="./gone"), "./gone is not a folder", "config.json"),
+    "a backbone in a home of nobody": (lambda p: p.train(backbone="~nosuchuser/x"), "~nosuchuser/x is not a folder"),
     "a file as backbone": (lambda p: p.train(backbone=p.file("b", "x")), "is not a folder"),
     "an empty folder as backbone": (lambda p: p.train(backbone=p.folder("b")), "config.json does not exist"),
     "config.json is a list": (lambda p: p.train(backbone=p.backbone(config_json=[1])), "expected a JSON object"),
@@ -647,6 +700,58 @@ REPORTS = {
         lambda p: (p.run(**{"parameters.transfer": "many"}), ["report", str(p.root), "--out", p.out])[1],
         "is damaged",
     ),
+    "a report of a target that is half a character": (
+        lambda p: (p.run(**{"task.name": "\ud800"}), ["report", str(p.root), "--out", p.out])[1],
+        "is damaged",
+        "texts that can be shown",
+    ),
+    "a report of a source that acts on a terminal": (
+        lambda p: (p.run("scaled", **{"sources": [{"name": "\x1b[2J"}]}), ["report", str(p.root), "--out", p.out])[1],
+        "texts that can be shown",
+    ),
+    "a report of a study that acts on a terminal": (
+        lambda p: (
+            p.run(),
+            p.file("study.json", {"study": {"name": "\x1b]0;x", "backbone": "b", "targets": [], "methods": []}}),
+            ["report", str(p.root), "--out", p.out],
+        )[-1],
+        "study.json is damaged",
+        "cannot be shown",
+    ),
+    "a report of more parameters than there are": (
+        lambda p: (p.run(**{"parameters.transfer": 10**400}), ["report", str(p.root), "--out", p.out])[1],
+        "the number of parameters must be a number from 0",
+    ),
+    "a report of parameters without end": (
+        lambda p: (p.run(**{"parameters.transfer": float("inf")}), ["report", str(p.root), "--out", p.out])[1],
+        "the number of parameters must be a number from 0",
+    ),
+    "a report of scales normalised by a list": (
+        lambda p: (
+            p.run("scaled", **{"spec.combiner_options": [["normalise", ["x"]]]}),
+            ["report", str(p.root), "--out", p.out],
+        )[1],
+        "normalise must be a text",
+    ),
+    "a report of scales normalised in an unknown way": (
+        lambda p: (
+            p.run("scaled", **{"spec.combiner_options": [["normalise", "x"]]}),
+            ["report", str(p.root), "--out", p.out],
+        )[1],
+        "unknown normalise 'x'",
+    ),
+    **{
+        f"a report of scores that are {scores}": (
+            lambda p, scores=scores: p.results(
+                results_json={
+                    "main_metric": "f1",
+                    "seeds": {str(n): {"test": {"f1": score}} for n, score in enumerate(scores)},
+                }
+            ),
+            "a score must be a number from -1 to 1",
+        )
+        for scores in ([float("nan"), 0.5], [float("inf"), -float("inf")], [1e308, 1e308], [10**400], [True])
+    },
     "a report of one run twice": (
         lambda p: (p.run(), os.rename(p.root / "single", p.root / "a"), p.run(), ["report", str(p.root)])[-1],
         "a table needs one",

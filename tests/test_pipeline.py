@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, pipeline, prepare, runs, training, tree
-from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
+from scalearn_jax import inference, outputs, pipeline, prepare, runs, training, tree
+from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, PredictConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
 from scalearn_jax.errors import InputError
+from scalearn_jax.explain import explain_run
 from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
 from tests.bin_files import pickled
@@ -180,9 +181,9 @@ DAMAGED = {
     "no frozen part": (lambda folder: (folder / "frozen.safetensors").unlink(), "adapters/down/bias: missing"),
     "another spec": (lambda folder: _rewrite(folder, spec={"backbone": {}}), "run.json describes no model"),
     "another task": (lambda folder: _rewrite(folder, task={"name": "x"}), "missing key 'kind'"),
-    "seeds that are paths": (lambda folder: _rewrite(folder, seeds=["../../x"]), "seeds, which name files"),
-    "no seeds": (lambda folder: _rewrite(folder, seeds=[]), "seeds, which name files"),
-    "another config": (lambda folder: _rewrite(folder, config="x"), "config must be names and values"),
+    "seeds that are paths": (lambda folder: _rewrite(folder, seeds=["../../x"]), "seeds.: expected a whole number"),
+    "no seeds": (lambda folder: _rewrite(folder, seeds=[]), "whole numbers, which name files"),
+    "another config": (lambda folder: _rewrite(folder, config="x"), "config.: expected names and values"),
     "another format": (lambda folder: _rewrite(folder, format=9), "has format 9, expected 1"),
 }
 
@@ -215,17 +216,26 @@ def test_pickles_are_read_in_training_on_request(backbone, sources, pickles, tmp
     (setup,) = pipeline.transfer_setups(config)
     assert setup.sources[0].hash == runs.load_source(sources[1]).hash
     assert setup.backbone_hash == runs.load_backbone(backbone)[2]
-    assert pipeline.describe("transfer", setup)["config"]["allow_pickle"] is True
+    assert outputs.describe("transfer", setup)["config"]["allow_pickle"] is True
 
 
-def test_a_run_remembers_that_it_may_read_a_pickle(transferred, pickles, tmp_path):
-    folder = shutil.copytree(transferred, tmp_path / "run")
-    with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
-        runs.load_run(str(folder), backbone=pickles[0])
-    info = json.loads((folder / "run.json").read_text())
-    _rewrite(folder, config=info["config"] | {"allow_pickle": True}, backbone=info["backbone"] | {"path": pickles[0]})
+def test_a_run_cannot_allow_its_pickle_by_itself(transferred, pickles, tmp_path):
+    folder = str(shutil.copytree(transferred, tmp_path / "run"))
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    allowed = info["config"] | {"allow_pickle": True}
+    _rewrite(tmp_path / "run", config=allowed, backbone=info["backbone"] | {"path": pickles[0]})
+    for refuse in (
+        lambda: runs.load_run(folder),
+        lambda: inference.evaluate(EvaluateConfig(run=folder)),
+        lambda: inference.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out"))),
+        lambda: explain_run(ExplainConfig(run=folder)),
+    ):
+        with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
+            refuse()
     expected = runs.load_run(transferred).members
-    assert tree.content_hash(runs.load_run(str(folder)).members[4]) == tree.content_hash(expected[4])
+    assert tree.content_hash(runs.load_run(folder, allow_pickle=True).members[4]) == tree.content_hash(expected[4])
+    scores = [inference.evaluate(EvaluateConfig(run=run, allow_pickle=run == folder)) for run in (transferred, folder)]
+    assert scores[0]["seeds"] == scores[1]["seeds"]
 
 
 def test_predictions_follow_the_input(transferred, tmp_path):

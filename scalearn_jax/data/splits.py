@@ -5,6 +5,7 @@ validation set is the test set (arXiv 2310.01217, section 4). A data set that br
 keep its three files as they are.
 """
 
+import os.path
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -145,11 +146,12 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
 
 def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table, str]]:
     """Yields (split, table, where it came from)."""
-    if task.name in builtin.BUILTIN and not (data_dir and Path(data_dir).expanduser().joinpath(task.name).is_dir()):
+    data_dir = data_dir and Path(os.path.expanduser(data_dir))
+    if task.name in builtin.BUILTIN and not (data_dir and (data_dir / task.name).is_dir()):
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = _hub_files(task) if data_dir is None else _local_files(task, Path(data_dir).expanduser())
+    files = _hub_files(task) if data_dir is None else _local_files(task, Path(data_dir))
     for split, paths in files.items():
         if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])

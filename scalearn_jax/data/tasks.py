@@ -1,6 +1,7 @@
 """TASKS: one row a data set. A user's own data set is a row in a ``task.yaml``."""
 
 import dataclasses
+import os.path
 from pathlib import Path
 
 from scalearn_jax import schema
@@ -135,7 +136,7 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
         return TASKS[name]
     if name.endswith((".yaml", ".yml", ".json")):
         return from_file(name)
-    root = Path(data_dir).expanduser() if data_dir else None
+    root = Path(os.path.expanduser(data_dir)) if data_dir else None
     folders = (root / name, root) if root else ()
     for path in (folder / f"task{suffix}" for folder in folders for suffix in (".yaml", ".json")):
         if path.is_file():
