@@ -108,7 +108,7 @@ def fraction(value: Any, what: str) -> float:
     """
     if type(value) not in (int, float) or not 0 <= value < 1:
         raise InputError(f"{what} must be a number from 0 to below 1, got {_short(value)}; restore the file.")
-    return value
+    return float(value)
 
 
 def _short(value: Any) -> str:

@@ -96,7 +96,8 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
       The spec.
 
     Raises:
-      InputError: unknown ``model_type``, or a number that is missing, out of bounds or inconsistent.
+      InputError: unknown ``model_type``, or a number that is missing, out of bounds or inconsistent. A key that is
+        null counts as one that is left out.
 
     Example:
       >>> sizes = dict(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -104,7 +105,10 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
       >>> spec_from_config({"model_type": "roberta", "pad_token_id": 1, **sizes}).max_length
       62
     """
-    family = _known("model_type", config.get("model_type"), BACKBONES, where)
+    config = {key: _integral(value) for key, value in config.items() if value is not None}  # null: as if left out
+    if "model_type" not in config:
+        raise InputError(f'{where} has no model_type; add "model_type": one of {", ".join(BACKBONES)}.')
+    family = _known("model_type", config["model_type"], BACKBONES, where)
     sizes = {ours: whole(config.get(theirs), 1, most, f"{where}: {theirs}") for ours, (theirs, most) in _SIZES.items()}
     if sizes["hidden_size"] % sizes["num_heads"]:
         raise InputError(
@@ -116,9 +120,8 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
             f"{where}: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported."
         )
     after_pad = BACKBONES[family].positions_after_pad
-    given = config.get("pad_token_id")
     most = min(sizes["vocab_size"], sizes["max_positions"] - 1 if after_pad else sizes["vocab_size"]) - 1
-    pad_id = whole(int(after_pad) if given is None else given, 0, most, f"{where}: pad_token_id")
+    pad_id = whole(config.get("pad_token_id", int(after_pad)), 0, most, f"{where}: pad_token_id")
     fractions = {
         ours: fraction(config.get(theirs, default), f"{where}: {theirs}")
         for ours, (theirs, default) in _FRACTIONS.items()
@@ -133,6 +136,11 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
         **sizes,
         **fractions,
     )
+
+
+def _integral(value: Any) -> Any:
+    """Turns 768.0, as some programs write whole numbers, into 768."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _known(key: str, name: Any, table: Collection[str], where: str) -> str:

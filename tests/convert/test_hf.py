@@ -122,12 +122,12 @@ def test_wrong_places_are_named(tmp_path):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 1000, got 1000000000"),
         ({"hidden_size": 65_544}, "hidden_size must be a whole number from 1 to 65536"),
         ({"hidden_size": True}, "hidden_size must be a whole number"),
-        ({"intermediate_size": 12.0}, "intermediate_size must be a whole number"),
+        ({"intermediate_size": 12.5}, "intermediate_size must be a whole number"),
         ({"vocab_size": "11"}, "vocab_size must be a whole number from 1 to 10000000, got '11'"),
         ({"vocab_size": -11}, "vocab_size must be a whole number"),
         ({"max_position_embeddings": float("nan")}, "max_position_embeddings must be a whole number"),
         ({"num_attention_heads": 0}, "num_attention_heads must be a whole number"),
-        ({"type_vocab_size": None}, "type_vocab_size must be a whole number"),
+        ({"type_vocab_size": "2"}, "type_vocab_size must be a whole number"),
         ({"pad_token_id": -1}, "pad_token_id must be a whole number"),
         ({"pad_token_id": 9}, "pad_token_id must be a whole number from 0 to 8"),
         ({"pad_token_id": [1]}, "pad_token_id must be a whole number from 0 to 8, got list"),
@@ -144,3 +144,18 @@ def test_sizes_that_no_backbone_has_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         hf.load_backbone(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_a_null_counts_as_left_out_and_a_whole_number_may_have_a_point(family):
+    config = CONFIG | {"model_type": family}
+    left_out = {key: value for key, value in config.items() if key not in ("pad_token_id", "type_vocab_size")}
+    optional = ("position_embedding_type", "hidden_act", "layer_norm_eps", "type_vocab_size", "pad_token_id")
+    nulls = left_out | dict.fromkeys((*optional, "hidden_dropout_prob", "attention_probs_dropout_prob"))
+    assert hf.spec_from_config(nulls) == hf.spec_from_config(left_out)
+    floats = {key: float(value) if isinstance(value, int) else value for key, value in config.items()}
+    spec = hf.spec_from_config(floats)
+    assert spec == hf.spec_from_config(config) and type(spec.hidden_size) is type(spec.pad_id) is int
+    for value in (8.5, float("inf"), float("nan"), 1e300):
+        with pytest.raises(InputError, match="hidden_size must be a whole number from 1 to 65536"):
+            hf.spec_from_config(config | {"hidden_size": value})
