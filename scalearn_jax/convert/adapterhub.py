@@ -71,6 +71,7 @@ LEAVES = {
     "up/kernel": "adapter_up.weight",
     "up/bias": "adapter_up.bias",
 }
+_PLACE = "(?:adapters|layer_text_task_adapters)"  # the latter in adapter-transformers 1.x
 # Files without a version used other names for the two forms of GELU.
 UNVERSIONED = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
@@ -79,7 +80,8 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
     """Reads one adapter.
 
     Args:
-      folder: holds ``adapter_config.json`` and ``adapter.safetensors``.
+      folder: holds ``adapter_config.json``, in which keys that older versions lacked may be missing, and
+        ``adapter.safetensors``.
       allow_pickle: whether to read ``pytorch_adapter.bin`` where there are no safetensors.
 
     Returns:
@@ -87,7 +89,7 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
       ``non_linearity``, ``reduction_factor``, ``hidden_size``, ``model_type`` and ``model_name``.
 
     Raises:
-      InputError: another format (PEFT, pickles), another layout than Pfeiffer's, or damaged files.
+      InputError: another format (PEFT), a pickle that is not allowed, another layout than Pfeiffer's, or damaged files.
 
     Example:
       >>> adapter, config = load("adapters/rte")  # doctest: +SKIP
@@ -117,11 +119,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(content.get("config"), dict) or not {"name", "hidden_size"} <= content.keys():
         raise InputError(f"{path} lacks 'config', 'name' or 'hidden_size'; expected an AdapterHub adapter_config.json.")
-    for key, expected in LAYOUT.items():
-        if content["config"].get(key, expected) != expected:
+    for key, value in content["config"].items():
+        key_now = key.lower()  # 1.x wrote LN_after, MH_Adapter and so on
+        if key_now in LAYOUT and value != LAYOUT[key_now]:
             raise InputError(
-                f"{path}: {key} is {content['config'][key]!r}, expected {expected!r}; only the Pfeiffer layout"
-                " (seq_bn: one plain bottleneck after the feed-forward sublayer) can be read."
+                f"{path}: {key} is {value!r}, expected {LAYOUT[key_now]!r}; only the Pfeiffer layout (seq_bn: one plain"
+                " bottleneck after the feed-forward sublayer) can be read."
             )
     _check_values(content, path)
     return content
@@ -164,7 +167,7 @@ def _weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict
 
 
 def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, folder: Path) -> Params:
-    pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d+)\.output\.adapters\.{re.escape(name)}\.(.+)")
+    pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d+)\.output\.{_PLACE}\.{re.escape(name)}\.(.+)")
     found = {match.groups(): tensor for key, tensor in tensors.items() if (match := pattern.fullmatch(key))}
     num_layers = len({layer for layer, _ in found})
     expected = {(str(layer), leaf) for layer in range(num_layers) for leaf in LEAVES.values()}
@@ -272,7 +275,7 @@ def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params
       ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec.
 
     Raises:
-      InputError: no safetensors, or another head than dense, tanh, out on the first token.
+      InputError: no file of weights that may be read, or another head than dense, tanh, out on the first token.
     """
     folder = Path(folder)
     config, name = _read_head_config(folder)

@@ -10,6 +10,7 @@ from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.errors import InputError
+from tests.bin_files import pickled
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
@@ -48,6 +49,37 @@ def test_files_of_the_official_code_survive_a_round_trip(tmp_path):
     for name, tensor in theirs.items():
         np.testing.assert_array_equal(ours[name], tensor)
     assert adapterhub.load(tmp_path)[1] == described
+
+
+def of_version_1(folder, **changes):
+    """Writes the adapter of a folder as adapter-transformers 1.x did."""
+    layout = {"LN_after": False, "LN_before": False, "MH_Adapter": False, "Output_Adapter": True}
+    layout |= {"adapter_residual_before_ln": False, "attention_type": "sent-lvl-dynamic", "new_attention_norm": False}
+    layout |= {"original_LN_after": True, "original_LN_before": True, "residual_before_ln": True}
+    layout |= {"invertible_adapter": None, "non_linearity": "relu", "reduction_factor": 16} | changes
+    content = json.loads((folder / "adapter_config.json").read_text())
+    content = {key: content[key] for key in ("hidden_size", "model_name", "model_type", "name")}
+    content |= {"config": layout, "type": "text_task"}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    tensors = load_tensors(folder / "adapter.safetensors")
+    old = {name.replace(".adapters.", ".layer_text_task_adapters."): tensor for name, tensor in tensors.items()}
+    save_tensors(folder / "adapter.safetensors", old)
+    return pickled(folder, "pytorch_adapter.bin", "adapter.safetensors")
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    expected, _ = adapterhub.load(GOLDEN / "adapters/rte")
+    folder = of_version_1(shutil.copytree(GOLDEN / "adapters/rte", tmp_path / "a"))
+    found, described = adapterhub.load(folder, allow_pickle=True)
+    assert tree.content_hash(found) == tree.content_hash(expected)
+    assert (described["name"], described["non_linearity"]) == ("rte", "relu")
+
+
+@pytest.mark.parametrize("key, value", [("LN_before", True), ("MH_Adapter", True), ("Output_Adapter", False)])
+def test_other_layouts_of_the_first_version_are_refused(tmp_path, key, value):
+    folder = of_version_1(shutil.copytree(GOLDEN / "adapters/rte", tmp_path / "a"), **{key: value})
+    with pytest.raises(InputError, match=f"{key} is {value}, expected {not value}"):
+        adapterhub.load(folder, allow_pickle=True)
 
 
 @pytest.mark.parametrize("hidden_size", [384, 768, 1024])
