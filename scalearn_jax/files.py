@@ -21,9 +21,11 @@ except ImportError:  # Windows: two runs in one folder go unnoticed
     fcntl = None
 
 _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some are for suffixes
+_POINTER = b"version https://git-lfs.github.com/"
 _LOCK = ".lock"
 SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
 _LOCK_ATTEMPTS = 5
+POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
 MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
 
@@ -98,6 +100,12 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
     if len(content) > max_bytes:
         raise InputError(f"{path} has more than {max_bytes} bytes; is it the right file?")
     return content.decode("utf-8")
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Says whether a file only tells where Git LFS keeps it: what a clone without LFS has in its place."""
+    with Path(path).open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import named
+from scalearn_jax.files import POINTER, is_pointer, named
 from scalearn_jax.typing import Array, Params
 
 
@@ -64,7 +64,7 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _damaged(path: str | Path, error: Exception) -> InputError:
-    reason = f"{type(error).__name__}: {str(error)[:200]}"
+    reason = POINTER if is_pointer(path) else f"{type(error).__name__}: {str(error)[:200]}"
     return InputError(f"{path} is not a complete safetensors file ({reason}); copy or download it again.")
 
 

@@ -20,9 +20,11 @@ import numpy as np
 
 from scalearn_jax.convert.pickle_machine import Machine, Refused, Storage, Tensor, kind
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import POINTER, is_pointer
 
 _MAX_PICKLE = 16_000_000  # bytes; that of a large model has 100 kB
 _CHUNK = 1 << 20
+_MOST_COPIES = 4
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 
 
@@ -50,7 +52,7 @@ def load_bin(path: str | Path) -> dict[str, np.ndarray]:
             " get the weights as safetensors, or save them again."
         ) from error
     except Exception as error:  # a damaged file makes its readers raise almost anything, MemoryError included
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        reason = POINTER if is_pointer(path) else f"{type(error).__name__}: {str(error)[:200]}"
         raise InputError(f"{path} is damaged ({reason}); expected a state dict: copy or download it again.") from error
 
 
@@ -68,14 +70,17 @@ def _read(stream: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 def _views(state: Any, limit: int) -> dict[str, Tensor]:
-    """Checks that a file's content is a state dict, and that its arrays take no more memory than the file."""
+    """Checks that a file's content is a state dict, and that its arrays take little more memory than the file.
+
+    Different views of one storage, such as a tied weight and its transpose, are copies here.
+    """
     if not isinstance(state, dict):
         raise Refused(f"it holds a {kind(state)} where a dict is expected")
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise Refused(f"its entry {name[:100]!r} is a {kind(value)} where a tensor is expected")
     total = sum(view.num_bytes for view in set(state.values()))
-    if total > limit:
+    if total > _MOST_COPIES * limit:
         raise Refused(f"its tensors have {total} bytes, the file has {limit}")
     return state
 
@@ -97,7 +102,7 @@ def _read_zip(stream: IO[bytes], limit: int) -> _Content:
 
 def _members(archive: zipfile.ZipFile, limit: int) -> dict[str, zipfile.ZipInfo]:
     """Name below the archive's one folder -> member, all of them stored as they are."""
-    infos = archive.infolist()
+    infos = [info for info in archive.infolist() if not (info.is_dir() and info.file_size == 0)]
     for info in infos:
         if "\\" in info.filename or {"", "..", "."} & set(info.filename.split("/")):
             raise Refused(f"its zip archive holds the name {info.filename[:100]!r}")

@@ -89,6 +89,25 @@ def test_views_are_copied_out(tmp_path, layout):
     assert found["tied"] is found["t"]  # tied weights take no more memory than in the file
 
 
+@LAYOUTS
+def test_tied_weights_may_be_other_views_of_one_storage(tmp_path, layout):
+    data, size = np.arange(2000, dtype=np.float32).tobytes(), {"size": 2000}
+    views = {
+        "a": tensor(sizes=(50, 40), strides=(40, 1), **size),
+        "b": tensor(sizes=(40, 50), strides=(1, 40), **size),
+        "c": tensor(sizes=(1990,), strides=(1,), **size),
+    }
+    found = read(tmp_path, layout(mapping(**views), data=data, **size if layout is legacy else {}))
+    np.testing.assert_array_equal(found["b"], found["a"].T)
+    np.testing.assert_array_equal(found["c"], found["a"].ravel()[:1990])
+
+
+def test_folders_in_an_archive_count_for_nothing(tmp_path):
+    data = np.arange(6, dtype=np.float32).tobytes()
+    members = {"": b"", "data/": b"", "data.pkl": pickle(mapping(a=tensor())), "data/0": data}
+    assert read(tmp_path, bins.archive(members))["a"][1, 2] == 5
+
+
 def test_parameters_and_newer_pickles_are_read(tmp_path):
     parameter = b"ctorch._utils\n_rebuild_parameter\n" + row(tensor(), b"\x88", ORDERED + b")R") + b"R"
     np.testing.assert_array_equal(read(tmp_path, saved(mapping(a=parameter)))["a"].ravel(), np.arange(6))
@@ -214,7 +233,8 @@ LEGACY = legacy(mapping(a=tensor()))
 
 FILES = {
     "nothing": (b"", "damaged"),
-    "a text": (b"version https://git-lfs.github.com/spec/v1\n", "damaged"),
+    "a text": (b"the weights\n", "damaged"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS keeps the file; .*git lfs pull"),
     "a plain pickle": (pickle(b"cos\nsystem\n" + CANARY + b"\x85R"), "'os.system'"),
     "another magic number": (legacy(mapping(a=tensor()), magic=whole(7)), "neither a zip archive nor"),
     "an archive cut short": (GOOD[:-30], "damaged"),
