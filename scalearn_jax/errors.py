@@ -5,7 +5,11 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 10_000  # characters: a name of megabytes, from a damaged file, must not fill a terminal
-_SECRET = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}|(?<=://)[^/\s:@]*:[^/\s?#]+(?=@)")
+# A token of the hub, of either kind; who a URL logs in as, and with what password, even one with a slash.
+_SECRET = re.compile(
+    r"(?<!\w)hf_[A-Za-z0-9]{34,}(?!\w)|(?<!\w)(?:hf_oauth|hf_jwt|api_org)_[\w.-]{16,}"
+    r"|(?<=://)(?:[^/\s?#]+|[^/\s@:]{0,200}:(?!\d+/)[^\s@]{1,200})(?=@)"
+)
 # Control characters, what turns the direction of writing, and halves of characters.
 _ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -148,7 +148,7 @@ def test_exit_codes(fake, capsys, error, code, message):
 
 @pytest.mark.parametrize("flag", ["--batch-size", "--select", "--backbone", "--config", "--seeds", "--none"])
 def test_tokens_on_the_command_line_are_refused_and_not_repeated(flag, capsys):
-    secret = "aB3" * 11
+    secret = "aB3" * 12
     for argument in (f"hf_{secret}", f"https://me:{secret * 5}@huggingface.co/{'x' * 60}"):
         for argv in ([flag, argument], [f"{flag}={argument}"], [f"--{argument}"]):
             assert cli.main(["transfer", *TRANSFER, *argv]) == 2

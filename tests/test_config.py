@@ -9,7 +9,7 @@ import pytest
 
 from scalearn_jax import config as configs
 from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 
 ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
 TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
@@ -169,7 +169,7 @@ def test_config_is_frozen():
         ReportConfig(dir="a").dir = "b"
 
 
-TOKEN = "hf_" + "aB3" * 11
+TOKEN = "hf_" + "aB3" * 12
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ TOKEN = "hf_" + "aB3" * 11
     [
         (AdapterConfig, ADAPTER | {"backbone": f"x/{TOKEN}"}, "backbone"),
         (AdapterConfig, ADAPTER | {"data_dir": "https://me:secret@host/x"}, "data_dir"),
-        (TransferConfig, TRANSFER | {"sources": ["a", f"b{TOKEN}", TOKEN]}, "sources"),
+        (TransferConfig, TRANSFER | {"sources": ["a", "b", TOKEN]}, "sources"),
         (StudyConfig, STUDY | {"stage2": {"embedder": [TOKEN]}}, "stage2"),
         (StudyConfig, STUDY | {"tasks": {TOKEN: {}}}, "tasks"),
         (ReportConfig, {"dir": TOKEN}, "dir"),
@@ -195,8 +195,35 @@ def test_tokens_and_passwords_are_refused_and_not_repeated(cls, content, where):
 def test_a_token_is_refused_in_the_library_with_what_to_do():
     with pytest.raises(InputError, match="`hf auth login` or set HF_TOKEN"):
         AdapterConfig(task="t", out="o", backbone=f"https://user:{TOKEN}@huggingface.co/x/y")
-    for harmless in ("hf_short", "org/hf_roberta-base-with-a-long-name", "https://host:8080/a@b", "shelf_" + "a" * 30):
-        assert AdapterConfig(task="t", out="o", backbone=harmless).backbone == harmless
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        *("hf_short", "org/hf_roberta-base-with-a-long-name", "https://host:8080/a@b", "shelf_" + "a" * 40),
+        *("./my_hf_robertalargefinetunedmnli", "models/hf_bertbaseuncasedfinetuned", "gs://bucket/model@main"),
+        *("https://huggingface.co/x/y@main", "my_api_org_" + "a" * 34, f"{TOKEN}_x", "https://host/?mail=a@b"),
+    ],
+)
+def test_what_only_looks_like_a_token_is_allowed(harmless):
+    assert AdapterConfig(task="t", out="o", backbone=harmless).backbone == harmless
+
+
+@pytest.mark.parametrize(
+    "secret, left",
+    [
+        ("x/hf_oauth_eyJ.abc-" + "a" * 20, "x/***"),
+        ("hf_jwt_" + "a" * 20, "***"),
+        ("api_org_" + "a" * 34, "***"),
+        ("https://ghp_x@github.com/y", "https://***@github.com/y"),
+        ("https://user:p/w@host/x", "https://***@host/x"),
+        ("https://user:p@ss@host/x", "https://***@host/x"),
+    ],
+)
+def test_all_kinds_of_tokens_and_passwords_are_masked(secret, left):
+    assert masked(secret) == left and len(masked("://" * 100_000 + secret)) > 0
+    with pytest.raises(InputError, match="backbone: "):
+        AdapterConfig(task="t", out="o", backbone=secret)
 
 
 def test_the_recorded_command_masks_tokens(monkeypatch):

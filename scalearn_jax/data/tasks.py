@@ -4,7 +4,7 @@ import dataclasses
 import os.path
 from pathlib import Path
 
-from scalearn_jax import schema
+from scalearn_jax import limits, schema
 from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
@@ -170,6 +170,8 @@ def from_file(path: str | Path) -> Task:
       The row.
 
     Raises:
-      InputError: unreadable file, unknown or missing field, wrong type.
+      InputError: unreadable file, unknown or missing field, wrong type, or a token or password in one.
     """
-    return Task.from_dict(schema.read_yaml(path, pipes=False), where=str(path))
+    task = Task.from_dict(schema.read_yaml(path, pipes=False), where=str(path))
+    limits.no_secrets({str(path): task.to_dict()})
+    return task
