@@ -80,9 +80,13 @@ def check_texts(table: Table, names: Iterable[str], where: str) -> None:
     for name in names:
         for row, value in enumerate(table[name], 1):
             if isinstance(value, list | tuple | dict | bytes):
+                mend = (
+                    "store it as text (UTF-8)"
+                    if isinstance(value, bytes)
+                    else "write the parts to columns of their own"
+                )
                 raise InputError(
-                    f"{where}, row {row}: column {name!r} holds {str(value)[:60]!r}, expected text;"
-                    " write the parts to columns of their own."
+                    f"{where}, row {row}: column {name!r} holds {str(value)[:60]!r}, expected text; {mend}."
                 )
 
 
