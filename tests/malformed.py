@@ -134,7 +134,9 @@ class Place:
 
     def _replace(self, folder: Path, files: dict[str, Any]) -> None:
         for name, content in files.items():
-            path = folder / name.replace("_json", ".json").replace("_safetensors", ".safetensors")
+            path = folder / name
+            if path.suffix != ".bin":
+                path = folder / name.replace("_json", ".json").replace("_safetensors", ".safetensors")
             path.unlink(missing_ok=True) if content is None else path.write_bytes(as_bytes(content))
 
     def train(self, **flags: Any) -> list[str]:

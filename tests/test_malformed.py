@@ -4,15 +4,20 @@ A case is a row of a table: name -> (function that lays the input out and return
 """
 
 import gzip
+import io
 import json
 import os
+import shutil
 import struct
 
 import pytest
 
 from scalearn_jax import cli
+from tests import bin_files as bins
+from tests.conftest import ROOT
 from tests.malformed import ROWS, Place, good, snapshot
 
+ADAPTER = ROOT / "tests/golden/roberta_l3_h32_t4/adapters/rte"
 HUGE = "1" + 400 * "0"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(9 * ['*' + before])}]\n"
@@ -23,6 +28,7 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
     for before, name in zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=True)
 )
 DEEP = 30_000 * "["
+TOKEN = "hf_" + 12 * "aB3"
 
 FLAGS = {
     "no such command": (lambda p: ["trane-adapter"], "unknown command", "train-adapter"),
@@ -34,9 +40,9 @@ FLAGS = {
     "a word for a number": (lambda p: p.train(epochs="two"), "--epochs"),
     "a fraction for a whole number": (lambda p: p.train(batch_size="1.5"), "--batch-size"),
     "a number below its bound": (lambda p: p.train(batch_size="-8"), "batch_size must be at least 1, got -8"),
-    "a number of 400 digits": (lambda p: p.train(batch_size=HUGE), "batch"),
-    "a seed of 400 digits": (lambda p: p.predict(seed=HUGE), "seed"),
-    "a step count of 12 digits": (lambda p: p.train(max_steps="999999999999"), "max_steps"),
+    "a number of 400 digits": (lambda p: p.train(batch_size=HUGE), "batch_size must be at most 2147483647, got 1000"),
+    "a seed of 400 digits": (lambda p: p.predict(seed=HUGE), "--seed 1000", "holds seeds [0, 1]"),
+    "a step count of 12 digits": (lambda p: p.train(max_steps="999999999999"), "max_steps must be at most 2147483647"),
     "no number": (lambda p: p.train(learning_rate="nan"), "learning_rate must be at least 0, got nan"),
     "an infinite number": (lambda p: p.train(clip_norm="inf"), "clip_norm must be at least 0, got inf"),
     "a choice that is none": (lambda p: p.train(select="los"), "--select"),
@@ -87,7 +93,7 @@ CONFIGS = {
     "no config file": (lambda p: p.train(config=str(p.root / "c.yaml")), "c.yaml: No such file"),
     "a folder as config": (lambda p: p.train(config=p.folder("c.yaml")), "c.yaml: Is a directory"),
     "a link to nothing as config": (lambda p: p.train(config=p.link("c.yaml", "gone")), "c.yaml: No such file"),
-    "a link to itself as config": (lambda p: p.train(config=p.link("c.yaml", "c.yaml")), "c.yaml"),
+    "a link to itself as config": (lambda p: p.train(config=p.link("c.yaml", "c.yaml")), "Too many levels of symbolic"),
     "a config below a file": (lambda p: p.train(config=p.file("a") + "/c.yaml"), "Not a directory"),
     "an empty config": (lambda p: p.configured(""), "c.yaml: expected keys and values"),
     "a config that is text": (lambda p: p.configured("just text"), "expected keys and values, got 'just text'"),
@@ -121,6 +127,7 @@ CONFIGS = {
         "twice",
     ),
     "a key that is a list": (lambda p: p.configured("? [epochs]\n: 1\n"), "c.yaml is not valid YAML"),
+    "a token in a config": (lambda p: p.configured(f"revision: {TOKEN}"), "revision: '***', where *** stands for"),
     "an unknown key": (lambda p: p.configured("epoch: 1"), "unknown key 'epoch'; did you mean 'epochs'?"),
     "a key that is a number": (lambda p: p.configured("1: 2"), "unknown key 1"),
     "a value of another type": (lambda p: p.configured("epochs: many"), "'epochs': expected a whole number"),
@@ -128,9 +135,12 @@ CONFIGS = {
     "text for a list": (lambda p: p.configured("seeds: 1, 2"), "'seeds': expected a list of a whole number"),
     "a date for a text": (lambda p: p.configured("revision: 2024-01-01"), "'revision': expected text"),
     "a date that is none": (lambda p: p.configured("revision: 2024-13-41"), "c.yaml is not valid YAML"),
-    "a number of 5000 hexadecimals": (lambda p: p.configured(f"epochs: 0x{5000 * 'f'}"), "epochs"),
-    "a number of 5000 digits": (lambda p: p.configured(f"epochs: {5000 * '9'}"), "c.yaml"),
-    "a million seeds": (lambda p: p.configured(f"seeds: [{','.join(1000 * ['0-999'])}]"), "seeds"),
+    "a number of 5000 hexadecimals": (
+        lambda p: p.configured(f"epochs: 0x{5000 * 'f'}"),
+        "a number of thousands of digits",
+    ),
+    "a number of 5000 digits": (lambda p: p.configured(f"epochs: {5000 * '9'}"), "c.yaml is not valid YAML: Exceeds"),
+    "a million seeds": (lambda p: p.configured(f"seeds: [{','.join(1000 * ['0-999'])}]"), "at most 100000 numbers"),
     "a null character in a text": (lambda p: p.configured('out: "a\\0b"', out=None), "'out': expected text"),
     "a tag that its value does not fit": (lambda p: p.configured("epochs: !!bool foo"), "not valid YAML: KeyError"),
     "a number of nothing": (lambda p: p.configured('epochs: !!int ""'), "c.yaml is not valid YAML"),
@@ -167,7 +177,7 @@ STUDIES = {
     "an override by a list": (lambda p: p.study({"tasks": {"mine": {"stage2": [1]}}}), "expected keys and values"),
     "a variant that names no method": (
         lambda p: p.study({"methods": ["x"], "methods_options": {"x": {"method": ["scalearn"]}}}),
-        "method",
+        "methods_options: x: key 'method': expected text",
     ),
     "few-shot from nothing": (lambda p: p.study({"shots": [0]}), "shots must be at least 1, got [0]"),
     "few-shot from yes": (lambda p: p.study({"shots": [True]}), "'shots': expected a whole number"),
@@ -183,9 +193,9 @@ STUDIES = {
     ),
     "an unknown table of the paper": (lambda p: p.study({"published": "glue/gpt"}), "published: "),
     "a study without its backbone": (lambda p: p.study({"backbone": "./gone"}), "./gone is not a folder"),
-    "a study without its data": (lambda p: p.study({"data_dir": p.folder("no")}), "mine"),
-    "adapters that are a file": (lambda p: p.study({"adapters": p.file("adapters")}), "adapters"),
-    "seeds of a task that are text": (lambda p: p.study({"tasks": {"mine": {"seeds": "all"}}}), "seeds"),
+    "a study without its data": (lambda p: p.study({"data_dir": p.folder("no")}), "unknown task 'mine'"),
+    "adapters that are a file": (lambda p: p.study({"adapters": p.file("adapters")}), "adapters is no folder"),
+    "seeds of a task that are text": (lambda p: p.study({"tasks": {"mine": {"seeds": "all"}}}), "expected a list of"),
     "a folder of another study": (
         lambda p: (p.file("out/study.json", {"format": 1, "study": {"name": "b", "backbone": "b", "targets": [],
                    "methods": []}}), p.study({}))[1],
@@ -200,6 +210,16 @@ STUDIES = {
     ),
 }  # fmt: skip
 
+
+def parquet_of(columns: dict) -> bytes:
+    """The bytes of a parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), file := io.BytesIO())
+    return file.getvalue()
+
+
 TASKS = {
     "a task file that is a list": (lambda p: p.train(data_dir=p.data(task_json=[1])), "expected keys and values"),
     "a task of another name": (lambda p: p.train(task="yours"), "describes task 'mine', not 'yours'"),
@@ -211,7 +231,7 @@ TASKS = {
     "a task with one label": (lambda p: p.train(data_dir=p.labelled(labels=["bad"])), "2 or more different label"),
     "a task with a label twice": (lambda p: p.train(data_dir=p.labelled(labels=["a", "a"])), "different label names"),
     "labels that are yes and no": (lambda p: p.train(data_dir=p.labelled(labels=[True, False])), "quote them"),
-    "labels that are a number": (lambda p: p.train(data_dir=p.labelled(labels=2)), "labels"),
+    "labels that are a number": (lambda p: p.train(data_dir=p.labelled(labels=2)), "'labels': expected a list of text"),
     "a metric that does not fit": (lambda p: p.train(data_dir=p.labelled(metrics=["pearson"])), "do not fit kind"),
     "an unknown metric": (lambda p: p.train(data_dir=p.labelled(metrics=["acuracy"])), "accuracy"),
     "a task whose name leads out": (lambda p: p.train(data_dir=p.labelled(name="../mine")), "task name '../mine'"),
@@ -219,7 +239,7 @@ TASKS = {
         lambda p: p.train(data_dir=p.data(train_jsonl=[{"text": float("nan"), "label": 0}])),
         "row 1: no value in column 'text'",
     ),
-    "a task on a list as hub": (lambda p: p.train(data_dir=p.labelled(hub=["a"])), "hub"),
+    "a task on a list as hub": (lambda p: p.train(data_dir=p.labelled(hub=["a"])), "hub: expected keys and values"),
     "a rule that is unknown": (lambda p: p.train(data_dir=p.labelled(derive="squad")), "'derive': expected one of"),
     "an empty text": (lambda p: p.train(data_dir=p.labelled(texts=[""])), "column ''"),
     "a task in a folder elsewhere": (lambda p: p.train(data_dir=p.labelled(folder="/etc")), "folder '/etc' leads out"),
@@ -238,6 +258,18 @@ TASKS = {
         lambda p: p.train(data_dir=p.labelled(labels=["a", "\x1b[2J"])),
         "the label '\\x1b[2J' holds characters that cannot be shown",
     ),
+    "a token in a task": (
+        lambda p: p.train(
+            data_dir=p.labelled(hub={"repo": "a/b", "revision": TOKEN, "files": {"train": "t", "validation": "v"}})
+        ),
+        "task.json: '***', where *** stands for a token",
+    ),
+    "a password in a task": (
+        lambda p: p.train(
+            data_dir=p.labelled(hub={"repo": "https://a:b@c/d", "files": {"train": "t", "validation": "v"}})
+        ),
+        "task.json: 'https://***@c/d', where *** stands for a token",
+    ),
     "a task with a tag that does not fit": (
         lambda p: p.train(data_dir=p.data(task_json=None, task_yaml="name: !!bool mine")),
         "task.yaml is not valid YAML: KeyError",
@@ -254,8 +286,8 @@ DATA = {
         "task glue/rte: no data",
         "~nosuchuser/x/glue/rte",
     ),
-    "no data folder": (lambda p: p.train(data_dir=str(p.root / "gone")), "mine"),
-    "a file as data folder": (lambda p: p.train(data_dir=p.file("data", "x")), "mine"),
+    "no data folder": (lambda p: p.train(data_dir=str(p.root / "gone")), "unknown task 'mine'"),
+    "a file as data folder": (lambda p: p.train(data_dir=p.file("data", "x")), "unknown task 'mine'"),
     "no validation file": (lambda p: p.train(data_dir=p.data(validation_jsonl=None)), "no validation file", "add it"),
     "an empty file": (lambda p: p.train(data_dir=p.data(train_jsonl="")), "train.jsonl is empty"),
     "a file of blank lines": (lambda p: p.train(data_dir=p.data(validation_jsonl="\n\n")), "validation.jsonl is empty"),
@@ -329,7 +361,7 @@ DATA = {
     "a JSON list of rows": (lambda p: p.train(data_dir=p.data(train_jsonl=json.dumps(ROWS))), "expected an object"),
     "a folder in place of a file": (
         lambda p: (p.folder("data2/train.jsonl"), p.train(data_dir=str(p.root / "data2")))[1],
-        "mine",
+        "unknown task 'mine'",
     ),
     "a gzip cut short": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_jsonl_gz=gzip.compress(b'{"text": "a"}')[:-9])),
@@ -343,6 +375,11 @@ DATA = {
     "a parquet that is none": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_parquet="PAR1 and more")),
         "train.parquet: not readable",
+    ),
+    "a parquet of bytes": (
+        lambda p: p.train(data_dir=p.data(train_jsonl=None, train_parquet=parquet_of({"text": [b"a"], "label": [0]}))),
+        "row 1: column 'text'",
+        "store it as text (UTF-8)",
     ),
     "a parquet of zero bytes": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_parquet="")),
@@ -438,11 +475,11 @@ RUNS = {
     "seeds that are a range": (lambda p: p.evaluate(p.run(seeds=["0-1"])), "run.json", "seeds"),
     "a seed of a run below zero": (lambda p: p.evaluate(p.run(seeds=[-1])), "run.json", "seeds"),
     "seeds that are lists": (lambda p: p.evaluate(p.run(seeds=[[0]])), "run.json", "seeds"),
-    "a method that is unknown": (lambda p: p.evaluate(p.run(method="magic")), "magic"),
+    "a method that is unknown": (lambda p: p.evaluate(p.run(method="magic")), "unknown method 'magic'"),
     "a method that is a list": (lambda p: p.evaluate(p.run(method=["single"])), "run.json", "method"),
-    "a method that does not fit": (lambda p: p.evaluate(p.run(method="fusion")), "fusion"),
-    "a config that is null": (lambda p: p.evaluate(p.run(config=None)), "run.json", "config"),
-    "a config without samples": (lambda p: p.evaluate(p.run(config={})), "run.json", "config"),
+    "a method that does not fit": (lambda p: p.evaluate(p.run(method="fusion")), "method 'fusion' has combiner"),
+    "a config that is null": (lambda p: p.evaluate(p.run(config=None)), "run.json is damaged: key 'config'"),
+    "a config without samples": (lambda p: p.evaluate(p.run(config={})), "missing key 'max_train_samples'"),
     "a config with samples as text": (lambda p: p.evaluate(p.run(**{"config.max_eval_samples": "all"})), "run.json"),
     "a spec that is text": (lambda p: p.evaluate(p.run(spec="bert")), "run.json is damaged: key 'spec'"),
     "a spec without a backbone": (lambda p: p.evaluate(p.run(**{"spec.backbone": {}})), "describes no model"),
@@ -454,7 +491,7 @@ RUNS = {
     "a spec of another family": (lambda p: p.evaluate(p.run(**{"spec.backbone.family": "gpt"})), "run.json"),
     "a spec of an unknown activation": (lambda p: p.evaluate(p.run(**{"spec.backbone.activation": "x"})), "run.json"),
     "a spec of layers laid out unknown": (lambda p: p.evaluate(p.run(**{"spec.layers": "tree"})), "run.json"),
-    "a spec of a phi that is none": (lambda p: p.evaluate(p.run(**{"spec.non_linearity": "x"})), "x"),
+    "a spec of a phi that is none": (lambda p: p.evaluate(p.run(**{"spec.non_linearity": "x"})), "non_linearity 'x'"),
     **{
         f"a spec of {combiner} with {name} {value}": (
             lambda p, options=options: p.evaluate(p.run("scaled", **options)),
@@ -558,12 +595,18 @@ SOURCES = {
     ),
     "a source of a hash that is a number": (lambda p: p.transfer(sources=p.run(**{"backbone.hash": 7})), "run.json"),
     "a source of another shape": (lambda p: p.transfer(sources=p.weights(cut)), "do not fit run.json"),
+    "a source whose pickle runs a program": (
+        lambda p: p.transfer(sources=evil(p, "source"), allow_pickle=[]),
+        "pytorch_adapter.bin is refused, nothing in it was run",
+        "'os.system'",
+    ),
     "a source that is a file": (lambda p: p.transfer(sources=p.file("s", "x")), "neither a run folder"),
 }
 
 BACKBONES = {
     "no backbone": (lambda p: p.train(backbone="./gone"), "./gone is not a folder", "config.json"),
     "a backbone in a home of nobody": (lambda p: p.train(backbone="~nosuchuser/x"), "~nosuchuser/x is not a folder"),
+    "a token as backbone": (lambda p: p.train(backbone=f"https://x:{TOKEN}@hf.co/a/b"), "the command line: 'https://***@hf.co"),
     "a file as backbone": (lambda p: p.train(backbone=p.file("b", "x")), "is not a folder"),
     "an empty folder as backbone": (lambda p: p.train(backbone=p.folder("b")), "config.json does not exist"),
     "config.json is a list": (lambda p: p.train(backbone=p.backbone(config_json=[1])), "expected a JSON object"),
@@ -581,13 +624,13 @@ BACKBONES = {
     "an unknown activation": (lambda p: p.train(backbone=p.sizes(hidden_act="gleu")), "unknown hidden_act 'gleu'"),
     "a family that is a list": (lambda p: p.train(backbone=p.sizes(model_type=["bert"])), "model_type"),
     "a hidden size that is true": (lambda p: p.train(backbone=p.sizes(hidden_size=True)), "hidden_size must be"),
-    "a hidden size that is too large": (lambda p: p.train(backbone=p.sizes(hidden_size=10**18)), "hidden_size"),
+    "a hidden size that is too large": (lambda p: p.train(backbone=p.sizes(hidden_size=10**18)), "hidden_size must be"),
     "an activation that is a map": (lambda p: p.train(backbone=p.sizes(hidden_act={})), "hidden_act"),
-    "a padding id as text": (lambda p: p.train(backbone=p.sizes(pad_token_id="0")), "pad_token_id"),
-    "a padding id below zero": (lambda p: p.train(backbone=p.sizes(pad_token_id=-1)), "pad_token_id"),
-    "token types as text": (lambda p: p.train(backbone=p.sizes(type_vocab_size="2")), "type_vocab_size"),
-    "an epsilon as text": (lambda p: p.train(backbone=p.sizes(layer_norm_eps="small")), "layer_norm_eps"),
-    "a dropout beyond one": (lambda p: p.train(backbone=p.sizes(hidden_dropout_prob=1.5)), "hidden_dropout_prob"),
+    "a padding id as text": (lambda p: p.train(backbone=p.sizes(pad_token_id="0")), "pad_token_id must be"),
+    "a padding id below zero": (lambda p: p.train(backbone=p.sizes(pad_token_id=-1)), "pad_token_id must be"),
+    "token types as text": (lambda p: p.train(backbone=p.sizes(type_vocab_size="2")), "type_vocab_size must be"),
+    "an epsilon as text": (lambda p: p.train(backbone=p.sizes(layer_norm_eps="small")), "layer_norm_eps must be"),
+    "a dropout beyond one": (lambda p: p.train(backbone=p.sizes(hidden_dropout_prob=1.5)), "dropout_prob must be"),
     "a dropout that is text": (
         lambda p: p.train(backbone=p.sizes(attention_probs_dropout_prob="x")),
         "attention_probs_dropout_prob",
@@ -600,6 +643,11 @@ BACKBONES = {
     "a vocabulary of one word more": (lambda p: p.train(backbone=p.sizes(vocab_size=5)), "of another size"),
     "no weights": (lambda p: p.train(backbone=p.backbone(model_safetensors=None)), "neither model.safetensors nor"),
     "weights that are none": (lambda p: p.train(backbone=p.backbone(model_safetensors="x")), "not a complete"),
+    "weights that are a pointer": (
+        lambda p: p.train(backbone=p.backbone(model_safetensors="version https://git-lfs.github.com/spec/v1")),
+        "model.safetensors is not a complete",
+        "git lfs pull",
+    ),
     "weights with a header beyond the end": (
         lambda p: p.train(backbone=p.backbone(model_safetensors=struct.pack("<Q", 2**40) + b"{}")),
         "not a complete",
@@ -619,6 +667,24 @@ BACKBONES = {
         lambda p: p.train(backbone=larger_tokenizer(p)),
         "another model's",
     ),
+    "a pickle that runs a program": (
+        lambda p: p.train(backbone=evil(p, "backbone"), allow_pickle=[]),
+        "pytorch_model.bin is refused, nothing in it was run",
+        "'os.system'",
+    ),
+    "a pickle without leave": (
+        lambda p: p.train(backbone=evil(p, "backbone")),
+        "pytorch_model.bin, a pickle, is not read",
+        "--allow-pickle",
+    ),
+    "config.json is a link elsewhere": (
+        lambda p: p.train(backbone=linked(p, "config.json", p.sizes())),
+        "config.json is a link that leads out of its folder",
+    ),
+    "a model_type that is missing": (
+        lambda p: p.train(backbone=p.sizes(model_type=None)),
+        'config.json has no model_type; add "model_type": one of bert, roberta',
+    ),
     "a tokenizer that panics": (
         lambda p: p.train(backbone=tokenizer(p, normalizer={"type": "Precompiled", "precompiled_charsmap": ""})),
         "backbone: no usable tokenizer",
@@ -635,6 +701,13 @@ BACKBONES = {
 }  # fmt: skip
 
 
+def linked(place: Place, name: str, backbone: str) -> str:
+    """A backbone one of whose files is a link to another place."""
+    os.rename(f"{backbone}/{name}", place.root / name)
+    os.symlink(place.root / name, f"{backbone}/{name}")
+    return backbone
+
+
 def tokenizer(place: Place, **changes) -> str:
     """A backbone whose tokenizer has other parts."""
     content = json.loads((good() / "backbone" / "tokenizer.json").read_text())
@@ -642,6 +715,16 @@ def tokenizer(place: Place, **changes) -> str:
         part, _, inner = name.partition(".")
         content[part] = content[part] | {inner: value} if inner else value
     return place.backbone(tokenizer_json=content)
+
+
+def evil(place: Place, kind: str) -> str:
+    """A source or a backbone whose pickle would run a program, with no other weights."""
+    body = bins.pickle(b"cos\nsystem\n" + bins.text(f"touch {place.root}/canary") + b"\x85R")
+    if kind == "backbone":
+        return place.backbone(model_safetensors=None, **{"pytorch_model.bin": bins.archive({"data.pkl": body})})
+    shutil.copytree(ADAPTER, place.root / "s", ignore=shutil.ignore_patterns("*.safetensors"))
+    place.file("s/pytorch_adapter.bin", bins.archive({"data.pkl": body}))
+    return str(place.root / "s")
 
 
 def larger_tokenizer(place: Place) -> str:
@@ -756,7 +839,7 @@ REPORTS = {
         lambda p: (p.run(), os.rename(p.root / "single", p.root / "a"), p.run(), ["report", str(p.root)])[-1],
         "a table needs one",
     ),
-    "a report into a file": (lambda p: (p.run(), ["report", str(p.root), "--out", p.file("o", "x")])[1], "o"),
+    "a report into a file": (lambda p: (p.run(), ["report", str(p.root), "--out", p.file("o", "x")])[1], "no folder"),
     "a report below a file": (
         lambda p: (p.run(), ["report", str(p.root), "--out", p.file("o", "x") + "/r"])[1],
         "o is no folder",
@@ -822,5 +905,5 @@ def test_malformed_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypa
     out, error = capfd.readouterr()
     assert (code, out) == (2, "")
     assert error.startswith("scalearn: error: ") and error.count("\n") == 1 and error.endswith("\n")
-    assert all(needle in error for needle in needles), error
+    assert all(needle in error for needle in needles) and TOKEN not in error, error
     assert snapshot(tmp_path) == before
