@@ -212,14 +212,22 @@ PICKLES = {
 }
 
 
+NO_VIEWS = "its storages are not those that its tensors view"
+IN_LEGACY = {  # which finds some things in another order
+    "a larger storage": "asks for 28 bytes, the file has fewer",
+    **dict.fromkeys(("a storage that is not there", "a list", "nothing", "a number", "a dict in itself"), NO_VIEWS),
+}
+
+
 @pytest.mark.parametrize("name", PICKLES)
 @LAYOUTS
 def test_what_is_no_state_dict_is_refused_and_not_run(tmp_path, name, layout):
     body, message = PICKLES[name]
     canary = tmp_path / "canary"
     body = body.replace(CANARY, text(f"touch {canary}"))
-    expected = message if layout is saved else "a.bin is"  # the older layout finds some things in another order
-    with pytest.raises(InputError, match=expected) as error:
+    if layout is legacy:
+        message = IN_LEGACY.get(name, message)
+    with pytest.raises(InputError, match=message) as error:
         read(tmp_path, layout(body))
     assert "\n" not in str(error.value) and str(error.value).isprintable() and "a.bin is" in str(error.value)
     assert len(str(error.value)) < 1000 and not canary.exists()
