@@ -533,6 +533,14 @@ RUNS = {
         lambda p: p.evaluate(str(good() / "single"), backbone=str(p.root / "gone")),
         "gone is not a folder",
     ),
+    "a backbone of a run whose pickle runs a program": (
+        lambda p: p.evaluate(p.run(**{"backbone.path": evil(p, "backbone")}), allow_pickle=[]),
+        "pytorch_model.bin is refused, nothing in it was run",
+    ),
+    "a run that allows its pickle by itself": (
+        lambda p: p.evaluate(p.run(**{"backbone.path": evil(p, "backbone"), "config.allow_pickle": True})),
+        "pytorch_model.bin, a pickle, is not read",
+    ),
     "data that have moved": (lambda p: p.evaluate(p.run(data_dir="/gone")), "no data", "--data-dir"),
     "a data folder that is a number": (lambda p: p.evaluate(p.run(data_dir=3)), "run.json", "data_dir"),
     "weights that lost a row": (lambda p: p.evaluate(p.weights(cut)), "do not fit run.json"),
