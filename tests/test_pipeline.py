@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, pipeline, prepare, runs, training, tree
+from scalearn_jax import inference, outputs, pipeline, prepare, runs, training, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, PredictConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
@@ -180,9 +180,9 @@ DAMAGED = {
     "no frozen part": (lambda folder: (folder / "frozen.safetensors").unlink(), "adapters/down/bias: missing"),
     "another spec": (lambda folder: _rewrite(folder, spec={"backbone": {}}), "run.json describes no model"),
     "another task": (lambda folder: _rewrite(folder, task={"name": "x"}), "missing key 'kind'"),
-    "seeds that are paths": (lambda folder: _rewrite(folder, seeds=["../../x"]), "seeds, which name files"),
-    "no seeds": (lambda folder: _rewrite(folder, seeds=[]), "seeds, which name files"),
-    "another config": (lambda folder: _rewrite(folder, config="x"), "config must be names and values"),
+    "seeds that are paths": (lambda folder: _rewrite(folder, seeds=["../../x"]), "seeds.: expected a whole number"),
+    "no seeds": (lambda folder: _rewrite(folder, seeds=[]), "whole numbers, which name files"),
+    "another config": (lambda folder: _rewrite(folder, config="x"), "config.: expected names and values"),
     "another format": (lambda folder: _rewrite(folder, format=9), "has format 9, expected 1"),
 }
 
@@ -215,7 +215,7 @@ def test_pickles_are_read_in_training_on_request(backbone, sources, pickles, tmp
     (setup,) = pipeline.transfer_setups(config)
     assert setup.sources[0].hash == runs.load_source(sources[1]).hash
     assert setup.backbone_hash == runs.load_backbone(backbone)[2]
-    assert pipeline.describe("transfer", setup)["config"]["allow_pickle"] is True
+    assert outputs.describe("transfer", setup)["config"]["allow_pickle"] is True
 
 
 def test_a_run_remembers_that_it_may_read_a_pickle(transferred, pickles, tmp_path):
