@@ -8,7 +8,7 @@
 # MODEL    folder of a BERT-, RoBERTa- or XLM-R-shaped encoder; `accelerator.py halve SRC DST` makes a float16 copy
 # DATA     folder with glue/TASK and superglue/TASK, each with train and validation files
 #
-# Needs jax for the device, flax, optax, transformers, safetensors and PyYAML; nothing is downloaded. PYTHON names the
+# Needs jax for the device, flax with orbax, optax, transformers, safetensors and PyYAML; downloads nothing. PYTHON names the
 # interpreter (default python3).
 set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }

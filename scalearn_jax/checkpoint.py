@@ -55,51 +55,53 @@ class Damaged(Exception):
 # ---------------------------------------------------------------- names for the leaves of any tree
 
 
-def flatten(values: Any) -> dict[str, np.ndarray]:
-    """Copies the leaves of a tree to the host, each under its path; PRNG keys as their data.
+def to_host(values: Any) -> dict[str, np.ndarray]:
+    """Copies the leaves of any tree to the host, each under its path; PRNG keys as their data.
 
     Example:
-      >>> list(flatten({"a": (np.zeros(2), np.ones(3))}))
+      >>> list(to_host({"a": (np.zeros(2), np.ones(3))}))
       ['a/0', 'a/1']
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(values)
-    return {_name(path): np.array(_data(leaf)) for path, leaf in leaves}
+    return {name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _named(values)[0]}
 
 
-def rebuild(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Undoes ``flatten`` for a tree of the same structure, whose leaves need a dtype only.
+def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Undoes ``to_host``.
+
+    Args:
+      like: a tree of the same structure, its PRNG keys real ones.
+      arrays: what ``to_host`` gave.
 
     Raises:
       KeyError: an array is missing.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    return structure.unflatten([_leaf(leaf, arrays[_name(path)]) for path, leaf in leaves])
+    leaves, structure = _named(like)
+    return structure.unflatten([_leaf(leaf, arrays[name]) for name, leaf in leaves])
 
 
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _named(values: Any) -> tuple[list[tuple[str, Any]], Any]:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(values)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves], structure
 
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
 def _leaf(like: Any, array: np.ndarray) -> Any:
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
+    return jax.random.wrap_key_data(array.copy(), impl=jax.random.key_impl(like)) if _is_key(like) else array
 
 
-def describe(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Says the dtype and shape of each array.
+def describe(values: Any) -> dict[str, str]:
+    """Says the dtype and shape of each array that ``to_host`` gives, or would give for abstract leaves.
 
     Example:
       >>> describe({"omega": np.ones((2, 3), np.float32)})
       {'omega': 'float32[2, 3]'}
     """
-    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    data = lambda leaf: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf  # noqa: E731
+    named = ((name, data(leaf)) for name, leaf in _named(values)[0])
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -123,6 +125,8 @@ def _short(value: Any) -> str:
 
 class Checkpoints:
     """The checkpoints of a run; the methods are for one thread.
+
+    A step that was damaged, once the run has gone on from an earlier one, is renamed to ``damaged-STEP``.
 
     Args:
       folder: where they lie.
@@ -155,12 +159,13 @@ class Checkpoints:
         Raises:
           InputError: writing an earlier one failed.
         """
-        self._check()
+        self.check()
         with self._lock:
             self._next = step, arrays, meta
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, name="scalearn-checkpoints")
-                self._writer.start()
+                writer = threading.Thread(target=self._write_all, name="scalearn-checkpoints")
+                writer.start()
+                self._writer = writer
 
     def flush(self) -> None:
         """Waits until all is on the disk.
@@ -169,7 +174,23 @@ class Checkpoints:
           InputError: it could not be written.
         """
         self.close()
-        self._check()
+        self.check()
+
+    def check(self) -> None:
+        """Checks that all is well so far.
+
+        Raises:
+          InputError: one could not be written, or the folder of the run has gone.
+        """
+        if self._failure:
+            raise self._failure
+        if not self.folder.parent.is_dir():
+            raise InputError(f"{self.folder.parent} has disappeared while the run went on; begin it anew.")
+
+    def forget(self) -> None:
+        """Forgets that one could not be written, to try once more."""
+        self.close()
+        self._failure = None
 
     def restore(self, warn: Callable[[str], None]) -> Saved | None:
         """Reads the last step that is whole.
@@ -184,35 +205,34 @@ class Checkpoints:
           InputError: there are steps, and none of them is whole.
         """
         self._remove_halves()
-        damaged = []
+        damaged: dict[Path, Damaged] = {}
         for path in self.steps():
             try:
                 saved = read(path)
             except Damaged as error:
-                damaged.append(f"{path.name}: {error}")
+                damaged[path] = error
                 continue
-            for reason in damaged:
-                warn(f"cannot use checkpoint {self.folder / reason}; going on from step {saved.step}.")
+            for wrong, error in damaged.items():
+                warn(f"cannot use checkpoint {wrong}: {error}; going on from step {saved.step}.")
+                _set_aside(wrong)
             return saved
         if damaged:
+            reasons = "; ".join(f"{path.name}: {error}" for path, error in damaged.items())
             raise InputError(
-                f"none of the checkpoints in {self.folder} can be used ({'; '.join(damaged)}); bring them back, or"
+                f"none of the checkpoints in {self.folder} can be used ({reasons}); bring them back, or"
                 " remove the folder (or pass --restart) to begin anew."
             )
         return None
 
     def close(self) -> None:
-        """Waits for what is being written, and forgets what it came to."""
+        """Waits for what is being written, whatever comes of it."""
         while writer := self._writer:
             writer.join()
 
     def clear(self) -> None:
         """Removes them all."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _check(self) -> None:
-        if self._failure:
-            raise self._failure
+        if self.exists():
+            shutil.rmtree(self.folder)
 
     def _write_all(self) -> None:
         """Writes what waits until nothing does; the work of the thread."""
@@ -228,7 +248,10 @@ class Checkpoints:
                 self._failure = self._explained(entry[0], error)
 
     def _explained(self, step: int, error: Exception) -> InputError:
-        kept = [path.name for path in self.steps()] if self.folder.is_dir() else []
+        try:
+            kept = [path.name for path in self.steps()]
+        except OSError:
+            kept = []
         left = f"the last whole one is {kept[0]}" if kept else "there is no other"
         number = disk_fault(error)
         reason = getattr(error, "strerror", None) or (number and os.strerror(number)) or str(error).strip()
@@ -241,7 +264,9 @@ class Checkpoints:
     def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         if not self.folder.parent.is_dir():  # with it the log has gone
             raise FileNotFoundError(f"{self.folder.parent} has disappeared")
-        self.folder.mkdir(exist_ok=True)
+        if not self.exists():
+            self.folder.mkdir()
+            sync(self.folder.parent, whole=False)
         _check_space(self.folder, arrays)
         taken = [number for at, number in map(_number, self.steps()) if at == step]
         final = self.folder / f"{step}.{max(taken, default=-1) + 1}"
@@ -258,6 +283,12 @@ class Checkpoints:
     def _remove_halves(self) -> None:
         for path in self.folder.glob(".*") if self.exists() else ():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
 
 
 def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -312,13 +343,17 @@ def read(folder: Path) -> Saved:
     """Reads a step, after verifying every file of it.
 
     Raises:
-      Damaged: some file is missing or differs from the manifest.
+      Damaged: some file is missing, differs from the manifest, or cannot be read.
     """
-    _verify(folder)
     try:
-        content = read_json(folder / "meta.json")
-    except InputError as error:
-        raise Damaged(str(error)) from error
+        _verify(folder)
+        return _read(folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Damaged(str(error).strip().split("\n")[0] or type(error).__name__) from error
+
+
+def _read(folder: Path) -> Saved:
+    content = json.loads((folder / "meta.json").read_bytes())  # of any size: it holds the logs
     if content.get("format") != FORMAT:
         raise Damaged(f"has format {content.get('format')}, this version reads {FORMAT}")
     names = content["arrays"]

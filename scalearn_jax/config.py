@@ -52,7 +52,7 @@ class TrainConfig(_Config):
     data_dir: str | None = None
     """Folder with the task's files, or with one folder a task; without it data come from the hub."""
     out: str
-    """Folder to write; must not exist yet, or be empty."""
+    """Folder to write; must not exist yet, or be empty. Where the same command was stopped, it goes on."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of init, order and dropout; several (0 1 2, or 0-9) train together in one program."""
     epochs: int | None = None

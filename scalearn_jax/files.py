@@ -1,5 +1,6 @@
 """Folders and small text files: read with a clear error, written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ _POINTER = b"version https://git-lfs.github.com/"
 _LOCK = ".lock"
 SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
 _LOCK_ATTEMPTS = 5
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
 MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
@@ -140,8 +142,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync(folder: Path, *, whole: bool = True) -> None:
-    """Flushes a folder, with ``whole`` also all in it, to the disk."""
-    for path in [*(folder.rglob("*") if whole else ()), folder]:
+    """Flushes a folder, with ``whole`` also all in it, to the disk; not on Windows, which opens no folders."""
+    for path in [*(folder.rglob("*") if whole else ()), folder] if os.name != "nt" else ():
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -179,7 +181,7 @@ def disk_fault(error: Exception) -> int | None:
 
 
 @contextmanager
-def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
+def new_folder(out: str, *, scratch: str | None = None, kept: str | None = None) -> Iterator[Path]:
     """Opens a folder that appears only when it is complete.
 
     Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
@@ -189,6 +191,7 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
       out: the folder.
       scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays,
         and is found again. It is removed once all is complete.
+      kept: name of a file that is found again, too.
 
     Raises:
       InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
@@ -198,8 +201,7 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
     try:
         if final.exists():
             final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = _locked(partial, scratch)
+        lock = _locked(partial, {_LOCK, scratch, kept})
     except OSError as error:
         raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
     with lock:
@@ -207,9 +209,10 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
             yield partial
             sync(partial)
             partial.rename(final)
+            sync(final.parent, whole=False)
         except BaseException:
             if not (scratch and _holds_anything(partial / scratch)):
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove(partial)
             raise
         tidy(final, scratch)
 
@@ -225,30 +228,65 @@ def _holds_anything(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _locked(partial: Path, scratch: str | None) -> IO[str]:
+def _remove(partial: Path) -> None:
+    """Removes a working folder; its lock, which tells that it is one, goes last."""
+    for path in partial.iterdir() if partial.is_dir() else ():
+        if path.name != _LOCK:
+            _remove_path(path)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_path(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _locked(partial: Path, stays: set[str | None]) -> IO[str]:
     """Takes a working folder for this process, and empties it; the lock ends with the process, however that ends."""
-    left_over = [path for path in partial.iterdir() if path.name not in (_LOCK, scratch)]
-    if left_over and not (partial / _LOCK).exists():
-        raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
-    lock = (partial / _LOCK).open("a+")
-    for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written
-        try:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written, or end
+        partial.mkdir(parents=True, exist_ok=True)
+        if any(path.name not in stays for path in partial.iterdir()) and not (partial / _LOCK).exists():
+            raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
+        lock = (partial / _LOCK).open("a+")
+        if _take(lock) and _is_at(lock, partial / _LOCK):
             break
-        except BlockingIOError as error:
-            if attempt == _LOCK_ATTEMPTS - 1:
-                lock.seek(0)
-                owner = lock.read(200).strip() or "another process"
-                lock.close()
-                raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.") from error
-            time.sleep(0.05)
+        owner = _owner(lock)
+        lock.close()
+        if attempt == _LOCK_ATTEMPTS - 1:
+            raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.")
+        time.sleep(0.05)
     lock.truncate(0)
     lock.write(f"process {os.getpid()} of {platform.node()}\n")
     lock.flush()
-    for path in left_over:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in partial.iterdir():
+        if path.name not in stays:
+            _remove_path(path)
     return lock
+
+
+def _take(lock: IO[str]) -> bool:
+    """Locks a file; where the file system knows no locks, two runs in one folder go unnoticed."""
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one at a path: its folder may have been completed or removed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read(200).strip() or "another process"
 
 
 def is_being_written(out: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""What makes a run the same one, so that it may go on, or counts as finished: its settings, its files and its data."""
+"""What makes a run the same one: to go on, settings, backbone, sources and data; to count as finished, the settings."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from scalearn_jax.prepare import Setup
 _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
 # What changes how a run is made but not what comes of it, but for the last bits.
 _FREE = (
-    *("coordinator", "num_processes", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
+    *("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
     *("max_faults", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle"),
 )
 

@@ -21,9 +21,10 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import SCRATCH, check_out, new_folder, write_json
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
-from scalearn_jax.records import logs_of, recorders
+from scalearn_jax.records import TIMING, logs_of, recorders
 from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import check_joined, is_writer
+from scalearn_jax.train.agreement import prepare as prepare_to_agree
 from scalearn_jax.train.agreement import state as processes
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.training import make_schedule, train, training_rows
@@ -115,10 +116,8 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     done = {out: results for out, results in found.items() if results}
     for out in found.keys() - done.keys():
         check_out(out)
-    if config.learning_rates and Path(config.out, "rates.json").exists() and len(done) < len(found):
-        raise InputError(f"--out {config.out} holds learning rates compared before; choose another folder.")
     for out in done:
-        _warn(out, "is finished already, by an earlier run with the same settings.")
+        _warn(out, "is finished already, by an earlier run with the same settings; nothing is done again.")
     return done
 
 
@@ -158,7 +157,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
         write_json(Path(config.out, "rates.json"), rates.best(setups, results))
     if failures:
         each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
-        raise FloatingPointError(f"{each}; lower the learning rate, and pass --restart.")
+        raise FloatingPointError(f"{each}; try a lower learning rate, and another --out.")
     return Path(config.out)
 
 
@@ -179,6 +178,7 @@ def _run_together(
     Returns:
       (folder -> results, folder -> why there are none).
     """
+    prepare_to_agree()
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
@@ -225,14 +225,19 @@ def _begun(
 
 
 class _Folder(contextlib.ExitStack):
-    """A run folder in the making, of the process that writes; ``close`` brings it out, any error removes it."""
+    """A run folder in the making, of the process that writes; ``close`` brings it out.
+
+    Any error removes it, unless checkpoints lie in it.
+    """
 
     def __init__(self, out: str, needed: bool):
         super().__init__()
-        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
+        self.path = (
+            self.enter_context(new_folder(out, scratch=SCRATCH, kept=TIMING)) if needed and is_writer() else None
+        )
 
     def drop(self) -> None:
-        """Removes what there is, but for checkpoints."""
+        """Ends it as an error would."""
         with contextlib.suppress(_Dropped), self:
             raise _Dropped
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, from the first moment of a command: no library is loaded here.
+"""SIGTERM and SIGINT, from the moment a command knows its settings: no library is loaded here.
 
 The first signal asks. Training ends at its next boundary, see ``train.preemption``; elsewhere, where there is nothing
 to save, the process ends at once. A second signal ends it whatever it is doing.
@@ -91,7 +91,7 @@ def _watch(read: int) -> None:
                 os._exit(128 + signum[0])
             asked, state.signum = True, state.signum or signum[0]
             end_if_idle()
-            state.tell_others()
+            threading.Thread(target=state.tell_others, daemon=True).start()
 
 
 def end_if_idle() -> None:

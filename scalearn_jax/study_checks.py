@@ -33,8 +33,13 @@ def check_folder(study: StudyConfig, out: Path) -> None:
             differing = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
             both = "; ".join(f"{name}: there {there.get(name)!r}, here {here.get(name)!r}" for name in differing)
             raise InputError(f"--out {out} holds another study ({both}); choose another folder.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not _is_half(path) for path in out.iterdir())):
         raise InputError(f"--out {out} exists and holds no study; choose another folder or remove it.")
+
+
+def _is_half(path: Path) -> bool:
+    """Whether a process was killed while it wrote the study there."""
+    return path.name.startswith(f".{results.STUDY}.")
 
 
 def _grown(there: dict[str, Any], study: StudyConfig, out: str) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import features, methods, together, tree
-from scalearn_jax.checkpoint import Saved, flatten
+from scalearn_jax.checkpoint import Saved, to_host
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
@@ -257,15 +257,15 @@ def train(
     Raises:
       Preempted: the process was told to stop.
     """
-    training, mesh = make_training(setups, schedules, saved.step if saved else 0), setups[0].mesh
+    mesh, start = setups[0].mesh, saved.step if saved else 0
+    training = make_training(setups, schedules, start)
     groups = [
         loop.Group(len(setup.config.seeds), schedule, evaluate, setup.task.metrics[0], on_event)
         for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
     ]
-    position = _begin(training.state, groups, saved, keeper, mesh)
-    size = _dispatch_size(setups[0].config)
-    lots = feed.lots(training.batches, loop.lookups(groups), size, start=position.step)
+    lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config), start)
     lots = itertools.chain(list(itertools.islice(lots, 1)), lots)  # cached features are computed here, not in a thread
+    position = _begin(training.state, groups, saved, keeper, mesh)
     placed = feed.in_background(lots, functools.partial(parallel.place, mesh=mesh))
     save = keeper or (lambda position, why: None)
     try:
@@ -279,11 +279,20 @@ def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) 
     """The position to begin at: the first one, or that of a checkpoint."""
     if saved is None:
         return loop.start(state, groups)
-    position = resume.unpack(saved, state)
-    position.state = parallel.replicate(position.state, mesh)
+    position = resume.unpack(saved, _without_memory(state))
+    position.state = jax.tree.map(lambda leaf: parallel.replicate(jnp.array(leaf), mesh), position.state)
     if keeper:
         keeper.resumed(position)
     return position
+
+
+def _without_memory(state: states.TrainState) -> states.TrainState:
+    """Gives up the memory of a first state that another one takes the place of; keeps its key."""
+    big = state.trainable, state.opt_state
+    abstract = jax.eval_shape(lambda leaves: leaves, big)
+    for leaf in jax.tree.leaves(big):
+        leaf.delete()
+    return state._replace(trainable=abstract[0], opt_state=abstract[1])
 
 
 def _outcomes(training: Training, setups: Sequence[Setup], position: loop.Position) -> list[Trained]:
@@ -293,7 +302,7 @@ def _outcomes(training: Training, setups: Sequence[Setup], position: loop.Positi
         failure = _failure(setup, looks, own.faults)
         for member in () if failure else looks.members:
             member.trainable = _one(training.leave, setup, member.trainable)
-        outcomes.append(Trained(None if failure else looks.members, failure, tree.content_hash(flatten(own))))
+        outcomes.append(Trained(None if failure else looks.members, failure, tree.content_hash(to_host(own))))
     return outcomes
 
 

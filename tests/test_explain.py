@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import attribution, cli, explain, files, inference, methods, pipeline, prepare, runs, tree
+from scalearn_jax import attribution, cli, explain, files, inference, methods, outputs, prepare, runs, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
@@ -185,7 +185,7 @@ def run(tmp_path_factory):
     for index, seed in enumerate(setup.config.seeds):
         save_tree(folder / f"seed-{seed}.safetensors", tree.index(setup.trainable, index))
     save_tree(folder / "frozen.safetensors", {"adapters": setup.frozen["adapters"]})
-    files.write_json(folder / "run.json", pipeline.describe("transfer", setup))
+    files.write_json(folder / "run.json", outputs.describe("transfer", setup))
     return folder
 
 

@@ -101,6 +101,7 @@ def test_the_folder_is_an_ordinary_run(backbone, source, tmp_path):
         "results.json",
         "metrics.jsonl",
         "frozen.safetensors",
+        "timing.jsonl",
         "seed-0.safetensors",
         "seed-3.safetensors",
     }

@@ -101,15 +101,16 @@ def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):
 
 
 def test_a_rate_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path):
-    with pytest.raises(
-        FloatingPointError, match="lr-1e.38: no evaluation of seed 0 gave a finite loss; lower the learning rate"
-    ):
-        transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e38))
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["lr-0.003", "rates.json"]
+    for _ in range(2):  # the second time it is told again
+        with pytest.raises(FloatingPointError, match="lr-1e.38: no evaluation of seed 0 .* finite loss; try a lower"):
+            transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e38))
+    left = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert left == ["lr-0.003", "lr-1e+38.partial", "rates.json"]
     found = json.loads((tmp_path / "all/rates.json").read_text())[TARGETS[0]]
     assert found["best"] == "0.003" and set(found["rates"]) == {"0.003"}
-    with pytest.raises(InputError, match="compared before"):
-        transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(1e-3, 2e-3))
+    transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e-3))
+    found = json.loads((tmp_path / "all/rates.json").read_text())[TARGETS[0]]
+    assert set(found["rates"]) == {"0.003", "0.001"}  # of which the first was there
 
 
 def test_targets_share_a_program_only_where_the_model_is_the_same(backbone, sources, tmp_path, monkeypatch):

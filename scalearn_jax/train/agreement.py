@@ -93,6 +93,11 @@ def check_number() -> None:
             )
 
 
+def prepare() -> None:
+    """Lets errors be told to the others again, until the next time that all say whether they are ready."""
+    state.settled = False
+
+
 def agree(facts: Mapping[str, Any], told: Any = None) -> Any:
     """Waits until every process is ready to train, with the same facts.
 
@@ -192,7 +197,8 @@ def exchange(board: str, text: str) -> Iterator[tuple[int, str]]:
     post(f"{board}/{state.process_id}", text)
     for process_id in range(state.num_processes):
         while (found := look(f"{board}/{process_id}", _POLL_MS)) is None:
-            pass
+            if state.leaving:
+                return
         yield process_id, found
 
 

@@ -18,10 +18,12 @@ import jax
 from jax._src import clusters
 from jax._src.lib import _jax
 
+from scalearn_jax import signals
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.train import preemption
 from scalearn_jax.train.agreement import PARTING_MS, all_done, check_number, say, state, telling_others
 
+_JOIN_SECONDS = 2.0
 CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
 
 
@@ -149,6 +151,7 @@ def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> 
 
 def _leave(code: int) -> None:
     """Ends a failed process at once, where an ordinary exit would wait for the others, and a good one after them."""
+    signals.state.over = True
     sys.stdout.flush()
     sys.stderr.flush()
     if code in (0, STOPPED) and not all_done():
@@ -158,5 +161,5 @@ def _leave(code: int) -> None:
     if code not in (0, STOPPED):
         os._exit(code)
     if state.listener:
-        state.listener.join()
+        state.listener.join(_JOIN_SECONDS)
     jax.distributed.shutdown()

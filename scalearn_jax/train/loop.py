@@ -103,7 +103,8 @@ class Looks:
     Attributes:
       members: the best checkpoint of each so far.
       last: the last step at which it logged or evaluated.
-      gave_up: for each member, whether it had too many faults in a row; see ``make_train_step``.
+      gave_up: for each member, whether it had too many faults in a row while it still went on; see
+        ``make_train_step``.
     """
 
     members: list[Member]
@@ -164,8 +165,8 @@ def train(
       Preempted: the process was told to stop.
     """
     runs, clock = _runs(groups, position), _Clock()
-    try:
-        with preemption.training():
+    with preemption.training():
+        try:
             _look(runs, clock, position, save)
             while not all(run.finished for run in runs):
                 lot = next(lots)
@@ -175,9 +176,11 @@ def train(
                 signals.state.unsaved = True
                 preemption.boundary()
                 _look(runs, clock, position, save)
-    except Preempted:
-        save(position, "stop")
-        raise Preempted(f"told to stop, and saved step {position.step}; run the same command again to go on.") from None
+        except Preempted:
+            save(position, "stop")
+            raise Preempted(
+                f"told to stop, and saved step {position.step}; run the same command again to go on."
+            ) from None
 
 
 def _look(runs: Sequence["_Run"], clock: "_Clock", position: Position, save: Callable) -> None:
@@ -234,7 +237,12 @@ class _Run:
     def finished(self) -> bool:
         members, schedule = self._looks.members, self._group.schedule
         done = max(member.stopped_at for member in members) >= schedule.num_steps
-        return done or any(self._looks.gave_up) or all(member.waited >= schedule.patience for member in members)
+        return done or any(self._looks.gave_up) or not any(self._goes_on)
+
+    @property
+    def _goes_on(self) -> list[bool]:
+        """For each member, whether it has patience left."""
+        return [member.waited < self._group.schedule.patience for member in self._looks.members]
 
     def look(self, clock: _Clock, position: Position) -> bool:
         """Logs and evaluates where the schedule says so, once; returns whether it evaluated."""
@@ -245,11 +253,12 @@ class _Run:
         if not (logs or evaluates):
             return False
         events = [self._logged(clock, position)] if logs else []
-        self._looks.gave_up = np.asarray(position.metrics["gave_up"])[self._where].tolist()
+        gave_up = np.asarray(position.metrics["gave_up"])[self._where].tolist()
+        self._looks.gave_up = [gave and goes_on for gave, goes_on in zip(gave_up, self._goes_on, strict=True)]
         if evaluates and not any(self._looks.gave_up):
             with clock.paused():
                 events.append(self._evaluated(position))
-        self._looks.last = step  # from here on nothing can be interrupted
+        self._looks.last = step  # the look is part of the position now
         for event in events:
             self._group.on_event(event)
         return evaluates
@@ -275,6 +284,7 @@ def _update(members, step, results, trainable, schedule: Schedule, main_metric: 
     for index, (member, metrics) in enumerate(zip(members, results, strict=True)):
         if member.waited < schedule.patience:
             score = -metrics["loss"] if schedule.select == "loss" else metrics[main_metric]
+            score = score if np.isfinite(metrics["loss"]) else np.nan  # whose accuracy may look fine
             member.update(step, metrics, score, tree.index(trainable, index))
 
 

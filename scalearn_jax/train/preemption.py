@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import jax
 
 from scalearn_jax import signals
+from scalearn_jax.errors import Preempted
 from scalearn_jax.train import agreement
 
 _POLL_MS = 500
@@ -60,10 +61,14 @@ def boundary() -> None:
 def training() -> Iterator[None]:
     """Lets the process end at boundaries only."""
     before, signals.state.defers = signals.state.defers, lambda: True
+    unsaved = False
     try:
         yield
+    except Preempted:  # of several processes only one has saved: the others must not end before it has
+        unsaved = signals.state.unsaved
+        raise
     finally:
-        signals.state.defers, signals.state.unsaved = before, False
+        signals.state.defers, signals.state.unsaved = before, unsaved
     if signals.state.signum and not before():  # it came after the last boundary
         raise signals.stopped()
 

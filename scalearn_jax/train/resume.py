@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from scalearn_jax import tree
-from scalearn_jax.checkpoint import Checkpoints, Saved, describe, differences, flatten, rebuild
+from scalearn_jax.checkpoint import Checkpoints, Saved, describe, differences, from_host, to_host
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import agreement
 from scalearn_jax.train.loop import Looks, Member, Position
@@ -42,7 +41,7 @@ def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
         }
         for group in position.groups
     ]
-    return flatten({"state": position.state, "metrics": position.metrics, "best": best}), groups
+    return to_host({"state": position.state, "metrics": position.metrics, "best": best}), groups
 
 
 def unpack(saved: Saved, state: TrainState) -> Position:
@@ -50,20 +49,23 @@ def unpack(saved: Saved, state: TrainState) -> Position:
 
     Args:
       saved: the checkpoint.
-      state: the first state of the same program.
+      state: the first state of the same program; only its key need be real.
 
     Returns:
-      The position, its state in fresh memory on the host.
+      The position, its state on the host.
 
     Raises:
       InputError: some array is missing, left over, or of another shape or dtype; every one is named.
     """
     like = _like(saved.meta["groups"], state)
     names = {name for name in saved.arrays if not name.startswith("metrics/")}
-    found = differences(describe({name: saved.arrays[name] for name in names}), describe(_abstract(like)))
+    found = differences(describe({name: saved.arrays[name] for name in names}), describe(like))
     if found:
-        raise InputError(f"the checkpoint of step {saved.step} is of another model: {'; '.join(found)}.")
-    trees = rebuild(like, saved.arrays)
+        raise InputError(
+            f"the checkpoint of step {saved.step} is of another model ({'; '.join(found)}); take the version that wrote"
+            " it, or pass --restart to begin anew."
+        )
+    trees = from_host(like, saved.arrays)
     metrics = {name.removeprefix("metrics/"): value for name, value in saved.arrays.items() if name not in names}
     groups = [
         Looks(
@@ -76,7 +78,7 @@ def unpack(saved: Saved, state: TrainState) -> Position:
         )
         for number, group in enumerate(saved.meta["groups"])
     ]
-    return Position(saved.step, jax.tree.map(_fresh, trees["state"]), metrics, groups)
+    return Position(saved.step, trees["state"], metrics, groups)
 
 
 def _like(groups: Sequence[Mapping[str, Any]], state: TrainState) -> dict[str, Any]:
@@ -87,22 +89,6 @@ def _like(groups: Sequence[Mapping[str, Any]], state: TrainState) -> dict[str, A
         for number, group in enumerate(groups)
     }
     return {"state": state, "best": best}
-
-
-def _abstract(like: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and dtypes that ``flatten`` would give."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(_without_keys, like))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _without_keys(values: Any) -> Any:
-    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, values)
-
-
-def _fresh(leaf: Any) -> Any:
-    """A copy of a leaf in memory of JAX's own, which may be given away."""
-    return jnp.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 # ---------------------------------------------------------------- when to save
@@ -132,6 +118,9 @@ class Keeper:
           InputError: it cannot be written.
         """
         here = (position.step, *(group.last for group in position.groups))
+        if why == "stop":  # the last chance
+            self._checkpoints.forget()
+        self._checkpoints.check()
         if here != self._last and (why != "step" or self._is_due(position.step)):
             arrays, groups = pack(position)
             self._checkpoints.save(position.step, arrays, {**self._meta(), "groups": groups})
@@ -203,8 +192,14 @@ def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tup
         return saved, told["done"]
     step, groups, shapes = (told["saved"][name] for name in ("step", "groups", "arrays"))
     arrays = saved.arrays if saved else {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
-    arrays = jax.tree.map(np.array, multihost_utils.broadcast_one_to_all(arrays))
+    arrays = {name: _broadcast(array) for name, array in sorted(arrays.items())}
     return Saved(step, arrays, saved.meta if saved else {"groups": groups}), told["done"]
+
+
+def _broadcast(array: np.ndarray) -> np.ndarray:
+    """Gives all processes the array of the one that writes: as bytes, since a sum does it, which knows no -0.0."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.array(multihost_utils.broadcast_one_to_all(flat)).view(array.dtype).reshape(array.shape)
 
 
 def _head(saved: Saved) -> dict[str, Any]:

@@ -12,19 +12,20 @@ BATCH = tiny.batch()
 STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})
 
 
-def train(curves, gives_up_at=np.inf, **schedule):
+def train(curves, gives_up_at=np.inf, accuracy=None, **schedule):
     """Runs the loop on a step that only counts; ``curves`` holds each member's development losses."""
     num_members = len(curves)
 
     def step(state, frozen, batch):
         trainable = {"omega": state.trainable["omega"] + 1, "head": state.trainable["head"] + 1}
         state = state._replace(step=state.step + 1, trainable=trainable)
-        gave_up = np.full(num_members, state.step >= gives_up_at)
+        gave_up = np.full(num_members, False)
+        gave_up[0] = state.step >= gives_up_at
         return state, {"loss": np.zeros(num_members), "grad_norm": np.ones(num_members), "gave_up": gave_up}
 
     def evaluate(trainable):
         done = int(trainable["omega"][0]) // settings["eval_every"] - 1
-        return [{"loss": curve[done], "accuracy": -curve[done]} for curve in curves]
+        return [{"loss": curve[done], "accuracy": -curve[done] if accuracy is None else accuracy} for curve in curves]
 
     settings = {"num_steps": 2 * len(curves[0]), "eval_every": 2, "log_every": 3, "patience": 99} | schedule
     events = []
@@ -71,11 +72,22 @@ def test_nan_is_never_best():
     assert member.best_step == 4
     (none,), _ = train([[float("nan")] * 3])
     assert none.trainable is None
+    (member,), _ = train([[5.0, float("nan"), float("nan")]], select="metric", accuracy=0.5)
+    assert member.best_step == 2
+    (none,), _ = train([[float("nan")] * 3], select="metric", accuracy=0.5)  # as of one class that is always right
+    assert none.trainable is None
 
 
 def test_a_group_ends_when_a_member_has_given_up():
     _, events = train([[3.0, 2.0, 1.0, 1.0]], gives_up_at=4)
     assert [(event["event"], event["step"]) for event in events] == [("eval", 2), ("train", 3)]
+
+
+def test_a_member_that_has_stopped_may_give_up():
+    curves = [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]
+    members, events = train(curves, gives_up_at=7, patience=2)
+    assert [member.best_step for member in members] == [2, 8] and members[0].stopped_at == 6
+    assert events[-1] == {"event": "eval", "step": 8, "dev": events[-1]["dev"]}
 
 
 def test_the_last_step_is_always_evaluated_and_logged():

@@ -13,14 +13,17 @@ from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.models import bank as banks
-from scalearn_jax.train import preemption
+from scalearn_jax.train import feed, preemption
 from tests import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
 # What runs, and where it is stopped: numbers of boundaries (steps, and batches of evaluations) that a life lasts.
 CASES = {
     "seeds that stop early": (dict(seeds=(0, 1), max_steps=12, patience=1, learning_rate=0.05), (1, 6, 3)),
-    "several steps a dispatch, in parts": (dict(max_steps=9, eval_every=7, steps_per_dispatch=3, accumulate=2), (2, 3)),
+    "several steps a dispatch, in parts": (
+        dict(max_steps=9, eval_every=8, log_every=8, steps_per_dispatch=3, accumulate=2),  # after 1, 4, 7, 8, 9 steps
+        (2, 2),
+    ),
     "targets and rates": (
         dict(
             target=None, targets=("builtin/sentiment", "builtin/similarity"), learning_rates=(1e-3, 1e-2), max_steps=3
@@ -54,9 +57,17 @@ def run(inputs, out, **changes):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a run but those that say when and where: bytes by name, of ``run.json`` what is not the place."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if Path(name).name not in ("timing.jsonl", "run.json")}
+    """All files of a run but ``timing.jsonl``: bytes by name, of ``run.json`` what is not the place."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "timing.jsonl")
+    return {str(path.relative_to(folder)): _placeless(path) for path in files}
+
+
+def _placeless(path: Path) -> bytes:
+    if path.name != "run.json":
+        return path.read_bytes()
+    info = json.loads(path.read_text())
+    free = ("out", "checkpoint_every", "keep_checkpoints", "max_faults")
+    return json.dumps(info | {"config": {name: x for name, x in info["config"].items() if name not in free}}).encode()
 
 
 class Lives:
@@ -99,8 +110,33 @@ def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypa
     assert whole.keys() == stopped.keys()
     assert [file for file in whole if whole[file] != stopped[file]] == []
     assert any(name.endswith("metrics.jsonl") for name in whole)
-    states = [json.loads(whole[name])["state"] for name in whole if name.endswith("results.json")]
-    assert all(len(state) == 64 for state in states)
+    results = [json.loads(whole[name]) for name in whole if name.endswith("results.json")]
+    assert all(len(result["state"]) == 64 for result in results)
+    if "patience" in changes:
+        assert min(seed["steps"] for result in results for seed in result["seeds"].values()) < changes["max_steps"]
+
+
+def test_several_steps_really_are_sent_at_once(inputs, tmp_path, monkeypatch):
+    changes, _ = CASES["several steps a dispatch, in parts"]
+    sizes, make = [], feed.lots
+
+    def spied(*arguments, **options):
+        for lot in make(*arguments, **options):
+            sizes.append(lot.num_steps)
+            yield lot
+
+    monkeypatch.setattr(feed, "lots", spied)
+    run(inputs, tmp_path / "run", **changes)
+    assert sizes == [1, 3, 3, 1, 1]
+
+
+def test_a_lost_folder_is_told(inputs, tmp_path, monkeypatch):
+    def lose():
+        shutil.rmtree(tmp_path / "run.partial")
+
+    monkeypatch.setattr(preemption, "boundary", lose)
+    with pytest.raises(InputError, match="run.partial has disappeared while the run went on"):
+        run(inputs, tmp_path / "run", max_steps=6)
 
 
 @pytest.fixture
