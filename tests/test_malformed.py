@@ -164,6 +164,7 @@ STUDIES = {
     "a study of one target as text": (lambda p: p.study({"targets": "mine"}), "'targets': expected a list of text"),
     "an unknown key of a study": (lambda p: p.study({"method": ["scalearn"]}), "unknown key 'method'", "'methods'"),
     "an unknown task of a study": (lambda p: p.study({"targets": ["glue/rt"]}), "'glue/rt'"),
+    "a study whose name acts on a terminal": (lambda p: p.study({"name": "a\x1b[2J"}), "name 'a\\x1b[2J' holds"),
     "no targets": (lambda p: p.study({"targets": []}), "targets: expected at least one"),
     "an unknown method of a study": (lambda p: p.study({"methods": ["scalern"]}), "unknown method 'scalern'"),
     "a method that is a path": (lambda p: p.study({"methods": ["../../x"]}), "unknown method '../../x'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import cli, pipeline
+from scalearn_jax import identity, cli, pipeline
 from scalearn_jax.checkpoint import Checkpoints, seal
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
@@ -249,3 +249,9 @@ def test_too_many_faults_in_a_row_end_a_run_with_a_diagnosis(inputs, tmp_path):
     assert "seed 0: no finite loss and gradient in 3 steps in a row, up to step" in message
     assert "training examples" in message and "norms of gradients: heads nan" in message, message
     assert not (tmp_path / "run").exists()
+
+
+def test_leave_to_read_pickles_is_no_other_run():
+    assert identity.of_results({"--allow-pickle": True, "--allow-pickle of run 2": True, "--epochs": 1}) == {
+        "--epochs": 1
+    }
