@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import identity, cli, pipeline
+from scalearn_jax import cli, identity, pipeline
 from scalearn_jax.checkpoint import Checkpoints, seal
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
