@@ -22,7 +22,8 @@ from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import check_folder, write_json, write_text
+from scalearn_jax.files import write_json, write_text
+from scalearn_jax.folders import check_folder
 
 
 def explain_run(config: ExplainConfig) -> str:

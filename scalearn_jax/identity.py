@@ -12,7 +12,8 @@ from scalearn_jax import runs, tree
 from scalearn_jax.checkpoint import differences
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import SCRATCH, read_json, tidy
+from scalearn_jax.files import read_json
+from scalearn_jax.folders import SCRATCH, tidy
 from scalearn_jax.prepare import Setup
 
 # Places; what lies there is compared instead.

@@ -12,9 +12,10 @@ from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.files import write_json
 from scalearn_jax.inference import score
+from scalearn_jax.outcomes import Trained
 from scalearn_jax.prepare import Setup, count_parameters
 from scalearn_jax.train import loop, parallel
-from scalearn_jax.training import Trained, evaluation_layout
+from scalearn_jax.training import evaluation_layout
 from scalearn_jax.typing import Params
 
 

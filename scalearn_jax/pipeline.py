@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import identity, methods, out_of_memory, rates, runs, together
-from scalearn_jax.checkpoint import Checkpoints, Saved
+from scalearn_jax.checkpoint import Saved
+from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import SCRATCH, check_out, new_folder, write_json
+from scalearn_jax.files import write_json
+from scalearn_jax.folders import SCRATCH, check_out, new_folder
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
 from scalearn_jax.records import TIMING, logs_of, recorders

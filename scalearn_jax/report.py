@@ -9,7 +9,8 @@ from scalearn_jax import comparison, figures, published, score_tables, significa
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError, printable
 from scalearn_jax.figures import omega
-from scalearn_jax.files import check_folder, write_text
+from scalearn_jax.files import write_text
+from scalearn_jax.folders import check_folder
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
 from scalearn_jax.tables import Table, latex, markdown
 

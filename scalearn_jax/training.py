@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, methods, together, tree
-from scalearn_jax.checkpoint import Saved, to_host
+from scalearn_jax import features, methods, together
+from scalearn_jax.checkpoint import Saved
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
 from scalearn_jax.inference import eval_rows, score
+from scalearn_jax.outcomes import Trained, outcomes
 from scalearn_jax.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
@@ -221,20 +222,6 @@ def _lasting(items: Iterator) -> Iterator:
     yield from itertools.repeat(item)
 
 
-class Trained(NamedTuple):
-    """What came of a run.
-
-    Attributes:
-      members: the best checkpoint of each; ``None`` where one has none.
-      failure: why there are none, in words.
-      state_hash: fingerprint of the last training state, optimiser included.
-    """
-
-    members: list[loop.Member] | None
-    failure: str
-    state_hash: str
-
-
 def train(
     setups: Sequence[Setup],
     schedules: Sequence[loop.Schedule],
@@ -272,7 +259,7 @@ def train(
         loop.train(parallel.compile_lots(training.step, mesh), position, training.frozen, placed, groups, save)
     finally:
         placed.close()
-    return _outcomes(training, setups, position)
+    return outcomes(setups, position, training.leave)
 
 
 def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> loop.Position:
@@ -293,44 +280,3 @@ def _without_memory(state: states.TrainState) -> states.TrainState:
     for leaf in jax.tree.leaves(big):
         leaf.delete()
     return state._replace(trainable=abstract[0], opt_state=abstract[1])
-
-
-def _outcomes(training: Training, setups: Sequence[Setup], position: loop.Position) -> list[Trained]:
-    ends, outcomes = list(itertools.accumulate(len(setup.config.seeds) for setup in setups)), []
-    for setup, looks, end in zip(setups, position.groups, ends, strict=True):
-        own = jax.tree.map(lambda leaf: leaf[end - len(setup.config.seeds) : end], position.state)  # noqa: B023
-        failure = _failure(setup, looks, own.faults)
-        for member in () if failure else looks.members:
-            member.trainable = _one(training.leave, setup, member.trainable)
-        outcomes.append(Trained(None if failure else looks.members, failure, tree.content_hash(to_host(own))))
-    return outcomes
-
-
-def _failure(setup: Setup, looks: loop.Looks, faults: states.Faults) -> str:
-    """Says why a run has no best checkpoint, if it has none."""
-    select = setup.config.select if setup.config.select == "loss" else "metric"
-    if any(looks.gave_up):
-        return _diagnosis(setup, looks.gave_up.index(True), jax.tree.map(np.asarray, faults))
-    never = [seed for seed, member in zip(setup.config.seeds, looks.members, strict=True) if member.trainable is None]
-    return f"no evaluation of seed {never[0]} gave a finite {select}" if never else ""
-
-
-def _diagnosis(setup: Setup, index: int, faults: states.Faults) -> str:
-    """Says where a member stood when its loss or gradient was not finite too often."""
-    config, fault = setup.config, tree.index(faults, index)
-    seed = config.seeds[index]
-    examples = batches.examples_of(seed, int(fault.step), len(setup.data.train), config.batch_size)
-    gradients, parameters = (
-        ", ".join(f"{name} {float(norm):.3g}" for name, norm in norms.items())
-        for norms in (fault.gradient_norms, fault.parameter_norms)
-    )
-    return (
-        f"seed {seed}: no finite loss and gradient in {int(fault.in_a_row)} steps in a row, up to step"
-        f" {int(fault.step) + 1} (training examples {', '.join(map(str, examples))}); norms of gradients: {gradients};"
-        f" norms of parameters: {parameters}"
-    )
-
-
-def _one(leave: Callable, setup: Setup, trainable: Params) -> Params:
-    """``leave`` for a single member."""
-    return jax.tree.map(np.asarray, leave(setup, trainable))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scalearn_jax import checkpoint
-from scalearn_jax.checkpoint import Checkpoints
+from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.errors import InputError
 
 ARRAYS = {

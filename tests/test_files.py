@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import named, new_folder, read_json, safe_name, write_json
+from scalearn_jax.files import named, read_json, safe_name, write_json
+from scalearn_jax.folders import new_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from scalearn_jax.files import new_folder
+from scalearn_jax.folders import new_folder
 with new_folder(sys.argv[1]) as folder:
     (folder / "weights").write_text("half")
     print("ready", flush=True)

@@ -13,7 +13,8 @@ errors typing
 files
 extrapolation limits memory problems schema tables tree
 config caches out_of_memory progress published signals
-losses checkpoint
+folders losses checkpoint
+checkpoints
 convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle
 data
 metrics
@@ -26,7 +27,7 @@ checks train
 soup
 prepare
 inference
-attribution features identity rates records together
+attribution features identity outcomes rates records together
 training
 outputs
 pipeline

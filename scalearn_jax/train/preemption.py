@@ -16,6 +16,7 @@ from scalearn_jax.errors import Preempted
 from scalearn_jax.train import agreement
 
 _POLL_MS = 500
+_NEVER = 2**62
 
 
 @dataclass
@@ -32,7 +33,7 @@ class State:
 
     boundaries: int = 0
     held: bool = False
-    last: int | None = None
+    last: int = _NEVER
     agreed: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -90,12 +91,15 @@ def _tell_others() -> None:
 
 
 def _listen() -> None:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # they are gone
+    try:
         while agreement.look("stop", _POLL_MS) is None:
             if agreement.state.leaving:
                 return
         signals.end_if_idle()
         with state.lock:
             state.held, passed = True, state.boundaries
-        state.last = 1 + max(int(other) for _, other in agreement.exchange("stop-at", str(passed)))
+        state.last = 1 + max((int(other) for _, other in agreement.exchange("stop-at", str(passed))), default=passed)
+    except jax.errors.JaxRuntimeError:  # they are gone, which ends this process, too
+        pass
+    finally:
         state.agreed.set()

@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from scalearn_jax import tree
-from scalearn_jax.checkpoint import Checkpoints, Saved, describe, differences, from_host, to_host
+from scalearn_jax.checkpoint import Saved, describe, differences, from_host, to_host
+from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import agreement
 from scalearn_jax.train.loop import Looks, Member, Position
@@ -118,7 +119,7 @@ class Keeper:
           InputError: it cannot be written.
         """
         here = (position.step, *(group.last for group in position.groups))
-        if why == "stop":  # the last chance
+        if why in ("end", "stop"):  # the last chance
             self._checkpoints.forget()
         self._checkpoints.check()
         if here != self._last and (why != "step" or self._is_due(position.step)):

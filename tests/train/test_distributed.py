@@ -139,6 +139,10 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_begun_again(inputs,
     assert all("told to stop, and saved step " in lines[-1] for _, lines in ends), ends
     (first, said), (second, _) = Processes(tmp_path, [long] * 2).ended()
     assert (first, second) == (0, 0) and said[-1] == f"wrote {tmp_path / 'run'}", said
+    whole = Processes(tmp_path, [long | {"out": str(tmp_path / "whole")}] * 2).ended()
+    assert [code for code, _ in whole] == [0, 0], whole
+    for name in ("results.json", "metrics.jsonl", "seed-0.safetensors"):  # the state's hash is among the results
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_process_that_nobody_joins_gives_up(inputs, tmp_path):

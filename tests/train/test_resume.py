@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from scalearn_jax import cli, identity, pipeline
-from scalearn_jax.checkpoint import Checkpoints, seal
+from scalearn_jax.checkpoint import seal
+from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, Preempted
@@ -21,7 +22,8 @@ SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_
 CASES = {
     "seeds that stop early": (dict(seeds=(0, 1), max_steps=12, patience=1, learning_rate=0.05), (1, 6, 3)),
     "several steps a dispatch, in parts": (
-        dict(max_steps=9, eval_every=8, log_every=8, steps_per_dispatch=3, accumulate=2),  # after 1, 4, 7, 8, 9 steps
+        # looks up after 1, 4, 7, 8 and 9 steps
+        dict(method="fusion", max_steps=9, eval_every=8, log_every=8, steps_per_dispatch=3, accumulate=2),
         (2, 2),
     ),
     "targets and rates": (
@@ -31,8 +33,10 @@ CASES = {
         (3, 4, 14),
     ),
     "cached features": (dict(method="soup", backbone_dropout=False, max_steps=8), (17, 2)),
-    "fusion, unpacked, optax": (dict(method="fusion", packed=False, optimizer="optax", max_steps=3), (2,)),
-    "everything learns": (dict(method="full", max_steps=3, select="metric"), (2,)),
+    "everything learns": (
+        dict(method="full", packed=False, optimizer="optax", max_steps=3, eval_every=3, select="metric"),
+        (2,),
+    ),
 }
 
 
@@ -139,15 +143,29 @@ def test_a_lost_folder_is_told(inputs, tmp_path, monkeypatch):
         run(inputs, tmp_path / "run", max_steps=6)
 
 
+@pytest.fixture(scope="module")
+def stopped(inputs, tmp_path_factory):
+    """A run of six steps that was stopped after the third: its folder in the making."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        lives = Lives(monkeypatch, 6)  # two steps, an evaluation of three batches, a step
+        lives.begin()
+        with pytest.raises(Preempted, match="saved step 3"):
+            run(inputs, out, max_steps=6)
+    assert not out.exists()
+    return out.with_name("run.partial")
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """What the same run leaves if it is not stopped."""
+    return contents(run(inputs, tmp_path_factory.mktemp("whole") / "run", max_steps=6))
+
+
 @pytest.fixture
-def begun(inputs, tmp_path, monkeypatch):
-    """A run of six steps that was stopped after the third; returns its folder of checkpoints."""
-    lives = Lives(monkeypatch, 6)  # two steps, an evaluation of three batches, a step
-    lives.begin()
-    with pytest.raises(Preempted, match="saved step 3"):
-        run(inputs, tmp_path / "run", max_steps=6)
-    monkeypatch.undo()
-    assert not (tmp_path / "run").exists()
+def begun(stopped, tmp_path):
+    """A copy of the stopped run; returns its folder of checkpoints."""
+    shutil.copytree(stopped, tmp_path / "run.partial")
     return tmp_path / "run.partial" / "checkpoints"
 
 
@@ -176,10 +194,9 @@ def test_every_difference_is_listed(begun, inputs, tmp_path):
     assert begun.is_dir()
 
 
-def test_what_changes_no_result_may_change(begun, inputs, tmp_path):
-    run(inputs, tmp_path / "whole", max_steps=6)
+def test_what_changes_no_result_may_change(begun, whole, inputs, tmp_path):
     run(inputs, tmp_path / "run", max_steps=6, keep_checkpoints=1, checkpoint_every=1, max_faults=3)
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == whole
 
 
 def test_other_software_is_said(begun, inputs, tmp_path, capsys):
@@ -198,14 +215,12 @@ def test_restart_begins_anew(begun, inputs, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 4
 
 
-def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, inputs, tmp_path, capsys):
-    run(inputs, tmp_path / "whole", max_steps=6)
-    capsys.readouterr()
+def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, whole, inputs, tmp_path, capsys):
     (begun / "3.0" / "meta.json").unlink()
     run(inputs, tmp_path / "run", max_steps=6)
     said = capsys.readouterr().err
     assert "cannot use checkpoint" in said and "3.0: meta.json is missing; going on from step 2" in said
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == whole
 
 
 def test_a_run_whose_steps_are_all_damaged_is_not_begun_anew(begun, inputs, tmp_path, capsys):
