@@ -170,6 +170,8 @@ def _read(folder: Path) -> Saved:
     nested = tree.unflatten(dict.fromkeys(names, host))
     args = ocp.args.PyTreeRestore(restore_args=nested) if names else None
     arrays = tree.flatten(reader.restore(folder / "arrays", args=args)) if names else {}
+    if not isinstance(content["meta"], dict) or type(content["step"]) is not int:
+        raise Damaged("meta.json holds no step")
     if describe(arrays) != names:
         raise Damaged(f"arrays: {'; '.join(differences(names, describe(arrays)))}")
     return Saved(content["step"], arrays, content["meta"])

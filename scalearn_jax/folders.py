@@ -29,7 +29,7 @@ class Busy(InputError):
 
 
 @contextmanager
-def new_folder(out: str, *, scratch: str | None = None, kept: str | None = None) -> Iterator[Path]:
+def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
     """Opens a folder that appears only when it is complete.
 
     Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
@@ -37,9 +37,8 @@ def new_folder(out: str, *, scratch: str | None = None, kept: str | None = None)
 
     Args:
       out: the folder.
-      scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays,
-        and is found again. It is removed once all is complete.
-      kept: name of a file that is found again, too.
+      scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays, and
+        is found as it was; ``empty`` removes all else. It is removed once all is complete.
 
     Raises:
       InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
@@ -49,17 +48,22 @@ def new_folder(out: str, *, scratch: str | None = None, kept: str | None = None)
     try:
         if final.exists():
             final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
-        lock = _locked(partial, {_LOCK, scratch, kept})
+        lock = _locked(partial)
     except OSError as error:
         raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
     with lock:
         try:
+            if not (scratch and _holds_anything(partial / scratch)):
+                empty(partial)
+            _sign(lock)
             yield partial
             sync(partial)
             partial.rename(final)
             sync(final.parent, whole=False)
         except BaseException:
-            if not (scratch and _holds_anything(partial / scratch)):
+            if scratch and _holds_anything(partial / scratch):
+                lock.truncate(0)
+            else:
                 _remove(partial)
             raise
         tidy(final, scratch)
@@ -72,15 +76,21 @@ def tidy(final: Path, scratch: str | None) -> None:
         shutil.rmtree(final / scratch, ignore_errors=True)
 
 
+def empty(partial: Path, *stays: str) -> None:
+    """Removes what a working folder holds, but for its lock and some names."""
+    for path in partial.iterdir():
+        if path.name not in (_LOCK, *stays):
+            _remove_path(path)
+
+
 def _holds_anything(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
 def _remove(partial: Path) -> None:
     """Removes a working folder; its lock, which tells that it is one, goes last."""
-    for path in partial.iterdir() if partial.is_dir() else ():
-        if path.name != _LOCK:
-            _remove_path(path)
+    if partial.is_dir():
+        empty(partial)
     shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -88,11 +98,11 @@ def _remove_path(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _locked(partial: Path, stays: set[str | None]) -> IO[str]:
-    """Takes a working folder for this process, and empties it; the lock ends with the process, however that ends."""
+def _locked(partial: Path) -> IO[str]:
+    """Takes a working folder for this process; the lock ends with the process, however that ends."""
     for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written, or end
         partial.mkdir(parents=True, exist_ok=True)
-        if any(path.name not in stays for path in partial.iterdir()) and not (partial / _LOCK).exists():
+        if any(partial.iterdir()) and not (partial / _LOCK).exists():
             raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
         lock = (partial / _LOCK).open("a+")
         if _take(lock) and _is_at(lock, partial / _LOCK):
@@ -102,13 +112,14 @@ def _locked(partial: Path, stays: set[str | None]) -> IO[str]:
         if attempt == _LOCK_ATTEMPTS - 1:
             raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.")
         time.sleep(0.05)
+    return lock
+
+
+def _sign(lock: IO[str]) -> None:
+    """Writes into a lock whose it is."""
     lock.truncate(0)
     lock.write(f"process {os.getpid()} of {platform.node()}\n")
     lock.flush()
-    for path in partial.iterdir():
-        if path.name not in stays:
-            _remove_path(path)
-    return lock
 
 
 def _take(lock: IO[str]) -> bool:

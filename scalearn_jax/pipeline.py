@@ -20,7 +20,7 @@ from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
-from scalearn_jax.folders import SCRATCH, check_out, new_folder
+from scalearn_jax.folders import SCRATCH, check_out, empty, new_folder
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
 from scalearn_jax.records import TIMING, logs_of, recorders
@@ -191,6 +191,8 @@ def _run_together(
         begun, done = _begun(checkpoints, config, setups[0], known, done)
         if all(setup.config.out in done for setup in setups):
             return {}, {}
+        for path in filter(None, paths):
+            empty(path, SCRATCH, TIMING)
         meta = dict(facts=identity.of_results(known), machine=identity.machine(setups[0]))
         often = config.checkpoint_every, config.checkpoint_minutes
         keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
@@ -234,9 +236,7 @@ class _Folder(contextlib.ExitStack):
 
     def __init__(self, out: str, needed: bool):
         super().__init__()
-        self.path = (
-            self.enter_context(new_folder(out, scratch=SCRATCH, kept=TIMING)) if needed and is_writer() else None
-        )
+        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
 
     def drop(self) -> None:
         """Ends it as an error would."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from scalearn_jax import outputs, pipeline, tree
+import numpy as np
+
+from scalearn_jax import checkpoint, outputs, pipeline, tree
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
 from tests import tiny_backbone
@@ -138,6 +140,26 @@ class Place:
             if path.suffix != ".bin":
                 path = folder / name.replace("_json", ".json").replace("_safetensors", ".safetensors")
             path.unlink(missing_ok=True) if content is None else path.write_bytes(as_bytes(content))
+
+    def stopped(self, seal: bool = False, meta: dict | None = None, **files: Any) -> list[str]:
+        """``scalearn train-adapter`` on top of a checkpoint, some of whose files were replaced.
+
+        Args:
+          seal: whether the manifest is written for the files as they are then.
+          meta: what differs in ``meta.json``.
+          **files: see ``backbone``.
+        """
+        folder = self.root / "out.partial" / "checkpoints" / "3.0"
+        folder.parent.mkdir(parents=True)
+        (self.root / "out.partial" / ".lock").touch()
+        (self.root / "out.partial" / "metrics.jsonl").write_text("{}\n")
+        checkpoint.write(folder, 3, {"state/step": np.zeros(1)}, {"facts": {"--seeds": [7]}})
+        if meta is not None:
+            self._replace(folder, {"meta_json": json.loads((folder / "meta.json").read_text()) | meta})
+        self._replace(folder, files)
+        if seal:
+            checkpoint.seal(folder)
+        return self.train()
 
     def train(self, **flags: Any) -> list[str]:
         """``scalearn train-adapter``."""

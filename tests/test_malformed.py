@@ -892,8 +892,39 @@ REPORTS = {
     ),
 }  # fmt: skip
 
+CHECKPOINTS = {
+    "a checkpoint without a manifest": (lambda p: p.stopped(manifest_json=None), "3.0: manifest.json is missing"),
+    "a manifest that is no JSON": (lambda p: p.stopped(manifest_json="{"), "manifest.json", "--restart"),
+    "a manifest that is a list": (lambda p: p.stopped(manifest_json="[]"), "manifest.json", "--restart"),
+    "a manifest of nothing": (lambda p: p.stopped(manifest_json={}), "manifest.json is not as it was written"),
+    "a manifest of paths outside": (
+        lambda p: p.stopped(manifest_json={"files": {"../../../x": {"bytes": 1, "sha256": ""}}, "sha256": ""}),
+        "manifest.json is not as it was written",
+    ),
+    "a checkpoint without its meta": (lambda p: p.stopped(meta_json=None), "meta.json is missing"),
+    "a checkpoint with another meta": (lambda p: p.stopped(meta={"step": 4}), "meta.json is not as it was written"),
+    "a checkpoint of another version": (lambda p: p.stopped(seal=True, meta={"format": 9}), "has format 9"),
+    "a checkpoint of a step that is text": (lambda p: p.stopped(seal=True, meta={"step": "x"}), "holds no step"),
+    "a checkpoint whose meta is a list": (lambda p: p.stopped(seal=True, meta={"meta": []}), "holds no step"),
+    "a checkpoint whose meta is no JSON": (lambda p: p.stopped(seal=True, meta_json="{"), "3.0: ", "--restart"),
+    "a checkpoint without names": (lambda p: p.stopped(seal=True, meta={"arrays": 3}), "3.0: ", "--restart"),
+    "a checkpoint of other arrays": (
+        lambda p: p.stopped(seal=True, meta={"arrays": {"state/omega": "float32[1]"}}), "3.0: ", "--restart",
+    ),
+    "a checkpoint of other shapes": (
+        lambda p: p.stopped(seal=True, meta={"arrays": {"state/step": "float32[2]"}}),
+        "state/step: there float32[2], here float64[1]",
+    ),
+    "a checkpoint that is a file": (
+        lambda p: (p.file("out.partial/.lock"), p.file("out.partial/checkpoints/3.0", "x"), p.train())[-1],
+        "none of the checkpoints",
+    ),
+    "a checkpoint of another run": (lambda p: p.stopped(), "--seeds: there [7], here [0]", "another --out"),
+}  # fmt: skip
+
+TABLES = (FLAGS, CONFIGS, STUDIES, TASKS, DATA, PREDICTIONS, RUNS, SOURCES, BACKBONES, OUTPUTS, REPORTS, CHECKPOINTS)
 CASES = {}
-for table in (FLAGS, CONFIGS, STUDIES, TASKS, DATA, PREDICTIONS, RUNS, SOURCES, BACKBONES, OUTPUTS, REPORTS):
+for table in TABLES:
     assert not CASES.keys() & table
     CASES |= table
 

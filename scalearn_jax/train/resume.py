@@ -161,13 +161,13 @@ def find(
     saved = checkpoints.restore(warn)
     if saved is None:
         return None
-    found = differences(saved.meta["facts"], json.loads(json.dumps(facts)))
+    found = differences(saved.meta.get("facts", {}), json.loads(json.dumps(facts)))
     if found:
         raise InputError(
             f"{checkpoints.folder} holds checkpoints of another run ({'; '.join(found)}); take the same settings and"
             " files again, choose another --out, or remove the folder (or pass --restart) to begin anew."
         )
-    found = differences(saved.meta["machine"], json.loads(json.dumps(machine)))
+    found = differences(saved.meta.get("machine", {}), json.loads(json.dumps(machine)))
     if found:
         warn(f"goes on where other software or devices stopped ({'; '.join(found)}); the last bits may differ.")
     return saved
