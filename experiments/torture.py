@@ -7,8 +7,9 @@ Four kinds of short real runs take turns: a stage-1 run of several seeds with ea
 targets and learning rates in one program, a study, and a run of two processes. Each is begun, killed (SIGKILL, SIGTERM
 or SIGINT; at a random time, or as soon as it is seen to write a checkpoint) and begun again until it ends by itself.
 Every file it leaves must be equal, byte for byte, to that of the same run left alone; only ``timing.jsonl``, which says
-how long things took, is not compared. The training state, optimiser included, is compared by its hash in
-``results.json``. Then every file of a run's checkpoints is damaged in three ways, one at a time.
+how long things took, is not compared, nor is in ``run.json`` what two processes were told of each other. The training
+state, optimiser included, is compared by its hash in ``results.json``. Then every file of a run's checkpoints is
+damaged in three ways, one at a time.
 """
 
 import argparse
@@ -155,7 +156,9 @@ class Torturer:
         """Checks how a life ended: as told, as killed, or for want of another process; always in a line."""
         said = life.log.read_text()
         allowed = {0, STOPPED} if signum != signal.SIGKILL else {0, -signum}
-        if signum != signal.SIGKILL and " steps, " not in said:  # Python was still starting
+        self.counts.update(["lives that went on"] * ("going on from step" in said))
+        ended = said.rstrip().endswith(("second in italics.", "best in bold.", "wrote out"))
+        if signum != signal.SIGKILL and (" steps, " not in said or ended):  # Python starts, or has done all
             allowed |= {-signum}
         if len(codes) > 1 and (signum == signal.SIGKILL or " steps, " not in said):
             allowed |= {1, 2}
@@ -190,6 +193,7 @@ def torture(work: Path, commands: list[list[str]], name: str, kills: int, tortur
         while torturer.counts["kills"] < until and torturer.end(Life(commands, folder), seconds):
             pass
         assert set(Life(commands, folder).wait()) == {0}, (folder / "log.txt").read_text()
+        assert not list(folder.rglob("*.partial")), f"{folder} holds more than what is done"
         here, there = contents(folder / "out"), contents(alone / "out")
         different = sorted(file for file in {*here, *there} if here.get(file) != there.get(file))
         assert not different, f"{name}: {different} differ in {folder} and {alone}"

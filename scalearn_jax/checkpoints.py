@@ -41,6 +41,7 @@ class Checkpoints:
         self._next: tuple | None = None  # the newest that waits to be written
         self._writer: threading.Thread | None = None
         self._lock, self._failure = threading.Lock(), None
+        self._passed_over: list[Path] = []
 
     def steps(self) -> list[Path]:
         """The folders of the steps, the last one first."""
@@ -107,7 +108,6 @@ class Checkpoints:
         Raises:
           InputError: there are steps, and none of them is whole.
         """
-        self._remove_halves()
         damaged: dict[Path, Damaged] = {}
         for path in self.steps():
             try:
@@ -117,7 +117,7 @@ class Checkpoints:
                 continue
             for wrong, error in damaged.items():
                 warn(f"cannot use checkpoint {wrong}: {error}; going on from step {saved.step}.")
-                _set_aside(wrong)
+            self._passed_over = list(damaged)
             return saved
         if damaged:
             reasons = "; ".join(f"{path.name}: {error}" for path, error in damaged.items())
@@ -131,6 +131,14 @@ class Checkpoints:
         """Waits for what is being written, whatever comes of it."""
         while writer := self._writer:
             writer.join()
+
+    def begin(self) -> None:
+        """Makes ready for new steps: sets those aside that ``restore`` has passed over, and removes halves of steps."""
+        for path in self._passed_over:
+            _set_aside(path)
+        self._passed_over = []
+        for path in self.folder.glob(".*") if self.exists() else ():
+            shutil.rmtree(path, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes them all."""
@@ -182,10 +190,6 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
-
-    def _remove_halves(self) -> None:
-        for path in self.folder.glob(".*") if self.exists() else ():
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> None:

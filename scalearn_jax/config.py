@@ -121,7 +121,7 @@ class TrainConfig(_Config):
     keep_checkpoints: int = 2
     """How many of the last checkpoints to keep while a run goes on; each holds the best parameters so far, too."""
     restart: bool = False
-    """Begin anew, whatever checkpoints an unfinished run has left; without it, that one goes on."""
+    """Begin anew, whatever checkpoints an unfinished run has left. A run so begun goes on as any other."""
     mesh: str | None = None
     """How devices share the work, for instance data=4,model=2; by default all share out the examples."""
     coordinator: str | None = None

@@ -1,5 +1,6 @@
 """Small files: read with a clear error, written whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some ar
 _POINTER = b"version https://git-lfs.github.com/"
 POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
 MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of file systems that flush no folders
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
 
 
@@ -130,6 +132,9 @@ def sync(folder: Path, *, whole: bool = True) -> None:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if not (path.is_dir() and error.errno in _NO_SYNC):
+                raise
         finally:
             os.close(handle)
 

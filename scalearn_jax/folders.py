@@ -38,7 +38,7 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
     Args:
       out: the folder.
       scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays, and
-        is found as it was; ``empty`` removes all else. It is removed once all is complete.
+        is found as it was; ``clear_but`` removes all else. It is removed once all is complete.
 
     Raises:
       InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
@@ -49,24 +49,37 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
         if final.exists():
             final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
         lock = _locked(partial)
+        _check_still_free(final, partial, lock)
     except OSError as error:
         raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
     with lock:
         try:
             if not (scratch and _holds_anything(partial / scratch)):
-                empty(partial)
+                clear_but(partial)
             _sign(lock)
             yield partial
             sync(partial)
             partial.rename(final)
             sync(final.parent, whole=False)
         except BaseException:
-            if scratch and _holds_anything(partial / scratch):
+            if not _is_at(lock, partial / _LOCK):  # out already, or gone
+                pass
+            elif scratch and _holds_anything(partial / scratch):
                 lock.truncate(0)
             else:
                 _remove(partial)
             raise
         tidy(final, scratch)
+
+
+def _check_still_free(final: Path, partial: Path, lock: IO[str]) -> None:
+    """Checks once more that a folder is free: who had the lock may have completed it meanwhile."""
+    try:
+        check_out(str(final))
+    except InputError:
+        lock.close()
+        _remove(partial)
+        raise
 
 
 def tidy(final: Path, scratch: str | None) -> None:
@@ -76,7 +89,7 @@ def tidy(final: Path, scratch: str | None) -> None:
         shutil.rmtree(final / scratch, ignore_errors=True)
 
 
-def empty(partial: Path, *stays: str) -> None:
+def clear_but(partial: Path, *stays: str) -> None:
     """Removes what a working folder holds, but for its lock and some names."""
     for path in partial.iterdir():
         if path.name not in (_LOCK, *stays):
@@ -90,7 +103,7 @@ def _holds_anything(folder: Path) -> bool:
 def _remove(partial: Path) -> None:
     """Removes a working folder; its lock, which tells that it is one, goes last."""
     if partial.is_dir():
-        empty(partial)
+        clear_but(partial)
     shutil.rmtree(partial, ignore_errors=True)
 
 

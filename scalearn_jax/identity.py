@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from scalearn_jax import runs, tree
 from scalearn_jax.checkpoint import differences
@@ -21,8 +22,10 @@ _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
 # What changes how a run is made but not what comes of it, but for the last bits.
 _FREE = (
     *("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
-    *("max_faults", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle"),
 )
+
+_SHOWN = 16  # digits of a hash
 
 
 def flag(name: str) -> str:
@@ -45,10 +48,16 @@ def facts(setups: Sequence[Setup]) -> dict[str, Any]:
 def _facts(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     settings = {flag(name): value for name, value in config.items() if name not in _OF_ONE_HOST}
+    model = {f"the model's {name}": value for name, value in runs.spec_to_dict(setup.spec).items()}
+    task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
-    texts = [tree.content_hash({"ids": split.ids, "labels": split.labels}) for split in vars(setup.data).values()]
-    hashes = {"the backbone": setup.backbone_hash, "the sources": [source.hash for source in setup.sources]}
-    return settings | sizes | hashes | {"the data": texts}
+    data = {f"the {name} data": _hash_of_arrays(split)[:_SHOWN] for name, split in vars(setup.data).items()}
+    sources = {f"source {number}": f"{s.name} {s.hash[:_SHOWN]}" for number, s in enumerate(setup.sources, 1)}
+    return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
+
+
+def _hash_of_arrays(split: Any) -> str:
+    return tree.content_hash({name: x for name, x in vars(split).items() if isinstance(x, np.ndarray)})
 
 
 def of_results(facts: dict[str, Any]) -> dict[str, Any]:

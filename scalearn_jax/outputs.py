@@ -80,7 +80,8 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
 def summarise(task: Task, seeds: Sequence[int], trained: Trained, test, schedule) -> dict[str, Any]:
     """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd.
 
-    The hash of the last training state, optimiser included, tells whether two runs were the same to the last bit.
+    The hash of the last training state, optimiser included, tells whether two runs were the same to the last bit; of
+    runs that train together, the state is that at the end of the longest.
     """
     by_seed = {
         str(seed): {

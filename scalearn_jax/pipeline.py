@@ -20,7 +20,7 @@ from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
-from scalearn_jax.folders import SCRATCH, check_out, empty, new_folder
+from scalearn_jax.folders import SCRATCH, check_out, clear_but, new_folder
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
 from scalearn_jax.records import TIMING, logs_of, recorders
@@ -119,7 +119,7 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     for out in found.keys() - done.keys():
         check_out(out)
     for out in done:
-        _warn(out, "is finished already, by an earlier run with the same settings; nothing is done again.")
+        _warn(out, "is finished already, by an earlier run with the same settings (its files are not compared).")
     return done
 
 
@@ -168,7 +168,7 @@ def _run_together(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Trains runs in one program, scores their best checkpoints and writes their folders.
 
-    A folder appears as soon as its run is scored. One that did not stay finite leaves none, and no results.
+    A folder appears as soon as its run is scored. One that did not stay finite has none, and no results.
 
     Args:
       kind: of the runs.
@@ -186,14 +186,16 @@ def _run_together(
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
         paths = [folder.path for folder in folders]
-        checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths)))
         known = identity.facts(setups)
+        known_results = identity.of_results(known)
+        checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths, known_results)))
         begun, done = _begun(checkpoints, config, setups[0], known, done)
         if all(setup.config.out in done for setup in setups):
             return {}, {}
         for path in filter(None, paths):
-            empty(path, SCRATCH, TIMING)
-        meta = dict(facts=identity.of_results(known), machine=identity.machine(setups[0]))
+            clear_but(path, SCRATCH, TIMING)
+        checkpoints.begin()
+        meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
         often = config.checkpoint_every, config.checkpoint_minutes
         keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
         with recorders(config.out, setups, paths, schedules, begun) as records:
@@ -208,11 +210,14 @@ def _run_together(
     return results, failures
 
 
-def _checkpoints(config: TrainConfig, paths: Sequence[Path | None]) -> Checkpoints:
-    """The checkpoints of a program: in the run folder that comes out last, or where they lie already."""
+def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> Checkpoints:
+    """The checkpoints of a program: in the run folder that comes out last, or where they lie already.
+
+    With ``--restart`` they are removed first, unless they are of the same command, which may be stopped and go on, too.
+    """
     places = [Checkpoints(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
-    if config.restart:
-        for place in places:
+    for place in places if config.restart else ():
+        if not resume.is_of_restart(place, facts):
             place.clear()
     nowhere = Checkpoints(Path(config.out, SCRATCH))
     return next((place for place in places if place.steps()), places[-1] if places else nowhere)

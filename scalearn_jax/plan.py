@@ -20,6 +20,7 @@ SELF = "self"  # in probe_sources: the target's own adapter
 _STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
 _SET_BY_STUDY = {"task", "target", "targets", "sources", "out", "seeds", "backbone", "revision", "data_dir"}
 _SET_BY_STUDY |= {"learning_rates", "coordinator", "num_processes", "process_id"}  # a cell is one run in one process
+_SET_BY_STUDY |= {"restart"}  # else it would never end
 
 
 @dataclasses.dataclass(frozen=True)

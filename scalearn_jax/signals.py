@@ -29,6 +29,8 @@ class State:
       unsaved: whether it has learned something that is not on the disk.
       tell_others: called when a signal comes, in a thread of its own.
       over: whether nobody watches any more.
+      lingers: seconds that others are given to end first.
+      errors: where to write, since standard error may be held back, see ``data.panics``.
     """
 
     signum: int | None = None
@@ -36,6 +38,8 @@ class State:
     unsaved: bool = False
     tell_others: Callable[[], None] = lambda: None
     over: bool = False
+    lingers: float = 0.0
+    errors: int = 2
 
     @property
     def name(self) -> str:
@@ -53,6 +57,7 @@ def watching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    state.errors = os.dup(2)
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = {signum: signal.signal(signum, _on_signal) for signum in _SIGNALS}
@@ -65,7 +70,9 @@ def watching() -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         os.close(write)
-        state.over, state = True, State()
+        state.over = True
+        os.close(state.errors)
+        state = State()
 
 
 def stopped() -> Preempted:
@@ -100,7 +107,9 @@ def end_if_idle() -> None:
 
 
 def _end_if_idle(state: State) -> None:
-    time.sleep(_PATIENCE)
+    time.sleep(_PATIENCE + state.lingers)
     if not state.unsaved and not state.over:
-        os.write(2, f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n".encode())
+        os.write(
+            state.errors, f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n".encode()
+        )
         os._exit(STOPPED)

@@ -22,7 +22,7 @@ from scalearn_jax import limits, outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.files import write_json
-from scalearn_jax.folders import Busy, is_being_written
+from scalearn_jax.folders import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.plan import Cell, cells, check
 from scalearn_jax.progress import clock
 from scalearn_jax.schema import from_dict, problems, read_yaml, to_dict
@@ -159,6 +159,7 @@ def _run(cell: Cell, until: float) -> str:
         except InputError as error:  # another process may have begun it since
             if not isinstance(error, Busy) and not cell.done:
                 raise
+    tidy(Path(cell.config.out), SCRATCH)
     return "was there"
 
 

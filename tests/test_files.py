@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scalearn_jax import folders
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import named, read_json, safe_name, write_json
 from scalearn_jax.folders import new_folder
@@ -76,6 +77,20 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
     with new_folder(str(tmp_path / "run")) as folder:
         assert names(folder) == [".lock"]
     assert names(tmp_path) == ["run"]
+
+
+def test_a_folder_that_came_out_meanwhile_is_found(tmp_path, monkeypatch):
+    take = folders._take
+
+    def late(lock):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "weights").write_text("whole")
+        return take(lock)
+
+    monkeypatch.setattr(folders, "_take", late)
+    with pytest.raises(InputError, match="already exists"), new_folder(str(tmp_path / "run")):
+        pass
+    assert names(tmp_path) == ["run", "weights"]
 
 
 def test_a_folder_of_the_user_is_left_alone(tmp_path):

@@ -25,7 +25,8 @@ except Preempted as error:
     sys.exit(75)
 """
 # As a compilation: no Python runs meanwhile. Another thread gets the signal, since it would end the sleep.
-OUTSIDE_PYTHON = "signal.pthread_sigmask(signal.SIG_BLOCK, (2, 15)); ctypes.CDLL(None).sleep(30)"
+OUTSIDE_PYTHON = "ctypes.CDLL(None).sleep(30)"
+TO_ANOTHER_THREAD = "signal.pthread_sigmask(signal.SIG_BLOCK, (2, 15))"
 SAVES = "\n        ".join(
     ["while not signals.state.signum: time.sleep(0.01)", "time.sleep(5)", "print('saved', flush=True)"]
 )
@@ -56,7 +57,7 @@ def test_where_there_is_nothing_to_save_the_first_one_ends(signum):
 
 
 def test_also_while_no_python_runs():
-    process = start(OUTSIDE_PYTHON)
+    process = start(OUTSIDE_PYTHON, TO_ANOTHER_THREAD)
     process.send_signal(signal.SIGTERM)
     code, said, took = end(process)
     assert code == 75 and "nothing was lost" in said
@@ -70,9 +71,9 @@ def test_a_save_may_take_longer():
     assert (code, said) == (0, "saved\n")
 
 
-@pytest.mark.parametrize("work", [OUTSIDE_PYTHON, "time.sleep(30)\n        time.sleep(30)"])
+@pytest.mark.parametrize("work", [OUTSIDE_PYTHON, "time.sleep(30)"])
 def test_the_second_one_ends_at_once(work):
-    process = start(work, IN_TRAINING)
+    process = start(work, f"{IN_TRAINING}; {TO_ANOTHER_THREAD}")
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None

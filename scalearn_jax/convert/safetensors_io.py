@@ -59,7 +59,9 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} does not exist; expected a safetensors file.")
     try:
         return load_file(str(path))
-    except Exception as error:  # also KeyError and TypeError, of types that numpy lacks, and MemoryError
+    except MemoryError:
+        raise
+    except Exception as error:  # also KeyError and TypeError, of types that numpy lacks
         raise _damaged(path, error) from error
 
 

@@ -116,6 +116,8 @@ def _connect(**arguments) -> None:
 def _on_terminate() -> None:
     if state.leaving:  # the main thread is about to end, with a better word
         time.sleep(PARTING_MS / 1000)
+    if preemption.was_told() and not signals.state.unsaved:  # so was that one
+        os._exit(STOPPED)
     say("lost another process: it died or cannot be reached; its own output says why.")
     os._exit(1)
 
@@ -155,8 +157,9 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code in (0, STOPPED) and not all_done():
-        say("another process failed at the end; its own output says why.")
-        code = 1
+        code = STOPPED if preemption.was_told() else 1
+        if code == 1:
+            say("another process failed at the end; its own output says why.")
     state.leaving = True
     if code not in (0, STOPPED):
         os._exit(code)

@@ -16,6 +16,7 @@ from scalearn_jax.errors import Preempted
 from scalearn_jax.train import agreement
 
 _POLL_MS = 500
+_LINGER = 2.0
 _NEVER = 2**62
 
 
@@ -74,12 +75,18 @@ def training() -> Iterator[None]:
         raise signals.stopped()
 
 
+def was_told() -> bool:
+    """Whether this process, or another one of the run, was told to stop."""
+    return signals.state.signum is not None or state.held
+
+
 def listen() -> threading.Thread:
     """Learns from the other processes that one was told to stop, until this one leaves; returns the thread.
 
     From now on this process ends alone only while it prepares, when the others can still be told why.
     """
     signals.state.tell_others, signals.state.defers = _tell_others, lambda: agreement.state.settled
+    signals.state.lingers = 0.0 if agreement.state.process_id else _LINGER  # without the coordinator others fail
     thread = threading.Thread(target=_listen, name="scalearn-stop", daemon=True)
     thread.start()
     return thread

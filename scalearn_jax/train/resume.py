@@ -173,6 +173,15 @@ def find(
     return saved
 
 
+def is_of_restart(checkpoints: Checkpoints, facts: Mapping[str, Any]) -> bool:
+    """Whether the same run, begun anew with ``--restart``, has written these checkpoints."""
+    try:
+        saved = checkpoints.restore(lambda text: None)
+    except InputError:
+        return False
+    return bool(saved and saved.meta.get("restart") and saved.meta.get("facts") == json.loads(json.dumps(facts)))
+
+
 def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Saved | None, list[str]]:
     """Waits until all processes are ready with the same facts, and tells them what the one that writes has found.
 

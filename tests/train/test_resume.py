@@ -70,7 +70,7 @@ def _placeless(path: Path) -> bytes:
     if path.name != "run.json":
         return path.read_bytes()
     info = json.loads(path.read_text())
-    free = ("out", "checkpoint_every", "keep_checkpoints", "max_faults")
+    free = ("out", "checkpoint_every", "keep_checkpoints", "steps_per_dispatch")
     return json.dumps(info | {"config": {name: x for name, x in info["config"].items() if name not in free}}).encode()
 
 
@@ -187,7 +187,8 @@ def test_every_difference_is_listed(begun, inputs, tmp_path):
         "--learning-rate: there None, here 0.5",
         "--seeds: there [0], here [0, 4]",
         "the backbone: there",
-        "the sources: there",
+        "source 1: there s0",
+        "source 2: there s1",
         "pass --restart",
     ):
         assert part in message, message
@@ -195,7 +196,7 @@ def test_every_difference_is_listed(begun, inputs, tmp_path):
 
 
 def test_what_changes_no_result_may_change(begun, whole, inputs, tmp_path):
-    run(inputs, tmp_path / "run", max_steps=6, keep_checkpoints=1, checkpoint_every=1, max_faults=3)
+    run(inputs, tmp_path / "run", max_steps=6, keep_checkpoints=1, checkpoint_every=1, steps_per_dispatch=1)
     assert contents(tmp_path / "run") == whole
 
 
@@ -210,9 +211,23 @@ def test_other_software_is_said(begun, inputs, tmp_path, capsys):
     assert "other software or devices stopped (jax: there 0.9, here" in capsys.readouterr().err
 
 
-def test_restart_begins_anew(begun, inputs, tmp_path):
-    run(inputs, tmp_path / "run", max_steps=4, learning_rate=0.5, restart=True)
+def test_restart_begins_anew_and_goes_on_itself(begun, inputs, tmp_path, monkeypatch, capsys):
+    changes = dict(max_steps=4, learning_rate=0.5, restart=True)
+    lives = Lives(monkeypatch, 2)
+    assert until_done(lives, lambda: run(inputs, tmp_path / "run", **changes)) == 1
+    assert "4 steps, 32 examples, seed 0, going on from step 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 4
+
+
+def test_another_model_under_the_same_name_is_another_run(begun, inputs, tmp_path):
+    config = inputs / "backbone" / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(before.replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'))
+        with pytest.raises(InputError, match="the model's backbone: there"):
+            run(inputs, tmp_path / "run", max_steps=6)
+    finally:
+        config.write_text(before)
 
 
 def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, whole, inputs, tmp_path, capsys):
