@@ -33,7 +33,7 @@ def examples_of(seed: int, step: int, num_examples: int, batch_size: int) -> np.
     """Lists the examples of a training step, counted from 0.
 
     Example:
-      >>> len(examples_of(seed=0, step=3, num_examples=10, batch_size=4))  # the second of an epoch of three
+      >>> len(examples_of(seed=0, step=3, num_examples=10, batch_size=4))  # the first of the second epoch
       4
     """
     epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
