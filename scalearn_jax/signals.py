@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT, from the moment a command knows its settings: no library is loaded here.
 
 The first signal asks. Training ends at its next boundary, see ``train.preemption``; elsewhere, where there is nothing
-to save, the process ends at once. A second signal ends it whatever it is doing.
+to save, the process ends at once, as if killed: an exception at any moment is more than libraries stand, such as those
+that are being imported. A second signal ends it whatever it is doing.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ class State:
     Attributes:
       signum: the signal that came, if any.
       defers: whether it ends at boundaries only.
+      raises: whether it ends by an exception, since others are to be told.
       unsaved: whether it has learned something that is not on the disk.
       tell_others: called when a signal comes, in a thread of its own.
       over: whether nobody watches any more.
@@ -35,6 +37,7 @@ class State:
 
     signum: int | None = None
     defers: Callable[[], bool] = lambda: False
+    raises: bool = False
     unsaved: bool = False
     tell_others: Callable[[], None] = lambda: None
     over: bool = False
@@ -83,7 +86,7 @@ def stopped() -> Preempted:
 def _on_signal(signum: int, frame) -> None:
     """Runs in the main thread, when that next runs Python."""
     state.signum = state.signum or signum
-    if not state.defers():
+    if state.raises and not state.defers():
         raise stopped()
 
 
@@ -97,19 +100,24 @@ def _watch(read: int) -> None:
             if asked:
                 os._exit(128 + signum[0])
             asked, state.signum = True, state.signum or signum[0]
+            if not state.raises and not state.defers():
+                _end(state)
             end_if_idle()
             threading.Thread(target=state.tell_others, daemon=True).start()
 
 
 def end_if_idle() -> None:
-    """Ends the process, after a while, if it has nothing to save and does not come to an end by itself."""
+    """Ends the process, after a while, if it has nothing to save and has not come to an end by itself."""
     threading.Thread(target=_end_if_idle, args=(state,), daemon=True).start()
 
 
 def _end_if_idle(state: State) -> None:
     time.sleep(_PATIENCE + state.lingers)
     if not state.unsaved and not state.over:
-        os.write(
-            state.errors, f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n".encode()
-        )
-        os._exit(STOPPED)
+        _end(state)
+
+
+def _end(state: State) -> None:
+    line = f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n"
+    os.write(state.errors, line.encode())
+    os._exit(STOPPED)

@@ -52,7 +52,7 @@ def test_where_there_is_nothing_to_save_the_first_one_ends(signum):
     process = start("time.sleep(30)")
     process.send_signal(signum)
     code, said, took = end(process)
-    assert code == 75 and f"stopped by {signum.name}; run the same command again" in said
+    assert code == 75 and f"stopped by {signum.name}; nothing was lost; run the same command again" in said
     assert took < 20
 
 

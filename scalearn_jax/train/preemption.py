@@ -86,6 +86,7 @@ def listen() -> threading.Thread:
     From now on this process ends alone only while it prepares, when the others can still be told why.
     """
     signals.state.tell_others, signals.state.defers = _tell_others, lambda: agreement.state.settled
+    signals.state.raises = True
     signals.state.lingers = 0.0 if agreement.state.process_id else _LINGER  # without the coordinator others fail
     thread = threading.Thread(target=_listen, name="scalearn-stop", daemon=True)
     thread.start()
