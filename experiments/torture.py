@@ -271,7 +271,8 @@ def main() -> None:
 def torment(work: Path, backbone: str, options: argparse.Namespace) -> dict:
     """Does everything in a working folder; returns the figures."""
     torturer, rounds, count = Torturer(options.seed), {}, len(options.kinds)
-    make_sources(work, backbone)
+    if options.kinds != KINDS[:1]:  # which alone needs none
+        make_sources(work, backbone)
     kinds = scenarios(work, backbone)
     for number, name in enumerate(options.kinds):
         share = options.kills * (number + 1) // count - options.kills * number // count
