@@ -152,11 +152,15 @@ class Torturer:
             self.slowest = max(self.slowest, time.monotonic() - at)
         return set(codes) != {0}
 
+    def note(self, log: Path) -> None:
+        """Counts a life that took up what an earlier one had left."""
+        self.counts.update(["lives that went on"] * ("going on from step" in log.read_text()))
+
     def check(self, life: Life, codes: list[int], signum: int) -> None:
         """Checks how a life ended: as told, as killed, or for want of another process; always in a line."""
         said = life.log.read_text()
         allowed = {0, STOPPED} if signum != signal.SIGKILL else {0, -signum}
-        self.counts.update(["lives that went on"] * ("going on from step" in said))
+        self.note(life.log)
         ended = said.rstrip().endswith(("second in italics.", "best in bold.", "wrote out"))
         if signum != signal.SIGKILL and (" steps, " not in said or ended):  # Python starts, or has done all
             allowed |= {-signum}
@@ -193,6 +197,7 @@ def torture(work: Path, commands: list[list[str]], name: str, kills: int, tortur
         while torturer.counts["kills"] < until and torturer.end(Life(commands, folder), seconds):
             pass
         assert set(Life(commands, folder).wait()) == {0}, (folder / "log.txt").read_text()
+        torturer.note(folder / "log.txt")
         assert not list(folder.rglob("*.partial")), f"{folder} holds more than what is done"
         here, there = contents(folder / "out"), contents(alone / "out")
         different = sorted(file for file in {*here, *there} if here.get(file) != there.get(file))
