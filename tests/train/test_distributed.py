@@ -127,6 +127,7 @@ def test_an_error_of_one_process_ends_both(inputs, tmp_path):
     assert not list(tmp_path.glob("run*"))
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_go_on_when_begun_again(inputs, tmp_path):
     long = settings(inputs, tmp_path / "run", max_steps=60, eval_every=30, checkpoint_every=1)
     both = Processes(tmp_path, [long] * 2)
