@@ -141,10 +141,12 @@ def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> 
     except Exception as error:
         if state.num_processes == 1:
             raise
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            say(f"the computation with the other processes failed, one may have died: {error}")
-        else:
+        if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
+        elif preemption.was_told():  # as the other was, which has ended already
+            os._exit(STOPPED)
+        else:
+            say(f"the computation with the other processes failed, one may have died: {error}")
         code = 1
     if state.num_processes > 1:
         _leave(code)
