@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import os.path
 import re
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def expand_home(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         several = isinstance(value, tuple)
-        if "\0" in "".join(value if several else (value or "",)):
+        if "\0" in "".join(map(os.fspath, value if several else (value or "",))):
             raise InputError(f"{name} holds a null character, which no path can; got {value!r}.")
         paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
         object.__setattr__(config, name, paths)

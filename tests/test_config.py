@@ -231,3 +231,8 @@ def test_the_recorded_command_masks_tokens(monkeypatch):
 
     monkeypatch.setattr("sys.argv", ["/bin/scalearn", "transfer", f"--backbone={TOKEN}", "https://a:b@c/d"])
     assert runs.command() == "scalearn transfer --backbone=*** https://***@c/d"
+
+
+def test_a_path_object_is_a_path(tmp_path):
+    config = AdapterConfig(task="glue/rte", backbone=tmp_path, data_dir=tmp_path, out=tmp_path / "out")
+    assert (config.backbone, config.out) == (str(tmp_path), str(tmp_path / "out"))
