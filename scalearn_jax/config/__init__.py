@@ -1,0 +1,34 @@
+"""What every command can be told: frozen dataclasses, shared by the command line, YAML files and the library.
+
+The text under a field is its help on the command line. ``None`` means "as published for the method or task".
+"""
+
+from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
+from scalearn_jax.config.training import (
+    AdapterConfig,
+    PlanAdapterConfig,
+    PlanTransferConfig,
+    TrainConfig,
+    TransferConfig,
+)
+from scalearn_jax.config.use import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
+from scalearn_jax.schema import from_dict, read_yaml, to_dict
+
+__all__ = [
+    "AdapterConfig",
+    "DoctorConfig",
+    "EvaluateConfig",
+    "ExplainConfig",
+    "ListConfig",
+    "PlanAdapterConfig",
+    "PlanTransferConfig",
+    "PredictConfig",
+    "ReportConfig",
+    "RunConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "TransferConfig",
+    "from_dict",
+    "read_yaml",
+    "to_dict",
+]

@@ -1,0 +1,107 @@
+"""Configs of studies and their reports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalearn_jax import limits
+from scalearn_jax.config.base import Config
+from scalearn_jax.errors import InputError, is_plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Config):
+    """A study file: every target with every method, from one set of source adapters."""
+
+    name: str
+    """Title of the table."""
+    backbone: str
+    """Folder or hub id of the pretrained encoder."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub backbone."""
+    data_dir: str | None = None
+    """Folder with one folder a task."""
+    sources: tuple[str, ...] = ()
+    """Tasks that get a stage-1 adapter (seed 0)."""
+    targets: tuple[str, ...]
+    """Tasks to solve."""
+    methods: tuple[str, ...]
+    """Methods to solve them with; one without sources learns from the target alone."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of every target cell, trained together; `tasks` may give a task others."""
+    stage1: dict[str, Any] = field(default_factory=dict)
+    """Fields of AdapterConfig, for the source adapters."""
+    stage2: dict[str, Any] = field(default_factory=dict)
+    """Fields of TransferConfig, for every method on a target."""
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Overrides for one task: seeds, and fields of either stage; under `stage1` or `stage2` for that one only."""
+    methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Overrides for one method; they win over all others."""
+    adapters: str | None = None
+    """Folder of source adapters, such as another study's; what is missing of them is trained there."""
+    shots: tuple[int, ...] = ()
+    """Few-shot: solve every target with each of these numbers of training examples, instead of with all."""
+    probe_sources: tuple[tuple[str, ...], ...] = ()
+    """Probing: sets of sources, `self` for the target's own, summed with constant coefficients (method fixed)."""
+    probe_constants: tuple[float, ...] = ()
+    """Probing: the coefficients each source of a set takes, in all combinations."""
+    published: str | None = None
+    """Table of the paper to set the results beside, for instance glue/roberta-base."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not is_plain(self.name):
+            raise InputError(f"name {self.name!r} holds characters that cannot be shown; it is the title of tables.")
+        limits.expand_home(self, "backbone", "data_dir", "adapters")
+        limits.seeds(self.seeds)
+        limits.finite(self, "probe_constants")
+        for name in ("shots", "probe_constants", "probe_sources"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} names something twice: {list(values)}.")
+        if min(self.shots, default=1) < 1:
+            raise InputError(f"shots must be at least 1, got {list(self.shots)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """Run a study: what is missing of its cells, then the table."""
+
+    study: str
+    """Study file (YAML)."""
+    out: str
+    """Folder of the results; a rerun with the same study continues in it."""
+    backbone: str | None = None
+    """Use this backbone instead of the study's."""
+    data_dir: str | None = None
+    """Use this data folder instead of the study's."""
+    seeds: tuple[int, ...] | None = None
+    """Use these seeds instead of the study's."""
+    only: str | None = None
+    """Run only cells whose name contains this."""
+    shard: str | None = None
+    """Run share I of N, written I/N with I from 1 to N: for job arrays that work on one folder."""
+    max_minutes: float | None = None
+    """Start no cell after this many minutes; run again to continue."""
+    dry_run: bool = False
+    """List the cells with their steps and an estimate of their time, and stop."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        limits.expand_home(self, "study", "out")
+        limits.at_least(self, 0, "max_minutes")
+        if self.shard is not None:
+            limits.shard(self.shard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """Tables and figures of a study's results."""
+
+    dir: str
+    """Results folder of a study."""
+    out: str | None = None
+    """Folder for the tables and figures; by default DIR/report."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        limits.expand_home(self, "dir", "out")
