@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax import attribution, inference, methods, runs, tables
+from scalearn_jax import attribution, inference, methods, run_info, runs, tables
 from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.data.tokens import Encoded
@@ -40,7 +40,7 @@ def explain_run(config: ExplainConfig) -> str:
     """
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
-    check_method(config.run, runs.read_info(Path(config.run)))
+    check_method(config.run, run_info.read_info(Path(config.run)))
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     run = run if config.seed is None else inference.only_seed(run, config.seed)
     where = dict(data_dir=config.data_dir, backbone=config.backbone)

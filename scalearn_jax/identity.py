@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import runs, tree
+from scalearn_jax import run_info, runs, tree
 from scalearn_jax.checkpoint import differences
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
@@ -48,7 +48,7 @@ def facts(setups: Sequence[Setup]) -> dict[str, Any]:
 def _facts(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     settings = {flag(name): value for name, value in config.items() if name not in _OF_ONE_HOST}
-    model = {f"the model's {name}": value for name, value in runs.spec_to_dict(setup.spec).items()}
+    model = {f"the model's {name}": value for name, value in run_info.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
     data = {f"the {name} data": _hash_of_arrays(split)[:_SHOWN] for name, split in vars(setup.data).items()}
@@ -88,7 +88,7 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
     """
     folder = Path(config.out)
     try:
-        info, results = runs.read_info(folder), read_json(folder / "results.json")
+        info, results = run_info.read_info(folder), read_json(folder / "results.json")
     except InputError:
         return None
     found = differences(*_settings(kind, config, info))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import runs, tree
+from scalearn_jax import run_info, runs, tree
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.files import write_json
@@ -60,14 +60,14 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
     """Builds ``run.json``: all that is needed to repeat, evaluate or reuse the run."""
     config = setup.config
     return {
-        "format": runs.FORMAT,
+        "format": run_info.FORMAT,
         "kind": kind,
         "method": config.method,
         "config": dataclasses.asdict(config),
         "task": setup.task.to_dict(),
         "backbone": runs.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
-        "spec": runs.spec_to_dict(setup.spec),
+        "spec": run_info.spec_to_dict(setup.spec),
         "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
         **({"soup": setup.weighed.to_dict()} if setup.weighed else {}),
         "seeds": list(config.seeds),

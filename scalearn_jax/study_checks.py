@@ -111,11 +111,11 @@ def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
 
 def _adapter_problems(study: StudyConfig, missing: Sequence[Cell], backbone_hash: str) -> Iterator[str]:
     """Finished source adapters of another backbone, which ``adapters`` of a study may bring."""
-    from scalearn_jax import runs
+    from scalearn_jax import run_info
 
     for path in dict.fromkeys(path for cell in missing for path in getattr(cell.config, "sources", ())):
         if study.adapters and (Path(path) / "run.json").exists():
-            found = runs.read_info(Path(path))["backbone"].get("hash")
+            found = run_info.read_info(Path(path))["backbone"].get("hash")
             if found != backbone_hash:
                 yield f"adapters: {path} was trained on backbone {str(found)[:12]}, this one is {backbone_hash[:12]}"
 

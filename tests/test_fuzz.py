@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import config, plan, results, runs, schema
+from scalearn_jax import config, plan, results, run_info, schema
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.data import splits, tables, tasks
 from scalearn_jax.data.task import Task
@@ -201,9 +201,9 @@ def test_a_run_of_any_values_is_read_or_refused(data, folder):
     content = {name: json.loads((good() / "scaled" / name).read_text()) for name in ("run.json", "results.json")}
     for name, spoil in content.items():
         (run / name).write_text(json.dumps(data.draw(spoilt(spoil))))
-    info = accepts(runs.read_info, run)
+    info = accepts(run_info.read_info, run)
     if info is not None:
-        accepts(runs.read_spec, run, info)
+        accepts(run_info.read_spec, run, info)
     accepts(results.read_result, run)
 
 

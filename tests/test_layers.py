@@ -22,6 +22,7 @@ models
 combiners similarity
 model methods
 convert
+run_info
 runs results
 checks train
 soup

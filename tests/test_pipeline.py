@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, outputs, pipeline, prepare, runs, training, tree
+from scalearn_jax import inference, outputs, pipeline, prepare, run_info, runs, training, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, PredictConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors
@@ -51,7 +51,7 @@ def transferred(backbone, sources, tmp_path_factory):
 
 
 def test_a_run_folder_says_all(transferred, sources):
-    info = runs.read_info(runs.Path(transferred))
+    info = run_info.read_info(runs.Path(transferred))
     names = [source["name"] for source in info["sources"]]
     assert names == ["builtin/similarity", "builtin/complaints", "builtin/sentiment"]  # the target's own comes last
     assert info["parameters"]["transfer"] == 2 * 3 * 16

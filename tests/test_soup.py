@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, pipeline, plan, runs, similarity, soup
+from scalearn_jax import inference, pipeline, plan, run_info, runs, similarity, soup
 from scalearn_jax.config import EvaluateConfig, StudyConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tree, save_tree
@@ -32,7 +32,7 @@ def write_source(folder, task, backbone):
     head = HeadSpec(num_outputs=row.num_outputs, num_choices=row.num_choices, dropout=0.0)
     spec = tiny.spec("single", backbone=sizes, heads=((task, head),))
     info = {
-        "format": runs.FORMAT,
+        "format": run_info.FORMAT,
         "method": "single",
         "config": {"max_train_samples": 24},
         "task": row.to_dict(),
@@ -40,7 +40,7 @@ def write_source(folder, task, backbone):
         "data_dir": None,
         "sources": [],
         "parameters": {},
-        "spec": runs.spec_to_dict(spec),
+        "spec": run_info.spec_to_dict(spec),
         "seeds": [0],
     }
     folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def weighed(backbone, sources, tmp_path_factory):
 
 
 def read(folder):
-    info = runs.read_info(folder)
+    info = run_info.read_info(folder)
     return info, dict(info["spec"]["combiner_options"])["weights"]
 
 

@@ -1,0 +1,240 @@
+"""What ``run.json`` says of a finished run, checked before it is believed: it may come from anyone."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
+
+from scalearn_jax import methods, model, tree
+from scalearn_jax.data.tasks import Task
+from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.files import read_json
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
+from scalearn_jax.models.bottleneck import NON_LINEARITIES
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.schema import check_values, field_types, problems, required_fields
+from scalearn_jax.typing import Params
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+    """What ``run.json`` must hold, beside what only tells where a run came from."""
+
+    method: str
+    config: dict[str, Any]
+    task: dict[str, Any]
+    backbone: dict[str, Any]
+    data_dir: str | None
+    spec: dict[str, Any]
+    sources: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...]
+    parameters: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backbone:
+    path: str
+    revision: str | None
+    hash: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    name: str
+    path: str
+    hash: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What of a run's config is needed to read its data again."""
+
+    max_train_samples: int | None
+    max_eval_samples: int | None
+    max_dev_samples: int | None = None
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+# What building and tracing a model of wrong values may raise.
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError, RecursionError, TypeError),
+    ValueError,
+)
+_KNOWN = {
+    "backbone.family": BACKBONES,
+    "backbone.activation": NON_LINEARITIES,
+    "non_linearity": NON_LINEARITIES,
+    "dtype": ("float32", "strict", "mixed", "bfloat16", "float64"),
+    "layers": ("loop", "scan"),
+}
+
+
+def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
+    """Turns a spec into JSON types; ``spec_from_dict`` undoes it."""
+    return dataclasses.asdict(spec)
+
+
+def spec_from_dict(content: dict[str, Any]) -> ModelSpec:
+    """Builds a spec from what ``spec_to_dict`` wrote."""
+    tuples = {
+        "backbone": BackboneSpec(**content["backbone"]),
+        "heads": tuple((task, HeadSpec(**head)) for task, head in content["heads"]),
+        "combiner_options": tuple((name, _hashable(value)) for name, value in content["combiner_options"]),
+    }
+    return ModelSpec(**content | tuples)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Reads ``run.json`` and checks its format number and the types of its parts.
+
+    Raises:
+      InputError: missing, damaged, or written by another version of the format.
+    """
+    info = read_json(folder / "run.json")
+    if info.get("format") != FORMAT:
+        raise InputError(f"{folder}/run.json has format {info.get('format')!r}, expected {FORMAT}.")
+    missing = [name for name in required_fields(_Info) if name not in info]
+    if missing:
+        raise InputError(f"{folder}/run.json lacks {missing}; the file is damaged.")
+    found = [*_problems(_Info, info, ""), *_problems(_Backbone, info["backbone"], "backbone: ")]
+    for source in info["sources"] if isinstance(info["sources"], list) else ():
+        found += _problems(_Source, source, "sources: ")
+        if not found and not is_plain(source["name"]):
+            found = [f"sources: the name {source['name']!r} cannot be shown"]
+    if not found and not _good_seeds(info["seeds"]):
+        found = [f"seeds: expected one or more different whole numbers, which name files, got {info['seeds']}"]
+    if found:
+        raise problems(f"{folder}/run.json is damaged", found)
+    return info
+
+
+def check_settings(folder: Path, info: dict[str, Any]) -> None:
+    """Checks what of a run's config is needed to use it on its data again.
+
+    Raises:
+      InputError: some of it has a wrong type.
+    """
+    if found := _problems(_Settings, info["config"], "config: "):
+        raise problems(f"{folder}/run.json is damaged", found)
+
+
+def _good_seeds(seeds: Any) -> bool:
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    return whole and 0 < len(seeds) == len(set(seeds))
+
+
+def _problems(cls: type, content: Any, place: str) -> list[str]:
+    """What is wrong with a part of ``run.json``; what a run may leave out need not be there, nor be known."""
+    if not isinstance(content, dict):
+        return [f"{place}expected keys and values, got {type(content).__name__}"]
+    _, found = check_values(cls, {name: value for name, value in content.items() if name in field_types(cls)})
+    found += [f"missing key {name!r}" for name in required_fields(cls) if name not in content]
+    return [f"{place}{problem}" for problem in found]
+
+
+def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
+    """Builds the model and task that ``run.json`` describes.
+
+    Raises:
+      InputError: they do not describe any.
+    """
+    try:
+        spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
+        _check_spec(spec, task, info)
+        hash(spec)
+        jax.eval_shape(lambda key: _bound(model.init(key, spec), spec), jax.random.key(0))
+    except (*_DAMAGES, FlaxError) as error:
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
+    return spec, task
+
+
+def _bound(params: Params, spec: ModelSpec) -> Params:
+    """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
+    combiner = spec.make_combiner
+    site = combiner.bind(params["transfer"], params["adapters"])
+    if combiner.apply is None:
+        return site
+    return combiner.apply(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
+
+
+def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
+    """Checks that a model's parts are of their types, known, and fit each other and the task.
+
+    Raises:
+      InputError: they do not.
+    """
+    heads = dict(spec.heads)
+    found = [*_scalar_problems(spec, ""), *_scalar_problems(spec.backbone, "backbone: ")]
+    found += [problem for head in heads.values() for problem in _scalar_problems(head, "heads: ")]
+    if found:
+        raise InputError("; ".join(found))
+    for name, table in _KNOWN.items():
+        value = getattr(spec.backbone if "." in name else spec, name.split(".")[-1])
+        if value not in table:
+            raise unknown(name, value, table)
+    for name, value in spec.combiner_options:
+        if any(isinstance(x, float) and not math.isfinite(x) for x in (value if isinstance(value, tuple) else [value])):
+            raise InputError(f"the combiner's {name} must be finite, got {value}")
+    method, num_sources = methods.get(info["method"]), len(info["sources"])
+    if spec.combiner != method.combiner:
+        raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
+    if spec.num_sources != num_sources and not methods.has_fresh_bottleneck(method):
+        raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")
+    if spec.backbone.hidden_size % spec.backbone.num_heads:
+        raise InputError(f"hidden_size {spec.backbone.hidden_size} is no multiple of num_heads")
+    if task.max_length > spec.backbone.max_length:
+        raise InputError(f"a max_length of {task.max_length} exceeds {spec.backbone.max_length} positions")
+    sizes = {name: (head.num_outputs, head.num_choices) for name, head in heads.items()}
+    if sizes != {task.name: (task.num_outputs, task.num_choices)}:
+        raise InputError(
+            f"it has heads {sizes}, the task {task.name!r} with {len(task.labels)} labels needs one of"
+            f" {task.num_outputs} outputs and {task.num_choices} choices"
+        )
+
+
+def _scalar_problems(part: Any, place: str) -> list[str]:
+    """Numbers and texts of another type than declared, and sizes below zero."""
+    values = {name: getattr(part, name) for name, kind in field_types(type(part)).items() if isinstance(kind, type)}
+    values = {name: value for name, value in values.items() if not dataclasses.is_dataclass(value)}
+    _, found = check_values(type(part), values)
+    found += [f"{name} is {value}" for name, value in values.items() if isinstance(value, int) and value < 0]
+    return [f"{place}{problem}" for problem in found]
+
+
+def _expected(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    return tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))
+
+
+def check_leaves(folder: Path, leaves: dict[str, Any], spec: ModelSpec, *groups: str) -> None:
+    """Checks that parameters read from a folder have the names and shapes that its spec asks for.
+
+    Raises:
+      InputError: names the first that are missing, unknown or of another shape.
+    """
+    expected = {name: leaf.shape for name, leaf in _expected(spec).items() if name.split("/")[0] in groups}
+    found = {name: _shape(leaf) for name, leaf in leaves.items()}
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        listed = ", ".join(
+            f"{name}: {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3]
+        )
+        raise InputError(
+            f"{folder}: the weights do not fit run.json ({len(wrong)} differ: {listed}); restore the folder."
+        )
+
+
+def _shape(leaf: Any) -> Any:
+    """The shape of a leaf; of whole numbers their type instead, which fits none."""
+    return leaf.shape if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)
