@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,7 +48,9 @@ class Command(NamedTuple):
 
 def run() -> None:
     """Entry point of the ``scalearn`` command."""
-    sys.exit(main())
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: while Python clears up, it ends the process, no more
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
