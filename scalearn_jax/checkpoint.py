@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, shortened
 from scalearn_jax.files import as_json, read_json, sync, write_json
 
 FORMAT = 1
@@ -104,12 +104,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
       ['seeds: there [0], here [1]']
     """
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return [f"{name}: there {_short(there.get(name))}, here {_short(here.get(name))}" for name in names]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    shown = lambda table, name: shortened(str(table.get(name)))  # noqa: E731
+    return [f"{name}: there {shown(there, name)}, here {shown(here, name)}" for name in names]
 
 
 # ---------------------------------------------------------------- one step

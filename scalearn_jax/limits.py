@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from scalearn_jax.errors import InputError, masked
+from scalearn_jax.errors import InputError, masked, shortened
 
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
 
@@ -113,8 +113,7 @@ def fraction(value: Any, what: str) -> float:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__)
 
 
 def finite(config: Any, *names: str) -> None:

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from scalearn_jax.errors import InputError, masked
+from scalearn_jax.errors import InputError, shortened
 from scalearn_jax.files import read_text
 
 MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
@@ -209,10 +209,9 @@ def _name(declared: Any) -> str:
 
 def _show(value: Any) -> str:
     try:
-        text = masked(repr(value))  # here, since half a token is not known as one
+        return shortened(repr(value))
     except ValueError:  # a whole number of thousands of digits, which Python does not write out
         return f"{type(value).__name__} with a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _unknown_key(name: Any, known: typing.Iterable[str]) -> str:
