@@ -11,7 +11,7 @@ from scalearn_jax import tree
 from scalearn_jax.checkpoint import to_host
 from scalearn_jax.data import batches
 from scalearn_jax.prepare import Setup
-from scalearn_jax.train import loop
+from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import Faults
 from scalearn_jax.typing import Params
 
@@ -25,12 +25,12 @@ class Trained(NamedTuple):
       state_hash: fingerprint of the last training state, optimiser included.
     """
 
-    members: list[loop.Member] | None
+    members: list[Member] | None
     failure: str
     state_hash: str
 
 
-def outcomes(setups: Sequence[Setup], position: loop.Position, leave: Callable) -> list[Trained]:
+def outcomes(setups: Sequence[Setup], position: Position, leave: Callable) -> list[Trained]:
     """Takes the results of some runs out of the program that trained them.
 
     Args:
@@ -51,7 +51,7 @@ def outcomes(setups: Sequence[Setup], position: loop.Position, leave: Callable) 
     return found
 
 
-def _failure(setup: Setup, looks: loop.Looks, faults: Faults) -> str:
+def _failure(setup: Setup, looks: Looks, faults: Faults) -> str:
     """Says why a run has no best checkpoint, if it has none."""
     select = setup.config.select if setup.config.select == "loss" else "metric"
     if any(looks.gave_up):

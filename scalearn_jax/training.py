@@ -23,6 +23,7 @@ from scalearn_jax.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
+from scalearn_jax.train.position import Position
 from scalearn_jax.train.step import make_train_step
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
@@ -262,7 +263,7 @@ def train(
     return outcomes(setups, position, training.leave)
 
 
-def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> loop.Position:
+def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> Position:
     """The position to begin at: the first one, or that of a checkpoint."""
     if saved is None:
         return loop.start(state, groups)

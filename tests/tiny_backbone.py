@@ -4,12 +4,14 @@ import json
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from scalearn_jax import tree
-from scalearn_jax.convert import hf
+from scalearn_jax.convert import adapterhub, hf
 from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import spec_from_config
 
 CONFIG = {
@@ -70,6 +72,15 @@ def write(folder: Path, seed: int = 0, **changes) -> Path:
     settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def write_with_sources(root: Path, count: int = 2) -> Path:
+    """Writes ``backbone``, of one layer, and random adapters ``source0``, ``source1`` and so on; returns the folder."""
+    write(root / "backbone", num_hidden_layers=1)
+    for number in range(count):
+        adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, CONFIG["hidden_size"], 4)), 0)
+        adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
+    return root
 
 
 def weights_differ(a, b) -> bool:

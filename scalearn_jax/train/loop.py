@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from scalearn_jax import signals, tree
 from scalearn_jax.errors import Preempted
 from scalearn_jax.train import feed, preemption
+from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Batch, Params
 
@@ -48,35 +49,6 @@ class Schedule:
         return -(-self.num_steps // self.eval_every)
 
 
-@dataclass
-class Member:
-    """The best checkpoint of one member so far; it is the whole trainable tree, transfer and head together.
-
-    Attributes:
-      trainable: the tree at the best evaluation, on the host.
-      best: its score, larger is better.
-      best_step: its step.
-      metrics: the development metrics there.
-      waited: evaluations since.
-      stopped_at: the step of the last evaluation that counted.
-    """
-
-    trainable: Params | None = None
-    best: float = -np.inf
-    best_step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    waited: int = 0
-    stopped_at: int = 0
-
-    def update(self, step: int, metrics: dict[str, float], score: float, trainable: Params) -> None:
-        """Takes in one evaluation; NaN is never an improvement."""
-        self.stopped_at = step
-        self.waited += 1
-        if score > self.best:
-            self.trainable = jax.tree.map(np.array, trainable)
-            self.best, self.best_step, self.metrics, self.waited = score, step, metrics, 0
-
-
 @dataclass(frozen=True)
 class Group:
     """Members that share a task: their schedule, their evaluation, and where their events go.
@@ -94,39 +66,6 @@ class Group:
     evaluate: Callable[[Params], list[dict[str, float]]]
     main_metric: str
     on_event: Callable[[Event], None] = lambda event: None
-
-
-@dataclass
-class Looks:
-    """What the loop has seen of a group.
-
-    Attributes:
-      members: the best checkpoint of each so far.
-      last: the last step at which it logged or evaluated.
-      gave_up: for each member, whether it had too many faults in a row while it still went on; see
-        ``make_train_step``.
-    """
-
-    members: list[Member]
-    last: int = 0
-    gave_up: list[bool] = field(default_factory=list)
-
-
-@dataclass
-class Position:
-    """How far a program is: all that going on needs.
-
-    Attributes:
-      step: steps done.
-      state: the training state after them, leading axis M.
-      metrics: of the last step, [M] each; empty before the first.
-      groups: what was seen of each group.
-    """
-
-    step: int
-    state: TrainState
-    metrics: dict[str, Any]
-    groups: list[Looks]
 
 
 def start(state: TrainState, groups: Sequence[Group]) -> Position:
@@ -158,18 +97,22 @@ def train(
       frozen: the frozen half, shared.
       lots: batches with a leading member axis from there on, cut at ``lookups(groups)``.
       groups: who is trained.
-      save: called after every lot, with what it was for the groups: ``"step"``, ``"evaluation"`` or ``"end"``; and
-        with ``"stop"`` when the process was told to stop.
+      save: called after every lot, with what it was for the groups: ``"step"``, ``"evaluation"`` or ``"end"``; with
+        ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` when the
+        process was told to stop.
 
     Raises:
       Preempted: the process was told to stop.
     """
-    runs, clock = _runs(groups, position), _Clock()
+    runs, clock, compiled = _runs(groups, position, save), _Clock(), set()
     with preemption.training():
         try:
             _look(runs, clock, position, save)
             while not all(run.finished for run in runs):
                 lot = next(lots)
+                if (shape := _shape(lot)) not in compiled:
+                    compiled.add(shape)
+                    _secure(position, save)
                 position.state, position.metrics = step(position.state, frozen, lot)
                 position.step += lot.num_steps
                 clock.count(lot, position.metrics)
@@ -191,10 +134,22 @@ def _look(runs: Sequence["_Run"], clock: "_Clock", position: Position, save: Cal
         save(position, "end" if ends else "evaluation" if any(evaluated) else "step")
 
 
-def _runs(groups: Sequence[Group], position: Position) -> list["_Run"]:
+def _secure(position: Position, save: Callable) -> None:
+    """Brings a position to the disk, so that the process may end at any moment until the next step."""
+    if position.step:
+        save(position, "compilation")
+    signals.state.unsaved = False
+
+
+def _shape(lot: feed.Lot) -> tuple:
+    """What lots of one program have in common."""
+    return tuple(leaf.shape for leaf in lot.batch)
+
+
+def _runs(groups: Sequence[Group], position: Position, save: Callable) -> list["_Run"]:
     ends = list(accumulate(group.num_members for group in groups))
     places = [slice(end - group.num_members, end) for group, end in zip(groups, ends, strict=True)]
-    return [_Run(*run) for run in zip(groups, places, position.groups, strict=True)]
+    return [_Run(*run, save) for run in zip(groups, places, position.groups, strict=True)]
 
 
 class _Clock:
@@ -230,8 +185,8 @@ class _Clock:
 class _Run:
     """A group on its way."""
 
-    def __init__(self, group: Group, where: slice, looks: Looks):
-        self._group, self._where, self._looks = group, where, looks
+    def __init__(self, group: Group, where: slice, looks: Looks, save: Callable):
+        self._group, self._where, self._looks, self._save, self._compiled = group, where, looks, save, False
 
     @property
     def finished(self) -> bool:
@@ -257,6 +212,9 @@ class _Run:
         self._looks.gave_up = [gave and goes_on for gave, goes_on in zip(gave_up, self._goes_on, strict=True)]
         if evaluates and not any(self._looks.gave_up):
             with clock.paused():
+                if not self._compiled:
+                    self._compiled = True
+                    _secure(position, self._save)
                 events.append(self._evaluated(position))
         self._looks.last = step  # the look is part of the position now
         for event in events:

@@ -18,7 +18,7 @@ from scalearn_jax.checkpoint import Saved, describe, differences, from_host, to_
 from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import agreement
-from scalearn_jax.train.loop import Looks, Member, Position
+from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
 
 _OF_MEMBER = [field.name for field in dataclasses.fields(Member) if field.name != "trainable"]
@@ -113,7 +113,7 @@ class Keeper:
         self._at = time.monotonic()
 
     def __call__(self, position: Position, why: str) -> None:
-        """Saves where it is time to; at the end, and when the process is to stop, waits until it is on the disk.
+        """Saves where it is time to; but for a mere step or evaluation, waits until it is on the disk.
 
         Raises:
           InputError: it cannot be written.
@@ -126,7 +126,7 @@ class Keeper:
             arrays, groups = pack(position)
             self._checkpoints.save(position.step, arrays, {**self._meta(), "groups": groups})
             self._last, self._at = here, time.monotonic()
-        if why in ("end", "stop"):
+        if why not in ("step", "evaluation"):
             self._checkpoints.flush()
 
     def resumed(self, position: Position) -> None:

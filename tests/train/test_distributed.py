@@ -13,10 +13,8 @@ import pytest
 
 from scalearn_jax import cli, pipeline, tree
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.models import bank as banks
 from scalearn_jax.train import agreement, distributed, parallel
 from tests import tiny_backbone
 from tests.conftest import FAST, ROOT
@@ -28,13 +26,8 @@ SHORT = dict(max_steps=6, batch_size=8, eval_every=3, log_every=2, max_train_sam
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A backbone, two source adapters, and data that lie beside the first process only."""
-    root = tmp_path_factory.mktemp("inputs")
-    tiny_backbone.write(root / "backbone", num_hidden_layers=1)
-    for number in range(2):
-        adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, 16, 4)), 0)
-        adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
-    return root
+    """A backbone and two source adapters."""
+    return tiny_backbone.write_with_sources(tmp_path_factory.mktemp("inputs"))
 
 
 def settings(inputs, out, **changes):

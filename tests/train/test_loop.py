@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from scalearn_jax import signals
 from scalearn_jax.train import feed, loop
 from scalearn_jax.train.state import TrainState
 from tests import tiny
@@ -12,7 +13,7 @@ BATCH = tiny.batch()
 STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})
 
 
-def train(curves, gives_up_at=np.inf, accuracy=None, **schedule):
+def train(curves, gives_up_at=np.inf, accuracy=None, save=lambda position, why: None, **schedule):
     """Runs the loop on a step that only counts; ``curves`` holds each member's development losses."""
     num_members = len(curves)
 
@@ -34,7 +35,7 @@ def train(curves, gives_up_at=np.inf, accuracy=None, **schedule):
     lots = feed.lots(itertools.repeat(STACKED), loop.lookups([group]), 1)
     state = TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None, None)
     position = loop.start(state, [group])
-    loop.train(step, position, {}, lots, [group])
+    loop.train(step, position, {}, lots, [group], save)
     return position.groups[0].members, events
 
 
@@ -102,3 +103,11 @@ def test_logits_come_back_in_the_order_of_the_split():
     ]
     predict = lambda trainable, frozen, batch: batch.example_id[None, :, None].astype(float)  # noqa: E731
     assert loop.collect_logits(predict, {}, {}, batches).ravel().tolist() == [0, 1, 2, 3]
+
+
+def test_before_anything_is_compiled_the_position_is_secure():
+    saved = []
+    train([[3.0, 2.0, 1.0]], save=lambda position, why: saved.append((position.step, why, signals.state.unsaved)))
+    assert ("compilation" in [why for _, why, _ in saved]) and saved[0] == (1, "step", True)
+    assert saved[1:4] == [(2, "compilation", True), (2, "evaluation", False), (3, "step", True)]
+    assert saved[-1][:2] == (6, "end")

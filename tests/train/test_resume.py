@@ -4,16 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import pytest
 
 from scalearn_jax import cli, identity, pipeline
 from scalearn_jax.checkpoint import seal
 from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TransferConfig
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, Preempted
-from scalearn_jax.models import bank as banks
 from scalearn_jax.train import feed, preemption
 from tests import tiny_backbone
 
@@ -42,12 +39,8 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("inputs")
-    tiny_backbone.write(root / "backbone", num_hidden_layers=1)
-    for number in range(2):
-        adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, 16, 4)), 0)
-        adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
-    return root
+    """A backbone and two source adapters."""
+    return tiny_backbone.write_with_sources(tmp_path_factory.mktemp("inputs"))
 
 
 def run(inputs, out, **changes):
@@ -173,7 +166,7 @@ def test_only_what_learns_is_stored(begun):
     saved = Checkpoints(begun).restore(pytest.fail)
     assert saved.step == 3
     assert not [name for name in saved.arrays if "backbone" in name or "adapters" in name]
-    assert [path.name for path in Checkpoints(begun).steps()] == ["3.0", "2.0"]
+    assert [path.name for path in Checkpoints(begun).steps()] == ["3.0", "2.1"]
 
 
 def test_every_difference_is_listed(begun, inputs, tmp_path):
@@ -249,7 +242,7 @@ def test_a_run_whose_steps_are_all_damaged_is_not_begun_anew(begun, inputs, tmp_
         ]
     )
     said = capsys.readouterr().err.strip().splitlines()
-    assert code == 2 and "none of the checkpoints" in said[-1] and "3.0" in said[-1] and "2.0" in said[-1]
+    assert code == 2 and "none of the checkpoints" in said[-1] and "3.0" in said[-1] and "2.1" in said[-1]
     assert contents(begun) == before
 
 
