@@ -24,6 +24,7 @@ model methods
 convert
 run_info
 runs results
+portable provenance
 checks train
 soup
 prepare

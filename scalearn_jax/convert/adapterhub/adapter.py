@@ -1,12 +1,11 @@
-"""AdapterHub folders: read and write single bottleneck adapters and their heads.
+"""Single bottleneck adapters of AdapterHub.
 
-Letters: L layers, d hidden size, r bottleneck, C outputs.
+Letters: L layers, d hidden size, r bottleneck.
 
 The files are those of ``adapters`` 1.x and of the older adapter-transformers, told apart from PEFT's by
-content, since both name their configuration ``adapter_config.json``. Pickles are read on request only, and never run.
+content, since both name their configuration ``adapter_config.json``.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -14,19 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.files import inside, read_settings
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
-from scalearn_jax.convert.torch_pickle import load_bin
+from scalearn_jax.convert.adapterhub.common import MAX_NAME, check_dtype, check_name, origin, weights
+from scalearn_jax.convert.files import read_settings
+from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.limits import fraction, whole
+from scalearn_jax.files import write_json
+from scalearn_jax.limits import whole
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
-from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
-
-VERSION = "adapters.1.3.0"
-MAX_NAME = 200  # characters of an adapter's name
-MAX_CHOICES = 1000
 
 # What makes an adapter the Pfeiffer one of this package; another value means other maths.
 LAYOUT = {
@@ -98,7 +93,7 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
     """
     folder = Path(folder)
     content = _read_config(folder)
-    tensors = _weights(folder, "adapter.safetensors", pickle="pytorch_adapter.bin", allow_pickle=allow_pickle)
+    tensors = weights(folder, "adapter.safetensors", pickle="pytorch_adapter.bin", allow_pickle=allow_pickle)
     name, hidden_size = content["name"], content["hidden_size"]
     non_linearity = str(content["config"].get("non_linearity", "relu"))[:MAX_NAME].lower()
     if "version" not in content:
@@ -133,7 +128,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _check_values(content: dict[str, Any], path: Path) -> None:
     """Checks what the adapter's file says of itself; all of it is data that anyone may have written."""
     whole(content["hidden_size"], 1, MAX_HIDDEN_SIZE, f"{path}: hidden_size")
-    _check_name(content["name"], path)
+    check_name(content["name"], path)
     factor = content["config"].get("reduction_factor")
     is_number = type(factor) in (int, float) and 0 < factor <= MAX_HIDDEN_SIZE
     if not is_number and factor is not None and not isinstance(factor, dict):  # a dict has one a layer
@@ -143,27 +138,6 @@ def _check_values(content: dict[str, Any], path: Path) -> None:
     for key in ("model_type", "model_name"):
         if not isinstance(content.get(key), str | None):
             raise InputError(f"{path}: {key} must be text, got a {type(content[key]).__name__}; restore the file.")
-
-
-def _check_name(name: Any, path: Path) -> None:
-    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
-        raise InputError(
-            f"{path}: name must be 1 to {MAX_NAME} printable characters, got {str(name)[:60]!r}; rename it."
-        )
-
-
-def _weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[str, np.ndarray]:
-    for name in names:
-        if (folder / name).exists():
-            return load_tensors(inside(folder, name))
-    if not (folder / pickle).exists():
-        raise InputError(f"{folder} holds no {names[0]}; expected an AdapterHub folder.")
-    if not allow_pickle:
-        raise InputError(
-            f"{folder} holds only {pickle}; pickles can run code and are not read. Save it again with"
-            " use_safetensors=True, or pass --allow-pickle, which builds its tensors and runs nothing."
-        )
-    return load_bin(inside(folder, pickle))
 
 
 def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, folder: Path) -> Params:
@@ -185,18 +159,13 @@ def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, f
         shape = shapes[next(path for path, theirs in LEAVES.items() if theirs == leaf)]
         if tensor.shape != shape:
             raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shape}.")
-        _check_dtype(tensor, f"{folder}: {leaf} of layer {layer}")
+        check_dtype(tensor, f"{folder}: {leaf} of layer {layer}")
     adapter: Params = {"down": {}, "up": {}}
     for path, leaf in LEAVES.items():
         part, kind = path.split("/")
         stacked = np.stack([np.asarray(found[str(i), leaf], np.float32) for i in range(num_layers)])
         adapter[part][kind] = np.ascontiguousarray(stacked.swapaxes(1, 2)) if kind == "kernel" else stacked
     return adapter
-
-
-def _check_dtype(tensor: np.ndarray, what: str) -> None:
-    if tensor.dtype.kind in "biuc":
-        raise InputError(f"{what} is {tensor.dtype}, expected floating-point numbers.")
 
 
 def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, Any]) -> None:
@@ -212,26 +181,14 @@ def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, An
     Raises:
       InputError: unknown ``model_type``, or a name that the format cannot hold.
     """
-    if not name or "." in name:
-        raise InputError(f"adapter name {name!r} cannot be written: it must not be empty or contain a dot.")
-    family = config.get("model_type")
-    if family not in BACKBONES:
-        raise unknown("model_type", family, BACKBONES)
+    described, family = origin(name, config), config["model_type"]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    num_layers, hidden_size, width = adapter["down"]["kernel"].shape
+    _, hidden_size, width = adapter["down"]["kernel"].shape
     details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}
     details["reduction_factor"] = reduction_factor(hidden_size, width, preferred=config.get("reduction_factor"))
-    content = {
-        "config": dict(sorted(details.items())),
-        "hidden_size": hidden_size,
-        "model_class": BACKBONES[family].model_class,
-        "model_name": config.get("model_name"),
-        "model_type": family,
-        "name": name,
-        "version": VERSION,
-    }
+    content = {"config": dict(sorted(details.items())), "hidden_size": hidden_size, **described}
     save_tensors(Path(folder) / "adapter.safetensors", _to_tensors(adapter, name, BACKBONES[family].prefix))
-    (Path(folder) / "adapter_config.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(Path(folder) / "adapter_config.json", content)
 
 
 def _to_tensors(adapter: Params, name: str, prefix: str) -> dict[str, np.ndarray]:
@@ -262,59 +219,3 @@ def reduction_factor(hidden_size: int, width: int, *, preferred: float | None = 
     factor = factor if int(hidden_size // factor) == width else math.nextafter(factor, 0.0)
     assert int(hidden_size // factor) == width, (hidden_size, width, factor)
     return factor
-
-
-def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, HeadSpec]:
-    """Reads the two-layer prediction head saved beside an adapter.
-
-    Args:
-      folder: holds ``head_config.json`` and ``model_head.safetensors`` (or ``head.safetensors``).
-      allow_pickle: whether to read ``pytorch_model_head.bin`` where there are no safetensors.
-
-    Returns:
-      ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec.
-
-    Raises:
-      InputError: no file of weights that may be read, or another head than dense, tanh, out on the first token.
-    """
-    folder = Path(folder)
-    config, name = _read_head_config(folder)
-    names = ("model_head.safetensors", "head.safetensors")
-    tensors = _weights(folder, *names, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
-    _check_head(tensors, name, folder)
-    head = {
-        ours: {"kernel": np.ascontiguousarray(tensors[f"{module}.weight"].T), "bias": tensors[f"{module}.bias"]}
-        for ours, module in (("dense", f"heads.{name}.1"), ("out", f"heads.{name}.4"))
-    }
-    where = folder / "head_config.json"
-    dropout = fraction(config.get("dropout_prob") or 0.0, f"{where}: dropout_prob")
-    choices = config.get("num_choices", 1) if config.get("head_type") == "multiple_choice" else 1
-    choices = whole(choices, 1, MAX_CHOICES, f"{where}: num_choices")
-    return head, HeadSpec(num_outputs=head["out"]["bias"].size, num_choices=choices, dropout=dropout)
-
-
-def _read_head_config(folder: Path) -> tuple[dict[str, Any], str]:
-    path = folder / "head_config.json"
-    content = read_settings(folder, path.name)
-    config, name = content.get("config", {}), content.get("name")
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: config must be names and values, got a {type(config).__name__}; restore the file.")
-    for key, value in {"layers": 2, "activation_function": "tanh", "use_pooler": False}.items():
-        if config.get(key, value) != value:
-            raise InputError(f"{path}: {key} is {config[key]!r}, expected {value!r}.")
-    _check_name(name, path)
-    return config, name
-
-
-def _check_head(tensors: dict[str, np.ndarray], name: str, folder: Path) -> None:
-    names = {f"heads.{name}.{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")}
-    if tensors.keys() != names:
-        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names)}.")
-    hidden_size, num_outputs = (tensors[f"heads.{name}.{place}.bias"].size for place in (1, 4))
-    shapes = {"1.weight": (hidden_size,) * 2, "1.bias": (hidden_size,)}
-    shapes |= {"4.weight": (num_outputs, hidden_size), "4.bias": (num_outputs,)}
-    for leaf, shape in shapes.items():
-        tensor = tensors[f"heads.{name}.{leaf}"]
-        if tensor.shape != shape:
-            raise InputError(f"{folder}: {leaf} of the head has shape {tensor.shape}, expected {shape}.")
-        _check_dtype(tensor, f"{folder}: {leaf} of the head")

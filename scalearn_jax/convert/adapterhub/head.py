@@ -1,0 +1,184 @@
+"""Prediction heads of AdapterHub: two layers over the first token.
+
+Letters: d hidden size, C outputs.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scalearn_jax.convert.adapterhub.common import check_dtype, check_name, origin, weights
+from scalearn_jax.convert.files import read_settings
+from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.files import write_json
+from scalearn_jax.limits import fraction, whole
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+MAX_CHOICES = 1000
+# A task's kind -> their name of it; a regression is a classification with one output to them.
+HEAD_TYPES = {
+    "classification": "classification",
+    "regression": "classification",
+    "multilabel": "multilabel_classification",
+    "choice": "multiple_choice",
+}
+
+
+class HeadFile(NamedTuple):
+    """What a head's file says of it.
+
+    Attributes:
+      name: the head's name.
+      kind: what it predicts, as ``Task.kind``.
+      labels: their names in the order of their ids; empty where the file names none.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+
+
+def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, HeadSpec]:
+    """Reads the two-layer prediction head saved beside an adapter.
+
+    Args:
+      folder: holds ``head_config.json`` and ``model_head.safetensors`` (or ``head.safetensors``).
+      allow_pickle: whether to read ``pytorch_model_head.bin`` where there are no safetensors.
+
+    Returns:
+      ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec.
+
+    Raises:
+      InputError: no file of weights that may be read, or another head than dense, tanh, out on the first token.
+
+    Example:
+      >>> head, spec = load_head("adapters/rte")  # doctest: +SKIP
+      >>> head["out"]["kernel"].shape  # doctest: +SKIP
+      (768, 2)
+    """
+    folder = Path(folder)
+    config, name = _read_config(folder)
+    names = ("model_head.safetensors", "head.safetensors")
+    tensors = weights(folder, *names, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
+    _check_tensors(tensors, name, folder)
+    tensors = {key: np.asarray(tensor, np.float32) for key, tensor in tensors.items()}
+    head = {
+        ours: {"kernel": np.ascontiguousarray(tensors[f"{module}.weight"].T), "bias": tensors[f"{module}.bias"]}
+        for ours, module in (("dense", f"heads.{name}.1"), ("out", f"heads.{name}.4"))
+    }
+    where = folder / "head_config.json"
+    dropout = fraction(config.get("dropout_prob") or 0.0, f"{where}: dropout_prob")
+    choices = config.get("num_choices", 1) if config.get("head_type") == "multiple_choice" else 1
+    choices = whole(choices, 1, MAX_CHOICES, f"{where}: num_choices")
+    return head, HeadSpec(num_outputs=head["out"]["bias"].size, num_choices=choices, dropout=dropout)
+
+
+def describe_head(folder: str | Path) -> HeadFile:
+    """Reads what a head predicts.
+
+    Args:
+      folder: holds ``head_config.json``.
+
+    Raises:
+      InputError: a damaged file, or a head for something else than whole texts.
+    """
+    path = Path(folder) / "head_config.json"
+    config, name = _read_config(Path(folder))
+    theirs = config.get("head_type", "classification")
+    kinds = {theirs: kind for kind, theirs in HEAD_TYPES.items() if kind != "regression"}
+    if theirs not in kinds:
+        raise unknown("head_type", theirs, kinds, where=str(path))
+    kind = "regression" if theirs == "classification" and config.get("num_labels") == 1 else kinds[theirs]
+    return HeadFile(name, kind, _labels(config.get("label2id"), path))
+
+
+def _labels(ids: Any, path: Path) -> tuple[str, ...]:
+    """The label names of a file in the order of their ids, which must be 0, 1, ..."""
+    if not ids:
+        return ()
+    if not isinstance(ids, dict) or not all(isinstance(name, str) and is_plain(name) for name in ids):
+        raise InputError(f"{path}: label2id must map printable names to ids; restore the file.")
+    numbers = list(ids.values())
+    if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
+        raise InputError(f"{path}: the ids of label2id must be 0 to {len(numbers) - 1}, got {str(numbers)[:60]}.")
+    return tuple(sorted(ids, key=ids.get))
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+    path = folder / "head_config.json"
+    content = read_settings(folder, path.name)
+    config, name = content.get("config", {}), content.get("name")
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: config must be names and values, got a {type(config).__name__}; restore the file.")
+    for key, value in {"layers": 2, "activation_function": "tanh", "use_pooler": False}.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{path}: {key} is {config[key]!r}, expected {value!r}.")
+    check_name(name, path)
+    return config, name
+
+
+def _check_tensors(tensors: dict[str, np.ndarray], name: str, folder: Path) -> None:
+    names = {f"heads.{name}.{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")}
+    if tensors.keys() != names:
+        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names)}.")
+    hidden_size, num_outputs = (tensors[f"heads.{name}.{place}.bias"].size for place in (1, 4))
+    shapes = {"1.weight": (hidden_size,) * 2, "1.bias": (hidden_size,)}
+    shapes |= {"4.weight": (num_outputs, hidden_size), "4.bias": (num_outputs,)}
+    for leaf, shape in shapes.items():
+        tensor = tensors[f"heads.{name}.{leaf}"]
+        if tensor.shape != shape:
+            raise InputError(f"{folder}: {leaf} of the head has shape {tensor.shape}, expected {shape}.")
+        check_dtype(tensor, f"{folder}: {leaf} of the head")
+
+
+def save_head(
+    head: Params,
+    folder: str | Path,
+    *,
+    name: str,
+    kind: str,
+    labels: tuple[str, ...] = (),
+    num_choices: int = 1,
+    config: dict[str, Any],
+) -> None:
+    """Writes a two-layer head so that ``adapters`` loads it beside the adapter; undoes ``load_head``.
+
+    Args:
+      head: ``{"dense", "out"}`` with kernels Float[d d] and Float[d C].
+      folder: where to; created if missing.
+      name: the head's name, that of its adapter; without dots.
+      kind: what it predicts, as ``Task.kind``.
+      labels: their names in the order of their ids.
+      num_choices: K of a choice task.
+      config: ``model_type`` (a key of ``BACKBONES``); optionally ``model_name`` and ``dropout``.
+
+    Raises:
+      InputError: unknown ``model_type`` or kind, or a name that the format cannot hold.
+    """
+    described = origin(name, config)
+    if kind not in HEAD_TYPES:
+        raise unknown("kind", kind, HEAD_TYPES)
+    hidden_size, num_outputs = np.shape(head["out"]["kernel"])
+    size = {"num_choices": num_choices} if kind == "choice" else {"num_labels": num_outputs, "bias": True}
+    details = {
+        "activation_function": "tanh",
+        "dropout_prob": config.get("dropout"),
+        "head_type": HEAD_TYPES[kind],
+        "label2id": {label: number for number, label in enumerate(labels)} or None,
+        "layers": 2,
+        "use_pooler": False,
+        **size,
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for ours, place in (("dense", 1), ("out", 4)):
+        tensors[f"heads.{name}.{place}.weight"] = np.asarray(head[ours]["kernel"], np.float32).T
+        tensors[f"heads.{name}.{place}.bias"] = np.asarray(head[ours]["bias"], np.float32)
+    save_tensors(Path(folder) / "model_head.safetensors", tensors)
+    write_json(
+        Path(folder) / "head_config.json",
+        {"config": dict(sorted(details.items())), "hidden_size": hidden_size, **described},
+    )

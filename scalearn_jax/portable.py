@@ -1,0 +1,157 @@
+"""What most runs come to once they are trained: one ordinary adapter in every layer, and a head of two layers.
+
+    sum_t w_t * (phi(z D_t + b_t) U_t + c_t) = phi(z D + b) U + c,   D = [D_1 .. D_T],  U = [w_1 * U_1; .. ; w_T * U_T]
+
+since no scale w_t depends on the token (arXiv 2310.01217, section 3). So a run of any ScaLearn variant, of AdapterSoup
+or of one adapter can be written, loaded and served as one adapter, whatever it was trained as.
+
+Letters: L layers, d hidden size, w width of the adapter, C outputs.
+"""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import numpy as np
+
+from scalearn_jax import combiners, methods, runs
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Portable:
+    """One adapter with its head, over a backbone that is kept elsewhere.
+
+    Attributes:
+      task: what it answers.
+      adapter: ``down`` kernel Float[L d w] and so on, float32 numpy arrays.
+      non_linearity: its phi.
+      head: ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none.
+      head_spec: its shape, of kind ``"two_layer"``; ``None`` likewise.
+      backbone: sizes of the encoder, which needs no pooler.
+      origin: the backbone's ``path`` (folder or hub id), ``revision`` and content ``hash``, as in ``run.json``.
+    """
+
+    task: Task
+    adapter: Params
+    non_linearity: str
+    head: Params | None
+    head_spec: HeadSpec | None
+    backbone: BackboneSpec
+    origin: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """Units of the bottleneck in each layer, w."""
+        return self.adapter["down"]["kernel"].shape[2]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """It as a model of one adapter, in float32; see ``params``."""
+        return ModelSpec(
+            backbone=self.backbone,
+            combiner="single",
+            heads=((self.task.name, self.head_spec),) if self.head_spec else (),
+            num_sources=1,
+            bottleneck=self.width,
+            non_linearity=self.non_linearity,
+        )
+
+    def params(self, backbone: Params) -> Params:
+        """Its parameters over a backbone, those of ``spec``."""
+        bank = {part: {name: leaf[:, None] for name, leaf in leaves.items()} for part, leaves in self.adapter.items()}
+        heads = {self.task.name: self.head} if self.head else {}
+        return {"backbone": backbone, "adapters": bank, "transfer": {}, "heads": heads}
+
+
+def of_run(run: runs.Run, seed: int) -> Portable:
+    """Folds one seed of a finished run.
+
+    Args:
+      run: of any method that binds to an ordinary adapter.
+      seed: which of its seeds.
+
+    Returns:
+      The adapter and head; a head on the backbone's own pooler gets a copy of it.
+
+    Raises:
+      InputError: the method does something else to the hidden states; names those that do not.
+
+    Example:
+      >>> of_run(runs.load_run("runs/rte"), 0).width  # doctest: +SKIP
+      384
+    """
+    params, spec = run.members[seed], run.spec
+    options = dict(spec.combiner_options)
+    if "compose" in options:
+        spec = dataclasses.replace(spec, combiner_options=tuple(sorted((options | {"compose": "folded"}).items())))
+    site = spec.make_combiner.bind(params["transfer"], params["adapters"]) or {}
+    if "down" not in site:
+        raise InputError(
+            f"{run.folder} is a {run.info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
+            f" {', '.join(foldable())}."
+        )
+    [(name, head_spec)] = spec.heads
+    return Portable(
+        task=run.task,
+        adapter=without_scale(site),
+        non_linearity=phi(spec),
+        head=_two_layers(params["heads"][name], params["backbone"]),
+        head_spec=dataclasses.replace(head_spec, kind="two_layer"),
+        backbone=dataclasses.replace(spec.backbone, has_pooler=False),
+        origin=run.info["backbone"],
+    )
+
+
+def foldable() -> list[str]:
+    """Lists the methods whose runs are ordinary adapters.
+
+    Example:
+      >>> "scalearn++" in foldable(), "fusion" in foldable()
+      (True, False)
+    """
+    return [name for name, row in methods.METHODS.items() if row.combiner not in ("fusion", "ia3", "none")]
+
+
+def phi(spec: ModelSpec) -> str:
+    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself.
+
+    Example:
+      >>> phi(ModelSpec(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), combiner="compacter"))
+      'gelu'
+    """
+    if spec.num_sources:
+        return spec.non_linearity
+    default = inspect.signature(combiners.COMBINERS[spec.combiner]).parameters["non_linearity"].default
+    return dict(spec.combiner_options).get("non_linearity", default)
+
+
+def without_scale(site: Params) -> Params:
+    """Moves a factor on each bottleneck unit into the up-projection, as numpy arrays in float32.
+
+    Args:
+      site: ``down``, ``up`` and optionally ``scale`` Float[L w], as ``Combiner.bind`` makes it.
+
+    Returns:
+      ``{"down", "up"}`` with the same update.
+
+    Example:
+      >>> half = {"kernel": np.ones((1, 1, 1)), "bias": np.ones((1, 1))}
+      >>> float(without_scale({"down": half, "up": half, "scale": np.full((1, 1), 0.5)})["up"]["kernel"][0, 0, 0])
+      0.5
+    """
+    array = lambda leaf: np.asarray(leaf, np.float32)  # noqa: E731
+    scale = array(site["scale"])[..., None] if "scale" in site else np.float32(1.0)
+    down, up = ({name: array(leaf) for name, leaf in site[part].items()} for part in ("down", "up"))
+    return {"down": down, "up": up | {"kernel": scale * up["kernel"]}}
+
+
+def _two_layers(head: Params, backbone: Params) -> Params:
+    """A head as dense, tanh, out: one on the pooler is that with the pooler as its dense layer."""
+    layers = head if "dense" in head else {"dense": backbone["pooler"], **head}
+    return {part: {name: np.asarray(leaf, np.float32) for name, leaf in layers[part].items()} for part in layers}

@@ -1,0 +1,112 @@
+"""What a folder made for others says of itself, in ``scalearn.json`` beside the weights.
+
+Other libraries pass the file over; this one finds in it the task and the backbone that the weights are for. It names
+no place on the machine that wrote it.
+
+    format       1
+    kind         "adapter", "fusion" or "fold"
+    method       a key of METHODS
+    seed         of the run
+    task         the task row
+    backbone     name (a hub id, or the last part of a path), revision, content hash
+    sources      name, place (a hub id with its commit, or null) and hash of each source adapter, in bank order
+    parameters   numbers of trainable parameters: transfer, head, trainable
+    scores       {"dev": metrics, "test": metrics} of the seed
+    fold         what was checked and lost; only of a fold
+    versions, command
+"""
+
+import os.path
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import runs
+from scalearn_jax.convert.files import read_settings
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import read_json, write_json
+
+FILE, FORMAT = "scalearn.json", 1
+
+
+def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]:
+    """Builds the content for one seed of a run.
+
+    Args:
+      kind: ``"adapter"``, ``"fusion"`` or ``"fold"``.
+      run: the run.
+      seed: which of its seeds.
+      **more: further parts, such as ``fold``.
+
+    Returns:
+      JSON types.
+    """
+    info = run.info
+    sources = [{"name": source["name"], "place": _place(source), "hash": source["hash"]} for source in info["sources"]]
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "method": info["method"],
+        "seed": seed,
+        "task": run.task.to_dict(),
+        "backbone": public_backbone(info["backbone"]),
+        "sources": sources,
+        "parameters": info["parameters"],
+        "scores": _scores(run.folder, seed),
+        **more,
+        "versions": runs.versions(),
+        "command": runs.command(),
+    }
+
+
+def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Names a backbone without the place where it lies.
+
+    Example:
+      >>> public_backbone({"path": "/home/me/roberta-base", "revision": None, "hash": "0f"})
+      {'name': 'roberta-base', 'revision': None, 'hash': '0f'}
+    """
+    path, revision = backbone["path"], backbone["revision"]
+    name = path if revision else os.path.basename(os.path.normpath(path))
+    return {"name": name, "revision": revision, "hash": backbone["hash"]}
+
+
+def _place(source: dict[str, Any]) -> str | None:
+    """Where others find a source: on the hub, or nowhere."""
+    return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
+
+
+def _scores(folder: Path, seed: int) -> dict[str, Any]:
+    path = folder / "results.json"
+    results = read_json(path)["seeds"] if path.exists() else {}
+    entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
+    return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Writes ``scalearn.json``."""
+    write_json(folder / FILE, content)
+
+
+def read(folder: str | Path) -> dict[str, Any] | None:
+    """Reads ``scalearn.json`` of a folder that may come from anyone.
+
+    Returns:
+      Its content, with ``task`` and ``backbone`` checked; ``None`` where there is no such file.
+
+    Raises:
+      InputError: a damaged file, or another format.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    content = read_settings(Path(folder), FILE)
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path} has format {content.get('format')!r}, expected {FORMAT}.")
+    backbone, task = content.get("backbone"), content.get("task")
+    fields = {"name": str, "revision": (str, type(None)), "hash": str}
+    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(key), kind) for key, kind in fields.items()):
+        raise InputError(f"{path}: backbone must hold name, revision and hash; restore the file.")
+    if not isinstance(task, dict):
+        raise InputError(f"{path}: task must be a task row, got a {type(task).__name__}; restore the file.")
+    return content | {"task": Task.from_dict(task, where=f"{path}, task")}
