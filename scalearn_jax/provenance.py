@@ -43,7 +43,9 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
       JSON types.
     """
     info = run.info
-    sources = [{"name": source["name"], "place": _place(source), "hash": source["hash"]} for source in info["sources"]]
+    sources = [
+        {"name": source["name"], "place": public_place(source), "hash": source["hash"]} for source in info["sources"]
+    ]
     return {
         "format": FORMAT,
         "kind": kind,
@@ -82,7 +84,7 @@ def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "revision": revision, "hash": backbone["hash"]}
 
 
-def _place(source: dict[str, Any]) -> str | None:
+def public_place(source: dict[str, Any]) -> str | None:
     """Where others find a source: on the hub, or nowhere."""
     return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
 

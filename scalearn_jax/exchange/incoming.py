@@ -1,0 +1,274 @@
+"""``scalearn import``: adapters, layers and runs from elsewhere become run folders.
+
+Letters: T source tasks.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import methods, model, provenance, run_info, runs, tree
+from scalearn_jax.checks import check_base_model, check_sources, is_hub_id
+from scalearn_jax.config import ImportConfig
+from scalearn_jax.convert import adapterhub, published
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.exchange import folder as run_folder
+from scalearn_jax.exchange import formats
+from scalearn_jax.exchange.heads import Head, find_task, read_head
+from scalearn_jax.files import read_json
+from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.prepare import count_parameters
+from scalearn_jax.typing import Params
+
+SEED = 0  # what is imported has one member, and no seed of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder of another library holds.
+
+    Attributes:
+      folder: where it lies.
+      kind: a key of ``formats.FORMATS``.
+      method: a key of ``METHODS``.
+      described: what its configuration says; ``name``, ``model_type`` and ``model_name`` at least.
+      transfer: of a combining layer.
+      bank: the adapters in bank order; one of method ``"single"``.
+      noted: content of ``scalearn.json``, which our own exports hold.
+    """
+
+    folder: Path
+    kind: str
+    method: str
+    described: dict[str, Any]
+    transfer: Params
+    bank: tuple[runs.Source, ...]
+    noted: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The encoder that something imported is for: where it lies, and its weights' sizes and hash."""
+
+    path: str
+    revision: str | None
+    spec: BackboneSpec
+    hash: str
+
+
+def import_source(config: ImportConfig) -> Path:
+    """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.
+
+    Args:
+      config: see ``ImportConfig``.
+
+    Returns:
+      The run folder, on which every command for finished runs works.
+
+    Raises:
+      InputError: an unknown format, damaged files, or parts that do not fit each other; nothing is written.
+
+    Example:
+      >>> import_source(ImportConfig(src="adapters/rte", out="runs/rte", backbone="roberta-base"))  # doctest: +SKIP
+      PosixPath('runs/rte')
+    """
+    check_out(config.out)
+    source = Path(config.src)
+    kind = formats.recognise(source)
+    contents = _own_run(config, source) if kind == "run" else _contents(config, _find(config, source, kind))
+    with new_folder(config.out) as partial:
+        run_folder.write(partial, contents)
+    return Path(config.out)
+
+
+def _find(config: ImportConfig, source: Path, kind: str) -> Found:
+    """Reads what a folder holds, with the adapters it combines."""
+    paths, noted = config.sources, provenance.read(source)
+    if kind == "setup":
+        fusion, members = formats.setup_members(source)
+        paths = paths or tuple(str(source / name) for name in members)
+        source, kind = source / fusion, "fusion"
+    if kind == "adapter":
+        if paths:
+            raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
+        _, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
+        bank = (runs.load_source(str(source), allow_pickle=config.allow_pickle),)
+        return Found(source, kind, "single", described, {}, bank, noted)
+    load = adapterhub.load_fusion if kind == "fusion" else published.load_scalearn
+    transfer, described = load(source, allow_pickle=config.allow_pickle)
+    method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
+    bank = in_layer_order(source, described["adapter_names"], _load_sources(source, paths, config.allow_pickle))
+    return Found(source, kind, method, described, transfer, bank, noted)
+
+
+def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[runs.Source]:
+    if not paths:
+        raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
+    return [runs.load_source(path, allow_pickle=allow_pickle) for path in paths]
+
+
+def in_layer_order(source: Path, names: Sequence[str], given: Sequence[runs.Source]) -> tuple[runs.Source, ...]:
+    """Puts adapters into the order in which a layer names them; a name may lack its task's suite.
+
+    Raises:
+      InputError: they are not those that the layer names.
+    """
+    of_name = {name: [one for one in given if name in _names(one.name)] for name in names}
+    missing = [name for name, found in of_name.items() if not found]
+    double = [name for name, found in of_name.items() if len(found) > 1]
+    unexpected = [one.name for one in given if not _names(one.name) & set(names)]
+    if missing or double or unexpected or len(given) != len(names):
+        raise InputError(
+            f"--sources do not fit {source}, whose layers combine {', '.join(names)}; missing: {missing or 'none'},"
+            f" unexpected: {unexpected or 'none'}, twice: {double or 'none'}."
+        )
+    return tuple(found for (found,) in of_name.values())
+
+
+def _names(name: str) -> set[str]:
+    """What a layer may call an adapter of ours: AdapterHub names have no slash."""
+    return {name, name.rsplit("/", 1)[-1], name.replace("/", "-")}
+
+
+def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
+    """Joins what was found with its backbone, head and task to the contents of a run folder."""
+    backbone = _load_backbone(config, found)
+    head = _load_head(config, found, backbone.spec)
+    name = head.file.name if head else found.described["name"]
+    row = found.noted["task"] if found.noted else None
+    task = find_task(head, name, backbone.spec, task=config.task, data_dir=config.data_dir, noted=row)
+    spec = make_spec(found, backbone.spec, head, task)
+    params = {
+        "adapters": banks.stack([source.adapter for source in found.bank]),
+        "transfer": found.transfer,
+        "heads": {task.name: head.params} if head else {},
+    }
+    trainable, frozen = tree.partition(params, methods.is_trainable(methods.get(found.method)))
+    info = describe(config, found, spec, task, head, backbone, count_parameters(tree.stack([trainable])))
+    return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
+
+
+def _load_backbone(config: ImportConfig, found: Found) -> Backbone:
+    """Reads the backbone and checks that all that was found is for it."""
+    named, noted = found.described["model_name"], found.noted["backbone"] if found.noted else {}
+    path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
+    if path is None:
+        raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
+    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model)
+    if config.backbone is None and revision is None and noted.get("name") == path:
+        revision = noted["revision"]
+    _, spec, content = runs.load_backbone(path, revision, allow_pickle=config.allow_pickle)
+    family, hidden_size = found.described["model_type"], found.described["hidden_size"]
+    if family not in (None, spec.family) or hidden_size != spec.hidden_size:
+        raise InputError(
+            f"{found.folder} is for a {family or 'any'} backbone of hidden size {hidden_size}, {path} is a"
+            f" {spec.family} one of {spec.hidden_size}; pass the right one with --backbone."
+        )
+    if noted and noted["hash"] != content:
+        raise InputError(
+            f"{found.folder} was trained on backbone {noted['hash'][:12]}, {path} has content {content[:12]}; pass the"
+            " right one with --backbone."
+        )
+    for source in found.bank:
+        what = f"source {source.name} ({source.path})"
+        check_base_model(what, source.base_model, path, any_base_model=config.any_base_model)
+    check_sources(found.bank, spec, content)
+    return Backbone(*runs.locate_backbone(path, revision).values(), spec, content)
+
+
+def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
+    folder = Path(config.head) if config.head else found.folder
+    if config.head is None and not (folder / formats.HEAD.settings).exists():
+        return None
+    return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+
+
+def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Task) -> model.ModelSpec:
+    """Describes what was found as a model in float32.
+
+    Raises:
+      InputError: a combining layer has another number of layers than the backbone.
+    """
+    depths = {len(leaf) for leaf in tree.flatten(found.transfer).values()} if "++" not in found.method else set()
+    if depths - {backbone.num_layers}:
+        raise InputError(
+            f"{found.folder} has {max(depths)} layers, the backbone {backbone.num_layers}; pass the right --backbone."
+        )
+    row = methods.get(found.method)
+    options = row.options | ({"dropout": backbone.attention_dropout} if row.combiner == "fusion" else {})
+    return model.ModelSpec(
+        backbone=dataclasses.replace(backbone, has_pooler=False),
+        combiner=row.combiner,
+        combiner_options=tuple(sorted(options.items())),
+        heads=((task.name, head.spec),) if head else (),
+        num_sources=len(found.bank),
+        bottleneck=max(source.adapter["down"]["kernel"].shape[2] for source in found.bank),
+        non_linearity=found.bank[0].non_linearity,
+    )
+
+
+def describe(
+    config: ImportConfig,
+    found: Found,
+    spec: model.ModelSpec,
+    task: Task,
+    head: Head | None,
+    backbone: Backbone,
+    parameters: dict[str, int],
+) -> dict[str, Any]:
+    """Builds ``run.json``, with a part ``imported`` that says what was read."""
+    sources = [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank] if found.transfer else []
+    factor = found.described.get("reduction_factor")
+    row = formats.FORMATS[found.kind]
+    files = formats.hashes(found.folder, row)
+    if head:
+        prefix = "" if head.folder == found.folder else "head/"
+        files |= {f"{prefix}{name}": digest for name, digest in formats.hashes(head.folder, formats.HEAD).items()}
+    return {
+        "format": run_info.FORMAT,
+        "kind": "transfer" if found.transfer else "adapter",
+        "method": found.method,
+        "config": {"max_train_samples": None, "max_eval_samples": None, "seeds": [SEED]},
+        "task": task.to_dict(),
+        "backbone": {"path": backbone.path, "revision": backbone.revision, "hash": backbone.hash},
+        "data_dir": config.data_dir and str(Path(config.data_dir).resolve()),
+        "spec": run_info.spec_to_dict(spec),
+        "sources": sources,
+        "seeds": [SEED],
+        "parameters": parameters,
+        "imported": {
+            "from": found.folder.resolve().name,
+            "format": row.about,
+            "files": files,
+            "name": found.described["name"],
+            "model_name": found.described["model_name"],
+            "non_linearity": spec.non_linearity,
+            "reduction_factor": factor if isinstance(factor, int | float) else None,  # else one a layer, all the same
+        },
+        "versions": runs.versions(),
+        "command": runs.command(),
+    }
+
+
+def _own_run(config: ImportConfig, source: Path) -> run_folder.Contents:
+    """Reads a run folder of this library whole; with ``--backbone`` it is told where the backbone lies now."""
+    given = [name for name in ("sources", "head", "task") if getattr(config, name)]
+    if given:
+        raise InputError(f"--{given[0]}: {source} is a run folder, which has its own; leave it out.")
+    contents, *_ = run_folder.read(source)
+    info, path = dict(contents.info), source / "results.json"
+    if config.backbone:
+        *_, content = runs.load_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
+        if content != info["backbone"]["hash"]:
+            raise InputError(
+                f"backbone {config.backbone} has content {content[:12]}, the run {source} was trained on"
+                f" {info['backbone']['hash'][:12]}; pass the right one with --backbone."
+            )
+        info["backbone"] = runs.locate_backbone(config.backbone, config.revision) | {"hash": content}
+    if config.data_dir:
+        info["data_dir"] = str(Path(config.data_dir).resolve())
+    return dataclasses.replace(contents, info=info, results=read_json(path) if path.exists() else None)
