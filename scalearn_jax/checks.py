@@ -97,6 +97,13 @@ def check_base_model(what: str, base_model: str | None, backbone: str, *, any_ba
         )
 
 
+def check_base_models(sources: Sequence[runs.Source], backbone: str, *, any_base_model: bool) -> None:
+    """``check_base_model`` for source adapters."""
+    for source in sources:
+        what = f"source {source.name} ({source.path})"
+        check_base_model(what, source.base_model, backbone, any_base_model=any_base_model)
+
+
 def check_settings(
     config: TrainConfig, method: methods.Method, task: Task, backbone: BackboneSpec, num_sources: int
 ) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, runs, soup, tree
 from scalearn_jax.checks import (
-    check_base_model,
+    check_base_models,
     check_settings,
     check_sources,
     check_tokens,
@@ -84,9 +84,8 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     where = config.backbone, config.revision
     backbone, backbone_spec, backbone_hash = runs.load_backbone(*where, allow_pickle=config.allow_pickle)
     check_sources(sources, backbone_spec, backbone_hash)
-    for source in sources:
-        what = f"source {source.name} ({source.path})"
-        check_base_model(what, source.base_model, config.backbone, any_base_model=config.any_base_model)
+    if sources:
+        check_base_models(sources, config.backbone, any_base_model=config.any_base_model)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))

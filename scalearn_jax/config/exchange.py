@@ -23,7 +23,7 @@ class ImportConfig(Config):
     sources: tuple[str, ...] = ()
     """Fusion and ScaLearn layers: folders of the adapters they combine, in any order."""
     head: str | None = None
-    """AdapterHub folder with the head; by default SRC, where it holds one."""
+    """AdapterHub folder with the head; by default SRC, where it holds one. none: do without."""
     task: str | None = None
     """Task that the head was trained on, see `scalearn list tasks`; by default a plain one over a column "text"."""
     data_dir: str | None = None

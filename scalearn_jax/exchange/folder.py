@@ -1,6 +1,7 @@
 """Run folders that no training wrote: read whole, written, and read back."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,22 @@ def _check(folder: Path, spec: ModelSpec, leaves: dict[str, Array], kept: dict[s
     else:
         whole = {name: leaf for name, leaf in whole.items() if not name.startswith("backbone/pooler/")}
     run_info.check_leaves(folder, whole, spec, *groups)
+
+
+def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
+    """Returns the seed that is asked for, or a run's first.
+
+    Raises:
+      InputError: the run has no such seed.
+
+    Example:
+      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
+      3
+    """
+    chosen = next(iter(seeds)) if seed is None else seed
+    if chosen not in seeds:
+        raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
+    return chosen
 
 
 def write(folder: Path, contents: Contents) -> None:

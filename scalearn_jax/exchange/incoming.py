@@ -1,53 +1,25 @@
-"""``scalearn import``: adapters, layers and runs from elsewhere become run folders.
-
-Letters: T source tasks.
-"""
+"""``scalearn import``: adapters, layers and runs from elsewhere become run folders."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import methods, model, provenance, run_info, runs, tree
-from scalearn_jax.checks import check_base_model, check_sources, is_hub_id
+from scalearn_jax import methods, model, run_info, runs, tree
+from scalearn_jax.checks import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.config import ImportConfig
-from scalearn_jax.convert import adapterhub, published
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.exchange import formats
+from scalearn_jax.exchange.found import Found, find
 from scalearn_jax.exchange.heads import Head, find_task, read_head
 from scalearn_jax.files import read_json
 from scalearn_jax.folders import check_out, new_folder
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.prepare import count_parameters
-from scalearn_jax.typing import Params
 
 SEED = 0  # what is imported has one member, and no seed of its own
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a folder of another library holds.
-
-    Attributes:
-      folder: where it lies.
-      kind: a key of ``formats.FORMATS``.
-      method: a key of ``METHODS``.
-      described: what its configuration says; ``name``, ``model_type`` and ``model_name`` at least.
-      transfer: of a combining layer.
-      bank: the adapters in bank order; one of method ``"single"``.
-      noted: content of ``scalearn.json``, which our own exports hold.
-    """
-
-    folder: Path
-    kind: str
-    method: str
-    described: dict[str, Any]
-    transfer: Params
-    bank: tuple[runs.Source, ...]
-    noted: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,59 +51,10 @@ def import_source(config: ImportConfig) -> Path:
     check_out(config.out)
     source = Path(config.src)
     kind = formats.recognise(source)
-    contents = _own_run(config, source) if kind == "run" else _contents(config, _find(config, source, kind))
+    contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind))
     with new_folder(config.out) as partial:
         run_folder.write(partial, contents)
     return Path(config.out)
-
-
-def _find(config: ImportConfig, source: Path, kind: str) -> Found:
-    """Reads what a folder holds, with the adapters it combines."""
-    paths, noted = config.sources, provenance.read(source)
-    if kind == "setup":
-        fusion, members = formats.setup_members(source)
-        paths = paths or tuple(str(source / name) for name in members)
-        source, kind = source / fusion, "fusion"
-    if kind == "adapter":
-        if paths:
-            raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
-        _, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
-        bank = (runs.load_source(str(source), allow_pickle=config.allow_pickle),)
-        return Found(source, kind, "single", described, {}, bank, noted)
-    load = adapterhub.load_fusion if kind == "fusion" else published.load_scalearn
-    transfer, described = load(source, allow_pickle=config.allow_pickle)
-    method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
-    bank = in_layer_order(source, described["adapter_names"], _load_sources(source, paths, config.allow_pickle))
-    return Found(source, kind, method, described, transfer, bank, noted)
-
-
-def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[runs.Source]:
-    if not paths:
-        raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
-    return [runs.load_source(path, allow_pickle=allow_pickle) for path in paths]
-
-
-def in_layer_order(source: Path, names: Sequence[str], given: Sequence[runs.Source]) -> tuple[runs.Source, ...]:
-    """Puts adapters into the order in which a layer names them; a name may lack its task's suite.
-
-    Raises:
-      InputError: they are not those that the layer names.
-    """
-    of_name = {name: [one for one in given if name in _names(one.name)] for name in names}
-    missing = [name for name, found in of_name.items() if not found]
-    double = [name for name, found in of_name.items() if len(found) > 1]
-    unexpected = [one.name for one in given if not _names(one.name) & set(names)]
-    if missing or double or unexpected or len(given) != len(names):
-        raise InputError(
-            f"--sources do not fit {source}, whose layers combine {', '.join(names)}; missing: {missing or 'none'},"
-            f" unexpected: {unexpected or 'none'}, twice: {double or 'none'}."
-        )
-    return tuple(found for (found,) in of_name.values())
-
-
-def _names(name: str) -> set[str]:
-    """What a layer may call an adapter of ours: AdapterHub names have no slash."""
-    return {name, name.rsplit("/", 1)[-1], name.replace("/", "-")}
 
 
 def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
@@ -173,18 +96,23 @@ def _load_backbone(config: ImportConfig, found: Found) -> Backbone:
             f"{found.folder} was trained on backbone {noted['hash'][:12]}, {path} has content {content[:12]}; pass the"
             " right one with --backbone."
         )
-    for source in found.bank:
-        what = f"source {source.name} ({source.path})"
-        check_base_model(what, source.base_model, path, any_base_model=config.any_base_model)
+    check_base_models(found.bank, path, any_base_model=config.any_base_model)
     check_sources(found.bank, spec, content)
     return Backbone(*runs.locate_backbone(path, revision).values(), spec, content)
 
 
 def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
-    folder = Path(config.head) if config.head else found.folder
-    if config.head is None and not (folder / formats.HEAD.settings).exists():
+    """Reads the head that is asked for, or the one beside what was found."""
+    own = config.head is None
+    if config.head == "none" or own and not (found.folder / formats.HEAD.settings).exists():
         return None
-    return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+    folder = found.folder if own else Path(config.head)
+    try:
+        return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+    except InputError as error:
+        if own:
+            raise InputError(f"{error} Pass --head none to import without it.") from error
+        raise
 
 
 def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Task) -> model.ModelSpec:

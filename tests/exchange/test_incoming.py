@@ -156,6 +156,12 @@ def test_a_run_without_a_head_is_a_source_and_answers_nothing(place, tmp_path, c
     assert runs.load_run(str(out), headless=True).spec.heads == ()
 
 
+def test_an_unknown_head_can_be_left_out(tmp_path):
+    folder = edited(ADAPTER, tmp_path / "a", HEAD, config={"layers": 1})
+    info = json.loads((imported(folder, tmp_path / "run", head="none") / "run.json").read_text())
+    assert info["spec"]["heads"] == [] and "head_config.json" not in info["imported"]["files"]
+
+
 def test_sources_may_be_imported_runs_and_named_with_their_suite(tmp_path):
     """A layer knows the adapter of ``glue/rte`` as ``rte``."""
     own = imported(GOLDEN / "adapters/rte", tmp_path / "rte", task="glue/rte", head=str(GOLDEN / "adapters/qqp"))
@@ -266,6 +272,10 @@ BAD = {
         "has 3 layers of hidden size 32, the backbone has 2 of 32",
     ),
     "a head of another size": (other_head, "has hidden size 8, the backbone 32"),
+    "a head of another layout": (
+        lambda t: dict(src=edited(ADAPTER, t / "a", HEAD, config={"layers": 1})),
+        "layers is 1, expected 2. Pass --head none",
+    ),
     "a head of another kind": (lambda t: dict(src=ADAPTER, task="glue/stsb"), "a regression of 1 outputs"),
     "a head with other labels": (lambda t: dict(src=ADAPTER, task="glue/mnli"), "a classification of 3 outputs"),
     "labels in another order": (swapped_labels, "in the order ['not_entailment', 'entailment']"),

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, portable, runs, tree
+from scalearn_jax import cli, methods, portable, runs, tree
 from scalearn_jax.config import ExportConfig, ImportConfig
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
@@ -197,13 +197,14 @@ def test_layers_that_adapterhub_lacks_are_sent_to_fold(tmp_path, capsys):
     assert not list(tmp_path.glob("out*"))
 
 
-@pytest.mark.parametrize("method", ["ia3", "head", "full", "fixed"])
-def test_every_method_is_written_or_refused(single, method, tmp_path):
-    """Those that are refused are told before any file is read again."""
-    run = runs.load_run(str(single), headless=True)
-    run.info["method"] = method
-    with pytest.raises(InputError, match="fold" if method == "fixed" else "cannot be exported to AdapterHub yet"):
-        outgoing._writer(ExportConfig(run=str(single), out=str(tmp_path)), run)
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_is_written_or_refused(method):
+    config = ExportConfig(run="run", out="out")
+    if method in outgoing.ADAPTERS or method.startswith("fusion"):
+        assert outgoing._kind(config, method) == ("fusion" if "fusion" in method else "adapter")
+    else:
+        with pytest.raises(InputError, match="scalearn fold run" if method in portable.foldable() else "not .* yet"):
+            outgoing._kind(config, method)
 
 
 def test_what_is_written_is_foldable():
