@@ -58,9 +58,10 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     if kind == "adapter":
         if paths:
             raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
-        _, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
-        bank = (runs.load_source(str(source), allow_pickle=config.allow_pickle),)
-        return Found(source, kind, "single", described, {}, bank, noted)
+        adapter, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
+        family, phi = described["model_type"], described["non_linearity"]
+        only = runs.Source(described["name"], str(source), adapter, phi, None, family)
+        return Found(source, kind, "single", described, {}, (only,), noted)
     load = adapterhub.load_fusion if kind == "fusion" else published.load_scalearn
     transfer, described = load(source, allow_pickle=config.allow_pickle)
     method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")

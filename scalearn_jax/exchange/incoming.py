@@ -22,16 +22,6 @@ from scalearn_jax.prepare import count_parameters
 SEED = 0  # what is imported has one member, and no seed of its own
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """The encoder that something imported is for: where it lies, and its weights' sizes and hash."""
-
-    path: str
-    revision: str | None
-    spec: BackboneSpec
-    hash: str
-
-
 def import_source(config: ImportConfig) -> Path:
     """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.
 
@@ -59,46 +49,74 @@ def import_source(config: ImportConfig) -> Path:
 
 def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
     """Joins what was found with its backbone, head and task to the contents of a run folder."""
-    backbone = _load_backbone(config, found)
-    head = _load_head(config, found, backbone.spec)
+    place, backbone = _load_backbone(config, found)
+    head = _load_head(config, found, backbone)
     name = head.file.name if head else found.described["name"]
-    row = found.noted["task"] if found.noted else None
-    task = find_task(head, name, backbone.spec, task=config.task, data_dir=config.data_dir, noted=row)
-    spec = make_spec(found, backbone.spec, head, task)
+    noted = found.noted["task"] if found.noted and config.head in (None, "none") else None  # else another head's
+    task = find_task(head, name, backbone, task=config.task, data_dir=config.data_dir, noted=noted)
+    spec = make_spec(found, backbone, head, task)
     params = {
         "adapters": banks.stack([source.adapter for source in found.bank]),
         "transfer": found.transfer,
         "heads": {task.name: head.params} if head else {},
     }
     trainable, frozen = tree.partition(params, methods.is_trainable(methods.get(found.method)))
-    info = describe(config, found, spec, task, head, backbone, count_parameters(tree.stack([trainable])))
+    info = {
+        "format": run_info.FORMAT,
+        "kind": "transfer" if found.transfer else "adapter",
+        "method": found.method,
+        "config": {"max_train_samples": None, "max_eval_samples": None, "seeds": [SEED]},
+        "task": task.to_dict(),
+        "backbone": place,
+        "data_dir": config.data_dir and str(Path(config.data_dir).resolve()),
+        "spec": run_info.spec_to_dict(spec),
+        "sources": [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank if found.transfer],
+        "seeds": [SEED],
+        "parameters": count_parameters(tree.stack([trainable])),
+        "imported": origin(found, head),
+        "versions": runs.versions(),
+        "command": runs.command(),
+    }
     return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
 
-def _load_backbone(config: ImportConfig, found: Found) -> Backbone:
-    """Reads the backbone and checks that all that was found is for it."""
+def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | None], BackboneSpec]:
+    """Reads the backbone, and checks that all that was found is for it.
+
+    Returns:
+      Its path, revision and hash for ``run.json``, and its sizes.
+    """
     named, noted = found.described["model_name"], found.noted["backbone"] if found.noted else {}
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
         raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
     check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model)
-    if config.backbone is None and revision is None and noted.get("name") == path:
-        revision = noted["revision"]
-    _, spec, content = runs.load_backbone(path, revision, allow_pickle=config.allow_pickle)
+    check_base_models(found.bank, path, any_base_model=config.any_base_model)
+    if config.backbone is None and noted.get("name") == path:
+        revision = revision or noted["revision"]
+    place, spec = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
     family, hidden_size = found.described["model_type"], found.described["hidden_size"]
     if family not in (None, spec.family) or hidden_size != spec.hidden_size:
         raise InputError(
             f"{found.folder} is for a {family or 'any'} backbone of hidden size {hidden_size}, {path} is a"
             f" {spec.family} one of {spec.hidden_size}; pass the right one with --backbone."
         )
-    if noted and noted["hash"] != content:
+    check_sources(found.bank, spec, place["hash"])
+    return place, spec
+
+
+def _read_backbone(
+    config: ImportConfig, path: str, revision: str | None, expected: str | None, owner: str
+) -> tuple[dict[str, str | None], BackboneSpec]:
+    """Reads a backbone at one commit, and checks its content where that is known."""
+    place = runs.locate_backbone(path, revision)
+    _, spec, found = runs.load_backbone(path, place["revision"], allow_pickle=config.allow_pickle)
+    if expected not in (None, found):
         raise InputError(
-            f"{found.folder} was trained on backbone {noted['hash'][:12]}, {path} has content {content[:12]}; pass the"
-            " right one with --backbone."
+            f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"
+            " --backbone."
         )
-    check_base_models(found.bank, path, any_base_model=config.any_base_model)
-    check_sources(found.bank, spec, content)
-    return Backbone(*runs.locate_backbone(path, revision).values(), spec, content)
+    return place | {"hash": found}, spec
 
 
 def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
@@ -139,46 +157,20 @@ def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Tas
     )
 
 
-def describe(
-    config: ImportConfig,
-    found: Found,
-    spec: model.ModelSpec,
-    task: Task,
-    head: Head | None,
-    backbone: Backbone,
-    parameters: dict[str, int],
-) -> dict[str, Any]:
-    """Builds ``run.json``, with a part ``imported`` that says what was read."""
-    sources = [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank] if found.transfer else []
-    factor = found.described.get("reduction_factor")
-    row = formats.FORMATS[found.kind]
+def origin(found: Found, head: Head | None) -> dict[str, Any]:
+    """Says what was read, and what its files said that a run folder has no other place for."""
+    row, factor = formats.FORMATS[found.kind], found.described.get("reduction_factor")
     files = formats.hashes(found.folder, row)
     if head:
         prefix = "" if head.folder == found.folder else "head/"
         files |= {f"{prefix}{name}": digest for name, digest in formats.hashes(head.folder, formats.HEAD).items()}
     return {
-        "format": run_info.FORMAT,
-        "kind": "transfer" if found.transfer else "adapter",
-        "method": found.method,
-        "config": {"max_train_samples": None, "max_eval_samples": None, "seeds": [SEED]},
-        "task": task.to_dict(),
-        "backbone": {"path": backbone.path, "revision": backbone.revision, "hash": backbone.hash},
-        "data_dir": config.data_dir and str(Path(config.data_dir).resolve()),
-        "spec": run_info.spec_to_dict(spec),
-        "sources": sources,
-        "seeds": [SEED],
-        "parameters": parameters,
-        "imported": {
-            "from": found.folder.resolve().name,
-            "format": row.about,
-            "files": files,
-            "name": found.described["name"],
-            "model_name": found.described["model_name"],
-            "non_linearity": spec.non_linearity,
-            "reduction_factor": factor if isinstance(factor, int | float) else None,  # else one a layer, all the same
-        },
-        "versions": runs.versions(),
-        "command": runs.command(),
+        "from": found.folder.resolve().name,
+        "format": row.about,
+        "files": files,
+        "name": found.described["name"],
+        "model_name": found.described["model_name"],
+        "reduction_factor": factor if isinstance(factor, int | float) else None,  # else one a layer, all the same
     }
 
 
@@ -190,13 +182,8 @@ def _own_run(config: ImportConfig, source: Path) -> run_folder.Contents:
     contents, *_ = run_folder.read(source)
     info, path = dict(contents.info), source / "results.json"
     if config.backbone:
-        *_, content = runs.load_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
-        if content != info["backbone"]["hash"]:
-            raise InputError(
-                f"backbone {config.backbone} has content {content[:12]}, the run {source} was trained on"
-                f" {info['backbone']['hash'][:12]}; pass the right one with --backbone."
-            )
-        info["backbone"] = runs.locate_backbone(config.backbone, config.revision) | {"hash": content}
+        expected = info["backbone"]["hash"]
+        info["backbone"], _ = _read_backbone(config, config.backbone, config.revision, expected, str(source))
     if config.data_dir:
         info["data_dir"] = str(Path(config.data_dir).resolve())
     return dataclasses.replace(contents, info=info, results=read_json(path) if path.exists() else None)
