@@ -213,6 +213,20 @@ def _explain(config) -> int:
     return 0
 
 
+def _import(config) -> int:
+    _prepare()
+    from scalearn_jax import exchange
+
+    return _done(exchange.import_source(config))
+
+
+def _export(config) -> int:
+    _prepare()
+    from scalearn_jax import exchange
+
+    return _done(exchange.export_run(config))
+
+
 def _plan(config) -> int:
     _check_method(config.method)
     _prepare()
@@ -264,6 +278,8 @@ COMMANDS = {
     "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
     "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
     "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
+    "import": Command("ImportConfig", _import, "make a run of an adapter, fusion or ScaLearn layers, or a run", "src"),
+    "export": Command("ExportConfig", _export, "write a finished run for AdapterHub or another machine", "run"),
     "run": Command(
         "RunConfig", _run, "run a study: every target with every method, then the table", "study", trains=True
     ),

@@ -19,7 +19,7 @@ from scalearn_jax.limits import no_secrets
 from scalearn_jax.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_FOLDERS = ("out", "data_dir", "run", "dir", "sources")
+_FOLDERS = ("out", "data_dir", "run", "dir", "sources", "src", "head")
 _FILES = ("config", "input", "output", "study")
 
 

@@ -96,13 +96,13 @@ def of_run(run: runs.Run, seed: int) -> Portable:
             f"{run.folder} is a {run.info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
             f" {', '.join(foldable())}."
         )
-    [(name, head_spec)] = spec.heads
+    name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return Portable(
         task=run.task,
         adapter=without_scale(site),
         non_linearity=phi(spec),
-        head=_two_layers(params["heads"][name], params["backbone"]),
-        head_spec=dataclasses.replace(head_spec, kind="two_layer"),
+        head=two_layers(params["heads"][name], params["backbone"]) if name else None,
+        head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
         backbone=dataclasses.replace(spec.backbone, has_pooler=False),
         origin=run.info["backbone"],
     )
@@ -151,7 +151,15 @@ def without_scale(site: Params) -> Params:
     return {"down": down, "up": up | {"kernel": scale * up["kernel"]}}
 
 
-def _two_layers(head: Params, backbone: Params) -> Params:
-    """A head as dense, tanh, out: one on the pooler is that with the pooler as its dense layer."""
+def two_layers(head: Params, backbone: Params) -> Params:
+    """Turns a head into dense, tanh, out: one on the pooler is that with the pooler as its dense layer.
+
+    Args:
+      head: ``{"dense", "out"}``, or ``{"out"}`` on the pooler.
+      backbone: the encoder's parameters.
+
+    Returns:
+      ``{"dense", "out"}`` as float32 numpy arrays.
+    """
     layers = head if "dense" in head else {"dense": backbone["pooler"], **head}
     return {part: {name: np.asarray(leaf, np.float32) for name, leaf in layers[part].items()} for part in layers}

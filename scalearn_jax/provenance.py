@@ -17,6 +17,7 @@ no place on the machine that wrote it.
 """
 
 import os.path
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
       JSON types.
     """
     info = run.info
-    sources = [{"name": source["name"], "place": _place(source), "hash": source["hash"]} for source in info["sources"]]
+    sources = [
+        {"name": source["name"], "place": public_place(source), "hash": source["hash"]} for source in info["sources"]
+    ]
     return {
         "format": FORMAT,
         "kind": kind,
@@ -55,8 +58,18 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
         "scores": _scores(run.folder, seed),
         **more,
         "versions": runs.versions(),
-        "command": runs.command(),
+        "command": without_places(runs.command()),
     }
+
+
+def without_places(command: str) -> str:
+    """Cuts the paths in a command line down to their last parts.
+
+    Example:
+      >>> without_places("scalearn transfer --out=/home/me/runs/a --target glue/rte --backbone ../b")
+      'scalearn transfer --out=a --target glue/rte --backbone b'
+    """
+    return re.sub(r"(?<![^\s=])(?:~?/|\.{1,2}/|[A-Za-z]:\\)(?:\S*[/\\])?(?=[^\s/\\])", "", command)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "revision": revision, "hash": backbone["hash"]}
 
 
-def _place(source: dict[str, Any]) -> str | None:
+def public_place(source: dict[str, Any]) -> str | None:
     """Where others find a source: on the hub, or nowhere."""
     return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
 

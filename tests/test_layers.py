@@ -28,7 +28,7 @@ portable provenance
 checks train
 soup
 prepare
-inference
+inference exchange
 attribution features identity outcomes rates records together
 training
 outputs

@@ -1,0 +1,101 @@
+"""Run folders that no training wrote: read whole, written, and read back."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import run_info, tree
+from scalearn_jax.convert.files import inside
+from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import write_json
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A run folder without its backbone.
+
+    Attributes:
+      info: the content of ``run.json``.
+      trained: seed -> trainable parameters by path name.
+      kept: what is frozen but not the backbone's, by path name.
+      results: the content of ``results.json``; ``None`` where there is none.
+    """
+
+    info: dict[str, Any]
+    trained: dict[int, dict[str, Array]]
+    kept: dict[str, Array]
+    results: dict[str, Any] | None = None
+
+
+def read(folder: Path) -> tuple[Contents, ModelSpec, Task]:
+    """Reads a run folder, and checks that its weights are those of the model it describes.
+
+    Raises:
+      InputError: they are not, or the folder is damaged.
+    """
+    info = run_info.read_info(folder)
+    spec, task = run_info.read_spec(folder, info)
+    run_info.check_settings(folder, info)
+    trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
+    kept = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
+    for leaves in trained.values():
+        _check(folder, spec, leaves, kept)
+    return Contents(info, trained, kept), spec, task
+
+
+def _check(folder: Path, spec: ModelSpec, leaves: dict[str, Array], kept: dict[str, Array]) -> None:
+    """Checks one seed; of the backbone there is all where it was trained, else at most a pooler."""
+    groups, whole = ["adapters", "transfer", "heads"], kept | leaves
+    if any(name.startswith("backbone/") for name in leaves):
+        groups.append("backbone")
+    else:
+        whole = {name: leaf for name, leaf in whole.items() if not name.startswith("backbone/pooler/")}
+    run_info.check_leaves(folder, whole, spec, *groups)
+
+
+def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
+    """Returns the seed that is asked for, or a run's first.
+
+    Raises:
+      InputError: the run has no such seed.
+
+    Example:
+      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
+      3
+    """
+    chosen = next(iter(seeds)) if seed is None else seed
+    if chosen not in seeds:
+        raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
+    return chosen
+
+
+def write(folder: Path, contents: Contents) -> None:
+    """Fills a run folder and reads it back.
+
+    Raises:
+      InputError: something reads otherwise than it was written.
+    """
+    for seed, leaves in contents.trained.items():
+        save_tensors(folder / f"seed-{seed}.safetensors", leaves)
+    if contents.kept:
+        save_tensors(folder / "frozen.safetensors", contents.kept)
+    if contents.results:
+        write_json(folder / "results.json", contents.results)
+    write_json(folder / "run.json", contents.info)
+    found, *_ = read(folder)
+    check_same(folder, (contents.trained, contents.kept), (found.trained, found.kept))
+
+
+def check_same(folder: Path, written: Any, found: Any) -> None:
+    """Checks that what was read back is what was written, bit for bit.
+
+    Raises:
+      InputError: it is not.
+    """
+    if tree.content_hash(written) != tree.content_hash(found):
+        raise InputError(f"what was written to {folder} reads back otherwise; is the disk sound? Nothing is kept.")

@@ -1,0 +1,106 @@
+"""The head of what is imported, and the task row that fits it."""
+
+import dataclasses
+from pathlib import Path
+
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert.adapterhub import HeadFile
+from scalearn_jax.data import tasks
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import safe_name
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+_LENGTH = 128  # tokens; of a task that says nothing of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head as read.
+
+    Attributes:
+      folder: where it lies.
+      params: ``{"dense", "out"}``.
+      spec: its shape.
+      file: what its file says of it.
+    """
+
+    folder: Path
+    params: Params
+    spec: HeadSpec
+    file: HeadFile
+
+
+def read_head(folder: Path, backbone: BackboneSpec, *, allow_pickle: bool) -> Head:
+    """Reads a head for a backbone.
+
+    Raises:
+      InputError: no head, a damaged one, or one of another size.
+    """
+    params, spec = adapterhub.load_head(folder, allow_pickle=allow_pickle)
+    hidden_size = params["dense"]["bias"].size
+    if hidden_size != backbone.hidden_size:
+        raise InputError(
+            f"the head in {folder} has hidden size {hidden_size}, the backbone {backbone.hidden_size}; use a head"
+            " trained on this backbone."
+        )
+    return Head(folder, params, spec, adapterhub.describe_head(folder))
+
+
+def find_task(
+    head: Head | None, name: str, backbone: BackboneSpec, *, task: str | None, data_dir: str | None, noted: Task | None
+) -> Task:
+    """Finds the task row for a head.
+
+    Args:
+      head: the head; ``None`` where there is none.
+      name: what a plain row is called.
+      backbone: sizes of the encoder, which bound the length of texts.
+      task: name of a known task, if given.
+      data_dir: where to look for it.
+      noted: the row that the folder itself holds, if any.
+
+    Raises:
+      InputError: unknown task, or one that does not fit the head.
+    """
+    row = tasks.get(task, data_dir=data_dir) if task else noted or plain_task(head, name)
+    if head:
+        check_fit(row, head)
+    return dataclasses.replace(row, max_length=min(row.max_length, backbone.max_length))
+
+
+def plain_task(head: Head | None, name: str) -> Task:
+    """Makes a task row over a column ``text`` for a head.
+
+    Without a head nothing is known of the answers; a regression has no label names that would have to be made up.
+    """
+    name = safe_name(name)
+    if head is None or head.file.kind == "regression":
+        return Task(name, "regression", ("text",))
+    if head.file.kind == "choice":
+        choices = tuple(f"choice{number + 1}" for number in range(head.spec.num_choices))
+        return Task(name, "choice", ("text",), choices=choices, labels=head.file.labels)
+    labels = head.file.labels or tuple(str(number) for number in range(head.spec.num_outputs))
+    return Task(name, head.file.kind, ("text",), labels)
+
+
+def check_fit(task: Task, head: Head) -> None:
+    """Checks that a head answers a task.
+
+    Raises:
+      InputError: another kind or number of answers, or the same labels in another order.
+    """
+    kind, spec, labels = head.file.kind, head.spec, head.file.labels
+    found, wanted = (kind, spec.num_outputs, spec.num_choices), (task.kind, task.num_outputs, task.num_choices)
+    if found != wanted:
+        words = ["{} of {} outputs and {} choices".format(*sizes) for sizes in (found, wanted)]
+        raise InputError(
+            f"the head in {head.folder} is a {words[0]}, task {task.name!r} a {words[1]}; pass its --task."
+        )
+    if sorted(labels) == sorted(task.labels) and labels != task.labels:
+        raise InputError(
+            f"the head in {head.folder} has labels in the order {list(labels)}, task {task.name!r} {list(task.labels)};"
+            " pass a --task whose labels have the head's order."
+        )

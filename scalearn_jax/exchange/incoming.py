@@ -1,0 +1,189 @@
+"""``scalearn import``: adapters, layers and runs from elsewhere become run folders."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import methods, model, run_info, runs, tree
+from scalearn_jax.checks import check_base_model, check_base_models, check_sources, is_hub_id
+from scalearn_jax.config import ImportConfig
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.exchange import folder as run_folder
+from scalearn_jax.exchange import formats
+from scalearn_jax.exchange.found import Found, find
+from scalearn_jax.exchange.heads import Head, find_task, read_head
+from scalearn_jax.files import read_json
+from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.prepare import count_parameters
+
+SEED = 0  # what is imported has one member, and no seed of its own
+
+
+def import_source(config: ImportConfig) -> Path:
+    """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.
+
+    Args:
+      config: see ``ImportConfig``.
+
+    Returns:
+      The run folder, on which every command for finished runs works.
+
+    Raises:
+      InputError: an unknown format, damaged files, or parts that do not fit each other; nothing is written.
+
+    Example:
+      >>> import_source(ImportConfig(src="adapters/rte", out="runs/rte", backbone="roberta-base"))  # doctest: +SKIP
+      PosixPath('runs/rte')
+    """
+    check_out(config.out)
+    source = Path(config.src)
+    kind = formats.recognise(source)
+    contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind))
+    with new_folder(config.out) as partial:
+        run_folder.write(partial, contents)
+    return Path(config.out)
+
+
+def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
+    """Joins what was found with its backbone, head and task to the contents of a run folder."""
+    place, backbone = _load_backbone(config, found)
+    head = _load_head(config, found, backbone)
+    name = head.file.name if head else found.described["name"]
+    noted = found.noted["task"] if found.noted and config.head in (None, "none") else None  # else another head's
+    task = find_task(head, name, backbone, task=config.task, data_dir=config.data_dir, noted=noted)
+    spec = make_spec(found, backbone, head, task)
+    params = {
+        "adapters": banks.stack([source.adapter for source in found.bank]),
+        "transfer": found.transfer,
+        "heads": {task.name: head.params} if head else {},
+    }
+    trainable, frozen = tree.partition(params, methods.is_trainable(methods.get(found.method)))
+    info = {
+        "format": run_info.FORMAT,
+        "kind": "transfer" if found.transfer else "adapter",
+        "method": found.method,
+        "config": {"max_train_samples": None, "max_eval_samples": None, "seeds": [SEED]},
+        "task": task.to_dict(),
+        "backbone": place,
+        "data_dir": config.data_dir and str(Path(config.data_dir).resolve()),
+        "spec": run_info.spec_to_dict(spec),
+        "sources": [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank if found.transfer],
+        "seeds": [SEED],
+        "parameters": count_parameters(tree.stack([trainable])),
+        "imported": origin(found, head),
+        "versions": runs.versions(),
+        "command": runs.command(),
+    }
+    return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
+
+
+def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | None], BackboneSpec]:
+    """Reads the backbone, and checks that all that was found is for it.
+
+    Returns:
+      Its path, revision and hash for ``run.json``, and its sizes.
+    """
+    named, noted = found.described["model_name"], found.noted["backbone"] if found.noted else {}
+    path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
+    if path is None:
+        raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
+    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model)
+    check_base_models(found.bank, path, any_base_model=config.any_base_model)
+    if config.backbone is None and noted.get("name") == path:
+        revision = revision or noted["revision"]
+    place, spec = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
+    family, hidden_size = found.described["model_type"], found.described["hidden_size"]
+    if family not in (None, spec.family) or hidden_size != spec.hidden_size:
+        raise InputError(
+            f"{found.folder} is for a {family or 'any'} backbone of hidden size {hidden_size}, {path} is a"
+            f" {spec.family} one of {spec.hidden_size}; pass the right one with --backbone."
+        )
+    check_sources(found.bank, spec, place["hash"])
+    return place, spec
+
+
+def _read_backbone(
+    config: ImportConfig, path: str, revision: str | None, expected: str | None, owner: str
+) -> tuple[dict[str, str | None], BackboneSpec]:
+    """Reads a backbone at one commit, and checks its content where that is known."""
+    place = runs.locate_backbone(path, revision)
+    _, spec, found = runs.load_backbone(path, place["revision"], allow_pickle=config.allow_pickle)
+    if expected not in (None, found):
+        raise InputError(
+            f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"
+            " --backbone."
+        )
+    return place | {"hash": found}, spec
+
+
+def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
+    """Reads the head that is asked for, or the one beside what was found."""
+    own = config.head is None
+    if config.head == "none" or own and not (found.folder / formats.HEAD.settings).exists():
+        return None
+    folder = found.folder if own else Path(config.head)
+    try:
+        return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+    except InputError as error:
+        if own:
+            raise InputError(f"{error} Pass --head none to import without it.") from error
+        raise
+
+
+def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Task) -> model.ModelSpec:
+    """Describes what was found as a model in float32.
+
+    Raises:
+      InputError: a combining layer has another number of layers than the backbone.
+    """
+    depths = {len(leaf) for leaf in tree.flatten(found.transfer).values()} if "++" not in found.method else set()
+    if depths - {backbone.num_layers}:
+        raise InputError(
+            f"{found.folder} has {max(depths)} layers, the backbone {backbone.num_layers}; pass the right --backbone."
+        )
+    row = methods.get(found.method)
+    options = row.options | ({"dropout": backbone.attention_dropout} if row.combiner == "fusion" else {})
+    return model.ModelSpec(
+        backbone=dataclasses.replace(backbone, has_pooler=False),
+        combiner=row.combiner,
+        combiner_options=tuple(sorted(options.items())),
+        heads=((task.name, head.spec),) if head else (),
+        num_sources=len(found.bank),
+        bottleneck=max(source.adapter["down"]["kernel"].shape[2] for source in found.bank),
+        non_linearity=found.bank[0].non_linearity,
+    )
+
+
+def origin(found: Found, head: Head | None) -> dict[str, Any]:
+    """Says what was read, and what its files said that a run folder has no other place for."""
+    row, factor = formats.FORMATS[found.kind], found.described.get("reduction_factor")
+    files = formats.hashes(found.folder, row)
+    if head:
+        prefix = "" if head.folder == found.folder else "head/"
+        files |= {f"{prefix}{name}": digest for name, digest in formats.hashes(head.folder, formats.HEAD).items()}
+    return {
+        "from": found.folder.resolve().name,
+        "format": row.about,
+        "files": files,
+        "name": found.described["name"],
+        "model_name": found.described["model_name"],
+        "reduction_factor": factor if isinstance(factor, int | float) else None,  # else one a layer, all the same
+    }
+
+
+def _own_run(config: ImportConfig, source: Path) -> run_folder.Contents:
+    """Reads a run folder of this library whole; with ``--backbone`` it is told where the backbone lies now."""
+    given = [name for name in ("sources", "head", "task") if getattr(config, name)]
+    if given:
+        raise InputError(f"--{given[0]}: {source} is a run folder, which has its own; leave it out.")
+    contents, *_ = run_folder.read(source)
+    info, path = dict(contents.info), source / "results.json"
+    if config.backbone:
+        expected = info["backbone"]["hash"]
+        info["backbone"], _ = _read_backbone(config, config.backbone, config.revision, expected, str(source))
+    if config.data_dir:
+        info["data_dir"] = str(Path(config.data_dir).resolve())
+    return dataclasses.replace(contents, info=info, results=read_json(path) if path.exists() else None)

@@ -1,0 +1,203 @@
+"""``scalearn export``: finished runs for the ``adapters`` library, or for other machines.
+
+Letters: L layers, d hidden size, r bottleneck.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from scalearn_jax import methods, portable, provenance, run_info, runs
+from scalearn_jax.config import ExportConfig
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert.adapterhub.common import VERSION
+from scalearn_jax.errors import InputError
+from scalearn_jax.exchange import folder as run_folder
+from scalearn_jax.exchange import native
+from scalearn_jax.exchange.formats import SETUP_FILE
+from scalearn_jax.files import safe_name, write_json
+from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.typing import Params
+
+# Those whose adapter is the run's own, or an average; of others the adapter is folded from several.
+ADAPTERS = ("single", "compacter++", "propetl", "soup")
+
+
+def export_run(config: ExportConfig) -> Path:
+    """Writes one seed of a finished run for others.
+
+    Args:
+      config: see ``ExportConfig``.
+
+    Returns:
+      The folder: an adapter with its head, a setup of a fusion and its adapters, or a run folder.
+
+    Raises:
+      InputError: a damaged run, another backbone, or a method that the format has no place for; nothing is written.
+
+    Example:
+      >>> export_run(ExportConfig(run="runs/rte", out="adapters/rte"))  # doctest: +SKIP
+      PosixPath('adapters/rte')
+    """
+    check_out(config.out)
+    if config.format == "native":
+        return _export_native(config)
+    kind = _kind(config, run_info.read_info(Path(config.run))["method"])
+    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
+    seed = run_folder.choose_seed(run.folder, run.members, config.seed)
+    with new_folder(config.out) as partial:
+        {"adapter": _write_adapter, "fusion": _write_setup}[kind](config, run, seed, partial)
+        provenance.write(partial, provenance.describe(kind, run, seed))
+    return Path(config.out)
+
+
+def _export_native(config: ExportConfig) -> Path:
+    if config.name:
+        raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
+    contents = native.contents(Path(config.run), config.seed)
+    with new_folder(config.out) as partial:
+        run_folder.write(partial, contents)
+    return Path(config.out)
+
+
+def _kind(config: ExportConfig, method: str) -> str:
+    """Says what a run of a method is written as.
+
+    Raises:
+      InputError: AdapterHub has nothing for it.
+    """
+    if method in ADAPTERS:
+        return "adapter"
+    if methods.get(method).combiner == "fusion":
+        return "fusion"
+    if method in portable.foldable():
+        raise InputError(
+            f"{config.run} is a {method!r} run, and AdapterHub has no such layer; `scalearn fold {config.run} --out"
+            f" {config.out}` makes one adapter of it, exactly."
+        )
+    raise InputError(
+        f"{config.run} is a {method!r} run, which cannot be exported to AdapterHub yet; pass --format native."
+    )
+
+
+def imported(info: dict[str, Any]) -> dict[str, Any]:
+    """What an imported run was called where it came from; empty for other runs, and for what has a wrong type.
+
+    Example:
+      >>> imported({"imported": {"name": "rte", "model_name": None, "reduction_factor": "many"}})
+      {'name': 'rte', 'model_name': None}
+    """
+    part = info.get("imported")
+    kinds = {"name": str, "model_name": str | None, "reduction_factor": int | float}
+    content = part if isinstance(part, dict) else {}
+    return {key: content[key] for key, kind in kinds.items() if key in content and isinstance(content[key], kind)}
+
+
+def _settings(run: runs.Run) -> dict[str, Any]:
+    """What AdapterHub's files say beside sizes: what they said where the run was imported from, or what fits best."""
+    own = {"model_name": provenance.public_backbone(run.info["backbone"])["name"]}
+    return own | imported(run.info) | {"model_type": run.spec.backbone.family, "non_linearity": portable.phi(run.spec)}
+
+
+def _write_adapter(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
+    """Writes an adapter and its head, and reads them back."""
+    one, settings = portable.of_run(run, seed), _settings(run)
+    name = config.name or plain_name(imported(run.info).get("name", run.task.name))
+    adapterhub.save(one.adapter, folder, name=name, config=settings)
+    run_folder.check_same(folder, one.adapter, adapterhub.load(folder)[0])
+    if one.head:
+        _write_head(run, one.head, one.head_spec, folder, name)
+
+
+def plain_name(name: str) -> str:
+    """A name that can be an adapter's and a folder's: without slashes, dots and commas.
+
+    Example:
+      >>> plain_name("glue/rte")
+      'glue-rte'
+    """
+    return safe_name(name).replace(".", "-")
+
+
+def _write_head(run: runs.Run, head: Params, spec: HeadSpec, folder: Path, name: str) -> None:
+    task, settings = run.task, _settings(run) | {"dropout": spec.dropout}
+    labels = () if task.kind == "regression" else task.labels
+    adapterhub.save_head(
+        head, folder, name=name, kind=task.kind, labels=labels, num_choices=spec.num_choices, config=settings
+    )
+    run_folder.check_same(folder, head, adapterhub.load_head(folder)[0])
+
+
+def _write_setup(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
+    """Writes the adapters of a fusion, the fusion with its head, and the file that says how they belong together.
+
+    The head has the fusion's name: the other library looks for it in the folder of that name.
+    """
+    if config.name:
+        raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
+    params, settings = run.members[seed], _settings(run) | {"reduction_factor": None}
+    names = source_names(run)
+    for number, name in enumerate(names):
+        adapter = trimmed(banks.select(params["adapters"], number))
+        adapterhub.save(adapter, folder / name, name=name, config=settings)
+        run_folder.check_same(folder, adapter, adapterhub.load(folder / name)[0])
+    fusion = ",".join(names)
+    adapterhub.save_fusion(params["transfer"], folder / fusion, names=names, config=settings)
+    run_folder.check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
+    for task, spec in run.spec.heads:
+        head = portable.two_layers(params["heads"][task], params["backbone"])
+        _write_head(run, head, spec, folder / fusion, fusion)
+    write_json(folder / SETUP_FILE, setup(names, fusion if run.spec.heads else None))
+
+
+def source_names(run: runs.Run) -> list[str]:
+    """Names a run's sources as AdapterHub can.
+
+    Raises:
+      InputError: two have the same name there.
+    """
+    names = [plain_name(source["name"]) for source in run.info["sources"]]
+    if len(set(names)) < len(names):
+        raise InputError(f"{run.folder}: the sources cannot be told apart in AdapterHub's format, as {names}.")
+    return names
+
+
+def setup(names: Sequence[str], head: str | None) -> dict[str, Any]:
+    """Builds ``adapter_setup.json``, from which ``load_adapter_setup`` loads a fusion, its adapters and its head.
+
+    Example:
+      >>> setup(["mnli", "rte"], None)["adapter_setup"]["children"][0]
+      {'type': 'single', 'children': ['mnli']}
+    """
+    children = [{"type": "single", "children": [name]} for name in names]
+    return {"adapter_setup": {"type": "Fuse", "children": children}, "head_setup": head, "version": VERSION}
+
+
+def trimmed(adapter: Params) -> Params:
+    """Drops the dead units at the end of a bottleneck, which ``bank.stack`` adds to those narrower than the widest.
+
+    Args:
+      adapter: ``down`` kernel Float[L d r] and so on.
+
+    Returns:
+      The same adapter as float32 numpy arrays, of at least one unit.
+
+    Example:
+      >>> part = lambda *shape: {"kernel": np.ones(shape), "bias": np.ones(shape[::2])}
+      >>> narrow, wide = ({"down": part(1, 8, r), "up": part(1, r, 8)} for r in (2, 4))
+      >>> trimmed(banks.select(banks.stack([narrow, wide]), 0))["down"]["kernel"].shape
+      (1, 8, 2)
+    """
+    adapter = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), adapter)
+    down, up = adapter["down"], adapter["up"]
+    alive = down["kernel"].any((0, 1)) | down["bias"].any(0) | up["kernel"].any((0, 2))
+    width = max(int(np.flatnonzero(alive).max(initial=0)) + 1, 1)
+    return {
+        "down": {"kernel": down["kernel"][:, :, :width], "bias": down["bias"][:, :width]},
+        "up": {"kernel": up["kernel"][:, :width], "bias": up["bias"]},
+    }
