@@ -15,6 +15,7 @@ extrapolation limits memory problems schema tables tree
 config caches out_of_memory progress published signals
 folders losses checkpoint
 checkpoints
+convert.snapshot
 convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle
 data
 metrics
