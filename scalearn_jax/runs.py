@@ -98,8 +98,8 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     info = run_info.read_info(folder)
     if info["method"] != "single":
         raise InputError(
-            f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes of"
-            " most runs."
+            f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
+            " of most runs."
         )
     spec, task = run_info.read_spec(folder, info)
     weights = load_tensors(folder / f"seed-{info['seeds'][0]}.safetensors")

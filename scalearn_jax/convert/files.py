@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax.convert.safetensors_io import load_tensors
-from scalearn_jax.convert.snapshot import pinned, snapshot
+from scalearn_jax.convert.snapshot import download, pinned
 from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
@@ -70,9 +70,9 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
         raise InputError(f"backbone {path_or_id} is not a folder; expected config.json and model.safetensors in it.")
     repo, revision = pinned(str(path_or_id), revision)
     what = f"backbone {repo!r} is no local folder and"
-    where = snapshot(repo, revision, FILES, what=what)
+    where = download(repo, revision, FILES, what=what)
     if allow_pickle and not any((where / name).exists() for name in (WEIGHTS, INDEX)):
-        where = snapshot(repo, where.name, (PICKLE,), what=what)  # of the same commit, whatever the branch is now
+        where = download(repo, where.name, (PICKLE,), what=what)  # of the same commit, whatever the branch is now
     return checked(where)
 
 

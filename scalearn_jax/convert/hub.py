@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scalearn_jax.convert.files import inside
-from scalearn_jax.convert.snapshot import is_id, reason, snapshot, split_revision
+from scalearn_jax.convert.snapshot import download, is_id, reason, split_revision
 from scalearn_jax.errors import InputError
 
 # What a folder that is shared may hold: an adapter, a head, a fusion layer, a run, and what it says of itself.
@@ -72,10 +72,10 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
         return Path(path_or_id), path_or_id
     repo, revision = split_revision(path_or_id)
     what = f"{flag} {path_or_id}: no such folder is here, and {repo!r}"
-    where = snapshot(repo, revision, FILES, what=what)
+    where = download(repo, revision, FILES, what=what)
     pickles = [name for name, others in PICKLES.items() if not any((where / other).exists() for other in others)]
     if allow_pickle and pickles:
-        where = snapshot(repo, where.name, (*FILES, *pickles), what=what)  # the same commit, wherever a branch is now
+        where = download(repo, where.name, (*FILES, *pickles), what=what)  # the same commit, wherever a branch is now
     if not shareable(where):
         raise InputError(
             f"{flag} {path_or_id}: the repository holds no adapter and no run; expected adapter_config.json or run.json"

@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub: their ids, their files in the local cache, and what may go wrong in one line."""
+"""Repositories of the Hugging Face hub: their ids, their files in the local cache, and why they cannot be had."""
 
 import re
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def pinned(name: str, revision: str | None) -> tuple[str, str | None]:
     return repo, own or revision
 
 
-def snapshot(repo: str, revision: str | None, patterns: Sequence[str], *, what: str, kind: str = "model") -> Path:
+def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: str, kind: str = "model") -> Path:
     """Downloads files of one commit of a repository, or finds them in the hub's cache.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.convert.snapshot import snapshot
+from scalearn_jax.convert.snapshot import download
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
@@ -204,7 +204,7 @@ def hub_folder(task: Task) -> Path:
         raise InputError(f"task {task.name} names no hub data set; pass --data-dir with the folder of its files.")
     what = f"task {task.name}: no --data-dir is given, and its data set {task.hub.repo!r}"
     patterns = [pattern for _, pattern in task.hub.files]
-    return snapshot(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")
+    return download(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")
 
 
 def hub_files(task: Task) -> dict[str, list[Path]]:
