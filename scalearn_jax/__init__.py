@@ -21,6 +21,8 @@ _EXPORTS = {
         "StudyConfig",
         "RunConfig",
         "ReportConfig",
+        "PushConfig",
+        "FetchConfig",
     ),
     "errors": ("InputError",),
     "data.tasks": ("TASKS", "Task"),
@@ -34,6 +36,8 @@ _EXPORTS = {
     "explain": ("explain_run",),
     "study": ("run_study",),
     "report": ("make_report",),
+    "publish": ("push",),
+    "offline": ("fetch",),
     "typing": ("Batch",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

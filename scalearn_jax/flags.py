@@ -30,7 +30,8 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
       cls: a config dataclass.
       argv: the arguments after the command.
       prog: what help and errors call the command.
-      positional: a field that is given without a flag; without one, ``--config FILE`` is understood.
+      positional: a field that is given without a flag, or several with blanks between; without one, ``--config FILE``
+        is understood.
 
     Returns:
       An instance of ``cls``.
@@ -130,7 +131,8 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
     helps, hints, required, optional = field_help(cls), field_types(cls), [], []
     for field in dataclasses.fields(cls):
         default = given.get(field.name, field.default)
-        declared = _declare(field.name, hints[field.name], default, helps[field.name], field.name == positional)
+        unflagged = field.name in (positional or "").split()
+        declared = _declare(field.name, hints[field.name], default, helps[field.name], unflagged)
         if default is dataclasses.MISSING:
             required.append((field.name, declared))
         else:

@@ -17,6 +17,7 @@ no place on the machine that wrote it.
 """
 
 import os.path
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json, write_json
 
 FILE, FORMAT = "scalearn.json", 1
+# An absolute path, or one from a home folder, as a word of a text.
+PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
 
 
 def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]:
@@ -55,8 +58,18 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
         "scores": _scores(run.folder, seed),
         **more,
         "versions": runs.versions(),
-        "command": runs.command(),
+        "command": without_places(runs.command()),
     }
+
+
+def without_places(text: str) -> str:
+    """Takes the folders of this machine out of a text; the last part of each path stays.
+
+    Example:
+      >>> without_places("scalearn fold /home/me/runs/rte --out=~/rte-fold --name glue/rte")
+      'scalearn fold rte --out=rte-fold --name glue/rte'
+    """
+    return PLACE.sub(lambda path: re.split(r"[\\/]", path[0].rstrip("\\/"))[-1], text)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def _place(source: dict[str, Any]) -> str | None:
 
 def _scores(folder: Path, seed: int) -> dict[str, Any]:
     path = folder / "results.json"
-    results = read_json(path)["seeds"] if path.exists() else {}
+    results = read_json(path).get("seeds") if path.exists() else {}
     entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 

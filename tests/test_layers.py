@@ -25,7 +25,7 @@ model methods
 convert
 run_info
 runs results
-portable provenance
+portable provenance card
 checks train
 soup
 prepare
@@ -37,7 +37,7 @@ pipeline
 plan score_tables significance estimate
 comparison figures workload
 forecast
-report explain listing outlook study_checks suggest doctor
+report explain listing offline outlook publish study_checks suggest doctor
 preview
 study flags
 cli

@@ -3,6 +3,7 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
+from scalearn_jax.config.hub import FetchConfig, PushConfig
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.config.training import (
     AdapterConfig,
@@ -19,10 +20,12 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExplainConfig",
+    "FetchConfig",
     "ListConfig",
     "PlanAdapterConfig",
     "PlanTransferConfig",
     "PredictConfig",
+    "PushConfig",
     "ReportConfig",
     "RunConfig",
     "StudyConfig",

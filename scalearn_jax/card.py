@@ -1,0 +1,284 @@
+"""The model card of a shared folder: what ``scalearn.json`` says, as the hub's metadata and as text.
+
+Much of it comes from files that anyone may have written. So names stand in code spans, in which nothing acts, and what
+goes into the metadata is either one of our own words or has been checked to be a plain name.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scalearn_jax.convert.snapshot import is_id
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import masked, printable
+
+FILE = "README.md"
+_MARK = "<!-- written by scalearn push: {} -->\n"
+_MOST = 300  # characters of a name, a value or a command
+# A task's kind -> the hub's name of what a model for it does.
+_PIPELINES = {"choice": "multiple-choice"}
+# Our metrics -> the hub's.
+_METRICS = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "macro_f1": "f1",
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "exact_match": "exact_match",
+}
+_LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": ["en", "es", "fr"]}
+_ABOUT = {
+    "adapter": "an adapter",
+    "fold": "one ordinary adapter, into which several scaled source adapters were folded exactly,",
+    "fusion": "an AdapterFusion layer",
+}
+
+
+def write(
+    content: Mapping[str, Any],
+    repo: str,
+    files: Sequence[str],
+    *,
+    family: str,
+    base_model: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Writes the card.
+
+    Args:
+      content: as ``provenance.read`` gives it.
+      repo: id of the repository, OWNER/NAME.
+      files: names of what is beside it, which tell the format and whether there is a figure.
+      family: model family of the backbone, a key of ``BACKBONES``.
+      base_model: hub id of the backbone, where ``content`` names none.
+      license: the hub's short name of it.
+
+    Returns:
+      The text of ``README.md``; ``is_ours`` knows it again.
+    """
+    base = base_model or known_base(content)
+    parts = [
+        f"---\n{_metadata(content, repo, files, family, base, license)}\n---\n",
+        f"# {repo.partition('/')[2]}\n",
+        _summary(content, files, base),
+        _usage(content, repo, files, base),
+        *_scores(content),
+        *_origin(content, files),
+        *_fold(content),
+        _made_with(content),
+    ]
+    text = "\n".join(parts)
+    return text + _MARK.format(_digest(text))
+
+
+def is_ours(text: str) -> bool:
+    """Whether a card is just as ``write`` made it, and may be written anew; one that was edited is kept.
+
+    Example:
+      >>> is_ours("# My own words")
+      False
+    """
+    found = re.search(_MARK.format("([0-9a-f]{12})") + r"\Z", text)
+    return bool(found) and found[1] == _digest(text[: found.start()])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def known_base(content: Mapping[str, Any]) -> str | None:
+    """The hub id of the backbone; ``None`` where it was a local folder.
+
+    Example:
+      >>> known_base({"backbone": {"name": "org/base", "revision": "0f", "hash": ""}})
+      'org/base'
+    """
+    backbone = content["backbone"]
+    name = backbone["name"]
+    is_name = is_id(name) or is_id(f"owner/{name}")  # the oldest models have no owner
+    return name if backbone["revision"] and is_name else None
+
+
+def eval_results(content: Mapping[str, Any]) -> list[Any]:
+    """Lists the scores as the hub keeps them.
+
+    Args:
+      content: as ``provenance.read`` gives it.
+
+    Returns:
+      ``huggingface_hub.EvalResult`` of each finite score, by the split that the data set's publishers call it.
+    """
+    from huggingface_hub import EvalResult
+
+    task: Task = content["task"]
+    dataset = _dataset(task)
+    return [
+        EvalResult(
+            task_type=_pipeline(task),
+            dataset_type=dataset or task.name,
+            dataset_name=task.name,
+            dataset_config=task.name.rpartition("/")[2] if dataset else None,
+            dataset_split=split,
+            metric_type=_METRICS.get(metric, metric),
+            metric_name=f"{ours} {metric}",
+            metric_value=value,
+        )
+        for ours, split, metric, value in _values(content)
+        if (ours, split) != ("dev", _split(task, "test"))  # the very examples of the test scores
+    ]
+
+
+def _values(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Yields (our split, the publishers' split, metric, value)."""
+    task: Task = content["task"]
+    for ours in ("test", "dev"):
+        scores = content["scores"].get(ours)
+        for metric in task.metrics if isinstance(scores, dict) else ():
+            value = scores.get(metric)
+            if type(value) in (int, float) and math.isfinite(value):
+                yield ours, _split(task, ours), metric, float(value)
+
+
+def _split(task: Task, ours: str) -> str:
+    """What the publishers of a data set call our split."""
+    if task.split_rule == "validation":
+        return "validation"
+    if task.hub is None:
+        return ours
+    has_test = task.split_rule == "files" and "test" in dict(task.hub.files)
+    return {"dev": "validation", "test": "test"}[ours] if has_test else {"dev": "train", "test": "validation"}[ours]
+
+
+def _dataset(task: Task) -> str | None:
+    return task.hub.repo if task.hub and is_id(task.hub.repo) else None
+
+
+def _pipeline(task: Task) -> str:
+    return _PIPELINES.get(task.kind, "text-classification")
+
+
+def _metadata(content, repo: str, files: Sequence[str], family: str, base: str | None, license: str | None) -> str:
+    from huggingface_hub import ModelCardData
+
+    task: Task = content["task"]
+    is_hub_format = "run.json" not in files
+    ours = "adapter-transformers" if is_hub_format else "scalearn-jax"
+    tags = [*([ours, f"adapterhub:{task.name}"] if is_hub_format else []), "scalearn", family]
+    dataset, results = _dataset(task), eval_results(content)
+    return ModelCardData(
+        base_model=base,
+        base_model_relation="adapter" if base else None,
+        library_name=ours,
+        pipeline_tag=_pipeline(task),
+        tags=tags,
+        license=license,
+        language=_LANGUAGES.get(task.name.partition("/")[0]),
+        datasets=[dataset] if dataset else None,
+        metrics=list(dict.fromkeys(_METRICS.get(metric, metric) for metric in task.metrics)),
+        eval_results=results or None,
+        model_name=repo.partition("/")[2] if results else None,
+    ).to_yaml()
+
+
+def inert(value: Any) -> str:
+    """Makes a code span of anything from a file.
+
+    Example:
+      >>> inert("a` <script>")
+      "`a' <script>`"
+    """
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    """One line without what would end a code span or block."""
+    text = printable(masked(" ".join(str(value).split()))).replace("`", "'")
+    return (text if len(text) <= _MOST else f"{text[:_MOST]}...") or " "
+
+
+def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None) -> str:
+    task, backbone = content["task"], content["backbone"]
+    what = "a finished run of `scalearn_jax`" if "run.json" in files else _ABOUT[content["kind"]]
+    about = f"This is {what} for {inert(task.name)} ({task.kind}) over "
+    if base:
+        revision = f" at revision {inert(backbone['revision'])}" if backbone["revision"] else ""
+        over = f"[`{base}`](https://huggingface.co/{base}){revision}"
+    else:
+        over = f"the encoder {inert(backbone['name'])}, which lay in a local folder: no id on the hub is known"
+    labels = f" Its labels, by id: {', '.join(map(inert, task.labels))}." if 0 < len(task.labels) <= 50 else ""
+    return f"{about}{over} (content hash {inert(backbone['hash'][:12])}).{labels}\n"
+
+
+def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:
+    blocks = []
+    if "run.json" not in files:
+        blocks = [("In [`adapters`](https://docs.adapterhub.ml) (PyTorch)", _in_adapters(content, repo, base))]
+    if content["kind"] != "fusion" or "run.json" in files:
+        predict = f'scalearn_jax.Predictor.load("{repo}").predict(texts)'
+        blocks.append(("In `scalearn_jax` (JAX)", ["import scalearn_jax", "", predict]))
+    code = "\n".join(f"{title}:\n\n```python\n{chr(10).join(lines)}\n```\n" for title, lines in blocks)
+    if content["kind"] == "fusion" or ("run.json" in files and content["method"] != "single"):
+        return f"## Use\n\n{code}"
+    flag = f"scalearn transfer --sources {repo} ..."
+    return f"## Use\n\n{code}\nAs a source of another task; a commit, `{repo}@COMMIT`, pins it:\n\n```sh\n{flag}\n```\n"
+
+
+def _in_adapters(content: Mapping[str, Any], repo: str, base: str | None) -> list[str]:
+    lines = ["from adapters import AutoAdapterModel", ""]
+    lines += [f'model = AutoAdapterModel.from_pretrained("{base or "FOLDER-OR-ID-OF-THE-ENCODER"}")']
+    if content["kind"] != "fusion":
+        return [*lines, f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
+    lines = ["from huggingface_hub import snapshot_download", *lines, "# load its source adapters first, listed below"]
+    return [*lines, f'model.load_adapter_fusion(snapshot_download("{repo}"), use_safetensors=True, set_active=True)']
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *escaped]) + "\n"
+
+
+def _scores(content: Mapping[str, Any]) -> list[str]:
+    rows = [[ours, split, inert(metric), f"{value:.4f}"] for ours, split, metric, value in _values(content)]
+    if not rows:
+        return []
+    note = ""
+    if any(row[:2] == ["dev", "train"] for row in rows):
+        note = "\n`dev` is a tenth of the published training set, which was held out.\n"
+    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score'], rows)}{note}"]
+
+
+def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
+    numbers = [(name, content["parameters"].get(name)) for name in ("transfer", "head", "trainable")]
+    counts = ", ".join(f"{number:,} {name}" for name, number in numbers if type(number) is int)
+    text = f"Trained with method {inert(content['method'])}, seed {content['seed']}"
+    text = f"## How it was made\n\n{text}{f'; trained parameters: {counts}' if counts else ''}.\n"
+    rows = [
+        [inert(source.get("name")), inert(source.get("place") or "not published"), inert(str(source.get("hash"))[:12])]
+        for source in content["sources"]
+    ]
+    parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
+    if "omega.png" in files:
+        parts.append("![Learned scale of each source in each layer](omega.png)\n")
+    return parts
+
+
+def _fold(content: Mapping[str, Any]) -> list[str]:
+    """What a fold checked and lost, as it reports it."""
+    report = content.get("fold")
+    if not isinstance(report, dict) or not report:
+        return []
+    return [f"## Fold\n\n{_table(['', ''], [[inert(name), inert(_words(value))] for name, value in report.items()])}"]
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _made_with(content: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{inert(name)} {inert(version)}" for name, version in content["versions"].items())
+    return f"## Made with\n\n{versions}\n\n```sh\n{_plain(content['command'])}\n```\n"
