@@ -146,7 +146,7 @@ def _figure(folder: Path) -> dict[str, bytes]:
     if (folder / FIGURE).exists() or not (folder / "run.json").exists():
         return {}
     info = run_info.read_info(folder)
-    normalise = dict(info["spec"]["combiner_options"]).get("normalise")
+    normalise = dict(info["spec"]["combiner_options"]).get("normalise", "none")
     if info["spec"]["combiner"] not in VARIANTS:
         return {}
     if importlib.util.find_spec("matplotlib") is None:

@@ -120,6 +120,6 @@ def upload(
         repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         done = api.create_commit(repo, added, commit_message=message, create_pr=create_pr)
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, KeyError, HTTPError) as error:
         raise InputError(f"could not upload to {repo}: {reason(error)}") from error
     return Commit(repo, done.oid, done.pr_url or done.commit_url)

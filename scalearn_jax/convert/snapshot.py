@@ -117,6 +117,8 @@ def reason(error: Exception) -> str:
         return f"you may not do that there (403); {LOG_IN}, with a token of an account and of rights that may."
     if constants.is_offline_mode() and isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return "HF_HUB_OFFLINE is set, and the cache lacks it; run `scalearn fetch` for it where there is a network."
+    if isinstance(error, KeyError):
+        return f"its answer lacks {error}; does HF_ENDPOINT name a hub?"
     if status is None and isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | ConnectionError):
         return f"the hub cannot be reached, and the cache lacks it; is there a network? ({_first_line(error)})"
     return _first_line(error)
