@@ -32,6 +32,7 @@ _METRICS = {
     "exact_match": "exact_match",
 }
 _LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": ["en", "es", "fr"]}
+_COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
 _ABOUT = {
     "adapter": "an adapter",
     "fold": "one ordinary adapter, into which several scaled source adapters were folded exactly,",
@@ -253,12 +254,15 @@ def _scores(content: Mapping[str, Any]) -> list[str]:
 
 
 def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
-    numbers = [(name, content["parameters"].get(name)) for name in ("transfer", "head", "trainable")]
-    counts = ", ".join(f"{number:,} {name}" for name, number in numbers if type(number) is int)
-    text = f"Trained with method {inert(content['method'])}, seed {content['seed']}"
-    text = f"## How it was made\n\n{text}{f'; trained parameters: {counts}' if counts else ''}.\n"
+    numbers = [(what, content["parameters"].get(name)) for name, what in _COUNTS.items()]
+    counts = "".join(f"; {number:,} {what}" for what, number in numbers if type(number) is int)
+    text = f"## How it was made\n\nMethod {inert(content['method'])}, seed {content['seed']}{counts}.\n"
     rows = [
-        [inert(source.get("name")), inert(source.get("place") or "not published"), inert(str(source.get("hash"))[:12])]
+        [
+            inert(source.get("name")),
+            inert(source.get("place") or "not published"),
+            inert(str(source.get("hash") or "")[:12]),
+        ]
         for source in content["sources"]
     ]
     parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
@@ -272,11 +276,16 @@ def _fold(content: Mapping[str, Any]) -> list[str]:
     report = content.get("fold")
     if not isinstance(report, dict) or not report:
         return []
-    return [f"## Fold\n\n{_table(['', ''], [[inert(name), inert(_words(value))] for name, value in report.items()])}"]
+    return [f"## Fold\n\n{_table(['fact', 'value'], [[inert(name), inert(value)] for name, value in _facts(report)])}"]
 
 
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _facts(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested facts, each with a dotted name."""
+    for name, value in report.items():
+        if isinstance(value, dict):
+            yield from _facts(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _made_with(content: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def _check_remote(flag: str, name: str) -> None:
 
 def _data(task: tasks.Task) -> Fetched:
     cached = splits.hub_folder(task)
-    files = {f"{split}{_suffix(paths)}": paths for split, paths in splits.hub_files(task).items()}
+    files = {f"{split}{_suffix(paths)}": paths for split, paths in splits.hub_files(task, cached).items()}
     return Fetched(task.hub.repo, cached.name, "dataset", cached, files)
 
 

@@ -132,7 +132,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
             f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
             " `scalearn export`."
         )
-    if family not in BACKBONES:
+    if not isinstance(family, str) or family not in BACKBONES:
         raise unknown("model_type", family, BACKBONES, where=str(folder))
     _, found = check_values(_Described, {name: content[name] for name in field_types(_Described) if name in content})
     found += [f"missing key {name!r}" for name in required_fields(_Described) if name not in content]
@@ -181,10 +181,11 @@ def _check(files: Mapping[str, Path], made: Mapping[str, bytes]) -> None:
     """
     from huggingface_hub import get_token
 
+    token = get_token()
     texts = {name: content.decode() for name, content in made.items() if name == card.FILE}
     texts |= {str(path): _text(path) for path in files.values()}
     for where, text in texts.items():
-        if masked(text) != text or (get_token() or "\0") in text:
+        if masked(text) != text or (token and token in text):
             raise InputError(f"{where} holds a token or password, which must not be uploaded; take it out.")
     for path in files.values():
         if path.suffix == ".json" and (place := next(_places(read_json(path)), None)):
@@ -224,12 +225,12 @@ def as_text(result: Mapping[str, Any]) -> str:
     Example:
       >>> result = {"dir": "d", "repo": "me/x", "files": {"README.md": 10}, "left_out": [], "written": ["README.md"]}
       >>> print(as_text(result).splitlines()[-1])
-      nothing was sent; `scalearn push d me/x` sends it
+      nothing was sent; the same without --dry-run sends it
     """
     rows = [[name, words(size)] for name, size in result["files"].items()]
     lines = [tables.plain([f"to {result['repo']}", "size"], rows), ""]
     lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])
     lines += [f"wrote {', '.join(result['written'])} in {result['dir']}"] * bool(result["written"])
     if "commit" not in result:
-        return "\n".join([*lines, f"nothing was sent; `scalearn push {result['dir']} {result['repo']}` sends it"])
+        return "\n".join([*lines, "nothing was sent; the same without --dry-run sends it"])
     return "\n".join([*lines, f"sent: {result['url']}", f"use it: {result['use']}"])

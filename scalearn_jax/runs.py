@@ -113,7 +113,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
 def _instead(folder: Path) -> str:
     """What to do about a folder that holds no adapter."""
     if (folder / "adapter_fusion_config.json").exists():
-        return "it holds an AdapterFusion layer, which joins adapters; pass those, or use `scalearn import` for it"
+        return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
     return "pass a folder written by `scalearn train-adapter`"
 
 

@@ -185,7 +185,7 @@ _ROUTES = [
     (f"api/{_REPO}/revision/(?P<revision>.+)", _Handler._info),
     (f"api/{_REPO}", _Handler._info),
     (
-        r"(?:(?P<kind>datasets)/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[0-9a-f]{40})/(?P<name>.+)",
+        r"(?:(?P<kind>datasets)/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)",
         _Handler._resolve,
     ),
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-import jax
+import numpy as np
 
 from scalearn_jax import provenance, run_info, runs, tree
 from scalearn_jax.convert import adapterhub
@@ -11,11 +11,9 @@ from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data import tasks
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.files import write_json
-from scalearn_jax.models import bank as banks
-from scalearn_jax.models import heads
 from tests import tiny
 
-HIDDEN = 16
+HIDDEN, WIDTH = 16, 8
 
 
 def content(**changes):
@@ -33,17 +31,25 @@ def content(**changes):
         ],
         "parameters": {"transfer": 32, "head": 290, "trainable": 322},
         "scores": {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.6875}},
-        "fold": {"kept": ["glue/mnli", "glue/rte"], "width": 8, "largest_difference": 4.8e-07},
+        "fold": {"kept": ["glue/mnli", "glue/rte"], "width": 8, "check": {"largest_difference": 4.8e-07}},
         "versions": {"jax": "0.10.2"},
         "command": "scalearn fold rte --out rte-fold",
         **changes,
     }
 
 
+def _linear(*shape: int):
+    draw = np.random.default_rng(sum(shape)).normal
+    return {
+        "kernel": draw(size=shape).astype(np.float32),
+        "bias": draw(size=(*shape[:-2], shape[-1])).astype(np.float32),
+    }
+
+
 def write(folder: Path, **changes) -> Path:
     """Writes an AdapterHub folder with a head and ``scalearn.json``; returns it."""
-    adapter = banks.select(banks.init(jax.random.key(0), banks.BankShape(1, 1, HIDDEN, 8)), 0)
-    head = heads.init(jax.random.key(1), heads.HeadSpec(num_outputs=2), HIDDEN)
+    adapter = {"down": _linear(1, HIDDEN, WIDTH), "up": _linear(1, WIDTH, HIDDEN)}
+    head = {"dense": _linear(HIDDEN, HIDDEN), "out": _linear(HIDDEN, 2)}
     adapterhub.save(adapter, folder, name="rte", config={"model_type": "bert"})
     adapterhub.save_head(head, folder, name="rte", kind="classification", config={"model_type": "bert"})
     provenance.write(folder, content(**changes))

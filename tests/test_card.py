@@ -59,10 +59,10 @@ def test_the_card_says_how_it_was_made_and_how_to_load_it():
         'scalearn_jax.Predictor.load("me/rte-fold").predict(texts)',
         f"| `glue/mnli` | `me/mnli@{'1' * 40}` | `{'cd' * 6}` |",
         f"| `glue/rte` | `not published` | `{'ef' * 6}` |",
-        "32 transfer, 290 head, 322 trainable",
+        "32 transfer parameters; 290 of the head; 322 trained parameters in all.",
         "| test | validation | `accuracy` | 0.6875 |",
         "| `width` | `8` |",
-        "| `largest_difference` | `4.8e-07` |",
+        "| `check.largest_difference` | `4.8e-07` |",
         "scalearn fold rte --out rte-fold",
     ):
         assert line in text.splitlines() or line in text

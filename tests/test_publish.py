@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from scalearn_jax import cli, provenance, publish, runs, tree
-from scalearn_jax.config import PushConfig
+from scalearn_jax import cli, outputs, pipeline, provenance, publish, runs, tree
+from scalearn_jax.config import PushConfig, TransferConfig
 from scalearn_jax.convert import hub as hubs
 from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.errors import InputError
@@ -83,6 +83,21 @@ def test_a_run_is_read_from_the_hub(hub, tmp_path, backbone):
     assert result["use"] == f"scalearn evaluate me/run@{result['commit']}"
     with pytest.raises(InputError, match="me/run@.*holds a 'scalearn' run, .*which `scalearn fold` makes of most runs"):
         runs.load_source("me/run")
+
+
+def test_a_transfer_records_the_commits_of_its_sources_and_backbone(hub, tmp_path):
+    root = tiny_backbone.write_with_sources(tmp_path / "made")
+    commits = {
+        name: hub.add(f"models/me/{name}", {path.name: path.read_bytes() for path in (root / name).iterdir()})
+        for name in ("backbone", "source0", "source1")
+    }
+    where = dict(backbone="me/backbone@main", target="builtin/sentiment", out=str(tmp_path / "out"), max_steps=1)
+    config = TransferConfig(sources=("me/source0@main", str(root / "source1")), max_train_samples=8, **where)
+    info = outputs.describe("transfer", pipeline.transfer_setups(config)[0])
+    assert [source["path"] for source in info["sources"]] == [f"me/source0@{commits['source0']}", str(root / "source1")]
+    assert (info["backbone"]["path"], info["backbone"]["revision"]) == ("me/backbone", commits["backbone"])
+    with pytest.raises(InputError, match="me/backbone@main and --revision v1 name different revisions"):
+        runs.locate_backbone("me/backbone@main", "v1")
 
 
 def test_pickles_are_fetched_only_on_request(hub, folder):
@@ -162,7 +177,7 @@ def test_what_the_hub_refuses_is_one_line(case, hub, folder, capsys, monkeypatch
     assert TOKEN not in error and hub.asked[-1][2] == f"Bearer {TOKEN}"
 
 
-def test_no_network_and_no_such_revision_are_one_line(hub, folder, capsys, monkeypatch):
+def test_what_cannot_be_read_is_one_line(hub, folder, capsys, monkeypatch):
     push(folder)
     with pytest.raises(
         InputError, match="'me/rte-fold' could not be read .*revision v9.*no such revision; name a branch"
@@ -171,6 +186,9 @@ def test_no_network_and_no_such_revision_are_one_line(hub, folder, capsys, monke
     with pytest.raises(
         InputError, match="no such folder is here, and 'me/none' .*no such repository, or it is private"
     ):
+        runs.load_source("me/none")
+    hub.refuses = 403, {"X_Error_Code": "GatedRepo"}
+    with pytest.raises(InputError, match="access to it must be granted; ask for it on its page, then log in with"):
         runs.load_source("me/none")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -187,7 +205,7 @@ def test_other_things_than_adapters_are_named(hub):
     hub.add("models/me/bert", {"config.json": b"{}"})
     for name, message in {
         "me/lora": r"is a PEFT adapter \(LORA\)",
-        "me/fusion": "holds an AdapterFusion layer, which joins adapters; .*`scalearn import`",
+        "me/fusion": "holds an AdapterFusion or ScaLearn layer, which joins adapters; .*`scalearn import`",
         "me/bert": "the repository holds no adapter and no run",
         "me/bert@": "expected OWNER/NAME@REVISION",
     }.items():

@@ -152,7 +152,7 @@ def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table,
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = hub_files(task) if data_dir is None else _local_files(task, Path(data_dir))
+    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, Path(data_dir))
     for split, paths in files.items():
         if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])
@@ -207,13 +207,12 @@ def hub_folder(task: Task) -> Path:
     return download(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")
 
 
-def hub_files(task: Task) -> dict[str, list[Path]]:
-    """Lists the files of each split of a task's data set on the hub, in the cache.
+def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
+    """Lists the files of each split in what ``hub_folder`` found.
 
     Raises:
-      InputError: they cannot be had, or a split has none.
+      InputError: a split has none.
     """
-    folder = hub_folder(task)
     try:
         files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
     except (ValueError, NotImplementedError) as error:
