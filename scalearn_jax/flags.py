@@ -19,7 +19,8 @@ from scalearn_jax.limits import no_secrets
 from scalearn_jax.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_FOLDERS = ("out", "data_dir", "run", "dir", "sources")
+_OWN = {"repo": "REPO", "sources": "SOURCE"}
+_FOLDERS = ("out", "data_dir", "run", "dir")
 _FILES = ("config", "input", "output", "study")
 
 
@@ -165,6 +166,8 @@ def _placeholder(name: str, declared: Any) -> str | None:
     if origin is tuple:
         item = _placeholder(name, arguments[0])
         return f"{item} [{item} ...]"
+    if name in _OWN:
+        return _OWN[name]
     return "DIR" if name in _FOLDERS else "FILE" if name in _FILES else _PLACEHOLDERS.get(declared)
 
 

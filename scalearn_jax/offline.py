@@ -11,15 +11,13 @@ copied to a folder, to be carried to another machine:
 Of what stays in the cache, ``fetched.json`` lies in this package's own cache folder.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from scalearn_jax import tables
+from scalearn_jax import fetch_record, tables
 from scalearn_jax.caches import cache_folder
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.convert import files as checkpoints
@@ -28,12 +26,11 @@ from scalearn_jax.convert.snapshot import in_cache, split_revision
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.tables import SUFFIXES, concatenate, read_table
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json, safe_name, write_json, write_text
+from scalearn_jax.fetch_record import Entry
+from scalearn_jax.files import safe_name, write_text
 from scalearn_jax.folders import new_folder
 from scalearn_jax.memory import words
-from scalearn_jax.schema import check_values, problems
-
-RECORD, FORMAT = "fetched.json", 1
+from scalearn_jax.schema import problems
 
 
 class Fetched(NamedTuple):
@@ -52,16 +49,6 @@ class Fetched(NamedTuple):
     kind: str
     cached: Path
     files: Mapping[str, Sequence[Path]]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What ``fetched.json`` says of one of them; ``files`` are name -> [size, sha256]."""
-
-    repo: str
-    commit: str
-    kind: str
-    files: dict[str, Any]
 
 
 def fetch(config: FetchConfig) -> str:
@@ -83,14 +70,14 @@ def fetch(config: FetchConfig) -> str:
         fetched = _all(config)
         entries = {place: _entry(one, _in_cache(one)) for place, one in fetched.items()}
         path = _record(config)
-        _write_record(path, (_read_record(path) if path.exists() else {}) | entries)
+        fetch_record.write(path, (fetch_record.read(path) if path.exists() else {}) | entries)
         return f"{_table(entries)}\n{_next_from_cache(config)}"
     with new_folder(config.out) as out:
         entries = {}
         for place, one in _all(config).items():
             _copy(one, out / place)
             entries[place] = _entry(one, {name: out / place / name for name in one.files})
-        _write_record(out / RECORD, entries)
+        fetch_record.write(out / fetch_record.FILE, entries)
     return f"{_table(entries)}\n{_next_from_folder(config.out, entries)}"
 
 
@@ -107,11 +94,14 @@ def check(config: FetchConfig) -> str:
       InputError: no record, or files that are missing, changed or new: all of them are named.
     """
     path = _record(config)
-    entries = _read_record(path)
-    found = []
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist; pass the --out of the fetch, or run `scalearn fetch` without --check."
+        )
+    entries, found = fetch_record.read(path), []
     for place, entry in entries.items():
         folder = path.parent / place if config.out else in_cache(entry.repo, entry.commit, entry.kind)
-        found += _differences(place, folder, entry.files, whole=config.out is not None)
+        found += fetch_record.differences(place, folder, entry.files, whole=config.out is not None)
     if found:
         raise problems(f"{path}: not as fetched", found)
     return f"all as fetched: {sum(len(entry.files) for entry in entries.values())} files of {len(entries)} folders"
@@ -119,15 +109,29 @@ def check(config: FetchConfig) -> str:
 
 def _all(config: FetchConfig) -> dict[str, Fetched]:
     """Fetches all into the hub's cache; place in a folder -> what belongs there."""
-    fetched = {}
-    for name in config.backbone:
-        fetched[f"backbones/{safe_name(split_revision(name)[0])}"] = _backbone(name, config.allow_pickle)
+    backbones, sources = _places("backbones", config.backbone), _places("sources", config.sources)
     names = (*config.tasks, *(tasks.SUITES[config.suite] if config.suite else ()))
-    for task in map(tasks.get, names):
-        fetched.setdefault(f"data/{task.folder or task.name}", _data(task))
-    for name in config.sources:
-        fetched[f"sources/{safe_name(split_revision(name)[0])}"] = _source(name, config.allow_pickle)
-    return fetched
+    data = {f"data/{task.folder or task.name}": task for task in map(tasks.get, names)}
+    return {
+        **{place: _backbone(name, config.allow_pickle) for place, name in backbones.items()},
+        **{place: _data(task) for place, task in data.items()},
+        **{place: _source(name, config.allow_pickle) for place, name in sources.items()},
+    }
+
+
+def _places(kind: str, names: Iterable[str]) -> dict[str, str]:
+    """Place in a folder -> id.
+
+    Raises:
+      InputError: two have the same place.
+    """
+    places: dict[str, str] = {}
+    for name in names:
+        place = f"{kind}/{safe_name(split_revision(name)[0])}"
+        if place in places:
+            raise InputError(f"{places[place]} and {name} would both be {place}; fetch them one after the other.")
+        places[place] = name
+    return places
 
 
 def _backbone(name: str, allow_pickle: bool) -> Fetched:
@@ -180,13 +184,8 @@ def _copy(one: Fetched, folder: Path) -> None:
         write_text(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _entry(one: Fetched, files: Mapping[str, Path]) -> _Entry:
-    return _Entry(one.repo, one.commit, one.kind, {name: _fingerprint(path) for name, path in files.items()})
-
-
-def _fingerprint(path: Path) -> list[Any]:
-    with path.open("rb") as stream:
-        return [path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
+def _entry(one: Fetched, files: Mapping[str, Path]) -> Entry:
+    return Entry(one.repo, one.commit, one.kind, {name: fetch_record.fingerprint(path) for name, path in files.items()})
 
 
 def _record(config: FetchConfig) -> Path:
@@ -194,60 +193,24 @@ def _record(config: FetchConfig) -> Path:
     folder = Path(config.out) if config.out is not None else cache_folder("fetched")
     if folder is None:
         raise InputError("the cache folder cannot be used, see `scalearn doctor`; pass --out, or set SCALEARN_CACHE.")
-    return folder / RECORD
+    return folder / fetch_record.FILE
 
 
-def _write_record(path: Path, entries: Mapping[str, _Entry]) -> None:
-    write_json(path, {"format": FORMAT, "fetched": {place: asdict(entry) for place, entry in sorted(entries.items())}})
-
-
-def _read_record(path: Path) -> dict[str, _Entry]:
-    content = read_json(path)
-    if content.get("format") != FORMAT or not isinstance(content.get("fetched"), dict):
-        raise InputError(f"{path} is no record of `scalearn fetch`, or of another version; fetch again.")
-    entries = {}
-    for place, entry in content["fetched"].items():
-        values, found = check_values(_Entry, entry)
-        if found or len(values) < len(fields(_Entry)):
-            raise problems(f"{path}, {place}", found or ["keys are missing"])
-        entries[place] = _Entry(**values)
-    return entries
-
-
-def _differences(place: str, folder: Path, files: Mapping[str, Any], *, whole: bool) -> Iterator[str]:
-    """Names what of a folder is not as recorded; new files only where the ``whole`` folder is ours."""
-    for name, recorded in files.items():
-        path = folder / name
-        if not path.is_file():
-            yield f"{place}/{name} is missing"
-        elif (now := _fingerprint(path)) != recorded:
-            yield f"{place}/{name} has other content ({now[0]} bytes, sha256 {now[1][:12]})"
-    if whole and folder.is_dir():
-        yield from (f"{place}/{path.name} is new" for path in sorted(folder.iterdir()) if path.name not in files)
-
-
-def _table(entries: Mapping[str, _Entry]) -> str:
-    rows = [
-        [
-            place,
-            entry.repo,
-            entry.commit[:12],
-            str(len(entry.files)),
-            words(sum(size for size, _ in entry.files.values())),
-        ]
-        for place, entry in entries.items()
-    ]
+def _table(entries: Mapping[str, Entry]) -> str:
+    sizes = {place: words(sum(size for size, _ in entry.files.values())) for place, entry in entries.items()}
+    rows = [[place, x.repo, x.commit[:12], str(len(x.files)), sizes[place]] for place, x in entries.items()]
     return tables.plain(["fetched", "from", "commit", "files", "size"], rows) + "\n"
 
 
-def _next_from_folder(out: str, entries: Mapping[str, _Entry]) -> str:
+def _next_from_folder(out: str, entries: Mapping[str, Entry]) -> str:
     """The flags that use a folder."""
-    places = {
-        kind: [f"{out}/{place}" for place in entries if place.startswith(kind)] for kind in ("backbones", "sources")
-    }
-    flags = [f"--backbone {place}" for place in places["backbones"][:1]]
-    flags += [f"--data-dir {out}/data"] if any(place.startswith("data/") for place in entries) else []
-    flags += [f"--sources {' '.join(places['sources'])}"] if places["sources"] else []
+    backbones, data, sources = (
+        [f"{out}/{place}" for place in entries if place.startswith(kind)]
+        for kind in ("backbones/", "data/", "sources/")
+    )
+    flags = [f"--backbone {place}" for place in backbones[:1]]
+    flags += [f"--data-dir {out}/data"] if data else []
+    flags += [f"--sources {' '.join(sources)}"] if sources else []
     return f"next, with this folder on any machine: scalearn transfer {' '.join(flags)} ..."
 
 

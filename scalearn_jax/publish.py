@@ -8,25 +8,24 @@ import dataclasses
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scalearn_jax import card, provenance, run_info, runs, tables
+from scalearn_jax import card, leaks, provenance, run_info, runs, tables
 from scalearn_jax.attribution import VARIANTS
+from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
 from scalearn_jax.convert import hub
 from scalearn_jax.convert.files import inside, read_settings
-from scalearn_jax.errors import InputError, masked, printable, shortened, unknown
+from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.figures import omega
-from scalearn_jax.files import MAX_BYTES, read_json, read_text, write_bytes
+from scalearn_jax.files import write_bytes
 from scalearn_jax.memory import words
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.provenance import PLACE
 from scalearn_jax.schema import check_values, field_types, problems, required_fields
 
 FIGURE = "omega.png"
-_DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, in which a slash is no path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +63,15 @@ def push(config: PushConfig) -> dict[str, Any]:
     """
     folder = Path(config.dir)
     content, family = describe(folder)
-    if not (config.base_model or card.known_base(content)):
-        _warn(f"no hub id of the backbone {content['backbone']['name']!r} is known; pass --base-model for the card.")
-    files = {path.name: path for path in hub.shareable(folder) if path.name not in hub.PICKLES}
-    made = _figure(folder)
-    shown = [*files, *([FIGURE] if made or (folder / FIGURE).exists() else [])]
-    base, license = config.base_model, config.license
-    made |= _card(folder, card.write(content, config.repo, shown, family=family, base_model=base, license=license))
-    files |= {name: inside(folder, name) for name in (card.FILE, FIGURE) if (folder / name).exists()}
-    _check({name: path for name, path in files.items() if name not in made}, made)
+    kept = {path.name: path for path in hub.shareable(folder, FIGURE) if path.name not in hub.PICKLES}
+    made = {} if FIGURE in kept else _figure(folder)
+    made |= _card(config, content, family, [*kept, *made])
+    if card.FILE not in made:
+        kept[card.FILE] = inside(folder, card.FILE)
+    leaks.check(list(kept.values()), {name: text.decode() for name, text in made.items() if name == card.FILE})
     for name, written in made.items():
         write_bytes(folder / name, written)
-        files[name] = folder / name
+    files = kept | {name: folder / name for name in made}
     result = {
         "dir": config.dir,
         "repo": config.repo,
@@ -83,26 +79,22 @@ def push(config: PushConfig) -> dict[str, Any]:
         "left_out": sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in files),
         "written": list(made),
     }
-    if config.dry_run:
-        return result
+    return result if config.dry_run else result | _send(config, content, files)
+
+
+def _send(config: PushConfig, content: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:
     message = config.message or f"Upload {content['task'].name} with scalearn"
     done = hub.upload(files, config.repo, message=message, private=config.private, create_pr=config.create_pr)
-    return result | {
-        "commit": done.revision,
-        "url": done.url,
-        "use": _use(f"{done.repo}@{done.revision}", content, files),
-    }
+    return {"commit": done.revision, "url": done.url, "use": _use(f"{done.repo}@{done.revision}", content, files)}
 
 
 def _use(place: str, content: Mapping[str, Any], files: Mapping[str, Path]) -> str:
     """The command that uses what was sent."""
     if "run.json" in files and content["method"] != "single":
         return f"scalearn evaluate {place}"
-    return (
-        f"scalearn import {place} --out DIR"
-        if content["kind"] == "fusion"
-        else f"scalearn transfer --sources {place} ..."
-    )
+    if content["kind"] == "fusion":
+        return f"scalearn import {place} --out DIR"
+    return f"scalearn transfer --sources {place} ..."
 
 
 def describe(folder: Path) -> tuple[dict[str, Any], str]:
@@ -119,11 +111,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     """
     content = provenance.read(folder)
     if (folder / "run.json").exists():
-        info = run_info.read_info(folder)
-        spec, task = run_info.read_spec(folder, info)
-        run = runs.Run(folder, info, spec, task, {})
-        content, family = content or provenance.describe("adapter", run, info["seeds"][0]), spec.backbone.family
-        content["task"] = task
+        content, family = _of_run(folder, content)
     elif content:
         name = "adapter_fusion_config.json" if content.get("kind") == "fusion" else "adapter_config.json"
         family = read_settings(folder, name).get("model_type")
@@ -141,82 +129,43 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     return content, family
 
 
-def _figure(folder: Path) -> dict[str, bytes]:
-    """Draws the learned scales of a ScaLearn run; of another, or where there is a figure already, nothing."""
-    if (folder / FIGURE).exists() or not (folder / "run.json").exists():
-        return {}
+def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """What a run folder says of itself, or of its first seed, and its backbone's family."""
     info = run_info.read_info(folder)
-    normalise = dict(info["spec"]["combiner_options"]).get("normalise", "none")
-    if info["spec"]["combiner"] not in VARIANTS:
+    spec, task = run_info.read_spec(folder, info)
+    content = content or provenance.describe("adapter", runs.Run(folder, info, spec, task, {}), info["seeds"][0])
+    return content | {"task": task}, spec.backbone.family
+
+
+def _figure(folder: Path) -> dict[str, bytes]:
+    """Draws the learned scales of a ScaLearn run; of anything else nothing."""
+    info = run_info.read_info(folder) if (folder / "run.json").exists() else None
+    if info is None or info["spec"]["combiner"] not in VARIANTS:
         return {}
     if importlib.util.find_spec("matplotlib") is None:
         _warn("the card has no figure of the learned scales: matplotlib is not installed.")
         return {}
-    panel = omega.Panel(
-        info["task"]["name"], [source["name"] for source in info["sources"]], omega.mean_omega(folder, normalise)
-    )
+    scales = omega.mean_omega(folder, dict(info["spec"]["combiner_options"]).get("normalise", "none"))
+    panel = omega.Panel(info["task"]["name"], [source["name"] for source in info["sources"]], scales)
     with tempfile.TemporaryDirectory() as scratch:
         omega.draw_omegas(info["method"], [panel], Path(scratch), "omega")
         return {FIGURE: Path(scratch, FIGURE).read_bytes()}
 
 
-def _card(folder: Path, text: str) -> dict[str, bytes]:
+def _card(config: PushConfig, content: Mapping[str, Any], family: str, names: Sequence[str]) -> dict[str, bytes]:
     """The card to write: none where one that was edited by hand is to stay."""
-    path = inside(folder, card.FILE)
-    if path.exists() and not card.is_ours(_text(path)):
+    path = inside(Path(config.dir), card.FILE)
+    if path.exists() and not card.is_ours(leaks.text_of(path)):
         _warn(f"{path} was not written by scalearn, or edited since, and is sent as it is; remove it for a new one.")
         return {}
-    return {card.FILE: text.encode()}
+    if not (config.base_model or known_base(content)):
+        _warn(f"no hub id of the backbone {content['backbone']['name']!r} is known; pass --base-model for the card.")
+    options = {"family": family, "base_model": config.base_model, "license": config.license}
+    return {card.FILE: card.write(content, config.repo, names, **options).encode()}
 
 
 def _warn(text: str) -> None:
     print(f"scalearn: {printable(masked(text))}", file=sys.stderr)
-
-
-def _check(files: Mapping[str, Path], made: Mapping[str, bytes]) -> None:
-    """Checks that nothing that is sent gives a token or a place on this machine away.
-
-    Raises:
-      InputError: something does; it is not repeated.
-    """
-    from huggingface_hub import get_token
-
-    token = get_token()
-    texts = {name: content.decode() for name, content in made.items() if name == card.FILE}
-    texts |= {str(path): _text(path) for path in files.values()}
-    for where, text in texts.items():
-        if masked(text) != text or (token and token in text):
-            raise InputError(f"{where} holds a token or password, which must not be uploaded; take it out.")
-    for path in files.values():
-        if path.suffix == ".json" and (place := next(_places(read_json(path)), None)):
-            mend = "edit the file"
-            if path.name == "run.json":
-                mend = f"`scalearn export {path.parent} --format native --out DIR` makes a folder without"
-            raise InputError(f"{path} names a place on this machine, {shortened(place)!r}, for all to see; {mend}.")
-
-
-def _text(path: Path) -> str:
-    """The text of a file; of a file of weights its head, of a picture nothing."""
-    if path.suffix == ".safetensors":
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            return stream.read(min(length, MAX_BYTES)).decode("utf-8", "replace")
-    try:
-        return "" if path.suffix == ".png" else read_text(path, MAX_BYTES)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text; restore or remove it.") from error
-
-
-def _places(value: Any) -> Iterator[str]:
-    """All absolute paths in the texts of a JSON file."""
-    if isinstance(value, str):
-        yield from (match[0] for match in PLACE.finditer(value))
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _places(inner) if name not in _DESCRIBED else ()
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _places(inner)
 
 
 def as_text(result: Mapping[str, Any]) -> str:

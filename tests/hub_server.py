@@ -121,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         if f"models/{name}" in self.hub.repos:
             return self._send(409, json.dumps({"url": f"{self.hub.endpoint}/{name}"}).encode())
         self.hub.repos[f"models/{name}"] = Repo(private=wanted.get("visibility") == "private")
+        self.hub.add(f"models/{name}", {".gitattributes": b""})
         return self._json({"url": f"{self.hub.endpoint}/{name}"})
 
     def _valid(self, body, query):
@@ -156,7 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, body, query, kind, repo, revision="main"):
         if found := self._found(kind, repo, revision):
-            self._json({"id": repo, "sha": found[0], "siblings": [{"rfilename": name} for name in found[1]]})
+            names, private = [{"rfilename": name} for name in found[1]], self.hub.repos[f"{kind}/{repo}"].private
+            self._json({"id": repo, "sha": found[0], "private": private, "siblings": names})
 
     def _tree(self, body, query, kind, repo, revision):
         if found := self._found(kind, repo, revision):

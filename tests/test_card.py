@@ -5,7 +5,7 @@ import math
 import pytest
 from huggingface_hub import ModelCard
 
-from scalearn_jax import card
+from scalearn_jax import card, card_data
 from scalearn_jax.data.tasks import Task, get
 from tests import shareable
 
@@ -36,7 +36,7 @@ def test_scores_come_back_equal(task):
         for split in ("dev", "test")
     }
     described = content(task=get(task).to_dict(), scores=scores)
-    expected = card.eval_results(described)
+    expected = card_data.eval_results(described)
     key = lambda result: (result.dataset_split, result.metric_name)  # noqa: E731
     found = ModelCard(write(described)).data.eval_results
     assert sorted(found, key=key) == sorted(expected, key=key)
@@ -47,7 +47,7 @@ def test_scores_come_back_equal(task):
 
 def test_scores_that_are_no_numbers_are_left_out():
     described = content(scores={"dev": {"accuracy": math.nan}, "test": {"accuracy": "high", "other": 1.0}})
-    assert card.eval_results(described) == [] and "## Scores" not in write(described)
+    assert card_data.eval_results(described) == [] and "## Scores" not in write(described)
 
 
 def test_the_card_says_how_it_was_made_and_how_to_load_it():

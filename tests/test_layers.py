@@ -25,7 +25,8 @@ model methods
 convert
 run_info
 runs results
-portable provenance card
+portable provenance card_data
+card leaks
 checks train
 soup
 prepare
@@ -37,6 +38,7 @@ pipeline
 plan score_tables significance estimate
 comparison figures workload
 forecast
+fetch_record
 report explain listing offline outlook publish study_checks suggest doctor
 preview
 study flags

@@ -105,6 +105,8 @@ def test_shards_become_one_file(hub, tmp_path):
 
 
 def test_every_difference_is_named(hub, tmp_path):
+    with pytest.raises(InputError, match="fetched.json does not exist; pass the --out of the fetch"):
+        offline.check(FetchConfig(check=True))
     out = tmp_path / "carried"
     offline.fetch(FetchConfig(backbone=("org/tiny",), sources=("me/fold",), out=str(out)))
     assert offline.check(FetchConfig(check=True, out=str(out))).startswith("all as fetched")
@@ -142,6 +144,8 @@ def test_what_cannot_be_fetched_leaves_no_folder(hub, tmp_path):
         with pytest.raises(InputError, match=message):
             offline.fetch(FetchConfig(**dict(settings), out=str(tmp_path / "out")))
         assert not list(tmp_path.glob("out*"))
+    with pytest.raises(InputError, match="me/fold@a and me/fold@b would both be sources/me-fold; fetch them one after"):
+        offline.fetch(FetchConfig(sources=("me/fold@a", "me/fold@b")))
     for settings, message in ({}, "nothing to fetch"), ({"check": True, "tasks": ("x",)}, "leave out tasks"):
         with pytest.raises(InputError, match=message):
             FetchConfig(**settings)

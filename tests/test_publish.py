@@ -41,7 +41,7 @@ def push(folder, repo=REPO, **changes):
 
 def held(hub, repo=REPO, branch="main"):
     repository = hub.repos[f"models/{repo}"]
-    return repository.commits[repository.branches[branch]]
+    return {name: x for name, x in repository.commits[repository.branches[branch]].items() if name != ".gitattributes"}
 
 
 def test_what_is_pushed_is_pulled_bit_for_bit(hub, folder):
@@ -121,6 +121,8 @@ def test_a_pull_request_and_a_private_repository_arrive(hub, folder):
     assert json.loads(held(hub, branch="refs/pr/1")["scalearn.json"])["seed"] == 4
     push(folder, "me/open")
     assert not hub.repos["models/me/open"].private
+    with pytest.raises(InputError, match="could not upload to me/open: it is there already, and public; make it"):
+        push(folder, "me/open", private=True)
 
 
 def test_a_dry_run_writes_the_card_and_asks_nobody(hub, folder, capsys):

@@ -143,8 +143,8 @@ class TransferConfig(TrainConfig):
     targets: tuple[str, ...] = ()
     """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = ()
-    """Source adapters, folders or OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or AdapterHub's; method
-    single needs none."""
+    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
+    AdapterHub's; method single needs none."""
     method: str = "scalearn"
     """How sources are combined; see `scalearn list methods`."""
     omega_dropout: float | None = None

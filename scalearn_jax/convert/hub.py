@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scalearn_jax.convert.files import inside
-from scalearn_jax.convert.snapshot import download, is_id, reason, split_revision
+from scalearn_jax.convert.snapshot import download, explained, is_id, split_revision
 from scalearn_jax.errors import InputError
 
 # What a folder that is shared may hold: an adapter, a head, a fusion layer, a run, and what it says of itself.
@@ -84,14 +84,19 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
     return where, f"{repo}@{where.name}"
 
 
-def shareable(folder: Path) -> list[Path]:
+def shareable(folder: Path, *more: str) -> list[Path]:
     """Lists the files of a folder that an adapter or run may have, each checked to lie in it.
+
+    Args:
+      folder: the folder.
+      *more: names of files that count, too.
 
     Raises:
       InputError: one is a link that leads out of the folder, or no plain file.
     """
     names = sorted(path.name for path in folder.glob("*"))
-    return [inside(folder, name) for name in names if any(fnmatchcase(name, known) for known in (*FILES, *PICKLES))]
+    known = (*FILES, *PICKLES, *more)
+    return [inside(folder, name) for name in names if any(fnmatchcase(name, pattern) for pattern in known)]
 
 
 def upload(
@@ -110,16 +115,18 @@ def upload(
       The commit.
 
     Raises:
-      InputError: no network, no permission, or a name the hub refuses.
+      InputError: no network, no permission, a name the hub refuses, or a public repository where a private one is
+        asked for.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HTTPError
 
-    api = HfApi(library_name="scalearn-jax")
-    try:
+    api, what = HfApi(library_name="scalearn-jax"), f"could not upload to {repo}"
+    with explained(what):
         repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
-        added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        is_as_asked = not private or api.model_info(repo).private
+    if not is_as_asked:
+        raise InputError(f"{what}: it is there already, and public; make it private on its page, or drop --private.")
+    added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    with explained(what):
         done = api.create_commit(repo, added, commit_message=message, create_pr=create_pr)
-    except (OSError, ValueError, KeyError, HTTPError) as error:
-        raise InputError(f"could not upload to {repo}: {reason(error)}") from error
     return Commit(repo, done.oid, done.pr_url or done.commit_url)

@@ -1,13 +1,15 @@
 """Repositories of the Hugging Face hub: their ids, their files in the local cache, and why they cannot be had."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from scalearn_jax.errors import InputError, shortened
+from scalearn_jax.errors import InputError, masked
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
+_LONGEST = 300  # characters of what the hub says
 
 
 def is_id(text: str) -> bool:
@@ -75,14 +77,9 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: 
       InputError: they cannot be had: no such repository or revision, no permission, no network.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
 
-    try:
+    with explained(f"{what} could not be read from the hub (revision {revision or 'main'})"):
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError, HTTPError) as error:
-        raise InputError(
-            f"{what} could not be read from the hub (revision {revision or 'main'}): {reason(error)}"
-        ) from error
 
 
 def in_cache(repo: str, commit: str, kind: str = "model") -> Path:
@@ -93,15 +90,26 @@ def in_cache(repo: str, commit: str, kind: str = "model") -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "snapshots" / commit
 
 
-def reason(error: Exception) -> str:
-    """Says in one sentence what went wrong with the hub, and what to do.
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Words what the hub's own program raises.
 
     Args:
-      error: what its program raised.
+      what: could not be done, which begins the error.
 
-    Returns:
-      A sentence without any token.
+    Raises:
+      InputError: in place of its many errors, with what to do.
     """
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, HTTPError) as error:
+        raise InputError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Says in one sentence what went wrong with the hub, and what to do."""
     from huggingface_hub import constants, errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -125,4 +133,4 @@ def reason(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return shortened(str(error).strip().split("\n")[0]) or type(error).__name__
+    return masked(str(error).strip().split("\n")[0])[:_LONGEST] or type(error).__name__
