@@ -199,6 +199,9 @@ def test_what_cannot_be_read_is_one_line(hub, folder, capsys, monkeypatch):
         assert "could not upload to me/rte-fold: the hub cannot be reached" in capsys.readouterr().err
         with pytest.raises(InputError, match="the hub cannot be reached, and the cache lacks it; is there a network?"):
             runs.load_source("me/none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="could not upload to me/rte-fold: HF_HUB_OFFLINE is set; unset it where"):
+        push(folder)
 
 
 def test_other_things_than_adapters_are_named(hub):

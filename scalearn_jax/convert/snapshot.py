@@ -123,12 +123,16 @@ def _reason(error: Exception) -> str:
         return f"the hub does not know who you are (401); {LOG_IN}."
     if status == 403:
         return f"you may not do that there (403); {LOG_IN}, with a token of an account and of rights that may."
-    if constants.is_offline_mode() and isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+    is_absent = isinstance(error, errors.LocalEntryNotFoundError)  # the hub was not asked, or not reached
+    if constants.is_offline_mode() and is_absent:
         return "HF_HUB_OFFLINE is set, and the cache lacks it; run `scalearn fetch` for it where there is a network."
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it where there is a network."
     if isinstance(error, KeyError):
         return f"its answer lacks {error}; does HF_ENDPOINT name a hub?"
-    if status is None and isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | ConnectionError):
-        return f"the hub cannot be reached, and the cache lacks it; is there a network? ({_first_line(error)})"
+    if is_absent or (status is None and isinstance(error, errors.HTTPError | ConnectionError)):
+        lacks = ", and the cache lacks it" if is_absent else ""
+        return f"the hub cannot be reached{lacks}; is there a network? ({_first_line(error)})"
     return _first_line(error)
 
 
