@@ -1,6 +1,7 @@
 """The model card: read back by the hub's own parser, and nothing in it acts that came from a file."""
 
 import math
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -107,6 +108,9 @@ def test_nothing_from_a_file_acts():
             assert line.count("`") % 2 == 0
             assert all("<" not in part and "http://b" not in part for part in line.split("`")[::2])
     assert not fenced
+    tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", prose, re.M)]
+    bars = [{len(re.findall(r"(?<!\\)\|", line)) for line in table} for table in tables]
+    assert [len(counts) for counts in bars] == [1, 1, 1]  # scores, sources, fold: as many cells in every row
 
 
 def test_an_edited_card_is_told_from_one_of_ours():
