@@ -23,6 +23,8 @@ _EXPORTS = {
         "StudyConfig",
         "RunConfig",
         "ReportConfig",
+        "PushConfig",
+        "FetchConfig",
     ),
     "errors": ("InputError",),
     "data.tasks": ("TASKS", "Task"),
@@ -37,6 +39,8 @@ _EXPORTS = {
     "exchange": ("export_run", "import_source"),
     "study": ("run_study",),
     "report": ("make_report",),
+    "publish": ("push",),
+    "offline": ("fetch",),
     "typing": ("Batch",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -33,7 +33,7 @@ class Command(NamedTuple):
       config: name of its dataclass in ``config``.
       run: config -> exit code.
       about: one line of help.
-      positional: the field given without a flag.
+      positional: the field given without a flag, or several with blanks between.
       stages: commands of its own, which stand after its name; it then has neither config nor run.
       trains: whether it can be stopped and run again to go on.
     """
@@ -260,6 +260,21 @@ def _report(config) -> int:
     return 0
 
 
+def _push(config) -> int:
+    from scalearn_jax import listing, publish
+
+    result = publish.push(config)
+    print(listing.as_json(result) if config.json else publish.as_text(result))
+    return 0
+
+
+def _fetch(config) -> int:
+    from scalearn_jax import offline
+
+    print(offline.check(config) if config.check else offline.fetch(config))
+    return 0
+
+
 def _list(config) -> int:
     from scalearn_jax import listing
 
@@ -284,6 +299,8 @@ COMMANDS = {
         "RunConfig", _run, "run a study: every target with every method, then the table", "study", trains=True
     ),
     "report": Command("ReportConfig", _report, "tables and figures of a study's results", "dir"),
+    "push": Command("PushConfig", _push, "upload an adapter to the hub, with a model card", "dir repo"),
+    "fetch": Command("FetchConfig", _fetch, "fetch backbones, data and adapters, to work without a network"),
     "list": Command("ListConfig", _list, "list tasks, methods or backbones", "what"),
     "doctor": Command("DoctorConfig", _doctor, "check this machine: versions, devices, known problems"),
 }

@@ -20,6 +20,7 @@ import numpy as np
 from scalearn_jax import attribution, inference, methods, run_info, runs, tables
 from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
+from scalearn_jax.convert import hub
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json, write_text
@@ -38,9 +39,11 @@ def explain_run(config: ExplainConfig) -> str:
     Raises:
       InputError: a run of another method, a damaged one, another backbone, or missing data; nothing is written.
     """
+    if not config.out and hub.is_remote(config.run):
+        raise InputError(f"RUN {config.run} is no folder here; pass --out for what is written about a run of the hub.")
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
-    check_method(config.run, run_info.read_info(Path(config.run)))
+    check_method(config.run, run_info.read_info(hub.source_folder(config.run, flag="RUN")[0]))
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     run = run if config.seed is None else inference.only_seed(run, config.seed)
     where = dict(data_dir=config.data_dir, backbone=config.backbone)

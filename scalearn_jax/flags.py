@@ -19,7 +19,8 @@ from scalearn_jax.limits import no_secrets
 from scalearn_jax.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_FOLDERS = ("out", "data_dir", "run", "dir", "sources", "src", "head")
+_OWN = {"repo": "REPO", "sources": "SOURCE"}
+_FOLDERS = ("out", "data_dir", "run", "dir", "src", "head")
 _FILES = ("config", "input", "output", "study")
 
 
@@ -30,7 +31,8 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
       cls: a config dataclass.
       argv: the arguments after the command.
       prog: what help and errors call the command.
-      positional: a field that is given without a flag; without one, ``--config FILE`` is understood.
+      positional: a field that is given without a flag, or several with blanks between; without one, ``--config FILE``
+        is understood.
 
     Returns:
       An instance of ``cls``.
@@ -130,7 +132,8 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
     helps, hints, required, optional = field_help(cls), field_types(cls), [], []
     for field in dataclasses.fields(cls):
         default = given.get(field.name, field.default)
-        declared = _declare(field.name, hints[field.name], default, helps[field.name], field.name == positional)
+        unflagged = field.name in (positional or "").split()
+        declared = _declare(field.name, hints[field.name], default, helps[field.name], unflagged)
         if default is dataclasses.MISSING:
             required.append((field.name, declared))
         else:
@@ -163,6 +166,8 @@ def _placeholder(name: str, declared: Any) -> str | None:
     if origin is tuple:
         item = _placeholder(name, arguments[0])
         return f"{item} [{item} ...]"
+    if name in _OWN:
+        return _OWN[name]
     return "DIR" if name in _FOLDERS else "FILE" if name in _FILES else _PLACEHOLDERS.get(declared)
 
 

@@ -28,6 +28,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json, write_json
 
 FILE, FORMAT = "scalearn.json", 1
+# An absolute path, or one from a home folder, as a word of a text.
+PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
 
 
 def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]:
@@ -62,14 +64,14 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
     }
 
 
-def without_places(command: str) -> str:
-    """Cuts the paths in a command line down to their last parts.
+def without_places(text: str) -> str:
+    """Takes the folders of this machine out of a text; the last part of each path stays.
 
     Example:
-      >>> without_places("scalearn transfer --out=/home/me/runs/a --target glue/rte --backbone ../b")
-      'scalearn transfer --out=a --target glue/rte --backbone b'
+      >>> without_places("scalearn fold /home/me/runs/rte --out=~/rte-fold --name glue/rte")
+      'scalearn fold rte --out=rte-fold --name glue/rte'
     """
-    return re.sub(r"(?<![^\s=])(?:~?/|\.{1,2}/|[A-Za-z]:\\)(?:\S*[/\\])?(?=[^\s/\\])", "", command)
+    return PLACE.sub(lambda path: re.split(r"[\\/]", path[0].rstrip("\\/"))[-1], text)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def public_place(source: dict[str, Any]) -> str | None:
 
 def _scores(folder: Path, seed: int) -> dict[str, Any]:
     path = folder / "results.json"
-    results = read_json(path)["seeds"] if path.exists() else {}
+    results = read_json(path).get("seeds") if path.exists() else {}
     entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 

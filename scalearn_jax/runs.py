@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import run_info, tree
-from scalearn_jax.convert import adapterhub, hf
+from scalearn_jax.convert import adapterhub, hf, hub
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
+from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, masked
 from scalearn_jax.model import ModelSpec
@@ -53,7 +54,7 @@ class Source:
 
     Attributes:
       name: its task.
-      path: its folder.
+      path: its folder, or ``OWNER/NAME@COMMIT`` of the hub.
       adapter: the tree, [L d r] and so on.
       non_linearity: its phi.
       backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
@@ -81,13 +82,13 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     """Reads a source adapter from a stage-1 run folder or an AdapterHub folder, told apart by content.
 
     Args:
-      path: the folder.
+      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
       allow_pickle: whether to read an AdapterHub folder without safetensors.
 
     Raises:
-      InputError: the folder is neither, or is damaged.
+      InputError: the folder is neither, or is damaged; or the hub cannot give it.
     """
-    folder = Path(path)
+    folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
         family, base_model = config["model_type"], config["model_name"]
@@ -95,11 +96,14 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     if not (folder / "run.json").exists():
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
-            " pass a folder written by `scalearn train-adapter`."
+            f" {_instead(folder)}."
         )
     info = run_info.read_info(folder)
     if info["method"] != "single":
-        raise InputError(f"--sources {path}: holds a {info['method']!r} run, expected a single adapter.")
+        raise InputError(
+            f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
+            " of most runs."
+        )
     spec, task = run_info.read_spec(folder, info)
     weights = load_tensors(folder / f"seed-{info['seeds'][0]}.safetensors")
     run_info.check_leaves(
@@ -107,6 +111,13 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     )
     adapter = banks.select(tree.unflatten(weights)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
+
+
+def _instead(folder: Path) -> str:
+    """What to do about a folder that holds no adapter."""
+    if (folder / "adapter_fusion_config.json").exists():
+        return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
+    return "pass a folder written by `scalearn train-adapter`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +143,7 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     """Reads a run folder and its backbone.
 
     Args:
-      path: the folder.
+      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
       backbone: where the backbone lies now, if not where it lay in training.
       allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not count.
       headless: whether the run may be without a head, which some imported ones are.
@@ -143,7 +154,7 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    folder = Path(path)
+    folder, _ = hub.source_folder(path, flag="RUN", allow_pickle=allow_pickle)
     info = run_info.read_info(folder)
     spec, task = run_info.read_spec(folder, info)
     if not (spec.heads or headless):
@@ -180,8 +191,9 @@ def _checked_backbone(path: str, info: dict[str, Any], override: str | None, all
 def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
     """Pins where a backbone lies: an absolute folder, or a hub id with the commit that was read."""
     where = hf.folder(path, revision)
-    local = os.path.isdir(os.path.expanduser(path))
-    return {"path": str(where.resolve()) if local else path, "revision": None if local else where.name}
+    if os.path.isdir(os.path.expanduser(path)):
+        return {"path": str(where.resolve()), "revision": None}
+    return {"path": split_revision(path)[0], "revision": where.name}
 
 
 def load_backbone(

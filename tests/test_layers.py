@@ -15,6 +15,7 @@ extrapolation limits memory problems schema tables tree
 config caches out_of_memory progress published signals
 folders losses checkpoint
 checkpoints
+convert.snapshot
 convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle
 data
 metrics
@@ -24,7 +25,8 @@ model methods
 convert
 run_info
 runs results
-portable provenance
+portable provenance card_data
+card leaks
 checks train
 soup
 prepare
@@ -36,7 +38,8 @@ pipeline
 plan score_tables significance estimate
 comparison figures workload
 forecast
-report explain listing outlook study_checks suggest doctor
+fetch_record
+report explain listing offline outlook publish study_checks suggest doctor
 preview
 study flags
 cli

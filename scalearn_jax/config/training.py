@@ -13,7 +13,7 @@ class TrainConfig(Config):
     """What both stages share."""
 
     backbone: str
-    """Folder or hub id of the pretrained encoder."""
+    """Folder or hub id, with or without @REVISION, of the pretrained encoder."""
     revision: str | None = None
     """Commit, tag or branch of a hub backbone; pin it for exact repeats."""
     allow_pickle: bool = False
@@ -143,7 +143,8 @@ class TransferConfig(TrainConfig):
     targets: tuple[str, ...] = ()
     """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = ()
-    """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub's; method single needs none."""
+    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
+    AdapterHub's; method single needs none."""
     any_base_model: bool = False
     """Use sources that say they were trained on a base model of another name than the backbone."""
     method: str = "scalearn"

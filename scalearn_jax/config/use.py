@@ -20,7 +20,7 @@ class EvaluateConfig(Config):
     """Score a finished run on a split."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     split: Literal["train", "dev", "test"] = "test"
     """Which split."""
     data_dir: str | None = None
@@ -45,7 +45,7 @@ class PredictConfig(Config):
     """Write labels with probabilities for the rows of a file."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     input: str
     """File with the task's text columns: .jsonl, .jsonl.gz, .csv or .parquet."""
     output: str
@@ -70,7 +70,7 @@ class ExplainConfig(Config):
     """Say which sources help a finished ScaLearn run."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     out: str | None = None
     """Folder for the tables and figures; by default RUN/explain."""
     split: Literal["dev", "test"] = "dev"

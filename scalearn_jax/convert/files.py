@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax.convert.safetensors_io import load_tensors
+from scalearn_jax.convert.snapshot import download, pinned
 from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json
@@ -52,7 +53,7 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
     """Finds a checkpoint: a local folder as it is, or a snapshot of a hub repository.
 
     Args:
-      path_or_id: folder or hub id.
+      path_or_id: folder or hub id, which may end in ``@REVISION``.
       revision: branch, tag or commit on the hub.
       allow_pickle: whether to fetch ``pytorch_model.bin`` where the hub has no safetensors.
 
@@ -67,23 +68,12 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
         return checked(local)
     if local.is_absolute() or local.exists() or str(path_or_id).startswith((".", "~")):
         raise InputError(f"backbone {path_or_id} is not a folder; expected config.json and model.safetensors in it.")
-    where = _snapshot(path_or_id, revision, FILES)
+    repo, revision = pinned(str(path_or_id), revision)
+    what = f"backbone {repo!r} is no local folder and"
+    where = download(repo, revision, FILES, what=what)
     if allow_pickle and not any((where / name).exists() for name in (WEIGHTS, INDEX)):
-        where = _snapshot(path_or_id, where.name, (PICKLE,))  # of the same commit, whatever the branch is now
+        where = download(repo, where.name, (PICKLE,), what=what)  # of the same commit, whatever the branch is now
     return checked(where)
-
-
-def _snapshot(path_or_id: str | Path, revision: str | None, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:  # the hub's own errors derive from these
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"backbone {path_or_id!r} is no local folder and could not be read from the hub"
-            f" (revision {revision or 'main'}): {reason}"
-        ) from error
 
 
 def checked(where: Path) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from scalearn_jax.convert.snapshot import download
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
@@ -151,7 +152,7 @@ def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table,
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = _hub_files(task) if data_dir is None else _local_files(task, Path(data_dir))
+    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, Path(data_dir))
     for split, paths in files.items():
         if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])
@@ -187,22 +188,38 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     return {split: [path for path in candidates if path.is_file()][:1] for split, candidates in paths.items()}
 
 
-def _hub_files(task: Task) -> dict[str, list[Path]]:
+def hub_folder(task: Task) -> Path:
+    """Fetches the files of a task's data set into the hub's cache, or finds them there.
+
+    Args:
+      task: the row, which names the data set.
+
+    Returns:
+      The folder, whose name is the commit.
+
+    Raises:
+      InputError: the row names none, or it cannot be had.
+    """
     if task.hub is None:
         raise InputError(f"task {task.name} names no hub data set; pass --data-dir with the folder of its files.")
-    from huggingface_hub import snapshot_download
-
-    repo, revision = task.hub.repo, task.hub.revision
+    what = f"task {task.name}: no --data-dir is given, and its data set {task.hub.repo!r}"
     patterns = [pattern for _, pattern in task.hub.files]
+    return download(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")
+
+
+def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
+    """Lists the files of each split in what ``hub_folder`` found.
+
+    Raises:
+      InputError: a split has none.
+    """
     try:
-        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns))
         files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
-    except (OSError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"task {task.name}: data set {repo!r} could not be read from the hub ({reason}); pass --data-dir instead."
-        ) from error
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; mend the patterns.") from error
     for split, pattern in task.hub.files:
         if not files[split]:
-            raise InputError(f"task {task.name}: data set {repo!r} has no file {pattern!r} for split {split!r}.")
+            raise InputError(
+                f"task {task.name}: data set {task.hub.repo!r} has no file {pattern!r} for split {split!r}."
+            )
     return files

@@ -1,0 +1,182 @@
+"""The model card of a shared folder: what ``scalearn.json`` says, as the hub's metadata and as text.
+
+Much of it comes from files that anyone may have written. So names stand in code spans, in which nothing acts, and what
+goes into the metadata is either one of our own words or has been checked to be a plain name.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scalearn_jax.card_data import known_base, metadata, scores
+from scalearn_jax.errors import masked, printable
+
+FILE = "README.md"
+_MARK = "<!-- written by scalearn push: {} -->\n"
+_MOST = 300  # characters of a name, a value or a command
+_COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
+_ABOUT = {
+    "adapter": "an adapter",
+    "fold": "one ordinary adapter, into which several scaled source adapters were folded exactly,",
+    "fusion": "an AdapterFusion layer",
+}
+
+
+def write(
+    content: Mapping[str, Any],
+    repo: str,
+    files: Sequence[str],
+    *,
+    family: str,
+    base_model: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Writes the card.
+
+    Args:
+      content: as ``provenance.read`` gives it.
+      repo: id of the repository, OWNER/NAME.
+      files: names of what is beside it, which tell the format and whether there is a figure.
+      family: model family of the backbone, a key of ``BACKBONES``.
+      base_model: hub id of the backbone, where ``content`` names none.
+      license: the hub's short name of it.
+
+    Returns:
+      The text of ``README.md``; ``is_ours`` knows it again.
+    """
+    base = base_model or known_base(content)
+    parts = [
+        f"---\n{metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
+        f"# {repo.partition('/')[2]}\n",
+        _summary(content, files, base),
+        _usage(content, repo, files, base),
+        *_scores(content),
+        *_origin(content, files),
+        *_fold(content),
+        _made_with(content),
+    ]
+    text = "\n".join(parts)
+    return text + _MARK.format(_digest(text))
+
+
+def is_ours(text: str) -> bool:
+    """Whether a card is just as ``write`` made it, and may be written anew; one that was edited is kept.
+
+    Example:
+      >>> is_ours("# My own words")
+      False
+    """
+    found = re.search(_MARK.format("([0-9a-f]{12})") + r"\Z", text)
+    return bool(found) and found[1] == _digest(text[: found.start()])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def inert(value: Any) -> str:
+    """Makes a code span of anything from a file.
+
+    Example:
+      >>> inert("a` <script>")
+      "`a' <script>`"
+    """
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    """One line without what would end a code span or block."""
+    text = printable(masked(" ".join(str(value).split()))).replace("`", "'")
+    return (text if len(text) <= _MOST else f"{text[:_MOST]}...") or " "
+
+
+def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None) -> str:
+    task, backbone = content["task"], content["backbone"]
+    what = "a finished run of `scalearn_jax`" if "run.json" in files else _ABOUT[content["kind"]]
+    about = f"This is {what} for {inert(task.name)} ({task.kind}) over "
+    if base:
+        revision = f" at revision {inert(backbone['revision'])}" if backbone["revision"] else ""
+        over = f"[`{base}`](https://huggingface.co/{base}){revision}"
+    else:
+        over = f"the encoder {inert(backbone['name'])}, which lay in a local folder: no id on the hub is known"
+    labels = f" Its labels, by id: {', '.join(map(inert, task.labels))}." if 0 < len(task.labels) <= 50 else ""
+    return f"{about}{over} (content hash {inert(backbone['hash'][:12])}).{labels}\n"
+
+
+def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:
+    blocks = []
+    if "run.json" not in files:
+        blocks = [("In [`adapters`](https://docs.adapterhub.ml) (PyTorch)", _in_adapters(content, repo, base))]
+    if content["kind"] != "fusion" or "run.json" in files:
+        predict = f'scalearn_jax.Predictor.load("{repo}").predict(texts)'
+        blocks.append(("In `scalearn_jax` (JAX)", ["import scalearn_jax", "", predict]))
+    code = "\n".join(f"{title}:\n\n```python\n{chr(10).join(lines)}\n```\n" for title, lines in blocks)
+    if content["kind"] == "fusion" or ("run.json" in files and content["method"] != "single"):
+        return f"## Use\n\n{code}"
+    flag = f"scalearn transfer --sources {repo} ..."
+    return f"## Use\n\n{code}\nAs a source of another task; a commit, `{repo}@COMMIT`, pins it:\n\n```sh\n{flag}\n```\n"
+
+
+def _in_adapters(content: Mapping[str, Any], repo: str, base: str | None) -> list[str]:
+    lines = ["from adapters import AutoAdapterModel", ""]
+    lines += [f'model = AutoAdapterModel.from_pretrained("{base or "FOLDER-OR-ID-OF-THE-ENCODER"}")']
+    if content["kind"] != "fusion":
+        return [*lines, f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
+    lines = ["from huggingface_hub import snapshot_download", *lines, "# load its source adapters first, listed below"]
+    return [*lines, f'model.load_adapter_fusion(snapshot_download("{repo}"), use_safetensors=True, set_active=True)']
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *escaped]) + "\n"
+
+
+def _scores(content: Mapping[str, Any]) -> list[str]:
+    rows = [[ours, split, inert(metric), f"{value:.4f}"] for ours, split, metric, value in scores(content)]
+    if not rows:
+        return []
+    note = ""
+    if any(row[:2] == ["dev", "train"] for row in rows):
+        note = "\n`dev` is a tenth of the published training set, which was held out.\n"
+    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score'], rows)}{note}"]
+
+
+def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
+    numbers = [(what, content["parameters"].get(name)) for name, what in _COUNTS.items()]
+    counts = "".join(f"; {number:,} {what}" for what, number in numbers if type(number) is int)
+    text = f"## How it was made\n\nMethod {inert(content['method'])}, seed {content['seed']}{counts}.\n"
+    rows = [
+        [
+            inert(source.get("name")),
+            inert(source.get("place") or "not published"),
+            inert(str(source.get("hash") or "")[:12]),
+        ]
+        for source in content["sources"]
+    ]
+    parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
+    if "omega.png" in files:
+        parts.append("![Learned scale of each source in each layer](omega.png)\n")
+    return parts
+
+
+def _fold(content: Mapping[str, Any]) -> list[str]:
+    """What a fold checked and lost, as it reports it."""
+    report = content.get("fold")
+    if not isinstance(report, dict) or not report:
+        return []
+    return [f"## Fold\n\n{_table(['fact', 'value'], [[inert(name), inert(value)] for name, value in _facts(report)])}"]
+
+
+def _facts(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested facts, each with a dotted name."""
+    for name, value in report.items():
+        if isinstance(value, dict):
+            yield from _facts(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _made_with(content: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{inert(name)} {inert(version)}" for name, version in content["versions"].items())
+    return f"## Made with\n\n{versions}\n\n```sh\n{_plain(content['command'])}\n```\n"

@@ -1,0 +1,137 @@
+"""What a model card tells the hub's search: its metadata, with the scores as the hub keeps them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scalearn_jax.convert.snapshot import is_id
+from scalearn_jax.data.task import Task
+
+# A task's kind -> the hub's name of what a model for it does.
+_PIPELINES = {"choice": "multiple-choice"}
+# Our metrics -> the hub's.
+_METRICS = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "macro_f1": "f1",
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "exact_match": "exact_match",
+}
+_LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": ["en", "es", "fr"]}
+
+
+def metadata(
+    content: Mapping[str, Any], repo: str, files: Sequence[str], *, family: str, base: str | None, license: str | None
+) -> str:
+    """Writes the metadata of a card.
+
+    Args:
+      content: as ``provenance.read`` gives it.
+      repo: id of the repository, OWNER/NAME.
+      files: names of what is beside the card, which tell the format.
+      family: model family of the backbone.
+      base: hub id of the backbone, where it has one.
+      license: the hub's short name of it.
+
+    Returns:
+      YAML, without the lines around it.
+    """
+    from huggingface_hub import ModelCardData
+
+    task: Task = content["task"]
+    is_hub_format = "run.json" not in files
+    ours = "adapter-transformers" if is_hub_format else "scalearn-jax"
+    tags = [*([ours, f"adapterhub:{task.name}"] if is_hub_format else []), "scalearn", family]
+    dataset, results = _dataset(task), eval_results(content)
+    return ModelCardData(
+        base_model=base,
+        base_model_relation="adapter" if base else None,
+        library_name=ours,
+        pipeline_tag=_pipeline(task),
+        tags=tags,
+        license=license,
+        language=_LANGUAGES.get(task.name.partition("/")[0]),
+        datasets=[dataset] if dataset else None,
+        metrics=list(dict.fromkeys(_METRICS.get(metric, metric) for metric in task.metrics)),
+        eval_results=results or None,
+        model_name=repo.partition("/")[2] if results else None,
+    ).to_yaml()
+
+
+def known_base(content: Mapping[str, Any]) -> str | None:
+    """The hub id of the backbone; ``None`` where it was a local folder.
+
+    Example:
+      >>> known_base({"backbone": {"name": "org/base", "revision": "0f", "hash": ""}})
+      'org/base'
+    """
+    backbone = content["backbone"]
+    name = backbone["name"]
+    is_name = is_id(name) or is_id(f"owner/{name}")  # the oldest models have no owner
+    return name if backbone["revision"] and is_name else None
+
+
+def eval_results(content: Mapping[str, Any]) -> list[Any]:
+    """Lists the scores as the hub keeps them.
+
+    Args:
+      content: as ``provenance.read`` gives it.
+
+    Returns:
+      ``huggingface_hub.EvalResult`` of each finite score, by the split that the data set's publishers call it.
+    """
+    from huggingface_hub import EvalResult
+
+    task: Task = content["task"]
+    dataset = _dataset(task)
+    return [
+        EvalResult(
+            task_type=_pipeline(task),
+            dataset_type=dataset or task.name,
+            dataset_name=task.name,
+            dataset_config=task.name.rpartition("/")[2] if dataset else None,
+            dataset_split=split,
+            metric_type=_METRICS.get(metric, metric),
+            metric_name=f"{ours} {metric}",
+            metric_value=value,
+        )
+        for ours, split, metric, value in scores(content)
+        if (ours, split) != ("dev", _split(task, "test"))  # the very examples of the test scores
+    ]
+
+
+def scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Lists the scores that are numbers, as (our split, what its publishers call it, metric, value).
+
+    Args:
+      content: as ``provenance.read`` gives it.
+    """
+    task: Task = content["task"]
+    for ours in ("test", "dev"):
+        scores = content["scores"].get(ours)
+        for metric in task.metrics if isinstance(scores, dict) else ():
+            value = scores.get(metric)
+            if type(value) in (int, float) and math.isfinite(value):
+                yield ours, _split(task, ours), metric, float(value)
+
+
+def _split(task: Task, ours: str) -> str:
+    """What the publishers of a data set call our split."""
+    if task.split_rule == "validation":
+        return "validation"
+    if task.hub is None:
+        return ours
+    has_test = task.split_rule == "files" and "test" in dict(task.hub.files)
+    return {"dev": "validation", "test": "test"}[ours] if has_test else {"dev": "train", "test": "validation"}[ours]
+
+
+def _dataset(task: Task) -> str | None:
+    return task.hub.repo if task.hub and is_id(task.hub.repo) else None
+
+
+def _pipeline(task: Task) -> str:
+    return _PIPELINES.get(task.kind, "text-classification")

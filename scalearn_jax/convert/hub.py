@@ -1,0 +1,132 @@
+"""Adapters and runs on the Hugging Face hub: fetched as folders, and uploaded from folders."""
+
+import os.path
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from scalearn_jax.convert.files import inside
+from scalearn_jax.convert.snapshot import download, explained, is_id, split_revision
+from scalearn_jax.errors import InputError
+
+# What a folder that is shared may hold: an adapter, a head, a fusion layer, a run, and what it says of itself.
+FILES = (
+    *("adapter_config.json", "adapter.safetensors"),
+    *("head_config.json", "model_head.safetensors", "head.safetensors"),
+    *("adapter_fusion_config.json", "model_adapter_fusion.safetensors"),
+    *("run.json", "results.json", "seed-*.safetensors", "frozen.safetensors"),
+    "scalearn.json",
+)
+# Read only where they are allowed; never uploaded.
+PICKLES: Mapping[str, Sequence[str]] = {
+    "pytorch_adapter.bin": ("adapter.safetensors",),
+    "pytorch_model_head.bin": ("model_head.safetensors", "head.safetensors"),
+}
+
+
+class Commit(NamedTuple):
+    """What an upload made.
+
+    Attributes:
+      repo: id of the repository.
+      revision: its commit.
+      url: page of the commit, or of the pull request.
+    """
+
+    repo: str
+    revision: str
+    url: str
+
+
+def is_remote(path_or_id: str) -> bool:
+    """Whether a name is one of the hub: OWNER/NAME, with or without a revision, and no folder here.
+
+    Example:
+      >>> is_remote("AdapterHub/rte@v1"), is_remote("/tmp"), is_remote("runs/glue/rte")
+      (True, False, False)
+    """
+    return is_id(path_or_id.partition("@")[0]) and not os.path.lexists(os.path.expanduser(path_or_id))
+
+
+def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> tuple[Path, str]:
+    """Finds an adapter or a run: a local folder as it is, or a repository of the hub, in its cache.
+
+    Args:
+      path_or_id: a folder, or ``OWNER/NAME[@REVISION]``.
+      flag: what names it on the command line, for errors.
+      allow_pickle: whether to fetch pickles where the hub has no safetensors.
+
+    Returns:
+      The folder, which need not exist where a path is given, and its place: the path as given, or
+      ``OWNER/NAME@COMMIT``.
+
+    Raises:
+      InputError: it is on no hub within reach, or holds none of the files that an adapter or run has.
+
+    Example:
+      >>> source_folder("AdapterHub/roberta-base-pf-rte@main", flag="--sources")[1]  # doctest: +SKIP
+      'AdapterHub/roberta-base-pf-rte@6f3c...'
+    """
+    if not is_remote(path_or_id):
+        return Path(path_or_id), path_or_id
+    repo, revision = split_revision(path_or_id)
+    what = f"{flag} {path_or_id}: no such folder is here, and {repo!r}"
+    where = download(repo, revision, FILES, what=what)
+    pickles = [name for name, others in PICKLES.items() if not any((where / other).exists() for other in others)]
+    if allow_pickle and pickles:
+        where = download(repo, where.name, (*FILES, *pickles), what=what)  # the same commit, wherever a branch is now
+    if not shareable(where):
+        raise InputError(
+            f"{flag} {path_or_id}: the repository holds no adapter and no run; expected adapter_config.json or run.json"
+            " at its top."
+        )
+    return where, f"{repo}@{where.name}"
+
+
+def shareable(folder: Path, *more: str) -> list[Path]:
+    """Lists the files of a folder that an adapter or run may have, each checked to lie in it.
+
+    Args:
+      folder: the folder.
+      *more: names of files that count, too.
+
+    Raises:
+      InputError: one is a link that leads out of the folder, or no plain file.
+    """
+    names = sorted(path.name for path in folder.glob("*"))
+    known = (*FILES, *PICKLES, *more)
+    return [inside(folder, name) for name in names if any(fnmatchcase(name, pattern) for pattern in known)]
+
+
+def upload(
+    files: Mapping[str, Path], repo: str, *, message: str, private: bool = False, create_pr: bool = False
+) -> Commit:
+    """Uploads files in one commit; the repository is made where there is none.
+
+    Args:
+      files: name in the repository -> file.
+      repo: its id, OWNER/NAME.
+      message: of the commit.
+      private: whether a new repository is private.
+      create_pr: whether to open a pull request instead of writing to ``main``.
+
+    Returns:
+      The commit.
+
+    Raises:
+      InputError: no network, no permission, a name the hub refuses, or a public repository where a private one is
+        asked for.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api, what = HfApi(library_name="scalearn-jax"), f"could not upload to {repo}"
+    with explained(what):
+        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+        is_as_asked = not private or api.model_info(repo).private
+    if not is_as_asked:
+        raise InputError(f"{what}: it is there already, and public; make it private on its page, or drop --private.")
+    added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+    with explained(what):
+        done = api.create_commit(repo, added, commit_message=message, create_pr=create_pr)
+    return Commit(repo, done.oid, done.pr_url or done.commit_url)

@@ -1,0 +1,140 @@
+"""Repositories of the Hugging Face hub: their ids, their files in the local cache, and why they cannot be had."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from scalearn_jax.errors import InputError, masked
+
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
+_LONGEST = 300  # characters of what the hub says
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a repository's id: OWNER/NAME.
+
+    Example:
+      >>> is_id("AdapterHub/rte"), is_id("./rte"), is_id("runs/glue/rte")
+      (True, False, False)
+    """
+    return bool(re.fullmatch(f"{_OWN}/{_OWN}", text, re.ASCII))
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Splits ``ID@REVISION``; the revision is a branch, tag or commit.
+
+    Args:
+      name: with a revision or without.
+
+    Returns:
+      The id, and the revision or ``None``.
+
+    Raises:
+      InputError: nothing on one side of the ``@``.
+
+    Example:
+      >>> split_revision("AdapterHub/rte@v1"), split_revision("AdapterHub/rte")
+      (('AdapterHub/rte', 'v1'), ('AdapterHub/rte', None))
+    """
+    repo, at, revision = name.partition("@")
+    if at and not (repo and revision):
+        raise InputError(f"{name!r}: expected OWNER/NAME@REVISION, with a branch, tag or commit after the @.")
+    return repo, revision or None
+
+
+def pinned(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Joins the two ways to name a revision: after an id's ``@``, and on its own.
+
+    Raises:
+      InputError: they differ.
+
+    Example:
+      >>> pinned("FacebookAI/roberta-base@main", None)
+      ('FacebookAI/roberta-base', 'main')
+    """
+    repo, own = split_revision(name)
+    if own and revision and own != revision:
+        raise InputError(f"{name} and --revision {revision} name different revisions; give one of them.")
+    return repo, own or revision
+
+
+def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: str, kind: str = "model") -> Path:
+    """Downloads files of one commit of a repository, or finds them in the hub's cache.
+
+    Args:
+      repo: its id.
+      revision: branch, tag or commit; ``None`` for ``main``.
+      patterns: of the files' names.
+      what: what is looked for, which begins the error.
+      kind: ``"model"`` or ``"dataset"``.
+
+    Returns:
+      The folder of the files, whose name is the commit.
+
+    Raises:
+      InputError: they cannot be had: no such repository or revision, no permission, no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    with explained(f"{what} could not be read from the hub (revision {revision or 'main'})"):
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
+
+
+def in_cache(repo: str, commit: str, kind: str = "model") -> Path:
+    """Names the folder in the hub's cache that holds what was fetched of a commit; it need not be there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "snapshots" / commit
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Words what the hub's own program raises.
+
+    Args:
+      what: could not be done, which begins the error.
+
+    Raises:
+      InputError: in place of its many errors, with what to do.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, HTTPError) as error:
+        raise InputError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Says in one sentence what went wrong with the hub, and what to do."""
+    from huggingface_hub import constants, errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"access to it must be granted; ask for it on its page, then {LOG_IN}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "it has no such revision; name a branch, tag or commit of it."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no such repository, or it is private; check the name, and for a private one {LOG_IN}."
+    if status == 401:
+        return f"the hub does not know who you are (401); {LOG_IN}."
+    if status == 403:
+        return f"you may not do that there (403); {LOG_IN}, with a token of an account and of rights that may."
+    is_absent = isinstance(error, errors.LocalEntryNotFoundError)  # the hub was not asked, or not reached
+    if constants.is_offline_mode() and is_absent:
+        return "HF_HUB_OFFLINE is set, and the cache lacks it; run `scalearn fetch` for it where there is a network."
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it where there is a network."
+    if isinstance(error, KeyError):
+        return f"its answer lacks {error}; does HF_ENDPOINT name a hub?"
+    if is_absent or (status is None and isinstance(error, errors.HTTPError | ConnectionError)):
+        lacks = ", and the cache lacks it" if is_absent else ""
+        return f"the hub cannot be reached{lacks}; is there a network? ({_first_line(error)})"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return masked(str(error).strip().split("\n")[0])[:_LONGEST] or type(error).__name__

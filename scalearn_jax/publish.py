@@ -1,0 +1,185 @@
+"""``scalearn push``: uploads a folder that `scalearn fold` or `scalearn export` made, with a model card.
+
+Only the files that such a folder is known to have are sent, and only after none of them was found to hold a token or
+to name a place on this machine.
+"""
+
+import dataclasses
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scalearn_jax import card, leaks, provenance, run_info, runs, tables
+from scalearn_jax.attribution import VARIANTS
+from scalearn_jax.card_data import known_base
+from scalearn_jax.config import PushConfig
+from scalearn_jax.convert import hub
+from scalearn_jax.convert.files import inside, read_settings
+from scalearn_jax.errors import InputError, masked, printable, unknown
+from scalearn_jax.figures import omega
+from scalearn_jax.files import write_bytes
+from scalearn_jax.memory import words
+from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.schema import check_values, field_types, problems, required_fields
+
+FIGURE = "omega.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """What a card is made of, beside the task and the backbone."""
+
+    kind: Literal["adapter", "fusion", "fold"]
+    method: str
+    seed: int
+    sources: tuple[dict[str, Any], ...]
+    parameters: dict[str, Any]
+    scores: dict[str, Any]
+    versions: dict[str, Any]
+    command: str
+
+
+def push(config: PushConfig) -> dict[str, Any]:
+    """Uploads a folder with a model card; a dry run only writes the card and lists what would be sent.
+
+    A card that was edited by hand is sent as it is.
+
+    Args:
+      config: see ``PushConfig``.
+
+    Returns:
+      ``dir``, ``repo``, ``files`` (name -> bytes), ``left_out``, ``written`` (names of what was written into the
+      folder), and of an upload ``commit``, ``url`` and ``use``, the command that uses it.
+
+    Raises:
+      InputError: no such folder, a token or a place on this machine in it, or what the hub refuses; nothing is sent.
+
+    Example:
+      >>> push(PushConfig(dir="out/rte", repo="me/rte", dry_run=True))["written"]  # doctest: +SKIP
+      ['README.md']
+    """
+    folder = Path(config.dir)
+    content, family = describe(folder)
+    kept = {path.name: path for path in hub.shareable(folder, FIGURE) if path.name not in hub.PICKLES}
+    made = {} if FIGURE in kept else _figure(folder)
+    made |= _card(config, content, family, [*kept, *made])
+    if card.FILE not in made:
+        kept[card.FILE] = inside(folder, card.FILE)
+    leaks.check(list(kept.values()), {name: text.decode() for name, text in made.items() if name == card.FILE})
+    for name, written in made.items():
+        write_bytes(folder / name, written)
+    files = kept | {name: folder / name for name in made}
+    result = {
+        "dir": config.dir,
+        "repo": config.repo,
+        "files": {name: path.stat().st_size for name, path in files.items()},
+        "left_out": sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in files),
+        "written": list(made),
+    }
+    return result if config.dry_run else result | _send(config, content, files)
+
+
+def _send(config: PushConfig, content: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:
+    message = config.message or f"Upload {content['task'].name} with scalearn"
+    done = hub.upload(files, config.repo, message=message, private=config.private, create_pr=config.create_pr)
+    return {"commit": done.revision, "url": done.url, "use": _use(f"{done.repo}@{done.revision}", content, files)}
+
+
+def _use(place: str, content: Mapping[str, Any], files: Mapping[str, Path]) -> str:
+    """The command that uses what was sent."""
+    if "run.json" in files and content["method"] != "single":
+        return f"scalearn evaluate {place}"
+    if content["kind"] == "fusion":
+        return f"scalearn import {place} --out DIR"
+    return f"scalearn transfer --sources {place} ..."
+
+
+def describe(folder: Path) -> tuple[dict[str, Any], str]:
+    """Reads what a folder says of itself.
+
+    Args:
+      folder: made by ``scalearn fold`` or ``scalearn export``, or a run folder.
+
+    Returns:
+      The content of ``scalearn.json``, or what it would be of a run, and the backbone's model family.
+
+    Raises:
+      InputError: no such folder, or a damaged one.
+    """
+    content = provenance.read(folder)
+    if (folder / "run.json").exists():
+        content, family = _of_run(folder, content)
+    elif content:
+        name = "adapter_fusion_config.json" if content.get("kind") == "fusion" else "adapter_config.json"
+        family = read_settings(folder, name).get("model_type")
+    else:
+        raise InputError(
+            f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
+            " `scalearn export`."
+        )
+    if not isinstance(family, str) or family not in BACKBONES:
+        raise unknown("model_type", family, BACKBONES, where=str(folder))
+    _, found = check_values(_Described, {name: content[name] for name in field_types(_Described) if name in content})
+    found += [f"missing key {name!r}" for name in required_fields(_Described) if name not in content]
+    if found:
+        raise problems(str(folder / provenance.FILE), found)
+    return content, family
+
+
+def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """What a run folder says of itself, or of its first seed, and its backbone's family."""
+    info = run_info.read_info(folder)
+    spec, task = run_info.read_spec(folder, info)
+    content = content or provenance.describe("adapter", runs.Run(folder, info, spec, task, {}), info["seeds"][0])
+    return content | {"task": task}, spec.backbone.family
+
+
+def _figure(folder: Path) -> dict[str, bytes]:
+    """Draws the learned scales of a ScaLearn run; of anything else nothing."""
+    info = run_info.read_info(folder) if (folder / "run.json").exists() else None
+    if info is None or info["spec"]["combiner"] not in VARIANTS:
+        return {}
+    if importlib.util.find_spec("matplotlib") is None:
+        _warn("the card has no figure of the learned scales: matplotlib is not installed.")
+        return {}
+    scales = omega.mean_omega(folder, dict(info["spec"]["combiner_options"]).get("normalise", "none"))
+    panel = omega.Panel(info["task"]["name"], [source["name"] for source in info["sources"]], scales)
+    with tempfile.TemporaryDirectory() as scratch:
+        omega.draw_omegas(info["method"], [panel], Path(scratch), "omega")
+        return {FIGURE: Path(scratch, FIGURE).read_bytes()}
+
+
+def _card(config: PushConfig, content: Mapping[str, Any], family: str, names: Sequence[str]) -> dict[str, bytes]:
+    """The card to write: none where one that was edited by hand is to stay."""
+    path = inside(Path(config.dir), card.FILE)
+    if path.exists() and not card.is_ours(leaks.text_of(path)):
+        _warn(f"{path} was not written by scalearn, or edited since, and is sent as it is; remove it for a new one.")
+        return {}
+    if not (config.base_model or known_base(content)):
+        _warn(f"no hub id of the backbone {content['backbone']['name']!r} is known; pass --base-model for the card.")
+    options = {"family": family, "base_model": config.base_model, "license": config.license}
+    return {card.FILE: card.write(content, config.repo, names, **options).encode()}
+
+
+def _warn(text: str) -> None:
+    print(f"scalearn: {printable(masked(text))}", file=sys.stderr)
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """Lays out what ``push`` returns.
+
+    Example:
+      >>> result = {"dir": "d", "repo": "me/x", "files": {"README.md": 10}, "left_out": [], "written": ["README.md"]}
+      >>> print(as_text(result).splitlines()[-1])
+      nothing was sent; the same without --dry-run sends it
+    """
+    rows = [[name, words(size)] for name, size in result["files"].items()]
+    lines = [tables.plain([f"to {result['repo']}", "size"], rows), ""]
+    lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])
+    lines += [f"wrote {', '.join(result['written'])} in {result['dir']}"] * bool(result["written"])
+    if "commit" not in result:
+        return "\n".join([*lines, "nothing was sent; the same without --dry-run sends it"])
+    return "\n".join([*lines, f"sent: {result['url']}", f"use it: {result['use']}"])
