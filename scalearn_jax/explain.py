@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax import attribution, inference, methods, run_info, runs, tables
+from scalearn_jax import attribution, inference, methods, run_info, runs, software, tables
 from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.convert import hub
@@ -90,7 +90,7 @@ def describe(run: runs.Run, found: Attribution, encoded: Encoded, split: str) ->
         "metric": run.task.metrics[0],
         "seeds": list(found.seeds),
         "scores": found.full.tolist(),
-        "versions": runs.versions(),
+        "versions": software.versions(),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import run_info, runs, tree
+from scalearn_jax import run_info, software, tree
 from scalearn_jax.checkpoint import differences
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
@@ -70,7 +70,7 @@ def machine(setup: Setup) -> dict[str, Any]:
     """Lists what the last bits of the results follow from, too: software, devices and how the work is shared out."""
     mesh, config = setup.mesh, setup.config
     devices = {"devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}", "mesh": dict(mesh.shape)}
-    return runs.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
+    return software.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
 
 
 def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:

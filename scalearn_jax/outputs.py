@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import run_info, runs, tree
+from scalearn_jax import run_info, runs, software, tree
 from scalearn_jax.convert.safetensors_io import save_tensors, save_tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.files import write_json
@@ -72,8 +72,8 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         **({"soup": setup.weighed.to_dict()} if setup.weighed else {}),
         "seeds": list(config.seeds),
         "parameters": count_parameters(setup.trainable),
-        "versions": runs.versions(),
-        "command": runs.command(),
+        "versions": software.versions(),
+        "command": software.command(),
     }
 
 

@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import runs
+from scalearn_jax import software
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
@@ -32,19 +32,20 @@ FILE, FORMAT = "scalearn.json", 1
 PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
 
 
-def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]:
+def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
     """Builds the content for one seed of a run.
 
     Args:
       kind: ``"adapter"``, ``"fusion"`` or ``"fold"``.
-      run: the run.
+      folder: the run's, with its ``results.json``.
+      info: the content of its ``run.json``.
+      task: its task.
       seed: which of its seeds.
       **more: further parts, such as ``fold``.
 
     Returns:
       JSON types.
     """
-    info = run.info
     sources = [
         {"name": source["name"], "place": public_place(source), "hash": source["hash"]} for source in info["sources"]
     ]
@@ -53,14 +54,14 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
         "kind": kind,
         "method": info["method"],
         "seed": seed,
-        "task": run.task.to_dict(),
+        "task": task.to_dict(),
         "backbone": public_backbone(info["backbone"]),
         "sources": sources,
         "parameters": info["parameters"],
-        "scores": _scores(run.folder, seed),
+        "scores": _scores(folder, seed),
         **more,
-        "versions": runs.versions(),
-        "command": without_places(runs.command()),
+        "versions": software.versions(),
+        "command": without_places(software.command()),
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scalearn_jax import card, leaks, provenance, run_info, runs, tables
+from scalearn_jax import card, leaks, provenance, run_info, tables
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
@@ -133,7 +133,7 @@ def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any
     """What a run folder says of itself, or of its first seed, and its backbone's family."""
     info = run_info.read_info(folder)
     spec, task = run_info.read_spec(folder, info)
-    content = content or provenance.describe("adapter", runs.Run(folder, info, spec, task, {}), info["seeds"][0])
+    content = content or provenance.describe("adapter", folder, info, task, info["seeds"][0])
     return content | {"task": task}, spec.backbone.family
 
 

@@ -12,40 +12,20 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 
 import dataclasses
 import os.path
-import platform
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import run_info, tree
+from scalearn_jax import provenance, run_info, tree
 from scalearn_jax.convert import adapterhub, hf, hub
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError, masked
+from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.typing import Params
-
-
-def versions() -> dict[str, str]:
-    """Lists the versions a result depends on."""
-    names = ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
-    return {"python": platform.python_version(), **found}
-
-
-def command() -> str:
-    """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked."""
-    return masked(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +71,16 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        family, base_model = config["model_type"], config["model_name"]
-        return Source(config["name"], path, adapter, config["non_linearity"], None, family, base_model=base_model)
+        noted = provenance.read(folder)
+        return Source(
+            name=config["name"],
+            path=path,
+            adapter=adapter,
+            non_linearity=config["non_linearity"],
+            backbone_hash=noted["backbone"]["hash"] if noted else None,
+            family=config["model_type"],
+            base_model=config["model_name"],
+        )
     if not (folder / "run.json").exists():
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"

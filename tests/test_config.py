@@ -227,10 +227,10 @@ def test_all_kinds_of_tokens_and_passwords_are_masked(secret, left):
 
 
 def test_the_recorded_command_masks_tokens(monkeypatch):
-    from scalearn_jax import runs
+    from scalearn_jax import software
 
     monkeypatch.setattr("sys.argv", ["/bin/scalearn", "transfer", f"--backbone={TOKEN}", "https://a:b@c/d"])
-    assert runs.command() == "scalearn transfer --backbone=*** https://***@c/d"
+    assert software.command() == "scalearn transfer --backbone=*** https://***@c/d"
 
 
 def test_a_path_object_is_a_path(tmp_path):

@@ -13,7 +13,7 @@ errors typing
 files
 extrapolation limits memory problems schema tables tree
 config caches out_of_memory progress published signals
-folders losses checkpoint
+folders losses checkpoint software
 checkpoints
 convert.snapshot
 convert.files convert.pickle_machine convert.safetensors_io convert.torch_pickle
@@ -23,9 +23,9 @@ models
 combiners similarity
 model methods
 convert
-run_info
+run_info provenance
 runs results
-portable provenance card_data
+portable card_data
 card leaks
 checks train
 soup

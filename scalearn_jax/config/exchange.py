@@ -12,8 +12,8 @@ class ImportConfig(Config):
     """Make a run folder of what was trained elsewhere."""
 
     src: str
-    """Folder with an AdapterHub adapter, fusion or setup, with ScaLearn layers of the published implementation, or with
-    a run of this library."""
+    """Folder, or OWNER/NAME[@REVISION] of the hub: an AdapterHub adapter, fusion or setup, ScaLearn layers of the
+    published implementation, or a run of this library."""
     out: str
     """Run folder to write; must not exist yet, or be empty."""
     backbone: str | None = None

@@ -16,11 +16,14 @@ FILES = (
     *("head_config.json", "model_head.safetensors", "head.safetensors"),
     *("adapter_fusion_config.json", "model_adapter_fusion.safetensors"),
     *("run.json", "results.json", "seed-*.safetensors", "frozen.safetensors"),
+    *("scalearn_config.json", "transfer.safetensors"),
     "scalearn.json",
 )
 # Read only where they are allowed; never uploaded.
 PICKLES: Mapping[str, Sequence[str]] = {
     "pytorch_adapter.bin": ("adapter.safetensors",),
+    "pytorch_model_adapter_fusion.bin": ("model_adapter_fusion.safetensors", "transfer.safetensors"),
+    "pytorch_model_scalearn.bin": ("transfer.safetensors",),
     "pytorch_model_head.bin": ("model_head.safetensors", "head.safetensors"),
 }
 

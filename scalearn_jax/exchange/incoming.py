@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import methods, model, run_info, runs, tree
+from scalearn_jax import methods, model, run_info, runs, software, tree
 from scalearn_jax.checks import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.config import ImportConfig
+from scalearn_jax.convert import hub
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
@@ -39,15 +40,16 @@ def import_source(config: ImportConfig) -> Path:
       PosixPath('runs/rte')
     """
     check_out(config.out)
-    source = Path(config.src)
+    source, place = hub.source_folder(config.src, flag="SRC", allow_pickle=config.allow_pickle)
     kind = formats.recognise(source)
-    contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind))
+    origin = source.resolve().name if place == config.src else place
+    contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind), origin)
     with new_folder(config.out) as partial:
         run_folder.write(partial, contents)
     return Path(config.out)
 
 
-def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
+def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Contents:
     """Joins what was found with its backbone, head and task to the contents of a run folder."""
     place, backbone = _load_backbone(config, found)
     head = _load_head(config, found, backbone)
@@ -73,9 +75,9 @@ def _contents(config: ImportConfig, found: Found) -> run_folder.Contents:
         "sources": [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank if found.transfer],
         "seeds": [SEED],
         "parameters": count_parameters(tree.stack([trainable])),
-        "imported": origin(found, head),
-        "versions": runs.versions(),
-        "command": runs.command(),
+        "imported": describe(found, head, origin),
+        "versions": software.versions(),
+        "command": software.command(),
     }
     return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
@@ -124,7 +126,9 @@ def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> He
     own = config.head is None
     if config.head == "none" or own and not (found.folder / formats.HEAD.settings).exists():
         return None
-    folder = found.folder if own else Path(config.head)
+    folder = found.folder
+    if not own:
+        folder, _ = hub.source_folder(config.head, flag="--head", allow_pickle=config.allow_pickle)
     try:
         return read_head(folder, backbone, allow_pickle=config.allow_pickle)
     except InputError as error:
@@ -157,15 +161,21 @@ def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Tas
     )
 
 
-def origin(found: Found, head: Head | None) -> dict[str, Any]:
-    """Says what was read, and what its files said that a run folder has no other place for."""
+def describe(found: Found, head: Head | None, origin: str) -> dict[str, Any]:
+    """Says what was read, and what its files said that a run folder has no other place for.
+
+    Args:
+      found: what it was.
+      head: its head, if it has one.
+      origin: name of the folder, or ``OWNER/NAME@COMMIT``.
+    """
     row, factor = formats.FORMATS[found.kind], found.described.get("reduction_factor")
     files = formats.hashes(found.folder, row)
     if head:
         prefix = "" if head.folder == found.folder else "head/"
         files |= {f"{prefix}{name}": digest for name, digest in formats.hashes(head.folder, formats.HEAD).items()}
     return {
-        "from": found.folder.resolve().name,
+        "from": origin,
         "format": row.about,
         "files": files,
         "name": found.described["name"],

@@ -52,7 +52,7 @@ def export_run(config: ExportConfig) -> Path:
     seed = run_folder.choose_seed(run.folder, run.members, config.seed)
     with new_folder(config.out) as partial:
         {"adapter": _write_adapter, "fusion": _write_setup}[kind](config, run, seed, partial)
-        provenance.write(partial, provenance.describe(kind, run, seed))
+        provenance.write(partial, provenance.describe(kind, run.folder, run.info, run.task, seed))
     return Path(config.out)
 
 
