@@ -3,6 +3,8 @@
 Letters: d hidden size, r bottleneck.
 """
 
+import os.path
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +58,43 @@ def check_sources(sources: Sequence[runs.Source], spec: BackboneSpec, backbone_h
     if len(set(phis.values())) > 1:
         raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
     return sources
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Says whether a name is that of a model on the hub, and of no folder here.
+
+    Example:
+      >>> is_hub_id("FacebookAI/roberta-base"), is_hub_id("/models/roberta-base")
+      (True, False)
+    """
+    pattern = r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?"
+    return bool(name and re.fullmatch(pattern, name)) and not os.path.isdir(name)
+
+
+def check_base_model(what: str, base_model: str | None, backbone: str, *, any_base_model: bool) -> None:
+    """Checks that the base model that a file names is the backbone, where both are known by their name on the hub.
+
+    Names are compared without their owner, since models move: ``roberta-base`` is ``FacebookAI/roberta-base``.
+
+    Args:
+      what: whose base model, for the error.
+      base_model: its name in the file, if there is one.
+      backbone: folder or hub id.
+      any_base_model: whether not to check.
+
+    Raises:
+      InputError: another name.
+
+    Example:
+      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base", any_base_model=False)
+    """
+    if any_base_model or not (is_hub_id(base_model) and is_hub_id(backbone)):
+        return
+    if base_model.rsplit("/", 1)[-1].lower() != backbone.rsplit("/", 1)[-1].lower():
+        raise InputError(
+            f"{what} was trained on base model {base_model!r}, the backbone is {backbone!r}; pass the right --backbone,"
+            " or --any-base-model if the two are the same weights."
+        )
 
 
 def check_settings(

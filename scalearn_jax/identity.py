@@ -22,7 +22,7 @@ _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
 # What changes how a run is made but not what comes of it, but for the last bits.
 _FREE = (
     *("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
-    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle"),
+    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle", "any_base_model"),
 )
 
 _SHOWN = 16  # digits of a hash

@@ -96,13 +96,13 @@ def of_run(run: runs.Run, seed: int) -> Portable:
             f"{run.folder} is a {run.info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
             f" {', '.join(foldable())}."
         )
-    [(name, head_spec)] = spec.heads
+    name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return Portable(
         task=run.task,
         adapter=without_scale(site),
         non_linearity=phi(spec),
-        head=_two_layers(params["heads"][name], params["backbone"]),
-        head_spec=dataclasses.replace(head_spec, kind="two_layer"),
+        head=_two_layers(params["heads"][name], params["backbone"]) if name else None,
+        head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
         backbone=dataclasses.replace(spec.backbone, has_pooler=False),
         origin=run.info["backbone"],
     )

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, runs, soup, tree
-from scalearn_jax.checks import check_settings, check_sources, check_tokens, fresh_width, given_options
+from scalearn_jax.checks import (
+    check_base_model,
+    check_settings,
+    check_sources,
+    check_tokens,
+    fresh_width,
+    given_options,
+)
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
@@ -77,6 +84,9 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     where = config.backbone, config.revision
     backbone, backbone_spec, backbone_hash = runs.load_backbone(*where, allow_pickle=config.allow_pickle)
     check_sources(sources, backbone_spec, backbone_hash)
+    for source in sources:
+        what = f"source {source.name} ({source.path})"
+        check_base_model(what, source.base_model, config.backbone, any_base_model=config.any_base_model)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))

@@ -17,6 +17,7 @@ no place on the machine that wrote it.
 """
 
 import os.path
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,18 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
         "scores": _scores(run.folder, seed),
         **more,
         "versions": runs.versions(),
-        "command": runs.command(),
+        "command": without_places(runs.command()),
     }
+
+
+def without_places(command: str) -> str:
+    """Cuts the paths in a command line down to their last parts.
+
+    Example:
+      >>> without_places("scalearn transfer --out=/home/me/runs/a --target glue/rte --backbone ../b")
+      'scalearn transfer --out=a --target glue/rte --backbone b'
+    """
+    return re.sub(r"(?<![^\s=])(?:~?/|\.{1,2}/|[A-Za-z]:\\)(?:\S*[/\\])?(?=[^\s/\\])", "", command)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:

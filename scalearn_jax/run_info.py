@@ -197,7 +197,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
     if task.max_length > spec.backbone.max_length:
         raise InputError(f"a max_length of {task.max_length} exceeds {spec.backbone.max_length} positions")
     sizes = {name: (head.num_outputs, head.num_choices) for name, head in heads.items()}
-    if sizes != {task.name: (task.num_outputs, task.num_choices)}:
+    if heads and sizes != {task.name: (task.num_outputs, task.num_choices)}:
         raise InputError(
             f"it has heads {sizes}, the task {task.name!r} with {len(task.labels)} labels needs one of"
             f" {task.num_outputs} outputs and {task.num_choices} choices"

@@ -59,6 +59,7 @@ class Source:
       backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
       family: the backbone's model family; ``None`` where the format keeps none.
       info: the content of ``run.json``; ``None`` where there is none.
+      base_model: the name that the file gives the backbone; ``None`` where it gives none.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Source:
     backbone_hash: str | None
     family: str | None = None
     info: dict[str, Any] | None = None
+    base_model: str | None = None
 
     @property
     def hash(self) -> str:
@@ -88,7 +90,8 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        return Source(config["name"], path, adapter, config["non_linearity"], None, config["model_type"])
+        family, base_model = config["model_type"], config["model_name"]
+        return Source(config["name"], path, adapter, config["non_linearity"], None, family, base_model=base_model)
     if not (folder / "run.json").exists():
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
@@ -125,23 +128,29 @@ class Run:
     members: dict[int, Params]
 
 
-def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = False) -> Run:
+def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = False, headless: bool = False) -> Run:
     """Reads a run folder and its backbone.
 
     Args:
       path: the folder.
       backbone: where the backbone lies now, if not where it lay in training.
       allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not count.
+      headless: whether the run may be without a head, which some imported ones are.
 
     Returns:
       The run.
 
     Raises:
-      InputError: damaged folder, or a backbone with other weights.
+      InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
     folder = Path(path)
     info = run_info.read_info(folder)
     spec, task = run_info.read_spec(folder, info)
+    if not (spec.heads or headless):
+        raise InputError(
+            f"{path} holds no head, so it answers nothing; train one with `scalearn transfer --method soup --sources"
+            f" {path}`, or import it with `--head FOLDER`."
+        )
     run_info.check_settings(folder, info)
     trained = {seed: load_tensors(folder / f"seed-{seed}.safetensors") for seed in info["seeds"]}
     kept = load_tensors(folder / "frozen.safetensors") if (folder / "frozen.safetensors").exists() else {}

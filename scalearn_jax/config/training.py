@@ -144,6 +144,8 @@ class TransferConfig(TrainConfig):
     """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = ()
     """Folders of the source adapters: stage-1 runs (their first seed) or AdapterHub's; method single needs none."""
+    any_base_model: bool = False
+    """Use sources that say they were trained on a base model of another name than the backbone."""
     method: str = "scalearn"
     """How sources are combined; see `scalearn list methods`."""
     omega_dropout: float | None = None

@@ -1,6 +1,17 @@
 """AdapterHub folders, read and written without its library; pickles are read on request only, and never run."""
 
 from scalearn_jax.convert.adapterhub.adapter import load, reduction_factor, save
-from scalearn_jax.convert.adapterhub.head import describe_head, load_head, save_head
+from scalearn_jax.convert.adapterhub.fusion import load_fusion, save_fusion
+from scalearn_jax.convert.adapterhub.head import HeadFile, describe_head, load_head, save_head
 
-__all__ = ["describe_head", "load", "load_head", "reduction_factor", "save", "save_head"]
+__all__ = [
+    "HeadFile",
+    "describe_head",
+    "load",
+    "load_fusion",
+    "load_head",
+    "reduction_factor",
+    "save",
+    "save_fusion",
+    "save_head",
+]

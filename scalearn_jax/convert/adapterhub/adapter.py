@@ -7,18 +7,24 @@ content, since both name their configuration ``adapter_config.json``.
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.adapterhub.common import MAX_NAME, check_dtype, check_name, origin, weights
+from scalearn_jax.convert.adapterhub.common import (
+    MAX_NAME,
+    check_name,
+    check_owner,
+    of_layers,
+    origin,
+    stacked,
+    weights,
+)
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.files import write_json
-from scalearn_jax.limits import whole
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.typing import Params
@@ -127,7 +133,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _check_values(content: dict[str, Any], path: Path) -> None:
     """Checks what the adapter's file says of itself; all of it is data that anyone may have written."""
-    whole(content["hidden_size"], 1, MAX_HIDDEN_SIZE, f"{path}: hidden_size")
+    check_owner(content, path)
     check_name(content["name"], path)
     factor = content["config"].get("reduction_factor")
     is_number = type(factor) in (int, float) and 0 < factor <= MAX_HIDDEN_SIZE
@@ -135,36 +141,20 @@ def _check_values(content: dict[str, Any], path: Path) -> None:
         raise InputError(
             f"{path}: reduction_factor must be above 0 and at most {MAX_HIDDEN_SIZE}, got {factor!r}; restore it."
         )
-    for key in ("model_type", "model_name"):
-        if not isinstance(content.get(key), str | None):
-            raise InputError(f"{path}: {key} must be text, got a {type(content[key]).__name__}; restore the file.")
 
 
 def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, folder: Path) -> Params:
-    pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d+)\.output\.{_PLACE}\.{re.escape(name)}\.(.+)")
-    found = {match.groups(): tensor for key, tensor in tensors.items() if (match := pattern.fullmatch(key))}
-    num_layers = len({layer for layer, _ in found})
-    expected = {(str(layer), leaf) for layer in range(num_layers) for leaf in LEAVES.values()}
-    if not found or len(found) != len(tensors) or found.keys() != expected:
-        missing = sorted(".".join(key) for key in expected - found.keys())[:5]
-        unexpected = sorted(key for key in tensors if not pattern.fullmatch(key))[:5]
-        raise InputError(
-            f"{folder}: the tensors are not those of one adapter {name!r} in every layer;"
-            f" missing: {missing or 'none'}, unexpected: {unexpected or 'none'}."
-        )
-    width = max(found["0", LEAVES["down/bias"]].size, 1)
+    what = f"{folder}: the tensors are not those of one adapter {name!r}"
+    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what)
+    width = max(found[0, LEAVES["down/bias"]].size, 1)
     shapes = {"down/kernel": (width, hidden_size), "down/bias": (width,)}
     shapes |= {"up/kernel": (hidden_size, width), "up/bias": (hidden_size,)}
-    for (layer, leaf), tensor in found.items():
-        shape = shapes[next(path for path, theirs in LEAVES.items() if theirs == leaf)]
-        if tensor.shape != shape:
-            raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shape}.")
-        check_dtype(tensor, f"{folder}: {leaf} of layer {layer}")
+    leaves = stacked(found, {LEAVES[path]: shape for path, shape in shapes.items()}, folder)
     adapter: Params = {"down": {}, "up": {}}
     for path, leaf in LEAVES.items():
         part, kind = path.split("/")
-        stacked = np.stack([np.asarray(found[str(i), leaf], np.float32) for i in range(num_layers)])
-        adapter[part][kind] = np.ascontiguousarray(stacked.swapaxes(1, 2)) if kind == "kernel" else stacked
+        array = leaves[leaf]
+        adapter[part][kind] = np.ascontiguousarray(array.swapaxes(1, 2)) if kind == "kernel" else array
     return adapter
 
 

@@ -1,18 +1,22 @@
 """What the readers and writers of all AdapterHub folders share."""
 
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.files import inside
+from scalearn_jax.convert.files import inside, read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.limits import whole
+from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 
 VERSION = "adapters.1.3.0"
 MAX_NAME = 200  # characters of an adapter's name
+MAX_SOURCES = 1000  # adapters that one layer combines
 
 
 def check_name(name: Any, path: Path) -> None:
@@ -25,6 +29,51 @@ def check_name(name: Any, path: Path) -> None:
         raise InputError(
             f"{path}: name must be 1 to {MAX_NAME} printable characters, got {str(name)[:60]!r}; rename it."
         )
+
+
+def check_owner(content: dict[str, Any], path: Path) -> None:
+    """Checks what a file says of the encoder that its weights are for.
+
+    Raises:
+      InputError: an impossible size, or a family or name that is no text.
+    """
+    whole(content.get("hidden_size"), 1, MAX_HIDDEN_SIZE, f"{path}: hidden_size")
+    for key in ("model_type", "model_name"):
+        if not isinstance(content.get(key), str | None):
+            raise InputError(f"{path}: {key} must be text, got a {type(content[key]).__name__}; restore the file.")
+
+
+def read_combination(folder: Path, file: str, layout: Mapping[str, Any], only: str) -> dict[str, Any]:
+    """Reads the configuration of layers that combine adapters.
+
+    Args:
+      folder: the folder.
+      file: its name.
+      layout: keys of its ``config`` -> the one value that means the maths of this package.
+      only: what can be read, for the error.
+
+    Returns:
+      The checked content, with ``adapter_names`` as a tuple in the order of the layers.
+
+    Raises:
+      InputError: another format, another layout, or damaged values.
+    """
+    path = folder / file
+    content = read_settings(folder, file)
+    if not isinstance(content.get("config"), dict) or not {"name", "hidden_size"} <= content.keys():
+        raise InputError(f"{path} lacks 'config', 'name' or 'hidden_size'; expected {only}.")
+    for key, value in layout.items():
+        if content["config"].get(key, value) != value:
+            found = content["config"][key]
+            raise InputError(f"{path}: {key} is {str(found)[:60]!r}, expected {value!r}; only {only} can be read.")
+    check_owner(content, path)
+    check_name(content["name"], path)
+    names = content.get("adapter_names") or content["name"].split(",")  # older files have no list
+    if not isinstance(names, list) or not 1 <= len(names) <= MAX_SOURCES or len(set(map(str, names))) < len(names):
+        raise InputError(f"{path}: adapter_names must list different names, got {str(names)[:60]}; restore the file.")
+    for name in names:
+        check_name(name, path)
+    return content | {"adapter_names": tuple(names)}
 
 
 def origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -68,6 +117,65 @@ def weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[
             " use_safetensors=True, or pass --allow-pickle, which builds its tensors and runs nothing."
         )
     return load_bin(inside(folder, pickle))
+
+
+LayerTensors = dict[tuple[int, str], np.ndarray]  # (layer, name within it) -> tensor
+
+
+def of_layers(
+    tensors: Mapping[str, np.ndarray], place: str, name: str, leaves: Collection[str], what: str
+) -> LayerTensors:
+    """Takes tensors called ``PREFIX.encoder.layer.0.output.PLACE.NAME.LEAF`` apart.
+
+    The name is matched whole: that of a fusion may begin another's.
+
+    Args:
+      tensors: name -> tensor, and no others.
+      place: a regular expression.
+      name: of the adapter or fusion.
+      leaves: what every layer must have.
+      what: whose they are, for the error.
+
+    Raises:
+      InputError: some are missing, or there are others.
+    """
+    pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d{{1,9}})\.output\.{place}\.{re.escape(name)}\.(.+)")
+    matches = {key: match for key in tensors if (match := pattern.fullmatch(key))}
+    found = {(int(match[1]), match[2]): tensors[key] for key, match in matches.items()}
+    expected = {(layer, leaf) for layer in range(len({layer for layer, _ in found})) for leaf in leaves}
+    if not found or len(found) != len(tensors) or found.keys() != expected:
+        missing = sorted(f"{layer}.{leaf}" for layer, leaf in expected - found.keys())
+        others = sorted(key for key in tensors if key not in matches or matches[key][2] not in leaves)
+        raise InputError(
+            f"{what} in every layer; missing: {missing[:5] or 'none'}, unexpected: {others[:5] or 'none'}."
+        )
+    return found
+
+
+def stacked(found: LayerTensors, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> dict[str, np.ndarray]:
+    """Stacks the tensors of all layers in float32, leaf -> Float[L ...].
+
+    Raises:
+      InputError: one has another shape than ``shapes`` says, or holds whole numbers.
+    """
+    for (layer, leaf), tensor in found.items():
+        if tensor.shape != shapes[leaf]:
+            raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shapes[leaf]}.")
+        check_dtype(tensor, f"{folder}: {leaf} of layer {layer}")
+    num_layers = len(found) // len(shapes)
+    return {leaf: np.stack([np.asarray(found[i, leaf], np.float32) for i in range(num_layers)]) for leaf in shapes}
+
+
+def layers_of_stacks(tensors: Mapping[str, np.ndarray], what: str) -> LayerTensors:
+    """Takes tensors apart that are stacked over the layers already.
+
+    Raises:
+      InputError: they have different numbers of layers.
+    """
+    sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise InputError(f"{what} in every layer; found tensors for {sorted(sizes)} layers.")
+    return {(i, leaf): layer for leaf, tensor in tensors.items() for i, layer in enumerate(tensor)}
 
 
 def check_dtype(tensor: np.ndarray, what: str) -> None:
