@@ -18,10 +18,8 @@ import numpy as np
 VOCABULARY, CHOICES = 50, 2
 LENGTHS = (9, 4, 7, 2, 9, 5)  # tokens of each sequence
 OUTPUTS = {"classification": 3, "regression": 1, "multilabel": 4, "choice": 1}  # of a head of each kind
-NON_LINEARITIES = (
-    *("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "tanh"),
-    *("swish", "silu", "leakyrelu", "sigmoid", "linear"),
-)
+_GELUS = ("gelu", "gelu_new", "gelu_pytorch_tanh")  # heads of whose names the first begins the others, too
+NON_LINEARITIES = ("relu", *_GELUS, "tanh", "swish", "silu", "leakyrelu", "sigmoid", "linear")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _each_kind(non_linearity: str) -> tuple[Adapter, ...]:
     return tuple(Adapter(kind, kind, non_linearity) for kind in OUTPUTS)
 
 
-FUSIONS = ("dynamic", "static")
+FUSIONS = {"fused": "dynamic", "fused-static": "static"}  # the one name begins the other
 WRITTEN = (
     Written(Encoder("bert", 32, 4, 2), 8, _each_kind("relu"), 3),
     Written(Encoder("roberta", 40, 5, 1), 16, _each_kind("gelu"), 2),  # r = 40 // 16 = 2

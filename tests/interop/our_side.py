@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Batch, Params
-from tests.interop.cases import CHOICES, NON_LINEARITIES, OUTPUTS, Encoder, spread
+from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
 
 VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 NUM_SOURCES = (5, 8, 10, 13)
@@ -56,17 +57,17 @@ class Setup:
     @property
     def spec(self) -> ModelSpec:
         """It as a model in its published form, without short cuts."""
-        task = self.task
-        head = HeadSpec(self.head, task.num_outputs, task.num_choices)
+        head = HeadSpec(self.head, self.task.num_outputs, self.task.num_choices)
         return ModelSpec(
             backbone=backbone_spec(self.encoder),
             combiner=self.combiner,
             combiner_options=tuple(sorted(self.options)),
-            heads=((task.name, head),),
+            heads=((self.task.name, head),),
             num_sources=self.num_sources,
             bottleneck=self.bottleneck,
             non_linearity=self.non_linearity,
             dtype="strict",
+            layers="scan",  # cheaper to trace; equal to the loop by a law of its own
         )
 
 
@@ -87,24 +88,27 @@ def _folds() -> list[Setup]:
     return [_fold(*case) for case in (*small, *wide, *above)]
 
 
-def _normalised() -> list[Setup]:
-    return [
-        Setup(BERT, f"{variant}-{rule}", variant, 5, 3, options=(*REFERENCE, ("normalise", rule)))
-        for variant in VARIANTS
-        for rule in ("mean", "softmax")
-    ]
+def _over(encoder: Encoder, non_linearity: str) -> list[Setup]:
+    """An adapter with each kind of head, and both fusions of the first of them."""
+    change = functools.partial(Setup, encoder, non_linearity=non_linearity)
+    static = change("static", "fusion", 2, options=(*REFERENCE, ("value", False)))
+    return [*(change(kind, kind=kind) for kind in OUTPUTS), change("dynamic", "fusion", 3, options=REFERENCE), static]
 
 
 SETUPS = [
-    *(Setup(encoder, kind, kind=kind, non_linearity="gelu") for encoder in ENCODERS for kind in OUTPUTS),
-    *(Setup(ROBERTA, f"phi-{name}", non_linearity=name) for name in NON_LINEARITIES),
-    Setup(ROBERTA, "pooled", head="pooled"),
-    Setup(ROBERTA, "pooled-choice", kind="choice", head="pooled"),
+    *(
+        setup
+        for encoder, name in zip(ENCODERS, ("gelu", "swish", "tanh"), strict=True)
+        for setup in _over(encoder, name)
+    ),
+    Setup(BERT, "softmax", "scalearn", 5, options=(*REFERENCE, ("normalise", "softmax"))),
+    Setup(BERT, "mean", "scalearn-uniform++", 5, options=(*REFERENCE, ("normalise", "mean"))),
     Setup(ROBERTA, "average", "average", 3),
     Setup(ROBERTA, "fixed", "fixed", 3, options=(("coefficients", (0.5, -1.0, 2.0)),)),
     Setup(ROBERTA, "compacter", "compacter", 0, 8),
     Setup(ROBERTA, "propetl", "propetl", 0, 8),
-    *_normalised(),
+    Setup(ROBERTA, "pooled", head="pooled"),
+    Setup(ROBERTA, "pooled-choice", kind="choice", head="pooled"),
     *_folds(),
 ]
 
@@ -118,10 +122,10 @@ def backbone_spec(encoder: Encoder):
 @functools.cache
 def backbone(encoder: Encoder) -> Params:
     """Random weights of an encoder."""
-    return draw(jax.eval_shape(lambda: model.encoder.init(jax.random.key(0), backbone_spec(encoder))), seed=0)
+    return draw(jax.eval_shape(lambda: model.encoder.init(jax.random.key(0), backbone_spec(encoder))), seed=[0])
 
 
-def draw(shapes: Params, seed: int) -> Params:
+def draw(shapes: Params, seed: Sequence[int]) -> Params:
     """Draws every leaf of a tree."""
     generator = np.random.default_rng(seed)
 
@@ -132,19 +136,29 @@ def draw(shapes: Params, seed: int) -> Params:
     return tree.map_with_path(leaf, shapes)
 
 
-def params_of(setup: Setup, seed: int) -> Params:
-    """Random parameters of a setup over its encoder."""
+def params_of(setup: Setup) -> Params:
+    """Random parameters of a setup, other ones for each name."""
     spec, key = setup.spec, jax.random.key(0)
     bank = jax.eval_shape(lambda: banks.init(key, spec.bank_shape)) if spec.num_sources else {}
     target = jax.eval_shape(lambda: model.init_target(key, key, spec))
-    return {"backbone": backbone(setup.encoder), **draw({"adapters": bank, **target}, seed)}
+    drawn = draw({"adapters": bank, **target}, list(setup.name.encode()))
+    if setup.combiner == "fusion":
+        drawn["adapters"] = banks.stack([banks.select(params_of(one)["adapters"], 0) for one in sources_of(setup)])
+    return {"backbone": backbone(setup.encoder), **drawn}
+
+
+def sources_of(fusion: Setup) -> list[Setup]:
+    """The setups whose adapters a fusion joins."""
+    return [one for one in SETUPS if one.encoder == fusion.encoder][: fusion.num_sources]
 
 
 def batch_of(inputs: dict[str, np.ndarray]) -> Batch:
     """Lays padded sequences out as the package does."""
     mask = inputs["attention_mask"]
-    (size, _), zeros = mask.shape, np.zeros(len(mask), np.int32)
-    ids = {ours: np.int32(inputs[theirs]) for ours, theirs in (("tokens", "input_ids"), ("token_types", "token_type_ids"))}
+    size, zeros = len(mask), np.zeros(len(mask), np.int32)
+    ids = {
+        ours: np.int32(inputs[theirs]) for ours, theirs in (("tokens", "input_ids"), ("token_types", "token_type_ids"))
+    }
     return Batch(
         **ids,
         segments=np.int32(mask),
@@ -159,22 +173,62 @@ def batch_of(inputs: dict[str, np.ndarray]) -> Batch:
 def write(root: Path) -> None:
     """Writes every encoder and every setup, with the logits of the published form."""
     for encoder in (*ENCODERS, WIDE):
-        folder = root / encoder.name
+        folder, tensors = root / encoder.name, hf.to_tensors(backbone(encoder), backbone_spec(encoder))
         (folder / "backbone").mkdir(parents=True)
         (folder / "backbone" / "config.json").write_text(json.dumps(encoder.config))
-        save_tensors(folder / "backbone" / "model.safetensors", hf.to_tensors(backbone(encoder), backbone_spec(encoder)))
+        save_tensors(folder / "backbone" / "model.safetensors", tensors)
         np.savez(folder / "inputs.npz", **encoder.inputs())
-    for seed, setup in enumerate(SETUPS):
-        write_setup(root / setup.encoder.name / "setups" / setup.name, setup, params_of(setup, seed))
+    for setup in SETUPS:
+        write_setup(root / setup.encoder.name / "setups" / setup.name, setup, params_of(setup))
 
 
 def write_setup(folder: Path, setup: Setup, params: Params) -> None:
-    """Writes what a run folds to."""
-    run = runs.Run(folder, {"method": setup.combiner, "backbone": {}}, setup.spec, setup.task, {0: params})
-    folded, task = portable.of_run(run, 0), setup.task
-    config = {"model_type": setup.encoder.family, "non_linearity": folded.non_linearity}
-    adapterhub.save(folded.adapter, folder, name=task.name, config=config)
+    """Writes one setup: a fusion as it is, any other as the adapter that it folds to."""
+    task, batch = setup.task, batch_of(setup.encoder.inputs())
+    config = {"model_type": setup.encoder.family, "non_linearity": setup.non_linearity}
+    name, head = task.name, params["heads"][task.name]
+    if setup.combiner == "fusion":
+        names = [one.task.name for one in sources_of(setup)]
+        adapterhub.save_fusion(params["transfer"], folder, names=names, config=config)
+        name = ",".join(names)
+    else:
+        run = runs.Run(folder, {"method": setup.combiner, "backbone": {}}, setup.spec, task, {0: params})
+        folded = portable.of_run(run, 0)
+        config, head = config | {"non_linearity": folded.non_linearity}, folded.head
+        adapterhub.save(folded.adapter, folder, name=name, config=config)
     described = {"kind": task.kind, "labels": task.labels, "num_choices": task.num_choices}
-    adapterhub.save_head(folded.head, folder, name=task.name, config=config, **described)
-    logits = model.apply(params, batch_of(setup.encoder.inputs()), spec=setup.spec, task=task.name)
-    np.save(folder / "logits.npy", logits)
+    adapterhub.save_head(head, folder, name=name, config=config, **described)
+    np.save(folder / "logits.npy", model.apply(params, batch, spec=setup.spec, task=task.name))
+
+
+def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
+    """Reads a setup of the other library over its encoder.
+
+    Args:
+      folder: of the encoder.
+      name: of the setup.
+
+    Returns:
+      The parameters, and the model of them; its head is named after the setup.
+    """
+    setup, backbone, sizes = folder / "setups" / name, *hf.load_backbone(folder / "backbone")
+    head, head_spec = adapterhub.load_head(setup)
+    sources, transfer, combiner, options = [setup], {}, "single", ()
+    if (setup / "adapter_fusion_config.json").exists():
+        transfer, described = adapterhub.load_fusion(setup)
+        sources = [folder / "setups" / source for source in described["adapter_names"]]
+        combiner, options = "fusion", (*REFERENCE, ("value", "value" in transfer))
+    adapters, configs = zip(*map(adapterhub.load, sources), strict=True)
+    bank = banks.stack(adapters)
+    spec = ModelSpec(
+        backbone=sizes,
+        combiner=combiner,
+        combiner_options=options,
+        heads=((name, head_spec),),
+        num_sources=len(sources),
+        bottleneck=banks.shape(bank).bottleneck,
+        non_linearity=configs[0]["non_linearity"],
+        dtype="strict",
+        layers="scan",
+    )
+    return {"backbone": backbone, "adapters": bank, "transfer": transfer, "heads": {name: head}}, spec

@@ -1,7 +1,7 @@
 """The PyTorch side of the interop tests: stock ``adapters``, in an environment of its own. Never imports our package.
 
-    python torch_side.py write DIR    writes the setups of ``cases.WRITTEN``, random, with the logits they give
-    python torch_side.py read DIR     loads what the other side wrote there; prints what came of each as JSON
+python torch_side.py write DIR    writes the setups of ``cases.WRITTEN``, random, with the logits they give
+python torch_side.py read DIR     loads what the other side wrote there; prints what came of each as JSON
 """
 
 import json
@@ -13,12 +13,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
-from adapters import AutoAdapterModel, BnConfig, SeqBnConfig
+from adapters import AutoAdapterModel, SeqBnConfig
 from adapters.composition import Fuse
 from cases import CHOICES, FUSIONS, OUTPUTS, WRITTEN, Encoder, Written, spread
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
 
 torch.set_num_threads(1)  # the sizes are tiny
+logging.set_verbosity_error()  # it warns of every model without adapters, which are controls here
 
 
 def write(root: Path) -> None:
@@ -37,7 +39,7 @@ def write_case(folder: Path, case: Written) -> None:
         add_head(model, adapter.name, adapter.kind)
     fusions = [Fuse(*[adapter.name for adapter in case.adapters[: case.num_sources]], name=name) for name in FUSIONS]
     for fusion in fusions if case.num_sources else ():
-        model.add_adapter_fusion(fusion, fusion.name)
+        model.add_adapter_fusion(fusion, FUSIONS[fusion.name])
         add_head(model, fusion.name, "classification")
     draw(model)
     save_backbone(model, folder / "backbone")
@@ -133,7 +135,9 @@ def read_setup(model: torch.nn.Module, folder: Path, inputs: dict[str, np.ndarra
     ours, labels = np.load(folder / "logits.npy"), model.get_labels(name)
     difference = lambda setup: float(np.abs(logits(model, setup, name, inputs) - ours).max())  # noqa: E731
     found = {"difference": difference(model.active_adapters), "without": difference(None), "labels": labels}
-    model.delete_head(name)  # keys of a head are looked for by substring: "a" would miss those of "ab"
+    model.delete_head(name)  # what is missing is looked for by substring: "a" would miss what belongs to "ab"
+    if is_fusion(folder):
+        model.delete_adapter_fusion(name)
     return found | {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"]}
 
 
