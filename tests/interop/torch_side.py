@@ -5,6 +5,7 @@ python torch_side.py read DIR     loads what the other side wrote there; prints 
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -17,10 +18,9 @@ from adapters import AutoAdapterModel, SeqBnConfig
 from adapters.composition import Fuse
 from cases import CHOICES, FUSIONS, OUTPUTS, WRITTEN, Encoder, Written, spread
 from transformers import AutoConfig, AutoModel
-from transformers.utils import logging
 
 torch.set_num_threads(1)  # the sizes are tiny
-logging.set_verbosity_error()  # it warns of every model without adapters, which are controls here
+logging.disable(logging.WARNING)  # it warns of every model without adapters, which are controls here
 
 
 def write(root: Path) -> None:
