@@ -19,7 +19,8 @@ from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data.task import Task
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.backbones import spec_from_config
+from scalearn_jax.models import encoder as encoders
+from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Batch, Params
 from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
@@ -114,7 +115,7 @@ SETUPS = [
 
 
 @functools.cache
-def backbone_spec(encoder: Encoder):
+def backbone_spec(encoder: Encoder) -> BackboneSpec:
     """The sizes of an encoder."""
     return spec_from_config(encoder.config, has_pooler=True)
 
@@ -122,7 +123,8 @@ def backbone_spec(encoder: Encoder):
 @functools.cache
 def backbone(encoder: Encoder) -> Params:
     """Random weights of an encoder."""
-    return draw(jax.eval_shape(lambda: model.encoder.init(jax.random.key(0), backbone_spec(encoder))), seed=[0])
+    shapes = jax.eval_shape(lambda: encoders.init(jax.random.key(0), backbone_spec(encoder)))
+    return draw(shapes, seed=[0])
 
 
 def draw(shapes: Params, seed: Sequence[int]) -> Params:
@@ -156,11 +158,9 @@ def batch_of(inputs: dict[str, np.ndarray]) -> Batch:
     """Lays padded sequences out as the package does."""
     mask = inputs["attention_mask"]
     size, zeros = len(mask), np.zeros(len(mask), np.int32)
-    ids = {
-        ours: np.int32(inputs[theirs]) for ours, theirs in (("tokens", "input_ids"), ("token_types", "token_type_ids"))
-    }
     return Batch(
-        **ids,
+        tokens=np.int32(inputs["input_ids"]),
+        token_types=np.int32(inputs["token_type_ids"]),
         segments=np.int32(mask),
         positions=np.int32(np.maximum(np.cumsum(mask, 1) - 1, 0) * mask),
         example_at=np.stack([np.arange(size), zeros], 1).astype(np.int32),

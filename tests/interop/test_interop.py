@@ -6,6 +6,7 @@ allowed: 1e-5, some ten times what float32 leaves on logits of about 1.
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
     folder = Path(os.environ["SCALEARN_CACHE"]) / name
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
             make(folder)
             (folder / "done").touch()
     return folder
