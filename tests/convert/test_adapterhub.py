@@ -96,6 +96,33 @@ def test_heads_are_read(name, num_choices):
     assert (spec.num_outputs, spec.num_choices) == (len(head["out"]["bias"]), num_choices)
 
 
+def add_tensors(path, old, new):
+    """Adds copies of a file's tensors under another name."""
+    tensors = load_tensors(path)
+    save_tensors(path, tensors | {key.replace(old, new): tensor for key, tensor in tensors.items()})
+
+
+def test_a_head_of_which_the_name_begins_so_is_left_out(tmp_path):
+    folder = shutil.copytree(GOLDEN / "heads/target", tmp_path / "a")
+    add_tensors(folder / "head.safetensors", "heads.target.", "heads.target2.")
+    expected, spec = adapterhub.load_head(GOLDEN / "heads/target")
+    found, also = adapterhub.load_head(folder)
+    assert tree.content_hash(found) == tree.content_hash(expected) and also == spec
+    add_tensors(folder / "head.safetensors", "heads.target.", "heads.other.")
+    with pytest.raises(InputError, match="the head holds .'heads.other.1.bias'"):
+        adapterhub.load_head(folder)
+
+
+def test_a_fusion_of_which_the_name_begins_so_is_left_out(tmp_path):
+    draw = np.random.default_rng(0).standard_normal
+    square = {
+        name: {"kernel": np.float32(draw((2, 4, 4))), "bias": np.float32(draw((2, 4)))} for name in ("query", "key")
+    }
+    adapterhub.save_fusion(square, tmp_path, names=["a", "b"], config={"model_type": "bert"})
+    add_tensors(tmp_path / "model_adapter_fusion.safetensors", ".a,b.", ".a,b,c.")
+    assert tree.content_hash(adapterhub.load_fusion(tmp_path)[0]) == tree.content_hash(square)
+
+
 def test_other_formats_and_layouts_are_refused(tmp_path):
     save = lambda: adapterhub.save(adapter(), tmp_path, name="a", config={"model_type": "bert"})  # noqa: E731
     save()

@@ -119,6 +119,22 @@ def weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[
     return load_bin(inside(folder, pickle))
 
 
+def of_one(tensors: Mapping[str, np.ndarray], place: str, name: str) -> dict[str, np.ndarray]:
+    """Leaves out what belongs to others whose names begin with this one: ``adapters`` saves them into the same file.
+
+    Args:
+      tensors: name -> tensor.
+      place: what comes before the name in those of a head or fusion.
+      name: of the head or fusion.
+
+    Example:
+      >>> sorted(of_one(dict.fromkeys(["heads.a.1.bias", "heads.a2.1.bias", "other"], np.ones(2)), "heads", "a"))
+      ['heads.a.1.bias', 'other']
+    """
+    after = {key: key.partition(f"{place}.{name}")[2] for key in tensors}
+    return {key: tensor for key, tensor in tensors.items() if after[key][:1] in ("", ".")}
+
+
 LayerTensors = dict[tuple[int, str], np.ndarray]  # (layer, name within it) -> tensor
 
 

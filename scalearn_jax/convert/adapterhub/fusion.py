@@ -14,6 +14,7 @@ import numpy as np
 from scalearn_jax.convert.adapterhub.common import (
     layers_of_stacks,
     of_layers,
+    of_one,
     origin,
     read_combination,
     stacked,
@@ -73,6 +74,7 @@ def load_fusion(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Para
     tensors = weights(folder, *files, pickle="pytorch_model_adapter_fusion.bin", allow_pickle=allow_pickle)
     leaves = [row for row in LEAVES if row[0] != "value" or content["config"].get("value", True)]
     name, size = content["name"], content["hidden_size"]
+    tensors = of_one(tensors, _PLACE, name)
     names = {theirs for *_, theirs in leaves}
     what = f"{folder}: the tensors are not those of one fusion {name!r}"
     is_stacked = tensors.keys() == names

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.convert.adapterhub.common import check_dtype, check_name, origin, weights
+from scalearn_jax.convert.adapterhub.common import check_dtype, check_name, of_one, origin, weights
 from scalearn_jax.convert.files import read_settings
 from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError, is_plain, unknown
@@ -63,6 +63,7 @@ def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params
     config, name = _read_config(folder)
     names = ("model_head.safetensors", "head.safetensors")
     tensors = weights(folder, *names, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
+    tensors = of_one(tensors, "heads", name)
     _check_tensors(tensors, name, folder)
     tensors = {key: np.asarray(tensor, np.float32) for key, tensor in tensors.items()}
     head = {
