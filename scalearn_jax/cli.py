@@ -213,6 +213,15 @@ def _explain(config) -> int:
     return 0
 
 
+def _fold(config) -> int:
+    _prepare()
+    from scalearn_jax import fold, fold_report, listing
+
+    report = fold.fold_run(config)
+    print(listing.as_json(report) if config.json else fold_report.as_text(report))
+    return 0
+
+
 def _plan(config) -> int:
     _check_method(config.method)
     _prepare()
@@ -264,6 +273,7 @@ COMMANDS = {
     "evaluate": Command("EvaluateConfig", _evaluate, "score a finished run on a split", "run"),
     "predict": Command("PredictConfig", _predict, "write labels with probabilities for a file", "run"),
     "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
+    "fold": Command("FoldConfig", _fold, "turn a finished run into one plain AdapterHub adapter", "run"),
     "run": Command(
         "RunConfig", _run, "run a study: every target with every method, then the table", "study", trains=True
     ),

@@ -52,7 +52,7 @@ def describe(kind: str, run: runs.Run, seed: int, **more: Any) -> dict[str, Any]
         "backbone": public_backbone(info["backbone"]),
         "sources": sources,
         "parameters": info["parameters"],
-        "scores": _scores(run.folder, seed),
+        "scores": scores(run.folder, seed),
         **more,
         "versions": runs.versions(),
         "command": runs.command(),
@@ -76,9 +76,10 @@ def _place(source: dict[str, Any]) -> str | None:
     return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
 
 
-def _scores(folder: Path, seed: int) -> dict[str, Any]:
+def scores(folder: Path, seed: int) -> dict[str, Any]:
+    """Reads the scores of a run's seed on development and test data; those that its folder holds."""
     path = folder / "results.json"
-    results = read_json(path)["seeds"] if path.exists() else {}
+    results = read_json(path).get("seeds") if path.exists() else {}
     entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 

@@ -30,13 +30,14 @@ soup
 prepare
 inference
 attribution features identity outcomes rates records together
+fold_report folding
 training
 outputs
 pipeline
 plan score_tables significance estimate
 comparison figures workload
 forecast
-report explain listing outlook study_checks suggest doctor
+report explain fold listing outlook study_checks suggest doctor
 preview
 study flags
 cli

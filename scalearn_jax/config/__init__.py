@@ -3,6 +3,7 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
+from scalearn_jax.config.folding import FoldConfig
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.config.training import (
     AdapterConfig,
@@ -19,6 +20,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExplainConfig",
+    "FoldConfig",
     "ListConfig",
     "PlanAdapterConfig",
     "PlanTransferConfig",

@@ -1,0 +1,115 @@
+"""What a fold is checked on, what it loses, and how that is told.
+
+Letters: n texts, C outputs.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from scalearn_jax import inference, metrics
+from scalearn_jax.data.task import Task
+from scalearn_jax.data.tokens import Encoded
+
+LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What an adapter is made and checked on.
+
+    Attributes:
+      about: where the texts come from.
+      encoded: the texts.
+      labelled: whether they have labels.
+      fit: texts to refit an up-projection on; ``None`` where that is not asked for.
+    """
+
+    about: str
+    encoded: Encoded
+    labelled: bool
+    fit: Encoded | None = None
+
+
+def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Compares the logits of a fold with those of what it stands for.
+
+    Args:
+      expected: Float[n C].
+      found: Float[n C].
+
+    Returns:
+      The largest difference, relative to the largest logit where that is above 1.
+
+    Raises:
+      FloatingPointError: it is above ``LARGEST_DIFFERENCE``.
+    """
+    difference = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    if not difference <= LARGEST_DIFFERENCE:  # also where it is not a number
+        raise FloatingPointError(
+            f"the folded adapter's logits differ from the run's by {difference:.1e} of the largest, expected at most"
+            f" {LARGEST_DIFFERENCE:g}; nothing was written."
+        )
+    return difference
+
+
+def compare(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Measures what is lost between the logits of a run and those of what was written.
+
+    Returns:
+      What ``agreement`` finds, ``scores_before`` and ``scores`` (``None`` without labels), and what all this
+      was measured on.
+    """
+    both = inference.scores(task, np.stack([before, after]), text.encoded) if text.labelled else (None, None)
+    return {
+        **agreement(task, before, after),
+        "scores_before": both[0],
+        "scores": both[1],
+        "text": text.about,
+        "num_texts": len(text.encoded),
+        "num_tokens": int(text.encoded.lengths.sum()),
+        "fitted_on": text.fit and {"num_texts": len(text.fit), "num_tokens": int(text.fit.lengths.sum())},
+    }
+
+
+def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, float | None]:
+    """Measures the share of equal predictions, or the correlation of two regressions.
+
+    Returns:
+      ``{"agreement": share}`` or ``{"correlation": r}``, with ``None`` for that of constant predictions.
+
+    Example:
+      >>> agreement(Task("demo", "classification", ("text",), ("a", "b")), np.eye(2), np.ones((2, 2)))
+      {'agreement': 0.5}
+    """
+    predictions = metrics.predict(task.kind, before), metrics.predict(task.kind, after)
+    if task.kind == "regression":
+        return {"correlation": metrics.pearson(*predictions) if min(map(np.ptp, predictions)) > 0 else None}
+    return {"agreement": (metrics.exact_match if task.kind == "multilabel" else metrics.accuracy)(*predictions)}
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """Words what ``fold_run`` returns for a terminal."""
+    best = f", the best of {report['best_of']} on development data" if (report["best_of"] or 1) > 1 else ""
+    title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
+    lines = [f"{name.ljust(13)}{text}" for name, text in _facts(report).items() if text]
+    line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'
+    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; with the adapters library: {line}"])
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str | None]:
+    change = lambda name: f"{report[name + '_before']} -> {report[name]}"  # noqa: E731
+    size = lambda of: f"{of['num_texts']:,} texts, {of['num_tokens']:,} tokens"  # noqa: E731
+    before, after = report["scores_before"] or {}, report["scores"]
+    likeness = next(name for name in ("agreement", "correlation") if name in report)
+    value = report[likeness]
+    return {
+        "sources": ", ".join(report["sources"]),
+        "width": f"{change('width')} units a layer, reduction factor {report['reduction_factor']:g}",
+        "fitted on": report["fitted_on"] and size(report["fitted_on"]),
+        "checked on": f"{report['text']}: {size(report)}",
+        "difference": f"{report['logit_difference']:.1e} in the logits, to the unfolded model",
+        likeness: "undefined, the predictions are constant" if value is None else f"{value:.4f} with the run",
+        **{name: f"{before[name]:.4f} -> {after[name]:.4f}" for name in before},
+    }
