@@ -102,11 +102,12 @@ def _facts(report: dict[str, Any]) -> dict[str, str | None]:
     change = lambda name: f"{report[name + '_before']} -> {report[name]}"  # noqa: E731
     size = lambda of: f"{of['num_texts']:,} texts, {of['num_tokens']:,} tokens"  # noqa: E731
     before, after = report["scores_before"] or {}, report["scores"]
+    width = report["width"] if report["width"] == report["width_before"] else change("width")
     likeness = next(name for name in ("agreement", "correlation") if name in report)
     value = report[likeness]
     return {
         "sources": ", ".join(report["sources"]),
-        "width": f"{change('width')} units a layer, reduction factor {report['reduction_factor']:g}",
+        "width": f"{width} units a layer, reduction factor {report['reduction_factor']:g}",
         "fitted on": report["fitted_on"] and size(report["fitted_on"]),
         "checked on": f"{report['text']}: {size(report)}",
         "difference": f"{report['logit_difference']:.1e} in the logits, to the unfolded model",

@@ -3,8 +3,8 @@
     h = phi(z D + b)                     activations of W units, u = h U + c the update
     G = sum over tokens [h 1]^T [h 1]    all that the text is needed for
 
-A subset S of the units gives [h_S 1] X. The X of least squared error follows from G alone, as do the error itself and
-what each unit is worth; the units of least worth go one by one, each with the up-projection refitted without it.
+A subset S of the units gives [h_S 1] X. The X of least squared error follows from G alone, and so does what another
+unit would take off the error: units are taken one by one, as orthogonal matching pursuit does.
 
 Letters: L layers, T source tasks, d hidden size, W units of a bottleneck, w of them kept, R rows, S row length.
 """
@@ -123,14 +123,15 @@ def member(params: Params) -> tuple[Params, Params]:
 
 
 def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray:
-    """Drops units of one layer one by one, always the one whose loss the others make up for best.
+    """Takes units of one layer one by one, always the one that explains most of the update still missing.
 
-    With H the inverse of the ridged G, dropping unit j and refitting the others adds ||X_j||^2 / H_jj to the squared
-    error (as in Optimal Brain Surgeon, Hassibi and Stork 1993).
+    With R the part of G that the units so far (first of all the bias) leave unexplained, and V the up-projection, unit
+    j takes ||(R V)_j||^2 / R_jj off the squared error. Units that merely add much to the update, as the largest
+    ||V_j|| rms(h_j) would tell, often add the same: they leave three times the error.
 
     Args:
       gram: Float64[W+1 W+1], see ``grams``.
-      matrix: Float64[W+1 d], the up-projection with its bias as last row.
+      matrix: Float64[W+1 d], V, with the bias as last row.
       width: w.
 
     Returns:
@@ -140,18 +141,18 @@ def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray
       >>> choose_units(np.eye(4), np.array([[3.0], [1.0], [2.0], [0.0]]), 2).tolist()
       [0, 2]
     """
-    ridged, scale = _ridged(gram)
-    inverse, matrix = np.linalg.inv(ridged), scale[:, None] * matrix
-    kept = np.ones(len(gram) - 1, bool)
-    for _ in range(len(kept) - width):
-        pivots = np.where(kept, np.diag(inverse)[:-1], np.inf)
-        worth = np.where(kept, (matrix[:-1] ** 2).sum(-1) / pivots, np.inf)
-        worst = worth.argmin()
-        column = inverse[:, worst] / inverse[worst, worst]
-        matrix = matrix - column[:, None] * matrix[worst]
-        inverse = inverse - column[:, None] * inverse[worst]
-        kept[worst] = False
-    return np.flatnonzero(kept)
+    rest, scale = _ridged(gram)
+    missing = rest @ (scale[:, None] * matrix)  # R V
+    left, newest = np.ones(len(gram), bool), len(gram) - 1
+    for _ in range(width):
+        left[newest] = False
+        column = rest[:, newest] / rest[newest, newest]
+        missing = missing - column[:, None] * missing[newest]
+        rest = rest - column[:, None] * rest[newest]
+        gains = (missing[left] ** 2).sum(-1) / np.diag(rest)[left]
+        newest = np.flatnonzero(left)[gains.argmax()]
+    left[newest] = False
+    return np.flatnonzero(~left[:-1])
 
 
 def refit(gram: np.ndarray, matrix: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -49,11 +49,10 @@ def test_other_methods_are_refused(method):
         portable.check_method("folder", {"method": method})
 
 
-@pytest.mark.parametrize("head", ["two_layer", "pooled"])
-@pytest.mark.parametrize("method", portable.foldable())
+@pytest.mark.parametrize(
+    "method, head", [*((method, "two_layer") for method in portable.foldable()), ("scalearn-uniform++", "pooled")]
+)
 def test_logits_are_those_of_the_run(method, head):
-    if head == "pooled" and method not in ("scalearn-uniform++", "soup"):
-        pytest.skip("the head knows nothing of the method; two are enough")
     run = make_run(method, head=head)
     folded, params, batch = portable.of_run(run, 0), run.members[0], tiny.batch()
     backbone = {name: leaf for name, leaf in params["backbone"].items() if name != "pooler"}
