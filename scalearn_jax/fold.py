@@ -45,14 +45,14 @@ class Folded:
     Attributes:
       exact: the fold of the kept sources.
       written: the same, or what is left of it at a smaller width.
-      kept: Bool[T].
+      kept: Bool[T]; ``None`` for all, also where there are none.
       before: Float[n C], logits of the run.
       expected: Float[n C], those of the kept sources, each evaluated by itself.
     """
 
     exact: Portable
     written: Portable
-    kept: np.ndarray
+    kept: np.ndarray | None
     before: np.ndarray
     expected: np.ndarray
 
@@ -83,25 +83,20 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
     check_sizes(config, spec, whole.width)
     text = read_text(config, run)
     logits = partial(_logits, run.task, text.encoded, config.batch_size)
-    folded = fold(config, text, whole, spec, params, logits)
+    made = make(config, text, whole, spec, params, logits)
+    sources = [source["name"] for source in run.info["sources"]]
     with new_folder(config.out) as folder:
-        found = write(folded.written, folder, name, description)
-        after = logits(found.spec, found.params(params["backbone"]))
-        exact = folded.exact
-        same = after if found.width == exact.width else logits(exact.spec, exact.params(params["backbone"]))
-        difference = check_difference(folded.expected, same)
-        sources = [source["name"] for source, kept in zip(run.info["sources"], folded.kept, strict=True) if kept]
+        found = write(made.written, folder, name, description)
         measured = {
             "seed": seed,
-            "sources": sources,
+            "sources": sources if made.kept is None else [sources[t] for t in np.flatnonzero(made.kept)],
             "width_before": whole.width,
             "width": found.width,
-            "reduction_factor": adapterhub.load(folder)[1]["reduction_factor"],
-            "logit_difference": difference,
-            **compare(run.task, text, folded.before, after),
+            "reduction_factor": adapterhub.reduction_factor(found.backbone.hidden_size, found.width),
+            **measure(made, found, params["backbone"], text, logits),
         }
         provenance.write(folder, provenance.describe("fold", run, seed, fold=measured))
-    best_of = len(run.info["seeds"]) if config.seed is None else None
+    best_of = len(run.info["seeds"]) if config.seed is None else 1
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name, "best_of": best_of}
     return facts | measured | {"out": config.out, "name": name}
 
@@ -192,7 +187,7 @@ def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, para
     return inference.member_logits(spec, task, *folding.member(params), encoded, batch_size)[0]
 
 
-def fold(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
+def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
     """Makes the adapter, with fewer sources or units where that is asked for.
 
     Args:
@@ -207,17 +202,18 @@ def fold(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, param
       The adapter, and what it should compute.
     """
     before = expected = logits(spec, params)
-    exact, kept = whole, np.ones(spec.num_sources, bool)
+    exact, kept = whole, None
     if config.keep:
         members = folding.member(params)
         norms = contributions(spec, whole.task, *members, text.encoded, config.batch_size)[0]  # [L, T]
         kept = keep_largest(norms.sum(0))[config.keep - 1]
         exact = dataclasses.replace(whole, adapter=folding.prune(spec, params, kept))
         expected = logits(spec, params | {"adapters": banks.mask(params["adapters"], jnp.asarray(kept))})
-    if not config.width:
-        return Folded(exact, exact, kept, before, expected)
-    gram = folding.grams(exact, params["backbone"], text.fit, config.batch_size)
-    return Folded(exact, folding.compress(exact, gram, config.width), kept, before, expected)
+    written = exact
+    if config.width:
+        gram = folding.grams(exact, params["backbone"], text.fit, config.batch_size)
+        written = folding.compress(exact, gram, config.width)
+    return Folded(exact, written, kept, before, expected)
 
 
 def write(made: Portable, folder: Path, name: str, description: dict[str, Any]) -> Portable:
@@ -250,3 +246,15 @@ def write(made: Portable, folder: Path, name: str, description: dict[str, Any]) 
     if not same or (found.non_linearity, head_spec) != (made.non_linearity, head):
         raise FloatingPointError("the files read back as another adapter than was written; nothing is left of them.")
     return found
+
+
+def measure(made: Folded, found: Portable, backbone: Params, text: Text, logits: Callable) -> dict[str, Any]:
+    """Checks the exact fold against what it stands for, and measures what the files lose of the run.
+
+    Raises:
+      FloatingPointError: the fold is another function.
+    """
+    after, exact = logits(found.spec, found.params(backbone)), made.exact
+    same = after if found.width == exact.width else logits(exact.spec, exact.params(backbone))
+    difference = check_difference(made.expected, same)
+    return {"logit_difference": difference, **compare(exact.task, text, made.before, after)}

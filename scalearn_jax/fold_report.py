@@ -91,7 +91,7 @@ def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, fl
 
 def as_text(report: dict[str, Any]) -> str:
     """Words what ``fold_run`` returns for a terminal."""
-    best = f", the best of {report['best_of']} on development data" if (report["best_of"] or 1) > 1 else ""
+    best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
     title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
     lines = [f"{name.ljust(13)}{text}" for name, text in _facts(report).items() if text]
     line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'

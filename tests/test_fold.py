@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from functools import cache
 
 import jax
 import numpy as np
@@ -47,6 +48,7 @@ def make_run(tmp_path_factory):
     """Writes run folders of two seeds over random sources; there is nothing to train for these tests."""
     root = tmp_path_factory.mktemp("fold")
 
+    @cache
     def make(method, target, num_layers=1):
         backbone = str(tiny_backbone.write(root / f"backbone-{num_layers}", num_hidden_layers=num_layers))
         bank = drawn(banks.init(jax.random.key(0), banks.BankShape(num_layers, 3, 16, 4)), 0)
@@ -108,13 +110,20 @@ def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "method, target",
-    [("scalearn-uniform++", "builtin/similarity"), ("soup", "builtin/cause"), ("scalearn", "builtin/complaints")],
+    [("single", "builtin/similarity"), ("soup", "builtin/cause"), ("scalearn-uniform++", "builtin/complaints")],
 )
 def test_every_kind_of_task_folds(method, target, make_run, tmp_path):
     """A regression, a choice with the backbone's pooler in its head, and several labels."""
     report = fold.fold_run(FoldConfig(run=str(make_run(method, target)), out=str(tmp_path / "out"), batch_size=8))
     likeness = report["correlation"] if target == "builtin/similarity" else report["agreement"]
     assert likeness == pytest.approx(1) and report["logit_difference"] < 1e-5
+    assert report["sources"] == ([] if method == "single" else ["a", "b", "c"])
+
+
+def test_sources_can_only_go_where_they_are_scaled(make_run, tmp_path, capsys):
+    folder = make_run("soup", "builtin/cause")
+    assert cli.main(["fold", str(folder), "--out", str(tmp_path / "out"), "--keep", "1"]) == 2
+    assert "does not scale sources" in capsys.readouterr().err
 
 
 def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
@@ -125,7 +134,7 @@ def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     encoded, members = inference.read_split(loaded, "dev"), folding.member(params)
     kept = attribution.keep_largest(attribution.contributions(spec, loaded.task, *members, encoded, 8)[0].sum(0))[1]
     assert report["sources"] == [name for name, is_kept in zip("abc", kept, strict=True) if is_kept]
-    assert (report["width_before"], report["width"], report["best_of"]) == (12, 8, None)
+    assert (report["width_before"], report["width"], report["best_of"]) == (12, 8, 1)
     assert report["logit_difference"] < 1e-5  # to the other sources masked, not to all of them
     masked = attribution.masked_scores(spec, loaded.task, *members, encoded, 8, kept[None])[0, 0]
     assert report["scores"]["accuracy"] == pytest.approx(masked)
@@ -149,23 +158,24 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
 
 
-def test_any_texts_will_do(run, tmp_path):
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"sentence": f"a fine {word} number {word}"}) + "\n" for word in "abcdefg"))
+def test_any_texts_will_do(make_run, tmp_path):
+    run, texts = make_run("scalearn-uniform++", "builtin/complaints"), tmp_path / "texts.jsonl"
+    rows = [{column: f"a fine {word}" for column in run_folders.load_run(str(run)).task.columns} for word in "abcdefg"]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = dict(run=str(run), texts=str(texts), batch_size=8)
     plain = fold.fold_run(FoldConfig(out=str(tmp_path / "plain"), max_samples=5, **settings))
     assert (plain["text"], plain["num_texts"], plain["scores"]) == ("texts.jsonl", 5, None)
     narrow = fold.fold_run(FoldConfig(out=str(tmp_path / "narrow"), width=11, **settings))
     assert (narrow["num_texts"], narrow["fitted_on"]["num_texts"]) == (3, 4)
-    assert narrow["text"] == "every other text of texts.jsonl" and "accuracy" not in fold_report.as_text(narrow)
+    assert narrow["text"] == "every other text of texts.jsonl" and "loss" not in fold_report.as_text(narrow)
 
 
-def _up_by_one(monkeypatch):
+def _larger(monkeypatch):
     fold_exactly = portable.of_run
 
     def of_run(run, seed):
         made = fold_exactly(run, seed)
-        up = made.adapter["up"] | {"bias": made.adapter["up"]["bias"] + 1}
+        up = made.adapter["up"] | {"kernel": 1.01 * made.adapter["up"]["kernel"]}
         return dataclasses.replace(made, adapter=made.adapter | {"up": up})
 
     monkeypatch.setattr(portable, "of_run", of_run)
@@ -183,7 +193,7 @@ def _one_bit(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "tamper, message", [(_up_by_one, "logits differ from the run's by"), (_one_bit, "read back as another adapter")]
+    "tamper, message", [(_larger, "logits differ from the run's by"), (_one_bit, "read back as another adapter")]
 )
 def test_a_wrong_adapter_is_caught_and_leaves_nothing(tamper, message, run, tmp_path, monkeypatch, capsys):
     tamper(monkeypatch)
@@ -232,9 +242,3 @@ def test_bad_input_is_one_line_and_nothing_is_written(case, run, tmp_path, capsy
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and re.search(message, error)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_sources_can_only_go_where_they_are_scaled(make_run, tmp_path, capsys):
-    folder = make_run("soup", "builtin/topic")
-    assert cli.main(["fold", str(folder), "--out", str(tmp_path / "out"), "--keep", "1"]) == 2
-    assert "does not scale sources" in capsys.readouterr().err

@@ -50,7 +50,12 @@ def test_other_methods_are_refused(method):
 
 
 @pytest.mark.parametrize(
-    "method, head", [*((method, "two_layer") for method in portable.foldable()), ("scalearn-uniform++", "pooled")]
+    "method, head",
+    [
+        *((method, "two_layer") for method in ("scalearn", "scalearn-uniform++", "soup", "single")),
+        *((method, "two_layer") for method in ("compacter++", "propetl")),
+        ("scalearn-uniform++", "pooled"),
+    ],
 )
 def test_logits_are_those_of_the_run(method, head):
     run = make_run(method, head=head)
