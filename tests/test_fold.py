@@ -53,13 +53,15 @@ def make_run(tmp_path_factory):
         backbone = str(tiny_backbone.write(root / f"backbone-{num_layers}", num_hidden_layers=num_layers))
         bank = drawn(banks.init(jax.random.key(0), banks.BankShape(num_layers, 3, 16, 4)), 0)
         sources = [run_folders.Source(name, "", banks.select(bank, at), "relu", None) for at, name in enumerate("abc")]
+        sources = [] if method == "single" else sources
         folder = root / f"{method}-{target.replace('/', '-')}"
         settings = dict(target=target, method=method, backbone=backbone, max_train_samples=32, max_eval_samples=24)
         setup = prepare.prepare(TransferConfig(out=str(folder), seeds=SEEDS, **settings), target, sources)
         folder.mkdir()
         for index, seed in enumerate(SEEDS):
             save_tree(folder / f"seed-{seed}.safetensors", drawn(tree.index(setup.trainable, index), seed))
-        save_tree(folder / "frozen.safetensors", outputs._kept(setup))
+        pooler = {name: leaf for name, leaf in setup.frozen["backbone"].items() if name == "pooler"}
+        save_tree(folder / "frozen.safetensors", {"adapters": setup.frozen["adapters"], "backbone": pooler})
         files.write_json(folder / "run.json", outputs.describe("transfer", setup))
         by_seed = {str(seed): {"dev": {"accuracy": score}} for seed, score in zip(SEEDS, SCORES, strict=True)}
         files.write_json(folder / "results.json", {"seeds": by_seed})
