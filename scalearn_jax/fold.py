@@ -28,14 +28,12 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import safe_name
-from scalearn_jax.fold_report import Text, check_difference, compare
+from scalearn_jax.fold_report import Text, check_difference, compare, read_text
 from scalearn_jax.folders import check_out, new_folder
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.portable import Portable
 from scalearn_jax.typing import Params
-
-FIT_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,7 @@ def best_seed(run: runs.Run) -> int:
 
     def score(seed: int) -> float:
         value = provenance.scores(run.folder, seed).get("dev", {}).get(run.task.metrics[0])
-        return value if isinstance(value, float | int) and math.isfinite(value) else -math.inf
+        return value if isinstance(value, float) and math.isfinite(value) else -math.inf
 
     return max(run.members, key=score)
 
@@ -149,36 +147,6 @@ def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:
     width = width * config.keep // spec.num_sources if config.keep else width
     if config.width and config.width > width:
         raise InputError(f"--width {config.width}: the fold of {config.run} has {width} units; keep as many or fewer.")
-
-
-def read_text(config: FoldConfig, run: runs.Run) -> Text:
-    """Reads the texts to check on, and, for another width, those to fit on.
-
-    Raises:
-      InputError: there are none.
-    """
-    if config.texts:
-        return _of_file(config, run)
-    where = dict(data_dir=config.data_dir, backbone=config.backbone)
-    caps = dict(max_eval_samples=config.max_samples, max_train_samples=config.max_samples)
-    fit_caps = dict(max_train_samples=config.max_samples or FIT_SAMPLES)
-    try:
-        encoded = inference.read_split(run, config.split, **caps, **where)
-        fit = inference.read_split(run, "train", **fit_caps, **where) if config.width else None
-    except InputError as error:
-        columns = ", ".join(run.task.columns)
-        raise InputError(f"{error} Or pass --texts with any file that has the columns {columns}.") from error
-    return Text(f"{config.split} split", encoded, labelled=True, fit=fit)
-
-
-def _of_file(config: FoldConfig, run: runs.Run) -> Text:
-    _, encoded = inference.read_texts(run, config.texts, backbone=config.backbone)
-    examples, about = np.arange(len(encoded))[: config.max_samples], Path(config.texts).name
-    if not config.width:
-        return Text(about, encoded.take(examples), labelled=False)
-    if len(examples) < 2:
-        raise InputError(f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1.")
-    return Text(f"every other text of {about}", encoded.take(examples[1::2]), False, fit=encoded.take(examples[::2]))
 
 
 def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, params: Params) -> np.ndarray:

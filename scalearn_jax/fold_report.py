@@ -4,15 +4,19 @@ Letters: n texts, C outputs.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalearn_jax import inference, metrics
+from scalearn_jax import inference, metrics, runs
+from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.errors import InputError
 
 LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
+FIT_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,36 @@ class Text:
     encoded: Encoded
     labelled: bool
     fit: Encoded | None = None
+
+
+def read_text(config: FoldConfig, run: runs.Run) -> Text:
+    """Reads the texts to check on, and, for another width, those to fit on.
+
+    Raises:
+      InputError: there are none.
+    """
+    if config.texts:
+        return _of_file(config, run)
+    where = dict(data_dir=config.data_dir, backbone=config.backbone)
+    caps = dict(max_eval_samples=config.max_samples, max_train_samples=config.max_samples)
+    fit_caps = dict(max_train_samples=config.max_samples or FIT_SAMPLES)
+    try:
+        encoded = inference.read_split(run, config.split, **caps, **where)
+        fit = inference.read_split(run, "train", **fit_caps, **where) if config.width else None
+    except InputError as error:
+        columns = ", ".join(run.task.columns)
+        raise InputError(f"{error} Or pass --texts with any file that has the columns {columns}.") from error
+    return Text(f"{config.split} split", encoded, labelled=True, fit=fit)
+
+
+def _of_file(config: FoldConfig, run: runs.Run) -> Text:
+    _, encoded = inference.read_texts(run, config.texts, backbone=config.backbone)
+    examples, about = np.arange(len(encoded))[: config.max_samples], Path(config.texts).name
+    if not config.width:
+        return Text(about, encoded.take(examples), labelled=False)
+    if len(examples) < 2:
+        raise InputError(f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1.")
+    return Text(f"every other text of {about}", encoded.take(examples[1::2]), False, fit=encoded.take(examples[::2]))
 
 
 def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
@@ -110,7 +144,7 @@ def _facts(report: dict[str, Any]) -> dict[str, str | None]:
         "width": f"{width} units a layer, reduction factor {report['reduction_factor']:g}",
         "fitted on": report["fitted_on"] and size(report["fitted_on"]),
         "checked on": f"{report['text']}: {size(report)}",
-        "difference": f"{report['logit_difference']:.1e} in the logits, to the unfolded model",
+        "difference": f"{report['logit_difference']:.1e} in the logits, of the exact fold to the unfolded model",
         likeness: "undefined, the predictions are constant" if value is None else f"{value:.4f} with the run",
         **{name: f"{before[name]:.4f} -> {after[name]:.4f}" for name in before},
     }

@@ -117,7 +117,7 @@ def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int
 
 
 def member(params: Params) -> tuple[Params, Params]:
-    """Splits parameters into those of one member [1 ...], all but its backbone and bank, and these."""
+    """Puts parameters on the devices as evaluation takes them: one member's own [1 ...], backbone and bank apart."""
     small, large = tree.partition(params, lambda path: path.split("/")[0] in ("transfer", "heads"))
     return parallel.replicate((tree.stack([small]), large), parallel.make_mesh())
 
@@ -127,7 +127,8 @@ def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray
 
     With R the part of G that the units so far (first of all the bias) leave unexplained, and V the up-projection, unit
     j takes ||(R V)_j||^2 / R_jj off the squared error. Units that merely add much to the update, as the largest
-    ||V_j|| rms(h_j) would tell, often add the same: they leave three times the error.
+    ||V_j|| rms(h_j) would tell, often add the same: at half the width they left
+    three times the error of these.
 
     Args:
       gram: Float64[W+1 W+1], see ``grams``.

@@ -80,7 +80,8 @@ def scores(folder: Path, seed: int) -> dict[str, Any]:
     """Reads the scores of a run's seed on development and test data; those that its folder holds."""
     path = folder / "results.json"
     results = read_json(path).get("seeds") if path.exists() else {}
-    entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
+    entry = results.get(str(seed)) if isinstance(results, dict) else None
+    entry = entry if isinstance(entry, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 
 

@@ -172,6 +172,16 @@ def test_any_texts_will_do(make_run, tmp_path):
     assert narrow["text"] == "every other text of texts.jsonl" and "loss" not in fold_report.as_text(narrow)
 
 
+def test_damaged_scores_choose_the_first_seed(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    loaded = run_folders.load_run(str(folder))
+    for seeds in ({"4": {"dev": {"accuracy": float("nan")}}}, {"4": []}, [], {"4": {"dev": {"accuracy": "1"}}}):
+        files.write_json(folder / "results.json", {"seeds": seeds})
+        assert fold.best_seed(loaded) == 0
+    (folder / "results.json").unlink()
+    assert fold.best_seed(loaded) == 0 and fold.best_seed(run_folders.load_run(str(run))) == 4
+
+
 def _larger(monkeypatch):
     fold_exactly = portable.of_run
 
