@@ -227,6 +227,15 @@ def _export(config) -> int:
     return _done(exchange.export_run(config))
 
 
+def _fold(config) -> int:
+    _prepare()
+    from scalearn_jax import fold, fold_report, listing
+
+    report = fold.fold_run(config)
+    print(listing.as_json(report) if config.json else fold_report.as_text(report))
+    return 0
+
+
 def _plan(config) -> int:
     _check_method(config.method)
     _prepare()
@@ -295,6 +304,7 @@ COMMANDS = {
     "explain": Command("ExplainConfig", _explain, "which sources help a finished ScaLearn run", "run"),
     "import": Command("ImportConfig", _import, "make a run of an adapter, fusion or ScaLearn layers, or a run", "src"),
     "export": Command("ExportConfig", _export, "write a finished run for AdapterHub or another machine", "run"),
+    "fold": Command("FoldConfig", _fold, "turn a finished run into one plain AdapterHub adapter", "run"),
     "run": Command(
         "RunConfig", _run, "run a study: every target with every method, then the table", "study", trains=True
     ),

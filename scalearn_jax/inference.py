@@ -60,6 +60,7 @@ def read_split(
     data_dir: str | None = None,
     backbone: str | None = None,
     max_eval_samples: int | None = None,
+    max_train_samples: int | None = None,
 ) -> tokens.Encoded:
     """Reads and tokenises a split of a run's task as in training.
 
@@ -69,6 +70,7 @@ def read_split(
       data_dir: where the data lie now; ``None`` for where they lay in training.
       backbone: where the backbone, and with it the tokenizer, lies now; ``None`` likewise.
       max_eval_samples: rows of development and test set; ``None`` for as many as in training.
+      max_train_samples: rows of the training set; ``None`` likewise.
 
     Returns:
       The encoded split.
@@ -80,13 +82,32 @@ def read_split(
     tables = splits.load_splits(
         run.task,
         data_dir=data_dir or run.info["data_dir"],
-        max_train_samples=settings["max_train_samples"],
+        max_train_samples=max_train_samples or settings["max_train_samples"],
         max_eval_samples=max_eval_samples or settings["max_eval_samples"],
         max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )
     tokenizer = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
     return check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+
+
+def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
+    """Reads and tokenises any file of a run's task, which needs no labels.
+
+    Args:
+      run: the run.
+      path: file with the task's text columns.
+      backbone: where the backbone, and with it the tokenizer, lies now; ``None`` for where it lay in training.
+
+    Returns:
+      The examples, and these encoded, with zeros for labels.
+
+    Raises:
+      InputError: unreadable file, missing column, or a tokenizer that does not fit the backbone.
+    """
+    table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
+    encoded = tokens.encode(_tokenizer(run, backbone), run.task, table, max_length=run.task.max_length, labels=False)
+    return table, check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def predict(config: PredictConfig) -> Path:
@@ -111,10 +132,7 @@ def predict(config: PredictConfig) -> Path:
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     run = only_seed(run, next(iter(run.members)) if config.seed is None else config.seed)
-    table = splits.examples(run.task, splits.read_table(Path(config.input)), config.input, labels=False)
-    tokenizer = _tokenizer(run, config.backbone)
-    encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
-    check_tokens(encoded, run.spec.backbone, config.backbone or run.info["backbone"]["path"])
+    table, encoded = read_texts(run, config.input, backbone=config.backbone)
     trainable, frozen = stacked(run)
     logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
     lines = chosen_answers(table, logits) if run.task.derive == "record" else [answer(run.task, row) for row in logits]

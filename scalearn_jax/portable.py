@@ -10,6 +10,7 @@ Letters: L layers, d hidden size, w width of the adapter, C outputs.
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,10 +93,7 @@ def of_run(run: runs.Run, seed: int) -> Portable:
         spec = dataclasses.replace(spec, combiner_options=tuple(sorted((options | {"compose": "folded"}).items())))
     site = spec.make_combiner.bind(params["transfer"], params["adapters"]) or {}
     if "down" not in site:
-        raise InputError(
-            f"{run.folder} is a {run.info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
-            f" {', '.join(foldable())}."
-        )
+        raise _not_ordinary(run.folder, run.info["method"])
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return Portable(
         task=run.task,
@@ -105,6 +103,27 @@ def of_run(run: runs.Run, seed: int) -> Portable:
         head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
         backbone=dataclasses.replace(spec.backbone, has_pooler=False),
         origin=run.info["backbone"],
+    )
+
+
+def check_method(folder: str | Path, info: dict[str, Any]) -> None:
+    """Checks, before anything heavy is read, that a run's method folds.
+
+    Args:
+      folder: the run, for the error.
+      info: the content of its ``run.json``.
+
+    Raises:
+      InputError: it does not; names those that do.
+    """
+    if info["method"] not in foldable():
+        raise _not_ordinary(folder, info["method"])
+
+
+def _not_ordinary(folder: str | Path, method: str) -> InputError:
+    return InputError(
+        f"{folder} is a {method!r} run, which is no ordinary adapter in each layer; expected one of"
+        f" {', '.join(foldable())}."
     )
 
 

@@ -58,7 +58,7 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "backbone": public_backbone(info["backbone"]),
         "sources": sources,
         "parameters": info["parameters"],
-        "scores": _scores(folder, seed),
+        "scores": scores(folder, seed),
         **more,
         "versions": software.versions(),
         "command": without_places(software.command()),
@@ -92,10 +92,12 @@ def public_place(source: dict[str, Any]) -> str | None:
     return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
 
 
-def _scores(folder: Path, seed: int) -> dict[str, Any]:
+def scores(folder: Path, seed: int) -> dict[str, Any]:
+    """Reads the scores of a run's seed on development and test data; those that its folder holds."""
     path = folder / "results.json"
     results = read_json(path).get("seeds") if path.exists() else {}
-    entry = results.get(str(seed), {}) if isinstance(results, dict) else {}
+    entry = results.get(str(seed)) if isinstance(results, dict) else None
+    entry = entry if isinstance(entry, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 
 

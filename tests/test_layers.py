@@ -32,6 +32,7 @@ soup
 prepare
 inference exchange
 attribution features identity outcomes rates records together
+fold_report folding
 training
 outputs
 pipeline
@@ -39,7 +40,7 @@ plan score_tables significance estimate
 comparison figures workload
 forecast
 fetch_record
-report explain listing offline outlook publish study_checks suggest doctor
+report explain fold listing offline outlook publish study_checks suggest doctor
 preview
 study flags
 cli

@@ -4,6 +4,7 @@ The text under a field is its help on the command line. ``None`` means "as publi
 """
 
 from scalearn_jax.config.exchange import ExportConfig, ImportConfig
+from scalearn_jax.config.folding import FoldConfig
 from scalearn_jax.config.hub import FetchConfig, PushConfig
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.config.training import (
@@ -24,6 +25,7 @@ __all__ = [
     "ExportConfig",
     "ImportConfig",
     "FetchConfig",
+    "FoldConfig",
     "ListConfig",
     "PlanAdapterConfig",
     "PlanTransferConfig",

@@ -64,6 +64,21 @@ class Encoded:
         """The sequence numbers of some examples, K neighbours each."""
         return (np.asarray(examples)[:, None] * self.num_choices + np.arange(self.num_choices)[None]).reshape(-1)
 
+    def take(self, examples: np.ndarray) -> "Encoded":
+        """Some of the examples, in the given order."""
+        sequences = self.sequences(examples)
+        lengths = self.lengths[sequences]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = np.repeat(self.offsets[sequences] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return dataclasses.replace(
+            self,
+            ids=self.ids[tokens],
+            token_types=self.token_types[tokens],
+            offsets=offsets,
+            labels=self.labels[examples],
+            questions=self.questions[examples] if len(self.questions) else self.questions,
+        )
+
 
 def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     """Loads a backbone's tokenizer with ``transformers``; remote code is never run.

@@ -82,10 +82,23 @@ def test_other_layouts_of_the_first_version_are_refused(tmp_path, key, value):
         adapterhub.load(folder, allow_pickle=True)
 
 
-@pytest.mark.parametrize("hidden_size", [384, 768, 1024])
+@pytest.mark.parametrize("hidden_size", [32, 40, 128, 312, 384, 768, 1024])
 def test_every_width_is_recovered_from_its_reduction_factor(hidden_size):
-    for width in range(1, 2 * hidden_size):
-        assert int(hidden_size // adapterhub.reduction_factor(hidden_size, width)) == width
+    """Also those above the hidden size, which 16 sources of half of it come to."""
+    for width in range(1, 8 * hidden_size + 1):
+        written = json.loads(json.dumps(adapterhub.reduction_factor(hidden_size, width)))
+        assert int(hidden_size // written) == width
+
+
+@pytest.mark.parametrize("hidden_size, width", [(40, 47), (768, 5 * 48), (768, 13 * 48), (312, 10 * 48)])
+def test_the_written_config_gives_the_width(tmp_path, hidden_size, width):
+    """As the other library computes it, where the plain quotient gives one unit less."""
+    assert int(hidden_size // (hidden_size / width)) == width - 1
+    folded = adapter(num_layers=1, hidden_size=hidden_size, width=width)
+    adapterhub.save(folded, tmp_path, name="a", config={"model_type": "bert", "reduction_factor": 16})
+    factor = json.loads((tmp_path / "adapter_config.json").read_text())["config"]["reduction_factor"]
+    assert int(hidden_size // factor) == width
+    assert tree.content_hash(adapterhub.load(tmp_path)[0]) == tree.content_hash(folded)
 
 
 @pytest.mark.parametrize("name, num_choices", [("target", 1), ("multilabel", 1), ("choice", 2)])

@@ -96,6 +96,18 @@ def test_unlabelled_texts_can_be_encoded():
     assert encoded.labels.tolist() == [0]
 
 
+def test_some_examples_are_those_encoded_alone():
+    task = Task("choice", "choice", ("a",), choices=("b", "c"))
+    table = {"a": ["one", "two three", "four"], "b": ["five", "six", "seven eight"], "c": ["nine ten", "one", "two"]}
+    table["label"] = [0, 1, 1]
+    order = np.array([2, 0])
+    alone = {name: [values[row] for row in order] for name, values in table.items()}
+    found = tokens.encode(tokenizer(), task, table, max_length=16).take(order)
+    expected = tokens.encode(tokenizer(), task, alone, max_length=16)
+    for field in dataclasses.fields(tokens.Encoded):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), err_msg=field.name)
+
+
 def test_many_texts_are_encoded_in_pieces(monkeypatch):
     table = {"a": WORDS, "b": WORDS[::-1], "label": [0] * len(WORDS)}
     whole = tokens.encode(tokenizer(), PAIR, table, max_length=8)

@@ -1,0 +1,228 @@
+"""``scalearn fold``: a finished run as one plain adapter, which the `adapters` library loads like any other.
+
+    adapter_config.json, adapter.safetensors     the adapter
+    head_config.json, model_head.safetensors     its head
+    scalearn.json                                where it comes from, what was checked and what was lost
+
+What is checked are the files: they are read back, and the folder appears only if they give the run's logits.
+
+Letters: T source tasks, n texts, C outputs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from scalearn_jax import folding, inference, portable, provenance, run_info, runs, tree
+from scalearn_jax.attribution import VARIANTS, contributions, keep_largest
+from scalearn_jax.config import FoldConfig
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert.adapterhub.common import check_name, origin
+from scalearn_jax.data.task import Task
+from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import safe_name
+from scalearn_jax.fold_report import Text, check_difference, compare, read_text
+from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.models import bank as banks
+from scalearn_jax.portable import Portable
+from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """A run as one adapter.
+
+    Attributes:
+      exact: the fold of the kept sources.
+      written: the same, or what is left of it at a smaller width.
+      kept: Bool[T]; ``None`` for all, also where there are none.
+      before: Float[n C], logits of the run.
+      expected: Float[n C], those of the kept sources, each evaluated by itself.
+    """
+
+    exact: Portable
+    written: Portable
+    kept: np.ndarray | None
+    before: np.ndarray
+    expected: np.ndarray
+
+
+def fold_run(config: FoldConfig) -> dict[str, Any]:
+    """Writes one seed of a run as a plain AdapterHub adapter with its head.
+
+    Args:
+      config: see ``FoldConfig``.
+
+    Returns:
+      Where it is, what it is of, and what was measured, as ``scalearn.json`` has it under ``"fold"``.
+
+    Raises:
+      InputError: a method that does not fold, a damaged run, another backbone, missing data, or more sources or units
+        to keep than there are.
+      FloatingPointError: the files do not give the run's logits; nothing is left of them.
+
+    Example:
+      >>> fold_run(FoldConfig(run="runs/rte", out="folded/rte"))["width"]  # doctest: +SKIP
+      384
+    """
+    check_out(config.out)
+    run = load(config)
+    [(seed, params)] = run.members.items()
+    name, description = named(config, run)
+    whole, (spec, params) = portable.of_run(run, seed), folding.published_form(run.spec, params)
+    check_sizes(config, spec, whole.width)
+    text = read_text(config, run)
+    logits = partial(_logits, run.task, text.encoded, config.batch_size)
+    made = make(config, text, whole, spec, params, logits)
+    sources = [source["name"] for source in run.info["sources"]]
+    with new_folder(config.out) as folder:
+        found = write(made.written, folder, name, description)
+        measured = {
+            "seed": seed,
+            "sources": sources if made.kept is None else [sources[t] for t in np.flatnonzero(made.kept)],
+            "width_before": whole.width,
+            "width": found.width,
+            "reduction_factor": adapterhub.reduction_factor(found.backbone.hidden_size, found.width),
+            **measure(made, found, params["backbone"], text, logits),
+        }
+        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, fold=measured))
+    best_of = len(run.info["seeds"]) if config.seed is None else 1
+    facts = {"run": config.run, "method": run.info["method"], "task": run.task.name, "best_of": best_of}
+    return facts | measured | {"out": config.out, "name": name}
+
+
+def load(config: FoldConfig) -> runs.Run:
+    """Reads the run with one of its seeds, by default the one with the best development score.
+
+    Raises:
+      InputError: it is damaged, has no such seed, or does not fold.
+    """
+    portable.check_method(config.run, run_info.read_info(Path(config.run)))
+    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
+    return inference.only_seed(run, best_seed(run) if config.seed is None else config.seed)
+
+
+def best_seed(run: runs.Run) -> int:
+    """Finds the seed with the best development score; the first of equals, and where no scores are kept."""
+
+    def score(seed: int) -> float:
+        value = provenance.scores(run.folder, seed).get("dev", {}).get(run.task.metrics[0])
+        return value if isinstance(value, float) and math.isfinite(value) else -math.inf
+
+    return max(run.members, key=score)
+
+
+def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
+    """Names the adapter and its backbone as AdapterHub's files do.
+
+    Raises:
+      InputError: a name that they cannot hold.
+    """
+    name = safe_name(run.task.name).replace(".", "-") if config.name is None else config.name
+    backbone = provenance.public_backbone(run.info["backbone"])["name"]
+    description = {"model_type": run.spec.backbone.family, "model_name": backbone}
+    check_name(name, Path("--name"))
+    origin(name, description)
+    return name, description
+
+
+def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:
+    """Checks how much of an adapter is to be kept.
+
+    Raises:
+      InputError: more sources or units than there are, or sources of a run that does not sum any.
+    """
+    if config.keep and spec.combiner not in VARIANTS:
+        raise InputError(f"--keep {config.keep}: {config.run} does not scale sources, so none can go; leave it out.")
+    if config.keep and config.keep > spec.num_sources:
+        raise InputError(f"--keep {config.keep}: {config.run} has {spec.num_sources} sources; keep as many or fewer.")
+    width = width * config.keep // spec.num_sources if config.keep else width
+    if config.width and config.width > width:
+        raise InputError(f"--width {config.width}: the fold of {config.run} has {width} units; keep as many or fewer.")
+
+
+def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, params: Params) -> np.ndarray:
+    """Computes a model's logits Float[n C] in plain float32."""
+    spec = dataclasses.replace(spec, dtype="strict")
+    return inference.member_logits(spec, task, *folding.member(params), encoded, batch_size)[0]
+
+
+def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
+    """Makes the adapter, with fewer sources or units where that is asked for.
+
+    Args:
+      config: says how many to keep.
+      text: what they are chosen on.
+      whole: the fold of all sources.
+      spec: the model in its published form.
+      params: its parameters.
+      logits: (spec, params) -> Float[n C] on the text.
+
+    Returns:
+      The adapter, and what it should compute.
+    """
+    before = expected = logits(spec, params)
+    exact, kept = whole, None
+    if config.keep:
+        members = folding.member(params)
+        norms = contributions(spec, whole.task, *members, text.encoded, config.batch_size)[0]  # [L, T]
+        kept = keep_largest(norms.sum(0))[config.keep - 1]
+        exact = dataclasses.replace(whole, adapter=folding.prune(spec, params, kept))
+        expected = logits(spec, params | {"adapters": banks.mask(params["adapters"], jnp.asarray(kept))})
+    written = exact
+    if config.width:
+        gram = folding.grams(exact, params["backbone"], text.fit, config.batch_size)
+        written = folding.compress(exact, gram, config.width)
+    return Folded(exact, written, kept, before, expected)
+
+
+def write(made: Portable, folder: Path, name: str, description: dict[str, Any]) -> Portable:
+    """Writes an adapter with its head, and reads them back.
+
+    Returns:
+      What the files hold.
+
+    Raises:
+      FloatingPointError: other numbers than were written.
+    """
+    adapter_config = description | {"non_linearity": made.non_linearity}
+    adapterhub.save(made.adapter, folder, name=name, config=adapter_config)
+    task, head = made.task, made.head_spec
+    adapterhub.save_head(
+        made.head,
+        folder,
+        name=name,
+        kind=task.kind,
+        labels=task.labels,
+        num_choices=task.num_choices,
+        config=description | {"dropout": head.dropout},
+    )
+    adapter, described = adapterhub.load(folder)
+    parts, head_spec = adapterhub.load_head(folder)
+    found = dataclasses.replace(
+        made, adapter=adapter, non_linearity=described["non_linearity"], head=parts, head_spec=head_spec
+    )
+    same = all(tree.content_hash(a) == tree.content_hash(b) for a, b in ((adapter, made.adapter), (parts, made.head)))
+    if not same or (found.non_linearity, head_spec) != (made.non_linearity, head):
+        raise FloatingPointError("the files read back as another adapter than was written; nothing is left of them.")
+    return found
+
+
+def measure(made: Folded, found: Portable, backbone: Params, text: Text, logits: Callable) -> dict[str, Any]:
+    """Checks the exact fold against what it stands for, and measures what the files lose of the run.
+
+    Raises:
+      FloatingPointError: the fold is another function.
+    """
+    after, exact = logits(found.spec, found.params(backbone)), made.exact
+    same = after if found.width == exact.width else logits(exact.spec, exact.params(backbone))
+    difference = check_difference(made.expected, same)
+    return {"logit_difference": difference, **compare(exact.task, text, made.before, after)}

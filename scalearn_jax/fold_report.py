@@ -1,0 +1,150 @@
+"""What a fold is checked on, what it loses, and how that is told.
+
+Letters: n texts, C outputs.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalearn_jax import inference, metrics, runs
+from scalearn_jax.config import FoldConfig
+from scalearn_jax.data.task import Task
+from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.errors import InputError
+
+LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
+FIT_SAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """What an adapter is made and checked on.
+
+    Attributes:
+      about: where the texts come from.
+      encoded: the texts.
+      labelled: whether they have labels.
+      fit: texts to refit an up-projection on; ``None`` where that is not asked for.
+    """
+
+    about: str
+    encoded: Encoded
+    labelled: bool
+    fit: Encoded | None = None
+
+
+def read_text(config: FoldConfig, run: runs.Run) -> Text:
+    """Reads the texts to check on, and, for another width, those to fit on.
+
+    Raises:
+      InputError: there are none.
+    """
+    if config.texts:
+        return _of_file(config, run)
+    where = dict(data_dir=config.data_dir, backbone=config.backbone)
+    caps = dict(max_eval_samples=config.max_samples, max_train_samples=config.max_samples)
+    fit_caps = dict(max_train_samples=config.max_samples or FIT_SAMPLES)
+    try:
+        encoded = inference.read_split(run, config.split, **caps, **where)
+        fit = inference.read_split(run, "train", **fit_caps, **where) if config.width else None
+    except InputError as error:
+        columns = ", ".join(run.task.columns)
+        raise InputError(f"{error} Or pass --texts with any file that has the columns {columns}.") from error
+    return Text(f"{config.split} split", encoded, labelled=True, fit=fit)
+
+
+def _of_file(config: FoldConfig, run: runs.Run) -> Text:
+    _, encoded = inference.read_texts(run, config.texts, backbone=config.backbone)
+    examples, about = np.arange(len(encoded))[: config.max_samples], Path(config.texts).name
+    if not config.width:
+        return Text(about, encoded.take(examples), labelled=False)
+    if len(examples) < 2:
+        raise InputError(f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1.")
+    return Text(f"every other text of {about}", encoded.take(examples[1::2]), False, fit=encoded.take(examples[::2]))
+
+
+def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Compares the logits of a fold with those of what it stands for.
+
+    Args:
+      expected: Float[n C].
+      found: Float[n C].
+
+    Returns:
+      The largest difference, relative to the largest logit where that is above 1.
+
+    Raises:
+      FloatingPointError: it is above ``LARGEST_DIFFERENCE``.
+    """
+    difference = float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    if not difference <= LARGEST_DIFFERENCE:  # also where it is not a number
+        raise FloatingPointError(
+            f"the folded adapter's logits differ from the run's by {difference:.1e} of the largest, expected at most"
+            f" {LARGEST_DIFFERENCE:g}; nothing was written."
+        )
+    return difference
+
+
+def compare(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Measures what is lost between the logits of a run and those of what was written.
+
+    Returns:
+      What ``agreement`` finds, ``scores_before`` and ``scores`` (``None`` without labels), and what all this
+      was measured on.
+    """
+    both = inference.scores(task, np.stack([before, after]), text.encoded) if text.labelled else (None, None)
+    return {
+        **agreement(task, before, after),
+        "scores_before": both[0],
+        "scores": both[1],
+        "text": text.about,
+        "num_texts": len(text.encoded),
+        "num_tokens": int(text.encoded.lengths.sum()),
+        "fitted_on": text.fit and {"num_texts": len(text.fit), "num_tokens": int(text.fit.lengths.sum())},
+    }
+
+
+def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, float | None]:
+    """Measures the share of equal predictions, or the correlation of two regressions.
+
+    Returns:
+      ``{"agreement": share}`` or ``{"correlation": r}``, with ``None`` for that of constant predictions.
+
+    Example:
+      >>> agreement(Task("demo", "classification", ("text",), ("a", "b")), np.eye(2), np.ones((2, 2)))
+      {'agreement': 0.5}
+    """
+    predictions = metrics.predict(task.kind, before), metrics.predict(task.kind, after)
+    if task.kind == "regression":
+        return {"correlation": metrics.pearson(*predictions) if min(map(np.ptp, predictions)) > 0 else None}
+    return {"agreement": (metrics.exact_match if task.kind == "multilabel" else metrics.accuracy)(*predictions)}
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """Words what ``fold_run`` returns for a terminal."""
+    best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
+    title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
+    lines = [f"{name.ljust(13)}{text}" for name, text in _facts(report).items() if text]
+    line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'
+    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; with the adapters library: {line}"])
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str | None]:
+    change = lambda name: f"{report[name + '_before']} -> {report[name]}"  # noqa: E731
+    size = lambda of: f"{of['num_texts']:,} texts, {of['num_tokens']:,} tokens"  # noqa: E731
+    before, after = report["scores_before"] or {}, report["scores"]
+    width = report["width"] if report["width"] == report["width_before"] else change("width")
+    likeness = next(name for name in ("agreement", "correlation") if name in report)
+    value = report[likeness]
+    return {
+        "sources": ", ".join(report["sources"]),
+        "width": f"{width} units a layer, reduction factor {report['reduction_factor']:g}",
+        "fitted on": report["fitted_on"] and size(report["fitted_on"]),
+        "checked on": f"{report['text']}: {size(report)}",
+        "difference": f"{report['logit_difference']:.1e} in the logits, of the exact fold to the unfolded model",
+        likeness: "undefined, the predictions are constant" if value is None else f"{value:.4f} with the run",
+        **{name: f"{before[name]:.4f} -> {after[name]:.4f}" for name in before},
+    }
