@@ -31,6 +31,7 @@ _EXPORTS = {
     "model": ("ModelSpec",),
     "pipeline": ("train_adapter", "transfer"),
     "inference": ("evaluate", "predict"),
+    "predictor": ("Predictor",),
     "explain": ("explain_run",),
     "study": ("run_study",),
     "report": ("make_report",),

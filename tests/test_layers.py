@@ -25,9 +25,12 @@ convert
 run_info
 runs results
 portable provenance
-checks train
+answers checks mixed queries train
 soup
 prepare
+served
+programs
+predictor
 inference
 attribution features identity outcomes rates records together
 training
