@@ -140,33 +140,41 @@ def _chosen(every: Array, tasks: Array) -> Array:
 
 
 def _update(phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> Callable[[Params, Array], Array]:
-    """Makes the site function of a layer's bank, ``down`` kernel [K d w] and so on."""
-    names = tuple(dict.fromkeys(phis))
-    functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
-
-    def adapter(own: Params, task: Array | int, z: Array) -> Array:
-        h = jax.lax.switch(jnp.asarray(numbers)[task], functions, affine(own["down"], z))
-        return affine(own["up"], h)
-
-    def looked_up(bank: Params, task_and_row: tuple[Array, Array]) -> Array:
-        task, row = task_and_row
-        return adapter(jax.tree.map(lambda leaf: leaf[task], bank), task, row)
+    """Makes the site function of a layer's bank, ``down`` kernel Float[K d w] and so on."""
+    looked_up = adapter_of(phis)
 
     def update(bank: Params, z: Array) -> Array:
         if len(phis) == 1:
-            return looked_up(bank, (0, z))
+            return looked_up(bank, 0, z)
         if z.shape[1] == 1:  # the last layer, at first tokens only: [N, 1, d]
-            return _chosen(jax.vmap(lambda own, task: adapter(own, task, z))(bank, jnp.arange(len(phis))), tasks)
-        return jax.lax.platform_dependent(bank, z, row_tasks, cpu=row_by_row(looked_up), default=at_once(looked_up))
+            return _chosen(jax.vmap(lambda task: looked_up(bank, task, z))(jnp.arange(len(phis))), tasks)
+        return jax.lax.platform_dependent(bank, row_tasks, z, cpu=row_by_row(looked_up), default=at_once(looked_up))
 
     return update
 
 
-def row_by_row(function: Callable) -> Callable:
-    """Maps (bank, (task, row)) -> row over rows, one after another."""
-    return lambda bank, z, row_tasks: jax.lax.map(lambda pair: function(bank, pair), (row_tasks, z))
+def adapter_of(phis: tuple[str, ...]) -> Callable[[Params, Array | int, Array], Array]:
+    """Makes the function (bank, task, z Float[... d]) -> the update of that task's adapter.
+
+    Args:
+      phis: the non-linearities of the K adapters of a bank, which may differ.
+    """
+    names = tuple(dict.fromkeys(phis))
+    functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
+
+    def looked_up(bank: Params, task: Array | int, z: Array) -> Array:
+        own = jax.tree.map(lambda leaf: leaf[task], bank)
+        h = jax.lax.switch(jnp.asarray(numbers)[task], functions, affine(own["down"], z))
+        return affine(own["up"], h)
+
+    return looked_up
 
 
-def at_once(function: Callable) -> Callable:
-    """Maps (bank, (task, row)) -> row over rows, all together."""
-    return lambda bank, z, row_tasks: jax.vmap(lambda pair: function(bank, pair))((row_tasks, z))
+def row_by_row(looked_up: Callable) -> Callable[[Params, Array, Array], Array]:
+    """Makes (bank, tasks of the rows, z Float[R S d]) -> updates: one row after another."""
+    return lambda bank, row_tasks, z: jax.lax.map(lambda row: looked_up(bank, *row), (row_tasks, z))
+
+
+def at_once(looked_up: Callable) -> Callable[[Params, Array, Array], Array]:
+    """Makes the same function as ``row_by_row``: all rows together."""
+    return lambda bank, row_tasks, z: jax.vmap(lambda task, row: looked_up(bank, task, row))(row_tasks, z)

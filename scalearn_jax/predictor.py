@@ -105,6 +105,11 @@ class Predictor:
             tokenizer=tokens.load_tokenizer(served[0].path, served[0].revision),
         )
 
+    @property
+    def row_choices(self) -> tuple[int, ...]:
+        """The numbers of rows that a step may have, evenly shared by the devices."""
+        return tuple(np.unique(parallel.divisible(np.array(packing.row_steps(self.batch_size)), parallel.make_mesh())))
+
     def predict(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Answers texts.
 
@@ -170,7 +175,7 @@ class Predictor:
         layout = {
             "batch_size": self.batch_size,
             "row_length": max(task.max_length for task in self.tasks.values()),
-            "row_choices": parallel.divisible(np.array(packing.row_steps(self.batch_size)), parallel.make_mesh()),
+            "row_choices": self.row_choices,
         }
         outputs = []
         for start in range(0, len(encoded), self.batch_size):

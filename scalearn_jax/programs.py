@@ -51,11 +51,11 @@ def _several(spec: MixedSpec, mesh: Mesh) -> Callable:
 
 @cache
 def _single(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
-    """Compiles a model of any kind; each sequence of an example has a row of the result."""
+    """Compiles a model of any kind; its head scores each sequence by itself, also where several are to choose from."""
+    spec = dataclasses.replace(spec, heads=((task, dataclasses.replace(spec.head(task), num_choices=1)),))
 
     def answer(params: Params, rows: Rows) -> Array:
         first = model.features(params, rows, spec=spec)
-        logits = model.predict(params, first, spec=spec, task=task)
-        return logits.reshape(len(first), -1)
+        return model.predict(params, first, spec=spec, task=task)
 
     return parallel.compile_forward(answer, mesh)
