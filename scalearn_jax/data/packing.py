@@ -131,13 +131,13 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost
 
 
 def row_steps(most: int) -> tuple[int, ...]:
-    """Lists row counts to round up to where nothing is known of the batches to come: few, and none a half too large.
+    """Lists row counts to round up to where nothing is known of the batches to come: few, but none a quarter too large.
 
     Example:
       >>> row_steps(20)
-      (1, 2, 3, 4, 6, 8, 12, 16, 20)
+      (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
     """
-    steps = {factor << i for i in range(most.bit_length()) for factor in (1, 3)}
+    steps = {factor << i for i in range(most.bit_length()) for factor in (1, 3, 5, 7)}
     return (*sorted(step for step in steps if step < most), most)
 
 
