@@ -17,7 +17,8 @@ Letters: K tasks, N sequences, R rows, S row length, L layers, d hidden size, w 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,17 +115,17 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
     Returns:
       Float[N C], in float32 or wider; of a narrower head the first columns count.
     """
-    backbone, site, model = params["backbone"], params["adapters"], spec.model
+    backbone, bank, model = params["backbone"], params["adapters"], spec.model
     tasks = rows.row_tasks[rows.example_at[:, 0]]  # [N]
     with model.precision():
         if model.dtype == "mixed":
-            backbone, site = half_kernels(backbone), half_kernels(site)
+            backbone, bank = half_kernels(backbone), half_kernels(bank)
         first = encoder.encode(
             backbone,
             rows,
             model.backbone,
-            site=site,
-            update=_update(spec.non_linearities, rows.row_tasks, tasks),
+            site={"layer": np.arange(model.backbone.num_layers)},  # the bank is read where it lies: no copy a layer
+            update=_update(bank, spec.non_linearities, rows.row_tasks, tasks),
             dtype=model.compute_dtype,
             layers=model.layers,
             first_only=True,
@@ -139,42 +140,44 @@ def _chosen(every: Array, tasks: Array) -> Array:
     return every[tasks, jnp.arange(len(tasks))]
 
 
-def _update(phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> Callable[[Params, Array], Array]:
-    """Makes the site function of a layer's bank, ``down`` kernel Float[K d w] and so on."""
-    looked_up = adapter_of(phis)
+def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> Callable[[Params, Array], Array]:
+    """Makes the site function of a bank, ``down`` kernel Float[L K d w] and so on; a site holds its layer's number."""
+    looked_up = adapter_of(bank, phis)
 
-    def update(bank: Params, z: Array) -> Array:
+    def update(site: Params, z: Array) -> Array:
+        own = partial(looked_up, site["layer"])
         if len(phis) == 1:
-            return looked_up(bank, 0, z)
+            return own(0, z)
         if z.shape[1] == 1:  # the last layer, at first tokens only: [N, 1, d]
-            return _chosen(jax.vmap(lambda task: looked_up(bank, task, z))(jnp.arange(len(phis))), tasks)
-        return jax.lax.platform_dependent(bank, row_tasks, z, cpu=row_by_row(looked_up), default=at_once(looked_up))
+            return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
+        return jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))
 
     return update
 
 
-def adapter_of(phis: tuple[str, ...]) -> Callable[[Params, Array | int, Array], Array]:
-    """Makes the function (bank, task, z Float[... d]) -> the update of that task's adapter.
+def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array], Array]:
+    """Makes the function (number of the layer, of the task, z Float[... d]) -> the update of their adapter.
 
     Args:
-      phis: the non-linearities of the K adapters of a bank, which may differ.
+      bank: ``down`` kernel Float[L K d w] and so on.
+      phis: the non-linearities of the K tasks, which may differ.
     """
     names = tuple(dict.fromkeys(phis))
     functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
 
-    def looked_up(bank: Params, task: Array | int, z: Array) -> Array:
-        own = jax.tree.map(lambda leaf: leaf[task], bank)
+    def looked_up(layer: Any, task: Any, z: Array) -> Array:
+        own = jax.tree.map(lambda leaf: leaf[layer, task], bank)
         h = jax.lax.switch(jnp.asarray(numbers)[task], functions, affine(own["down"], z))
         return affine(own["up"], h)
 
     return looked_up
 
 
-def row_by_row(looked_up: Callable) -> Callable[[Params, Array, Array], Array]:
-    """Makes (bank, tasks of the rows, z Float[R S d]) -> updates: one row after another."""
-    return lambda bank, row_tasks, z: jax.lax.map(lambda row: looked_up(bank, *row), (row_tasks, z))
+def row_by_row(adapter: Callable[[Any, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Makes (tasks of the rows, z Float[R S d]) -> updates: one row after another."""
+    return lambda row_tasks, z: jax.lax.map(lambda row: adapter(*row), (row_tasks, z))
 
 
-def at_once(looked_up: Callable) -> Callable[[Params, Array, Array], Array]:
+def at_once(adapter: Callable[[Any, Array], Array]) -> Callable[[Array, Array], Array]:
     """Makes the same function as ``row_by_row``: all rows together."""
-    return lambda bank, row_tasks, z: jax.vmap(lambda task, row: looked_up(bank, task, row))(row_tasks, z)
+    return jax.vmap(adapter)

@@ -26,15 +26,16 @@ from scalearn_jax.typing import Array, Params
 
 _DTYPES = ("float32", "strict", "mixed", "bfloat16", "float64")
 _MOST = 2**16  # sequences of a step
+_SHORTEST = 8  # tokens of a row
 
 
 @dataclass(frozen=True)
 class Predictor:
     """Trained tasks over one backbone, ready to answer; make one with ``load``.
 
-    Every step has the same N sequences and row length, and one of few numbers of rows, so a handful of programs serves
-    all calls. They are pure functions and the tokenizer is locked, so threads may share a predictor. It uses all of the
-    process's devices, which share out the rows.
+    Every step has the same N sequences, one of three row lengths and one of few numbers of rows, so few programs serve
+    all calls; each is compiled when it is first needed. They are pure functions and the tokenizer is locked, so threads
+    may share a predictor. It uses all of the process's devices, which share out the rows.
 
     Attributes:
       tasks: name -> row.
@@ -110,6 +111,12 @@ class Predictor:
         """The numbers of rows that a step may have, evenly shared by the devices."""
         return tuple(np.unique(parallel.divisible(np.array(packing.row_steps(self.batch_size)), parallel.make_mesh())))
 
+    @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """The lengths that the rows of a call may have: that of the longest task; for short texts, a part of it."""
+        longest = max(task.max_length for task in self.tasks.values())
+        return (*(longest // part for part in (4, 2) if longest // part >= _SHORTEST), longest)
+
     def predict(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Answers texts.
 
@@ -172,11 +179,8 @@ class Predictor:
 
     def _of_sequences(self, encoded: tokens.Encoded, groups: np.ndarray) -> np.ndarray:
         """Computes the heads' outputs for single sequences, in order."""
-        layout = {
-            "batch_size": self.batch_size,
-            "row_length": max(task.max_length for task in self.tasks.values()),
-            "row_choices": self.row_choices,
-        }
+        row_length = packing.rounded_up(encoded.lengths.max(), self.row_lengths)
+        layout = {"batch_size": self.batch_size, "row_length": row_length, "row_choices": self.row_choices}
         outputs = []
         for start in range(0, len(encoded), self.batch_size):
             sequences = np.arange(start, min(start + self.batch_size, len(encoded)))
