@@ -80,7 +80,7 @@ def _names(names: str | Sequence[str] | None, count: int, tasks: Mapping[str, Ta
     if len(names) != count:
         raise InputError(f"tasks names {len(names)} tasks for {count} texts; name one for each text, or one for all.")
     for name in names:
-        if name not in tasks:
+        if not isinstance(name, str) or name not in tasks:
             raise unknown("task", name, tasks)
     return names
 
