@@ -1,7 +1,7 @@
 """One pass over examples of several tasks: each row meets its own task's adapter, each sequence its own task's head.
 
 Rows are packed within a task, so a row needs one adapter, looked up in a bank of all. How the rows are multiplied was
-measured on 2 cores, for 8 tasks and 32 rows of 128 tokens, d = 768, w = 384; milliseconds and memory of one site:
+measured on 2 shared cores, for 8 tasks and 32 rows of 128 tokens, d = 768, w = 384; milliseconds and memory of a site:
 
     one adapter for all rows                 82    8 MB   what no mixed batch can beat
     row by row, each reading its adapter     74    3 MB   a scan; chosen on CPUs, whose cores share out each product
