@@ -36,6 +36,7 @@ _EXPORTS = {
     "model": ("ModelSpec",),
     "pipeline": ("train_adapter", "transfer"),
     "inference": ("evaluate", "predict"),
+    "predictor": ("Predictor",),
     "explain": ("explain_run",),
     "exchange": ("export_run", "import_source"),
     "fold": ("fold_run",),

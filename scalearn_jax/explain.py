@@ -45,7 +45,7 @@ def explain_run(config: ExplainConfig) -> str:
     check_folder(out)
     check_method(config.run, run_info.read_info(hub.source_folder(config.run, flag="RUN")[0]))
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
-    run = run if config.seed is None else inference.only_seed(run, config.seed)
+    run = run if config.seed is None else runs.only_seed(run, config.seed)
     where = dict(data_dir=config.data_dir, backbone=config.backbone)
     encoded = inference.read_split(run, config.split, max_eval_samples=config.max_samples, **where)
     found = attribution.attribute(

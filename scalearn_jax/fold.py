@@ -19,15 +19,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import folding, inference, portable, provenance, run_info, runs, tree
+from scalearn_jax import adapter_folder, folding, inference, portable, provenance, run_info, runs
+from scalearn_jax.adapter_folder import plain_name
 from scalearn_jax.attribution import VARIANTS, contributions, keep_largest
 from scalearn_jax.config import FoldConfig
-from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert import adapterhub, hub
 from scalearn_jax.convert.adapterhub.common import check_name, origin
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import safe_name
 from scalearn_jax.fold_report import Text, check_difference, compare, read_text
 from scalearn_jax.folders import check_out, new_folder
 from scalearn_jax.model import ModelSpec
@@ -84,7 +84,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
     made = make(config, text, whole, spec, params, logits)
     sources = [source["name"] for source in run.info["sources"]]
     with new_folder(config.out) as folder:
-        found = write(made.written, folder, name, description)
+        found = adapter_folder.save(made.written, folder, name=name, config=description)
         measured = {
             "seed": seed,
             "sources": sources if made.kept is None else [sources[t] for t in np.flatnonzero(made.kept)],
@@ -105,9 +105,10 @@ def load(config: FoldConfig) -> runs.Run:
     Raises:
       InputError: it is damaged, has no such seed, or does not fold.
     """
-    portable.check_method(config.run, run_info.read_info(Path(config.run)))
+    folder, _ = hub.source_folder(config.run, flag="RUN")
+    portable.check_method(config.run, run_info.read_info(folder))
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
-    return inference.only_seed(run, best_seed(run) if config.seed is None else config.seed)
+    return runs.only_seed(run, best_seed(run) if config.seed is None else config.seed)
 
 
 def best_seed(run: runs.Run) -> int:
@@ -126,7 +127,7 @@ def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
     Raises:
       InputError: a name that they cannot hold.
     """
-    name = safe_name(run.task.name).replace(".", "-") if config.name is None else config.name
+    name = plain_name(run.task.name) if config.name is None else config.name
     backbone = provenance.public_backbone(run.info["backbone"])["name"]
     description = {"model_type": run.spec.backbone.family, "model_name": backbone}
     check_name(name, Path("--name"))
@@ -182,38 +183,6 @@ def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, param
         gram = folding.grams(exact, params["backbone"], text.fit, config.batch_size)
         written = folding.compress(exact, gram, config.width)
     return Folded(exact, written, kept, before, expected)
-
-
-def write(made: Portable, folder: Path, name: str, description: dict[str, Any]) -> Portable:
-    """Writes an adapter with its head, and reads them back.
-
-    Returns:
-      What the files hold.
-
-    Raises:
-      FloatingPointError: other numbers than were written.
-    """
-    adapter_config = description | {"non_linearity": made.non_linearity}
-    adapterhub.save(made.adapter, folder, name=name, config=adapter_config)
-    task, head = made.task, made.head_spec
-    adapterhub.save_head(
-        made.head,
-        folder,
-        name=name,
-        kind=task.kind,
-        labels=task.labels,
-        num_choices=task.num_choices,
-        config=description | {"dropout": head.dropout},
-    )
-    adapter, described = adapterhub.load(folder)
-    parts, head_spec = adapterhub.load_head(folder)
-    found = dataclasses.replace(
-        made, adapter=adapter, non_linearity=described["non_linearity"], head=parts, head_spec=head_spec
-    )
-    same = all(tree.content_hash(a) == tree.content_hash(b) for a, b in ((adapter, made.adapter), (parts, made.head)))
-    if not same or (found.non_linearity, head_spec) != (made.non_linearity, head):
-        raise FloatingPointError("the files read back as another adapter than was written; nothing is left of them.")
-    return found
 
 
 def measure(made: Folded, found: Portable, backbone: Params, text: Text, logits: Callable) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Letters: M members (seeds trained together), n examples of a split, B examples of a batch, C outputs.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -19,10 +18,11 @@ from scalearn_jax import losses, methods, metrics, model, runs, tree
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import EvaluateConfig, PredictConfig
 from scalearn_jax.data import batches, splits, tokens
-from scalearn_jax.data.tables import Table
+from scalearn_jax.data.tables import check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_text
+from scalearn_jax.predictor import Predictor
 from scalearn_jax.prepare import kept_frozen
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.step import make_predict_step
@@ -113,8 +113,7 @@ def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tupl
 def predict(config: PredictConfig) -> Path:
     """Writes labels and probabilities for every row of a file, as JSON lines in the same order.
 
-    Each line is ``{"label", "probabilities": {label: p}}``; a regression task gives ``{"value"}``, a multi-label
-    one ``{"labels", "probabilities"}``.
+    Each line is what ``Predictor.predict`` says of a text.
 
     Args:
       config: see ``PredictConfig``.
@@ -123,66 +122,27 @@ def predict(config: PredictConfig) -> Path:
       The output file.
 
     Raises:
-      InputError: damaged run folder, unreadable input, missing column, output that exists.
+      InputError: damaged folder, unreadable input, missing column, unknown task, output that exists.
     """
     output = Path(config.output)
     if output.is_symlink() or output.exists():
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
-    run = only_seed(run, next(iter(run.members)) if config.seed is None else config.seed)
-    table, encoded = read_texts(run, config.input, backbone=config.backbone)
-    trainable, frozen = stacked(run)
-    logits = member_logits(run.spec, run.task, trainable, frozen, encoded, config.batch_size)[0]
-    lines = chosen_answers(table, logits) if run.task.derive == "record" else [answer(run.task, row) for row in logits]
+    predictor = Predictor.load(
+        config.run,
+        *config.also,
+        backbone=config.backbone,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        allow_pickle=config.allow_pickle,
+    )
+    table = splits.read_table(Path(config.input))
+    if config.also:
+        check_columns(table, ["task"], config.input)
+    lines = predictor.predict_table(table, config.input, table["task"] if config.also else None)
     write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
     return output
-
-
-def chosen_answers(table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
-    """Words the answer to each question that several examples offer candidates for.
-
-    Args:
-      table: the examples, with ``question_number`` and ``candidate``.
-      logits: Float[n 2] of whether a candidate is right.
-
-    Returns:
-      ``{"label": candidate, "probabilities": {candidate: probability of being right}}`` a question, in order.
-    """
-    numbers = np.array(table["question_number"])
-    right = metrics.probabilities("classification", logits)[:, 1]
-    rows = {number: np.flatnonzero(numbers == number) for number in np.unique(numbers)}
-    return [
-        {
-            "label": table["candidate"][best],
-            "probabilities": {table["candidate"][row]: round(float(right[row]), 6) for row in rows[numbers[best]]},
-        }
-        for best in metrics.chosen(logits, numbers[:, None])
-    ]
-
-
-def only_seed(run: runs.Run, seed: int) -> runs.Run:
-    """Drops all seeds of a run but one.
-
-    Raises:
-      InputError: the run has no such seed.
-    """
-    if seed not in run.members:
-        raise InputError(f"--seed {seed}: the run {run.folder} holds seeds {sorted(run.members)}.")
-    return dataclasses.replace(run, members={seed: run.members[seed]})
-
-
-def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
-    """Words one example's logits Float[C] as a prediction; see ``predict``."""
-    if task.kind == "regression":
-        return {"value": float(logits[0])}
-    names = task.labels or tuple(str(i) for i in range(len(logits)))
-    probabilities = metrics.probabilities(task.kind, logits[None])[0]
-    table = {name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)}
-    if task.kind == "multilabel":
-        return {"labels": [name for name, p in table.items() if p > 0.5], "probabilities": table}
-    return {"label": names[int(logits.argmax())], "probabilities": table}
 
 
 def stacked(run: runs.Run) -> tuple[Params, Params]:

@@ -164,6 +164,17 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     return Run(folder, info, spec, task, members)
 
 
+def only_seed(run: Run, seed: int) -> Run:
+    """Drops all seeds of a run but one.
+
+    Raises:
+      InputError: the run has no such seed.
+    """
+    if seed not in run.members:
+        raise InputError(f"--seed {seed}: the run {run.folder} holds seeds {sorted(run.members)}.")
+    return dataclasses.replace(run, members={seed: run.members[seed]})
+
+
 def _checked_backbone(path: str, info: dict[str, Any], override: str | None, allow_pickle: bool) -> Params:
     recorded = info["backbone"]
     where = override or recorded["path"]

@@ -19,6 +19,7 @@ import benchmark_accelerator  # noqa: E402
 import benchmark_cells  # noqa: E402
 import benchmark_flops  # noqa: E402
 import benchmark_plan  # noqa: E402
+import benchmark_predict  # noqa: E402
 import benchmark_tables  # noqa: E402
 
 
@@ -52,6 +53,16 @@ def test_the_accelerator_part_runs_and_is_not_repeated(tmp_path, monkeypatch):
         assert entry["seconds"] > 0
         monkeypatch.setattr(benchmark_accelerator, "measure_cell", None)  # the second call has nothing to measure
     assert "scalearn" in (tmp_path / "README.md").read_text()
+
+
+def test_mixed_batches_are_measured_against_single_tasks(tmp_path):
+    model = tiny_backbone.write(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=128)
+    given = [str(tmp_path / "r"), "--tiny", "--repeats", "1", "--backbone", str(model)]
+    assert benchmark_predict.main(given) == 0
+    cells = json.loads((tmp_path / "r/predict.json").read_text())["cells"]
+    assert [(cell["tasks"], cell["texts"]) for cell in cells] == [(2, 4), (2, 8)]
+    assert all(cell["ratio"] > 0 and cell["difference"] < 1e-5 for cell in cells)
+    assert "| 2 | 8 | " in (tmp_path / "r/README.md").read_text()
 
 
 def result_classes() -> int:

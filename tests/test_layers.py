@@ -26,11 +26,13 @@ convert
 run_info provenance
 runs results
 portable card_data
-card leaks
-checks train
+adapter_folder answers card checks leaks mixed queries train
 soup
 prepare
-inference exchange
+served exchange
+programs
+predictor
+inference
 attribution features identity outcomes rates records together
 fold_report folding
 training

@@ -45,23 +45,25 @@ class PredictConfig(Config):
     """Write labels with probabilities for the rows of a file."""
 
     run: str
-    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
+    """Run folder, folder of AdapterHub with a head, as `scalearn fold` writes it, or OWNER/NAME[@REVISION] of the hub."""
+    also: tuple[str, ...] = ()
+    """More such folders over the same backbone; the input then has a column `task` that names each row's."""
     input: str
     """File with the task's text columns: .jsonl, .jsonl.gz, .csv or .parquet."""
     output: str
     """JSON-lines file to write; must not exist yet."""
     seed: int | None = None
-    """Which seed of the run predicts; by default the first."""
+    """Which seed of a run predicts; by default the first."""
     backbone: str | None = None
-    """Where the backbone lies now; by default where it lay in training."""
+    """Where the backbone lies now; by default where the folder says."""
     allow_pickle: bool = False
     """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
     batch_size: int = 128
-    """Examples a step."""
+    """Texts a step."""
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "run", "input", "output", "backbone")
+        limits.expand_home(self, "run", "also", "input", "output", "backbone")
         limits.at_least(self, 1, "batch_size")
 
 

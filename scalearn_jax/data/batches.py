@@ -13,7 +13,7 @@ import numpy as np
 
 from scalearn_jax.data.packing import epoch_rows as epoch_rows
 from scalearn_jax.data.packing import eval_rows as eval_rows
-from scalearn_jax.data.packing import pack, rounded_up
+from scalearn_jax.data.packing import pack, pack_apart, rounded_up
 from scalearn_jax.data.packing import row_choices as row_choices
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.typing import Batch, FeatureBatch
@@ -48,6 +48,7 @@ def make_batch(
     row_length: int,
     row_choices: Sequence[int] | None = None,
     packed: bool = True,
+    groups: np.ndarray | None = None,
 ) -> Batch:
     """Lays examples out in rows.
 
@@ -58,6 +59,7 @@ def make_batch(
       row_length: S.
       row_choices: allowed row counts, ascending; ``None`` for as many as needed.
       packed: share rows, or give each sequence its own.
+      groups: Int[number of sequences]; those of different groups share no row. ``None`` for one group.
 
     Returns:
       The batch, numpy arrays.
@@ -66,7 +68,7 @@ def make_batch(
     sequences = encoded.sequences(examples)
     lengths = encoded.lengths[sequences]
     if packed:
-        rows, columns = pack(lengths, row_length)
+        rows, columns = pack(lengths, row_length) if groups is None else pack_apart(lengths, groups, row_length)
         needed = int(rows.max(initial=0)) + 1
         num_rows = needed if row_choices is None else rounded_up(needed, row_choices)
     else:

@@ -51,6 +51,31 @@ def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarra
     return rows, columns
 
 
+def pack_apart(lengths: Sequence[int], groups: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places sequences as ``pack`` does, so that those of different groups share no row.
+
+    Args:
+      lengths: of the N sequences.
+      groups: Int[N], the group of each.
+      row_length: S.
+
+    Returns:
+      (row Int[N], column Int[N]); the rows of a group are neighbours.
+
+    Example:
+      >>> pack_apart([3, 5, 4], np.array([0, 1, 0]), 8)[0].tolist()
+      [0, 1, 0]
+    """
+    lengths, num_rows = np.asarray(lengths), 0
+    rows, columns = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
+    for group in np.unique(groups):
+        own = groups == group
+        packed, columns[own] = pack(lengths[own], row_length)
+        rows[own] = packed + num_rows
+        num_rows += int(packed.max()) + 1
+    return rows, columns
+
+
 def count_rows(lengths: np.ndarray, row_length: int) -> np.ndarray:
     """Counts the rows that ``pack`` takes, for many batches at once.
 
@@ -103,6 +128,17 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost
         return rows + program_cost * len(picks), len(picks)
 
     return (*min(inner, key=cost), int(seen[-1]))
+
+
+def row_steps(most: int) -> tuple[int, ...]:
+    """Lists row counts to round up to where nothing is known of the batches to come: few, but none a quarter too large.
+
+    Example:
+      >>> row_steps(20)
+      (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
+    """
+    steps = {factor << i for i in range(most.bit_length()) for factor in (1, 3, 5, 7)}
+    return (*sorted(step for step in steps if step < most), most)
 
 
 def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tuple[int]:

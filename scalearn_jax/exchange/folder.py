@@ -5,7 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import run_info, tree
+from scalearn_jax import run_info
+from scalearn_jax.adapter_folder import check_same
 from scalearn_jax.convert.files import inside
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.data.task import Task
@@ -89,13 +90,3 @@ def write(folder: Path, contents: Contents) -> None:
     write_json(folder / "run.json", contents.info)
     found, *_ = read(folder)
     check_same(folder, (contents.trained, contents.kept), (found.trained, found.kept))
-
-
-def check_same(folder: Path, written: Any, found: Any) -> None:
-    """Checks that what was read back is what was written, bit for bit.
-
-    Raises:
-      InputError: it is not.
-    """
-    if tree.content_hash(written) != tree.content_hash(found):
-        raise InputError(f"what was written to {folder} reads back otherwise; is the disk sound? Nothing is kept.")

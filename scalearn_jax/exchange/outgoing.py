@@ -10,18 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import methods, portable, provenance, run_info, runs
+from scalearn_jax import adapter_folder, methods, portable, provenance, run_info, runs
+from scalearn_jax.adapter_folder import check_same, plain_name
 from scalearn_jax.config import ExportConfig
-from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert import adapterhub, hub
 from scalearn_jax.convert.adapterhub.common import VERSION
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.exchange import native
 from scalearn_jax.exchange.formats import SETUP_FILE
-from scalearn_jax.files import safe_name, write_json
+from scalearn_jax.files import write_json
 from scalearn_jax.folders import check_out, new_folder
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
 
 # Those whose adapter is the run's own, or an average; of others the adapter is folded from several.
@@ -47,7 +47,8 @@ def export_run(config: ExportConfig) -> Path:
     check_out(config.out)
     if config.format == "native":
         return _export_native(config)
-    kind = _kind(config, run_info.read_info(Path(config.run))["method"])
+    where, _ = hub.source_folder(config.run, flag="RUN")
+    kind = _kind(config, run_info.read_info(where)["method"])
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
     seed = run_folder.choose_seed(run.folder, run.members, config.seed)
     with new_folder(config.out) as partial:
@@ -59,7 +60,7 @@ def export_run(config: ExportConfig) -> Path:
 def _export_native(config: ExportConfig) -> Path:
     if config.name:
         raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
-    contents = native.contents(Path(config.run), config.seed)
+    contents = native.contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
     with new_folder(config.out) as partial:
         run_folder.write(partial, contents)
     return Path(config.out)
@@ -106,31 +107,8 @@ def _settings(run: runs.Run) -> dict[str, Any]:
 
 def _write_adapter(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
     """Writes an adapter and its head, and reads them back."""
-    one, settings = portable.of_run(run, seed), _settings(run)
     name = config.name or plain_name(imported(run.info).get("name", run.task.name))
-    adapterhub.save(one.adapter, folder, name=name, config=settings)
-    run_folder.check_same(folder, one.adapter, adapterhub.load(folder)[0])
-    if one.head:
-        _write_head(run, one.head, one.head_spec, folder, name)
-
-
-def plain_name(name: str) -> str:
-    """A name that can be an adapter's and a folder's: without slashes, dots and commas.
-
-    Example:
-      >>> plain_name("glue/rte")
-      'glue-rte'
-    """
-    return safe_name(name).replace(".", "-")
-
-
-def _write_head(run: runs.Run, head: Params, spec: HeadSpec, folder: Path, name: str) -> None:
-    task, settings = run.task, _settings(run) | {"dropout": spec.dropout}
-    labels = () if task.kind == "regression" else task.labels
-    adapterhub.save_head(
-        head, folder, name=name, kind=task.kind, labels=labels, num_choices=spec.num_choices, config=settings
-    )
-    run_folder.check_same(folder, head, adapterhub.load_head(folder)[0])
+    adapter_folder.save(portable.of_run(run, seed), folder, name=name, config=_settings(run))
 
 
 def _write_setup(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
@@ -145,13 +123,13 @@ def _write_setup(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -
     for number, name in enumerate(names):
         adapter = trimmed(banks.select(params["adapters"], number))
         adapterhub.save(adapter, folder / name, name=name, config=settings)
-        run_folder.check_same(folder, adapter, adapterhub.load(folder / name)[0])
+        check_same(folder, adapter, adapterhub.load(folder / name)[0])
     fusion = ",".join(names)
     adapterhub.save_fusion(params["transfer"], folder / fusion, names=names, config=settings)
-    run_folder.check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
+    check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
     for task, spec in run.spec.heads:
         head = portable.two_layers(params["heads"][task], params["backbone"])
-        _write_head(run, head, spec, folder / fusion, fusion)
+        adapter_folder.save_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
     write_json(folder / SETUP_FILE, setup(names, fusion if run.spec.heads else None))
 
 

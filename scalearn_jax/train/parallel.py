@@ -159,6 +159,12 @@ def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
     return _compiled(jax.vmap(predict, in_axes=(0, None, None)), mesh)
 
 
+def compile_forward(forward: Callable, mesh: Mesh) -> Callable:
+    """Compiles (params, batch) -> results for parameters on a mesh and batches from the host; see ``shard_batch``."""
+    jitted = _jit(forward, mesh)
+    return lambda params, batch: jitted(params, shard_batch(batch, mesh))
+
+
 def replicate(params: Params, mesh: Mesh) -> Params:
     """Puts a copy of every leaf on every device of a mesh, also of one that spans several processes.
 

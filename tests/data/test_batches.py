@@ -45,6 +45,26 @@ def test_packed_sequences_stay_inside_their_row_and_apart(lengths):
     assert taken.max() == 1 and taken.sum() == sum(lengths)
 
 
+@given(LENGTHS, st.data())
+def test_groups_packed_apart_share_no_row_and_lie_as_if_alone(lengths, data):
+    groups = np.array([data.draw(st.integers(0, 2)) for _ in lengths])
+    rows, columns = packing.pack_apart(lengths, groups, ROW)
+    assert set(rows) == set(range(max(rows) + 1))
+    for group in set(groups):
+        own = groups == group
+        assert not set(rows[own]) & set(rows[~own])
+        alone = packing.pack(np.array(lengths)[own], ROW)
+        np.testing.assert_array_equal((rows[own] - rows[own].min(), columns[own]), alone)
+
+
+@given(st.integers(1, 300), st.data())
+def test_row_steps_suffice_and_none_is_a_quarter_too_large(most, data):
+    steps = packing.row_steps(most)
+    assert steps == tuple(sorted(set(steps))) and steps[-1] == most
+    count = data.draw(st.integers(1, most))
+    assert count <= packing.rounded_up(count, steps) < 1.25 * count
+
+
 @given(LENGTHS)
 def test_first_fit_leaves_at_most_one_row_half_empty(lengths):
     rows, _ = packing.pack(lengths, ROW)

@@ -1,0 +1,74 @@
+"""Adapters with their heads as folders for the ``adapters`` library, read back as they are written."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import tree
+from scalearn_jax.convert import adapterhub
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError
+from scalearn_jax.files import safe_name
+from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.portable import Portable
+from scalearn_jax.typing import Params
+
+
+def plain_name(name: str) -> str:
+    """A name that can be an adapter's and a folder's: without slashes, dots and commas.
+
+    Example:
+      >>> plain_name("glue/rte")
+      'glue-rte'
+    """
+    return safe_name(name).replace(".", "-")
+
+
+def save(one: Portable, folder: Path, *, name: str, config: dict[str, Any]) -> Portable:
+    """Writes an adapter, and its head if it has one.
+
+    Args:
+      one: the adapter.
+      folder: where to; created if missing.
+      name: of the adapter and head; without dots.
+      config: ``model_type``, and optionally ``model_name`` and ``reduction_factor``; see ``adapterhub.save``.
+
+    Returns:
+      What the files hold.
+
+    Raises:
+      InputError: a name that the format cannot hold, or files that read otherwise than they were written.
+    """
+    adapterhub.save(one.adapter, folder, name=name, config=config | {"non_linearity": one.non_linearity})
+    adapter, described = adapterhub.load(folder)
+    check_same(folder, one.adapter, adapter)
+    found = dataclasses.replace(one, adapter=adapter, non_linearity=described["non_linearity"])
+    if one.head:
+        save_head(one.head, one.head_spec, one.task, folder, name=name, config=config)
+        head, spec = adapterhub.load_head(folder)
+        found = dataclasses.replace(found, head=head, head_spec=spec)
+    return found
+
+
+def save_head(head: Params, spec: HeadSpec, task: Task, folder: Path, *, name: str, config: dict[str, Any]) -> None:
+    """Writes the head of a task; see ``save``."""
+    adapterhub.save_head(
+        head,
+        folder,
+        name=name,
+        kind=task.kind,
+        labels=() if task.kind == "regression" else task.labels,
+        num_choices=spec.num_choices,
+        config=config | {"dropout": spec.dropout},
+    )
+    check_same(folder, head, adapterhub.load_head(folder)[0])
+
+
+def check_same(folder: Path, written: Any, found: Any) -> None:
+    """Checks that what was read back is what was written, bit for bit.
+
+    Raises:
+      InputError: it is not.
+    """
+    if tree.content_hash(written) != tree.content_hash(found):
+        raise InputError(f"what was written to {folder} reads back otherwise; is the disk sound? Nothing is kept.")

@@ -1,0 +1,119 @@
+"""What a predictor is asked, sorted by task and checked: texts of a caller, or the rows of a file."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scalearn_jax.data import splits
+from scalearn_jax.data.tables import Table, check_columns, columns, num_rows, take
+from scalearn_jax.data.task import Task
+from scalearn_jax.errors import InputError, unknown
+
+PAIR = "text_pair"  # the second text of a task of which it is not known whether it has one
+
+
+class Query(NamedTuple):
+    """What is asked of one task.
+
+    Attributes:
+      task: its row.
+      number: its place among the predictor's tasks.
+      positions: where its rows stood in the question, and its answers are to stand.
+      table: the examples of its rows.
+    """
+
+    task: Task
+    number: int
+    positions: list[int]
+    table: Table
+
+
+def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
+    """Sorts texts by task.
+
+    Args:
+      texts: for each question a text, a sequence with one for each column of its task, or a dict by column.
+      names: the task of each, of all, or ``None`` where there is one task.
+      tasks: the tasks there are.
+
+    Returns:
+      One query for each task that is asked anything.
+
+    Raises:
+      InputError: not a list, an unknown task, or texts that do not fit their task; names the first.
+    """
+    if isinstance(texts, str | Mapping) or not isinstance(texts, Sequence):
+        raise InputError(f"texts must be a list, got a {type(texts).__name__}; put a single text in a list.")
+    names = _names(names, len(texts), tasks)
+    rows = [_row(tasks[name], item, f"texts[{i}]") for i, (name, item) in enumerate(zip(names, texts, strict=True))]
+
+    def table(positions: list[int]) -> Table:
+        return columns([rows[i] for i in positions])
+
+    return _by_task(table, names, tasks, "the texts")
+
+
+def of_table(table: Table, where: str, names: Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
+    """Sorts the rows of a file by task.
+
+    Args:
+      table: its columns.
+      where: the file, for errors.
+      names: the task of each row, or ``None`` where there is one task.
+      tasks: the tasks there are.
+
+    Raises:
+      InputError: an empty file, an unknown task, or rows that do not fit theirs.
+    """
+    if not num_rows(table):
+        check_columns(table, next(iter(tasks.values())).columns, where)
+    names = _names(names, num_rows(table), tasks)
+    return _by_task(lambda positions: take(table, positions), names, tasks, where)
+
+
+def _names(names: str | Sequence[str] | None, count: int, tasks: Mapping[str, Task]) -> list[str]:
+    """The task of each of some questions."""
+    if names is None and len(tasks) > 1:
+        raise InputError(f"there are {len(tasks)} tasks ({', '.join(tasks)}); name that of each text, or one for all.")
+    names = next(iter(tasks)) if names is None else names
+    names = [names] * count if isinstance(names, str) else list(names)
+    if len(names) != count:
+        raise InputError(f"tasks names {len(names)} tasks for {count} texts; name one for each text, or one for all.")
+    for name in names:
+        if not isinstance(name, str) or name not in tasks:
+            raise unknown("task", name, tasks)
+    return names
+
+
+def _row(task: Task, item: Any, where: str) -> dict[str, Any]:
+    """A question as a row of the task's file."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    texts = [item] if isinstance(item, str) else item
+    optional = task.columns[-1] == PAIR
+    if not isinstance(texts, list | tuple) or not len(task.columns) - optional <= len(texts) <= len(task.columns):
+        got = f"{len(texts)} texts" if isinstance(texts, list | tuple) else f"a {type(item).__name__}"
+        expected = "a text" if len(task.columns) == 1 else f"a sequence of {len(task.columns)} texts"
+        raise InputError(
+            f"{where}: task {task.name} takes {expected} ({', '.join(task.columns)}), or a dict with these keys; got"
+            f" {'one text' if isinstance(item, str) else got}."
+        )
+    return dict(zip(task.columns, texts, strict=False))
+
+
+def _by_task(
+    table: Callable[[list[int]], Table], names: list[str], tasks: Mapping[str, Task], where: str
+) -> list[Query]:
+    """Makes the queries; ``table`` maps positions to their columns."""
+    queries = []
+    for number, (name, task) in enumerate(tasks.items()):
+        if positions := [i for i, own in enumerate(names) if own == name]:
+            place = where if len(tasks) == 1 else f"{where}, of those of task {name}"
+            queries.append(_query(task, number, positions, table(positions), place))
+    return queries
+
+
+def _query(task: Task, number: int, positions: list[int], table: Table, where: str) -> Query:
+    if PAIR not in table:  # one text, where that is allowed
+        task = dataclasses.replace(task, texts=tuple(text for text in task.texts if text != PAIR))
+    return Query(task, number, positions, splits.examples(task, table, where, labels=False))
