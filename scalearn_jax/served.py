@@ -51,7 +51,7 @@ def open_folders(
     """Opens folders that share a backbone, of which one copy is kept, the first's.
 
     Args:
-      *folders: each a run folder, a folder of AdapterHub, or ``OWNER/NAME[@REVISION]`` of the hub, told apart by content.
+      *folders: each a run folder or a folder of AdapterHub, told apart by content; or ``OWNER/NAME[@REVISION]``.
       backbone: where the backbone lies now; by default where the first folder says.
       seed: which seed of a run; by default its first.
       allow_pickle: whether to read weights without safetensors.

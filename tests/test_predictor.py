@@ -254,7 +254,7 @@ def exported(folder, out, *, says=True, head=True):
     if head:
         adapterhub.save_head(one.head, out, name="a b", config={"model_type": "bert"}, **kinds)
     if says:
-        provenance.write(out, provenance.describe("fold", run, 0))
+        provenance.write(out, provenance.describe("fold", run.folder, run.info, run.task, 0))
     return str(out)
 
 

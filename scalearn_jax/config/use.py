@@ -45,7 +45,7 @@ class PredictConfig(Config):
     """Write labels with probabilities for the rows of a file."""
 
     run: str
-    """Run folder, folder of AdapterHub with a head, as `scalearn fold` writes it, or OWNER/NAME[@REVISION] of the hub."""
+    """Run folder, or one of AdapterHub with a head, as `scalearn fold` writes it; or OWNER/NAME[@REVISION]."""
     also: tuple[str, ...] = ()
     """More such folders over the same backbone; the input then has a column `task` that names each row's."""
     input: str
