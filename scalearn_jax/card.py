@@ -19,7 +19,7 @@ _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable"
 _ABOUT = {
     "adapter": "an adapter",
     "fold": "one ordinary adapter, into which several scaled source adapters were folded exactly,",
-    "fusion": "an AdapterFusion layer",
+    "fusion": "an AdapterFusion layer with the adapters that it joins",
 }
 
 
@@ -123,8 +123,8 @@ def _in_adapters(content: Mapping[str, Any], repo: str, base: str | None) -> lis
     lines += [f'model = AutoAdapterModel.from_pretrained("{base or "FOLDER-OR-ID-OF-THE-ENCODER"}")']
     if content["kind"] != "fusion":
         return [*lines, f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
-    lines = ["from huggingface_hub import snapshot_download", *lines, "# load its source adapters first, listed below"]
-    return [*lines, f'model.load_adapter_fusion(snapshot_download("{repo}"), use_safetensors=True, set_active=True)']
+    lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
+    return [*lines, "model.load_adapter_setup(folder, use_safetensors=True, set_active=True)"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

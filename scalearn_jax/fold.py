@@ -21,7 +21,7 @@ import numpy as np
 
 from scalearn_jax import adapter_folder, folding, inference, portable, provenance, run_info, runs
 from scalearn_jax.adapter_folder import plain_name
-from scalearn_jax.attribution import VARIANTS, contributions, keep_largest
+from scalearn_jax.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.convert import adapterhub, hub
 from scalearn_jax.convert.adapterhub.common import check_name, origin
@@ -93,7 +93,8 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
             "reduction_factor": adapterhub.reduction_factor(found.backbone.hidden_size, found.width),
             **measure(made, found, params["backbone"], text, logits),
         }
-        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, fold=measured))
+        more = {"fold": measured, **_scales(spec, params)}
+        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
     best_of = len(run.info["seeds"]) if config.seed is None else 1
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name, "best_of": best_of}
     return facts | measured | {"out": config.out, "name": name}
@@ -133,6 +134,14 @@ def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
     check_name(name, Path("--name"))
     origin(name, description)
     return name, description
+
+
+def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
+    """The scales of a ScaLearn model, from which a model card draws its figure."""
+    if spec.combiner not in VARIANTS:
+        return {}
+    normalise = dict(spec.combiner_options).get("normalise", "none")
+    return {"omega": omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)[1].tolist()}
 
 
 def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:

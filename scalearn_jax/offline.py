@@ -144,11 +144,12 @@ def _backbone(name: str, allow_pickle: bool) -> Fetched:
 def _source(name: str, allow_pickle: bool) -> Fetched:
     _check_remote("--sources", name)
     where, _ = hub.source_folder(name, flag="--sources", allow_pickle=allow_pickle)
-    return _model(name, where, hub.shareable(where))
+    return _model(name, where, list(hub.shareable(where).values()))
 
 
 def _model(name: str, where: Path, files: Sequence[Path]) -> Fetched:
-    return Fetched(split_revision(name)[0], where.name, "model", where, {path.name: [path] for path in files})
+    named = {path.relative_to(where).as_posix(): [path] for path in files}
+    return Fetched(split_revision(name)[0], where.name, "model", where, named)
 
 
 def _check_remote(flag: str, name: str) -> None:
@@ -176,6 +177,7 @@ def _copy(one: Fetched, folder: Path) -> None:
     """Writes the files of a plain folder, links followed and shards joined."""
     folder.mkdir(parents=True)
     for name, paths in one.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)  # a setup has folders
         if len(paths) == 1:
             shutil.copyfile(paths[0], folder / name)
             continue

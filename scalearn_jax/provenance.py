@@ -13,6 +13,7 @@ no place on the machine that wrote it.
     parameters   numbers of trainable parameters: transfer, head, trainable
     scores       {"dev": metrics, "test": metrics} of the seed
     fold         what was checked and lost; only of a fold
+    omega        Float[L T], the scales as they act, mean over hidden dimensions; only of a fold of ScaLearn
     versions, command
 """
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from scalearn_jax import card, leaks, provenance, run_info, tables
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
@@ -26,6 +28,7 @@ from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.schema import check_values, field_types, problems, required_fields
 
 FIGURE = "omega.png"
+_CONFIGS = ("adapter_config.json", "adapter_fusion_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,8 @@ def push(config: PushConfig) -> dict[str, Any]:
     """
     folder = Path(config.dir)
     content, family = describe(folder)
-    kept = {path.name: path for path in hub.shareable(folder, FIGURE) if path.name not in hub.PICKLES}
-    made = {} if FIGURE in kept else _figure(folder)
+    kept = {name: path for name, path in hub.shareable(folder, FIGURE).items() if path.name not in hub.PICKLES}
+    made = {} if FIGURE in kept else _figure(folder, content)
     made |= _card(config, content, family, [*kept, *made])
     if card.FILE not in made:
         kept[card.FILE] = inside(folder, card.FILE)
@@ -76,10 +79,16 @@ def push(config: PushConfig) -> dict[str, Any]:
         "dir": config.dir,
         "repo": config.repo,
         "files": {name: path.stat().st_size for name, path in files.items()},
-        "left_out": sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in files),
+        "left_out": _left_out(folder, files),
         "written": list(made),
     }
     return result if config.dry_run else result | _send(config, content, files)
+
+
+def _left_out(folder: Path, files: Mapping[str, Path]) -> list[str]:
+    """Names what lies in a folder and is not sent."""
+    sent = {name.partition("/")[0] for name in files}
+    return sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sent)
 
 
 def _send(config: PushConfig, content: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:
@@ -113,8 +122,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     if (folder / "run.json").exists():
         content, family = _of_run(folder, content)
     elif content:
-        name = "adapter_fusion_config.json" if content.get("kind") == "fusion" else "adapter_config.json"
-        family = read_settings(folder, name).get("model_type")
+        family = _family(folder)
     else:
         raise InputError(
             f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
@@ -129,6 +137,14 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     return content, family
 
 
+def _family(folder: Path) -> Any:
+    """What the first adapter or layer of a folder says of its backbone."""
+    configs = [path for name, path in hub.shareable(folder).items() if name.endswith(_CONFIGS)]
+    if not configs:
+        raise InputError(f"DIR {folder} holds no {' or '.join(_CONFIGS)}; expected what `scalearn fold` wrote.")
+    return read_settings(configs[0].parent, configs[0].name).get("model_type")
+
+
 def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """What a run folder says of itself, or of its first seed, and its backbone's family."""
     info = run_info.read_info(folder)
@@ -137,19 +153,33 @@ def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any
     return content | {"task": task}, spec.backbone.family
 
 
-def _figure(folder: Path) -> dict[str, bytes]:
-    """Draws the learned scales of a ScaLearn run; of anything else nothing."""
-    info = run_info.read_info(folder) if (folder / "run.json").exists() else None
-    if info is None or info["spec"]["combiner"] not in VARIANTS:
+def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Draws the learned scales of a ScaLearn run or of its fold; of anything else nothing."""
+    scales = _scales(folder, content)
+    if scales is None:
         return {}
     if importlib.util.find_spec("matplotlib") is None:
         _warn("the card has no figure of the learned scales: matplotlib is not installed.")
         return {}
-    scales = omega.mean_omega(folder, dict(info["spec"]["combiner_options"]).get("normalise", "none"))
-    panel = omega.Panel(info["task"]["name"], [source["name"] for source in info["sources"]], scales)
+    panel = omega.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
     with tempfile.TemporaryDirectory() as scratch:
-        omega.draw_omegas(info["method"], [panel], Path(scratch), "omega")
+        omega.draw_omegas(content["method"], [panel], Path(scratch), "omega")
         return {FIGURE: Path(scratch, FIGURE).read_bytes()}
+
+
+def _scales(folder: Path, content: Mapping[str, Any]) -> np.ndarray | None:
+    """The learned scales Float[T L], of a run from its weights, of a fold from what it says."""
+    if (folder / "run.json").exists():
+        info = run_info.read_info(folder)
+        options = dict(info["spec"]["combiner_options"])
+        is_scaled = info["spec"]["combiner"] in VARIANTS
+        return omega.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
+    try:
+        scales = np.asarray(content.get("omega"), float).T
+    except (TypeError, ValueError):
+        return None
+    fits = scales.ndim == 2 and 0 < len(scales) == len(content["sources"]) and np.isfinite(scales).all()
+    return scales if fits else None
 
 
 def _card(config: PushConfig, content: Mapping[str, Any], family: str, names: Sequence[str]) -> dict[str, bytes]:

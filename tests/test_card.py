@@ -74,7 +74,7 @@ def test_a_run_and_a_fusion_layer_get_their_own_lines():
     assert "AutoAdapterModel" not in run and "--sources" not in run and "](omega.png)" in run
     assert ModelCard(run).data.library_name == "scalearn-jax"
     fusion = write(content(kind="fusion", method="fusion"), ("adapter_fusion_config.json",))
-    assert "load_adapter_fusion" in fusion and "--sources" not in fusion and "Predictor" not in fusion
+    assert "load_adapter_setup" in fusion and "--sources" not in fusion and "Predictor" not in fusion
 
 
 def test_a_local_backbone_is_no_base_model():

@@ -9,14 +9,17 @@ import pytest
 from huggingface_hub import ModelCard
 
 from scalearn_jax import cli, outputs, pipeline, provenance, publish, runs, tree
-from scalearn_jax.config import PushConfig, TransferConfig
+from scalearn_jax.config import ExportConfig, ImportConfig, PushConfig, TransferConfig
 from scalearn_jax.convert import hub as hubs
 from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.errors import InputError
+from scalearn_jax.exchange import export_run, import_source
 from tests import hub_server, shareable, tiny_backbone
+from tests.conftest import ROOT
 
 TOKEN = "hf_" + "a1B2" * 9
 REPO = "me/rte-fold"
+GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
 
 
 @pytest.fixture
@@ -271,3 +274,30 @@ def test_names_of_the_hub_are_told_from_folders(tmp_path, monkeypatch):
     assert not hubs.is_remote("runs/rte") and hubs.is_remote("runs/other")
     assert not any(map(hubs.is_remote, ("rte", "/a/b", "./a/b", "a/b/c", "../b")))
     assert split_revision("a/b@refs/pr/1") == ("a/b", "refs/pr/1")
+
+
+def test_a_fusion_goes_with_its_adapters_and_comes_back(hub, tmp_path):
+    sources = tuple(str(GOLDEN / "adapters" / name) for name in ("mnli", "qqp", "stsb", "rte"))
+    given = dict(backbone=str(GOLDEN / "backbone"), head=str(GOLDEN / "heads/target"))
+    imported = import_source(
+        ImportConfig(src=str(GOLDEN / "transfer/fusion_dynamic"), out=str(tmp_path / "a"), sources=sources, **given)
+    )
+    folder = export_run(ExportConfig(run=str(imported), out=str(tmp_path / "setup")))
+    result = push(folder)
+    assert result["left_out"] == [] and "mnli,qqp,stsb,rte/model_adapter_fusion.safetensors" in result["files"]
+    assert "load_adapter_setup" in held(hub)["README.md"].decode()
+    again = import_source(ImportConfig(src=REPO, out=str(tmp_path / "b"), backbone=given["backbone"]))
+    first, second = (runs.load_run(str(run)) for run in (imported, again))
+    assert tree.content_hash(first.members[0]) == tree.content_hash(second.members[0])
+    assert second.info["imported"]["from"] == f"{REPO}@{result['commit']}"
+
+
+def test_the_scales_of_a_fold_are_drawn(hub, tmp_path):
+    folder = shareable.write(tmp_path / "fold", omega=[[0.5, 0.7], [0.1, 1.0], [0.2, 0.3]])
+    push(folder)
+    assert held(hub)["omega.png"].startswith(b"\x89PNG") and "(omega.png)" in held(hub)["README.md"].decode()
+
+
+@pytest.mark.parametrize("omega", [None, "x", [[0.5]], [[0.5, float("nan")]], [[1, 2], [3]], [{}, {}]])
+def test_scales_that_make_no_sense_are_not(hub, tmp_path, omega):
+    assert push(shareable.write(tmp_path / "fold", omega=omega), dry_run=True)["written"] == ["README.md"]

@@ -19,6 +19,7 @@ FILES = (
     *("scalearn_config.json", "transfer.safetensors"),
     "scalearn.json",
 )
+SETUP = "adapter_setup.json"  # beside folders of adapters and of the fusion that joins them
 # Read only where they are allowed; never uploaded.
 PICKLES: Mapping[str, Sequence[str]] = {
     "pytorch_adapter.bin": ("adapter.safetensors",),
@@ -75,10 +76,10 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
         return Path(path_or_id), path_or_id
     repo, revision = split_revision(path_or_id)
     what = f"{flag} {path_or_id}: no such folder is here, and {repo!r}"
-    where = download(repo, revision, FILES, what=what)
+    where = download(repo, revision, _patterns(FILES), what=what)
     pickles = [name for name, others in PICKLES.items() if not any((where / other).exists() for other in others)]
-    if allow_pickle and pickles:
-        where = download(repo, where.name, (*FILES, *pickles), what=what)  # the same commit, wherever a branch is now
+    if allow_pickle and pickles:  # of the same commit, wherever a branch is now
+        where = download(repo, where.name, _patterns((*FILES, *pickles)), what=what)
     if not shareable(where):
         raise InputError(
             f"{flag} {path_or_id}: the repository holds no adapter and no run; expected adapter_config.json or run.json"
@@ -87,19 +88,34 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
     return where, f"{repo}@{where.name}"
 
 
-def shareable(folder: Path, *more: str) -> list[Path]:
-    """Lists the files of a folder that an adapter or run may have, each checked to lie in it.
+def _patterns(names: Sequence[str]) -> list[str]:
+    """Names of files, at the top and in the folders of a setup."""
+    return [*names, SETUP, *(f"*/{name}" for name in names)]
+
+
+def shareable(folder: Path, *more: str) -> dict[str, Path]:
+    """Lists the files of a folder that an adapter, a run or a setup may have, each checked to lie in it.
 
     Args:
       folder: the folder.
       *more: names of files that count, too.
 
+    Returns:
+      Name in the folder -> file.
+
     Raises:
       InputError: one is a link that leads out of the folder, or no plain file.
     """
+    found = _known(folder, (*FILES, *PICKLES, SETUP, *more))
+    if SETUP in found:
+        for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+            found |= {f"{part.name}/{name}": path for name, path in _known(part, (*FILES, *PICKLES)).items()}
+    return found
+
+
+def _known(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     names = sorted(path.name for path in folder.glob("*"))
-    known = (*FILES, *PICKLES, *more)
-    return [inside(folder, name) for name in names if any(fnmatchcase(name, pattern) for pattern in known)]
+    return {name: inside(folder, name) for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def upload(
