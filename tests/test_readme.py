@@ -22,7 +22,7 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
     assert str(backbone) in code and "max_steps=2" in code
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert (names["run"] / "results.json").exists()
+    assert (names["run"] / "results.json").exists() and (tmp_path / "folded/adapter.safetensors").exists()
 
 
 def test_the_functional_example_runs():
