@@ -1,12 +1,15 @@
 """What the command line prints as tables: the names one can choose from, and the scores of a run."""
 
 import json
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax import tables
 from scalearn_jax.memory import words
 from scalearn_jax.progress import clock
+
+_LABELS = 8  # that are named
 
 
 def listing(what: str) -> str:
@@ -29,10 +32,16 @@ def _tasks() -> str:
     from scalearn_jax.data import tasks
 
     rows = [
-        [name, task.kind, ", ".join(task.texts), ", ".join(task.labels) or "-", ", ".join(task.metrics)]
+        [name, task.kind, ", ".join(task.texts), _labels(task.labels), ", ".join(task.metrics)]
         for name, task in tasks.known().items()
     ]
     return tables.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
+
+
+def _labels(labels: Sequence[str]) -> str:
+    """Names labels; of many the first."""
+    shown = ", ".join(labels[:_LABELS])
+    return f"{shown}, ... ({len(labels)})" if len(labels) > _LABELS else shown or "-"
 
 
 def _methods() -> str:

@@ -87,3 +87,12 @@ def test_the_handlers_are_as_before_afterwards():
     with signals.watching():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_while_python_clears_up_is_silent():
+    program = (
+        f"import atexit, os, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['scalearn', '--version'];"
+        "atexit.register(lambda: os.kill(os.getpid(), 2)); from scalearn_jax.cli import run; run()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stdout.startswith("scalearn ") and not done.stderr
