@@ -18,7 +18,8 @@ _MOST = 300  # characters of a name, a value or a command
 _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
 _ABOUT = {
     "adapter": "an adapter",
-    "fold": "one ordinary adapter, into which several scaled source adapters were folded exactly,",
+    "fold": "one ordinary adapter, into which scaled source adapters were folded exactly,",
+    "less": "one ordinary adapter, into which scaled source adapters were folded, with fewer of them or fewer units,",
     "fusion": "an AdapterFusion layer with the adapters that it joins",
 }
 
@@ -93,7 +94,11 @@ def _plain(value: Any) -> str:
 
 def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None) -> str:
     task, backbone = content["task"], content["backbone"]
-    what = "a finished run of `scalearn_jax`" if "run.json" in files else _ABOUT[content["kind"]]
+    what = (
+        "a finished run of `scalearn_jax`"
+        if "run.json" in files
+        else _ABOUT["less" if _is_less(content) else content["kind"]]
+    )
     about = f"This is {what} for {inert(task.name)} ({task.kind}) over "
     if base:
         revision = f" at revision {inert(backbone['revision'])}" if backbone["revision"] else ""
@@ -102,6 +107,12 @@ def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None)
         over = f"the encoder {inert(backbone['name'])}, which lay in a local folder: no id on the hub is known"
     labels = f" Its labels, by id: {', '.join(map(inert, task.labels))}." if 0 < len(task.labels) <= 50 else ""
     return f"{about}{over} (content hash {inert(backbone['hash'][:12])}).{labels}\n"
+
+
+def _is_less(content: Mapping[str, Any]) -> bool:
+    """Whether a fold is not all of its run."""
+    report = content.get("fold")
+    return isinstance(report, dict) and report.get("width") != report.get("width_before", report.get("width"))
 
 
 def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:

@@ -94,6 +94,8 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
             **measure(made, found, params["backbone"], text, logits),
         }
         more = {"fold": measured, **_scales(spec, params)}
+        if found.width < whole.width:  # the run's scores are not those of what is written
+            more["scores"] = _scores(config, measured)
         provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
     best_of = len(run.info["seeds"]) if config.seed is None else 1
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name, "best_of": best_of}
@@ -142,6 +144,12 @@ def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
         return {}
     normalise = dict(spec.combiner_options).get("normalise", "none")
     return {"omega": omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)[1].tolist()}
+
+
+def _scores(config: FoldConfig, measured: dict[str, Any]) -> dict[str, Any]:
+    """The scores of what was written, where they were measured on a whole split."""
+    is_whole = config.texts is None and config.max_samples is None and config.split != "train"
+    return {config.split: measured["scores"]} if is_whole else {}
 
 
 def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:

@@ -77,6 +77,11 @@ def test_a_run_and_a_fusion_layer_get_their_own_lines():
     assert "load_adapter_setup" in fusion and "--sources" not in fusion and "Predictor" not in fusion
 
 
+def test_a_fold_of_less_is_not_called_exact():
+    assert "were folded exactly" in write(content(fold={"width": 8, "width_before": 8}))
+    assert "exactly" not in write(content(fold={"width": 4, "width_before": 8}))
+
+
 def test_a_local_backbone_is_no_base_model():
     described = content(backbone={"name": "roberta-base", "revision": None, "hash": "ab" * 32})
     assert ModelCard(write(described)).data.base_model is None

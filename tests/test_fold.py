@@ -140,6 +140,7 @@ def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     assert report["logit_difference"] < 1e-5  # to the other sources masked, not to all of them
     masked = attribution.masked_scores(spec, loaded.task, *members, encoded, 8, kept[None])[0, 0]
     assert report["scores"]["accuracy"] == pytest.approx(masked)
+    assert provenance.read(tmp_path / "out")["scores"] == {"dev": report["scores"]}  # not those of the whole run
     logits, *_ = logits_of(tmp_path / "out", run)
     before = inference.member_logits(spec, loaded.task, *members, encoded, 8)[0]
     assert report["agreement"] == (logits.argmax(-1) == before.argmax(-1)).mean()
@@ -155,6 +156,7 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert report["width"] == 5 and int(16 // report["reduction_factor"]) == 5
     assert report["logit_difference"] < 1e-5  # of the fold before it is compressed
     assert report["fitted_on"]["num_texts"] == report["num_texts"] == 20
+    assert provenance.read(out)["scores"] == {}  # twenty texts are not the split
     logits, encoded, task = logits_of(out, run, num_texts=20)
     assert inference.scores(task, logits[None], encoded)[0] == pytest.approx(report["scores"], abs=1e-6)
     assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
