@@ -17,6 +17,7 @@ _MARK = "<!-- written by scalearn push: {} -->\n"
 _MOST = 300  # characters of a name, a value or a command
 _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
 _ABOUT = {
+    "run": "a finished run of `scalearn_jax`",
     "adapter": "an adapter",
     "fold": "one ordinary adapter, into which scaled source adapters were folded exactly,",
     "less": "one ordinary adapter, into which scaled source adapters were folded, with fewer of them or fewer units,",
@@ -94,12 +95,8 @@ def _plain(value: Any) -> str:
 
 def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None) -> str:
     task, backbone = content["task"], content["backbone"]
-    what = (
-        "a finished run of `scalearn_jax`"
-        if "run.json" in files
-        else _ABOUT["less" if _is_less(content) else content["kind"]]
-    )
-    about = f"This is {what} for {inert(task.name)} ({task.kind}) over "
+    kind = "run" if "run.json" in files else "less" if _is_less(content) else content["kind"]
+    about = f"This is {_ABOUT[kind]} for {inert(task.name)} ({task.kind}) over "
     if base:
         revision = f" at revision {inert(backbone['revision'])}" if backbone["revision"] else ""
         over = f"[`{base}`](https://huggingface.co/{base}){revision}"
