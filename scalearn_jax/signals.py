@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 from scalearn_jax.errors import STOPPED, Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SWALLOW = ("__del__", "_xla_gc_callback")  # the latter is JAX's
 _PATIENCE = 3.0  # seconds in which a process with nothing to save may end in an orderly way
 
 
@@ -83,11 +85,18 @@ def stopped() -> Preempted:
     return Preempted(f"stopped by {state.name}; run the same command again.")
 
 
-def _on_signal(signum: int, frame) -> None:
+def _on_signal(signum: int, frame: FrameType | None) -> None:
     """Runs in the main thread, when that next runs Python."""
     state.signum = state.signum or signum
-    if state.raises and not state.defers():
+    if state.raises and not state.defers() and not _is_swallowed(frame):
         raise stopped()
+
+
+def _is_swallowed(frame: FrameType | None) -> bool:
+    """Whether Python would print an exception and go on: in destructors, and in what the garbage collector calls."""
+    while frame and frame.f_code.co_name not in _SWALLOW:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _watch(read: int) -> None:

@@ -64,6 +64,16 @@ def test_also_while_no_python_runs():
     assert took < 25  # not the 30 seconds that it would take by itself
 
 
+@pytest.mark.parametrize("name", ["__del__", "_xla_gc_callback"])
+def test_it_is_not_lost_where_python_swallows_exceptions(name):
+    swallowing = f"exec('def {name}(): time.sleep(30)')"
+    process = start(f"{swallowing}; {name}()", "signals.state.raises = True")
+    process.send_signal(signal.SIGTERM)
+    code, said, took = end(process)
+    assert code == 75 and "nothing was lost" in said and "Traceback" not in said
+    assert took < 20
+
+
 def test_a_save_may_take_longer():
     process = start(SAVES, IN_TRAINING)
     process.send_signal(signal.SIGTERM)
