@@ -16,9 +16,11 @@ from scalearn_jax import card, leaks, provenance, run_info, tables
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
-from scalearn_jax.convert import hub
-from scalearn_jax.convert.files import inside, read_settings
+from scalearn_jax.convert import adapterhub, hub
+from scalearn_jax.convert.files import inside
 from scalearn_jax.errors import InputError, masked, printable, unknown
+from scalearn_jax.exchange import folder as run_folder
+from scalearn_jax.exchange.formats import SETUP_FILE
 from scalearn_jax.figures import omega
 from scalearn_jax.files import write_bytes
 from scalearn_jax.memory import words
@@ -113,14 +115,13 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     if (folder / "run.json").exists():
         content, family = _of_run(folder, content)
     elif content:
-        name = "adapter_fusion_config.json" if content.get("kind") == "fusion" else "adapter_config.json"
-        family = read_settings(folder, name).get("model_type")
+        family = _family(folder, content.get("kind") == "fusion")
     else:
         raise InputError(
             f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
             " `scalearn export`."
         )
-    if not isinstance(family, str) or family not in BACKBONES:
+    if family not in BACKBONES:
         raise unknown("model_type", family, BACKBONES, where=str(folder))
     _, found = check_values(_Described, {name: content[name] for name in field_types(_Described) if name in content})
     found += [f"missing key {name!r}" for name in required_fields(_Described) if name not in content]
@@ -129,11 +130,25 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     return content, family
 
 
+def _family(folder: Path, is_fusion: bool) -> str | None:
+    """Reads all that is to be uploaded of an AdapterHub folder; the backbone's family is what its files say."""
+    if (folder / SETUP_FILE).exists():
+        raise InputError(
+            f"DIR {folder} is a setup of several folders, which are not uploaded as one; `scalearn export RUN --format"
+            " native --out DIR` makes one folder of a fusion."
+        )
+    load, weights = (adapterhub.load, "adapter") if not is_fusion else (adapterhub.load_fusion, "model_adapter_fusion")
+    if not (folder / f"{weights}.safetensors").exists():
+        raise InputError(f"DIR {folder} holds no {weights}.safetensors, and pickles stay here; make the folder anew.")
+    if (folder / "head_config.json").exists():
+        adapterhub.load_head(folder)
+    return load(folder)[1]["model_type"]
+
+
 def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """What a run folder says of itself, or of its first seed, and its backbone's family."""
-    info = run_info.read_info(folder)
-    spec, task = run_info.read_spec(folder, info)
-    content = content or provenance.describe("adapter", folder, info, task, info["seeds"][0])
+    run, spec, task = run_folder.read(folder)
+    content = content or provenance.describe("adapter", folder, run.info, task, run.info["seeds"][0])
     return content | {"task": task}, spec.backbone.family
 
 

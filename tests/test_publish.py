@@ -224,7 +224,8 @@ def test_tokens_stay_here(hub, folder, capsys, monkeypatch):
     sent = b"".join(held(hub).values()) + capsys.readouterr().out.encode()
     assert TOKEN.encode() not in sent and {who for *_, who in hub.asked} == {f"Bearer {TOKEN}"}
     monkeypatch.setenv("HF_TOKEN", "secret-of-another-form")
-    for name, text in {"head_config.json": f'{{"a": "{TOKEN}"}}', "README.md": "secret-of-another-form"}.items():
+    config = json.loads((folder / "head_config.json").read_text()) | {"a": TOKEN}
+    for name, text in {"head_config.json": json.dumps(config), "README.md": "secret-of-another-form"}.items():
         hub.asked.clear()
         kept = (folder / name).read_bytes()
         (folder / name).write_text(text)

@@ -43,7 +43,7 @@ class ExportConfig(Config):
     """Write a finished run for other libraries or machines."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     out: str
     """Folder to write; must not exist yet, or be empty."""
     format: Literal["native", "adapterhub"] = "adapterhub"
