@@ -66,11 +66,14 @@ def push(config: PushConfig) -> dict[str, Any]:
     folder = Path(config.dir)
     content, family = describe(folder)
     kept = {path.name: path for path in hub.shareable(folder, FIGURE) if path.name not in hub.PICKLES}
+    leaks.check(list(kept.values()), {})
     made = {} if FIGURE in kept else _figure(folder)
     made |= _card(config, content, family, [*kept, *made])
-    if card.FILE not in made:
+    if card.FILE in made:
+        leaks.check([], {card.FILE: made[card.FILE].decode()})
+    else:
         kept[card.FILE] = inside(folder, card.FILE)
-    leaks.check(list(kept.values()), {name: text.decode() for name, text in made.items() if name == card.FILE})
+        leaks.check([kept[card.FILE]], {})
     for name, written in made.items():
         write_bytes(folder / name, written)
     files = kept | {name: folder / name for name in made}

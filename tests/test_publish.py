@@ -244,6 +244,8 @@ def test_places_on_this_machine_stay_here(hub, tmp_path, backbone, folder):
     with pytest.raises(InputError, match="names a place on this machine, '~/models/bert'.*edit the file"):
         push(folder)
     assert not hub.asked and not (folder / "README.md").exists()
+    path = "runs@home/rte", "me/rte@main", "~/a@" + 40 * "0", "me/rte@" + 40 * "0"
+    assert [provenance.public_place({"path": place}) for place in path] == [None, None, None, path[-1]]
     told = provenance.without_places(f"scalearn fold {run} --out=~me/x/ --url https://a/b --name glue/rte")
     assert told == "scalearn fold run --out=x/ --url https://a/b --name glue/rte"
 
