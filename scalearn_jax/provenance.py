@@ -129,8 +129,8 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     if content.get("format") != FORMAT:
         raise InputError(f"{path} has format {content.get('format')!r}, expected {FORMAT}.")
     backbone, task = content.get("backbone"), content.get("task")
-    fields = {"name": str, "revision": (str, type(None)), "hash": str}
-    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(key), kind) for key, kind in fields.items()):
+    fields = {"name": str, "revision": str | None, "hash": str}
+    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(key, 0), fields[key]) for key in fields):
         raise InputError(f"{path}: backbone must hold name, revision and hash; restore the file.")
     if not isinstance(task, dict):
         raise InputError(f"{path}: task must be a task row, got a {type(task).__name__}; restore the file.")

@@ -200,6 +200,9 @@ IMPORTS = {
     "a scalearn.json without a backbone": (
         lambda p: imports(p, "adapter", {SAID: {"backbone": None}}), "backbone must hold name, revision and hash",
     ),
+    "a scalearn.json without a revision": (
+        lambda p: imports(p, "adapter", {SAID: {"backbone": {"name": "a", "hash": "0f"}}}), "backbone must hold name,",
+    ),
     "a scalearn.json with a number for a hash": (
         lambda p: imports(p, "adapter", {SAID: {"backbone.hash": 5}}), "backbone must hold name, revision and hash",
     ),
