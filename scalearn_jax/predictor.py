@@ -130,6 +130,7 @@ class Predictor:
 
         Raises:
           InputError: an unknown task, or a text that does not fit its task.
+          FloatingPointError: damaged weights, whose logits are no finite numbers.
         """
         return self._answers(queries.of_texts(texts, tasks, self.tasks))
 

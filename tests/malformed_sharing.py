@@ -408,7 +408,7 @@ SERVED = {
     "a task twice": (
         lambda p: p.predict(also=[str(good() / "scaled")]), "the second folder for task mine",
     ),
-    "a fusion beside another": (
+    "a run of another method than its model beside another": (
         lambda p: served(p, also=[p.run("scaled", method="head", **{"task.name": "b"})]), "run.json describes no model",
     ),
     "a folder of nothing beside another": (lambda p: p.predict(also=[p.folder("empty")]), "run.json does not exist"),
@@ -462,7 +462,7 @@ PUSHES = {
         "is a setup of several folders, which are not uploaded as one",
     ),
     "a push of a token": (lambda p: pushes(p, {SAID: {"command": f"x --token {TOKEN}"}}), "holds a token or password"),
-    "a push of a token in the weights": (
+    "a push of a token in the results": (
         lambda p: pushes(p, {"results.json": f'{{"a": "{TOKEN}"}}'}), "results.json holds a token or password",
     ),
     "a push of a place on this machine": (
