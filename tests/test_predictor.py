@@ -316,6 +316,15 @@ def test_weights_that_are_no_numbers_answer_nothing(folders, tmp_path):
         Predictor.load(str(run)).predict(["good soup"])
 
 
+def test_a_source_is_its_adapter_whatever_lies_beside_it(folders, tmp_path):
+    run = Path(shutil.copytree(folders[TOPIC], tmp_path / "run"))
+    odd = {"other": np.zeros(1, np.float32), "other/inside": np.zeros(1, np.float32)}  # a leaf and a branch
+    save_tensors(run / "seed-0.safetensors", load_tensors(run / "seed-0.safetensors") | odd)
+    assert runs.load_source(str(run)).hash == runs.load_source(folders[TOPIC]).hash
+    with pytest.raises(InputError, match="the weights do not fit run.json"):
+        Predictor.load(str(run))
+
+
 def test_a_run_cannot_bring_a_backbone_of_its_own(folders, backbone, tmp_path):
     """Else what a stranger calls the known backbone would serve, and be kept for the folders after it."""
     own = {f"backbone/{name}": leaf for name, leaf in tree.flatten(runs.load_backbone(str(backbone))[0]).items()}
