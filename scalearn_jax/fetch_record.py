@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from scalearn_jax.convert.snapshot import is_commit
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json, write_json
+from scalearn_jax.files import leads_out, read_json, write_json
 from scalearn_jax.schema import check_values, problems
 
 FILE, FORMAT = "fetched.json", 1
@@ -26,7 +27,7 @@ class Entry:
 
     repo: str
     commit: str
-    kind: str
+    kind: Literal["model", "dataset"]
     files: dict[str, Any]
 
 
@@ -56,6 +57,8 @@ def read(path: Path) -> dict[str, Entry]:
         if found or len(values) < len(fields(Entry)):
             raise problems(f"{path}, {place}", found or ["keys are missing"])
         entries[place] = Entry(**values)
+        if any(map(leads_out, (place, *entries[place].files))) or not is_commit(entries[place].commit):
+            raise InputError(f"{path}, {place}: it names files elsewhere; fetch again.")
     return entries
 
 

@@ -17,6 +17,7 @@ _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some ar
 _POINTER = b"version https://git-lfs.github.com/"
 POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
 MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+MAX_DEPTH = 100  # of lists and objects in each other; ours have 10, and what walks them calls itself
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of file systems that flush no folders
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
 
@@ -39,6 +40,16 @@ def safe_name(text: str) -> str:
     return f"{safe}-{digest}" if safe else digest
 
 
+def leads_out(path: str) -> bool:
+    """Whether a path in a file from anyone is not one below the folder that it is to be taken from.
+
+    Example:
+      >>> leads_out("a/b.json"), leads_out("a/../../b.json"), leads_out("/b.json")
+      (False, True, True)
+    """
+    return bool(re.search(r"^$|^[/\\~]|^\w:|(^|[/\\])\.\.([/\\]|$)", path))
+
+
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -50,7 +61,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
       Its content.
 
     Raises:
-      InputError: missing, unreadable, no plain file, too large, or not an object.
+      InputError: missing, unreadable, no plain file, too large, nested too deep, or not an object.
     """
     try:
         content = json.loads(read_text(path, max_bytes))
@@ -64,7 +75,18 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({error}); the file is damaged.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}.")
+    if _is_deep(content):
+        raise InputError(f"{path} nests more than {MAX_DEPTH} lists and objects; the file is damaged.")
     return content
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether a JSON value has more levels than ``MAX_DEPTH``."""
+    level = [content]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [value for value in level if isinstance(value, dict | list)]
+        level = [one for value in inner for one in (value.values() if isinstance(value, dict) else value)]
+    return bool(level)
 
 
 def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:

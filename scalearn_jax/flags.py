@@ -20,8 +20,8 @@ from scalearn_jax.schema import Mismatch, check_values, field_types, problems, r
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 _OWN = {"repo": "REPO", "sources": "SOURCE"}
-_FOLDERS = ("out", "data_dir", "run", "dir", "src", "head")
-_FILES = ("config", "input", "output", "study")
+_FOLDERS = ("out", "data_dir", "run", "also", "dir", "src", "head")
+_FILES = ("config", "input", "output", "study", "texts")
 
 
 def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
@@ -195,5 +195,5 @@ def field_help(cls: type) -> dict[str, str]:
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
         for field, text in zip(body, body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                texts[field.target.id] = inspect.cleandoc(text.value.value)
+                texts[field.target.id] = " ".join(text.value.value.split())  # the terminal wraps lines
     return texts

@@ -13,7 +13,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from scalearn_jax.adapter_folder import plain_name
 from scalearn_jax.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.convert import adapterhub, hub
-from scalearn_jax.convert.adapterhub.common import check_name, origin
+from scalearn_jax.convert.adapterhub.common import origin
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
@@ -133,7 +132,6 @@ def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
     name = plain_name(run.task.name) if config.name is None else config.name
     backbone = provenance.public_backbone(run.info["backbone"])["name"]
     description = {"model_type": run.spec.backbone.family, "model_name": backbone}
-    check_name(name, Path("--name"))
     origin(name, description)
     return name, description
 

@@ -130,6 +130,7 @@ class Predictor:
 
         Raises:
           InputError: an unknown task, or a text that does not fit its task.
+          FloatingPointError: damaged weights, whose logits are no finite numbers.
         """
         return self._answers(queries.of_texts(texts, tasks, self.tasks))
 
@@ -167,7 +168,7 @@ class Predictor:
         logits = self._of_sequences(_joined(encoded), groups)
         parts = np.split(logits, np.cumsum([len(one.lengths) for one in encoded])[:-1])
         return [
-            part[:, : query.task.num_outputs].reshape(len(one), -1)
+            _finite(part[:, : query.task.num_outputs], query.task).reshape(len(one), -1)
             for part, query, one in zip(parts, asked, encoded, strict=True)
         ]
 
@@ -187,6 +188,17 @@ class Predictor:
             batch = batches.make_batch(encoded, sequences, groups=groups[sequences], **layout)
             outputs.append(self.forward(self.params, mixed.rows_of(batch, groups[sequences])))
         return np.concatenate(jax.device_get(outputs))[: len(encoded)]
+
+
+def _finite(logits: np.ndarray, task: Task) -> np.ndarray:
+    """Checks that logits are numbers, which those of damaged weights need not be.
+
+    Raises:
+      FloatingPointError: they are not.
+    """
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(f"the logits of task {task.name} are not finite; are its weights damaged?")
+    return logits
 
 
 def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:

@@ -24,6 +24,7 @@ from typing import Any
 
 from scalearn_jax import software
 from scalearn_jax.convert.files import read_settings
+from scalearn_jax.convert.snapshot import is_commit, is_id
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import read_json, write_json
@@ -89,8 +90,14 @@ def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
 
 
 def public_place(source: dict[str, Any]) -> str | None:
-    """Where others find a source: on the hub, or nowhere."""
-    return source["path"] if "@" in source["path"] and not os.path.isabs(source["path"]) else None
+    """Where others find a source: on the hub, or nowhere.
+
+    Example:
+      >>> public_place({"path": "me/rte@" + 40 * "0"}) is None, public_place({"path": "runs@home/rte"}) is None
+      (False, True)
+    """
+    repo, _, commit = source["path"].partition("@")
+    return source["path"] if is_id(repo) and is_commit(commit) else None
 
 
 def scores(folder: Path, seed: int) -> dict[str, Any]:
@@ -123,8 +130,8 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     if content.get("format") != FORMAT:
         raise InputError(f"{path} has format {content.get('format')!r}, expected {FORMAT}.")
     backbone, task = content.get("backbone"), content.get("task")
-    fields = {"name": str, "revision": (str, type(None)), "hash": str}
-    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(key), kind) for key, kind in fields.items()):
+    fields = {"name": str, "revision": str | None, "hash": str}
+    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(key, 0), fields[key]) for key in fields):
         raise InputError(f"{path}: backbone must hold name, revision and hash; restore the file.")
     if not isinstance(task, dict):
         raise InputError(f"{path}: task must be a task row, got a {type(task).__name__}; restore the file.")

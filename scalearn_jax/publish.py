@@ -18,9 +18,10 @@ from scalearn_jax import card, leaks, provenance, run_info, tables
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
-from scalearn_jax.convert import hub
-from scalearn_jax.convert.files import inside, read_settings
+from scalearn_jax.convert import adapterhub, hub
+from scalearn_jax.convert.files import inside
 from scalearn_jax.errors import InputError, masked, printable, unknown
+from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.figures import omega
 from scalearn_jax.files import write_bytes
 from scalearn_jax.memory import words
@@ -28,7 +29,10 @@ from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.schema import check_values, field_types, problems, required_fields
 
 FIGURE = "omega.png"
-_CONFIGS = ("adapter_config.json", "adapter_fusion_config.json")
+_READERS = {
+    "adapter_config.json": ("adapter.safetensors", adapterhub.load),
+    "adapter_fusion_config.json": ("model_adapter_fusion.safetensors", adapterhub.load_fusion),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +71,14 @@ def push(config: PushConfig) -> dict[str, Any]:
     folder = Path(config.dir)
     content, family = describe(folder)
     kept = {name: path for name, path in hub.shareable(folder, FIGURE).items() if path.name not in hub.PICKLES}
+    leaks.check(list(kept.values()), {})
     made = {} if FIGURE in kept else _figure(folder, content)
     made |= _card(config, content, family, [*kept, *made])
-    if card.FILE not in made:
+    if card.FILE in made:
+        leaks.check([], {card.FILE: made[card.FILE].decode()})
+    else:
         kept[card.FILE] = inside(folder, card.FILE)
-    leaks.check(list(kept.values()), {name: text.decode() for name, text in made.items() if name == card.FILE})
+        leaks.check([kept[card.FILE]], {})
     for name, written in made.items():
         write_bytes(folder / name, written)
     files = kept | {name: folder / name for name in made}
@@ -128,7 +135,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
             f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
             " `scalearn export`."
         )
-    if not isinstance(family, str) or family not in BACKBONES:
+    if family not in BACKBONES:
         raise unknown("model_type", family, BACKBONES, where=str(folder))
     _, found = check_values(_Described, {name: content[name] for name in field_types(_Described) if name in content})
     found += [f"missing key {name!r}" for name in required_fields(_Described) if name not in content]
@@ -137,19 +144,26 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     return content, family
 
 
-def _family(folder: Path) -> Any:
-    """What the first adapter or layer of a folder says of its backbone."""
-    configs = [path for name, path in hub.shareable(folder).items() if name.endswith(_CONFIGS)]
-    if not configs:
-        raise InputError(f"DIR {folder} holds no {' or '.join(_CONFIGS)}; expected what `scalearn fold` wrote.")
-    return read_settings(configs[0].parent, configs[0].name).get("model_type")
+def _family(folder: Path) -> str | None:
+    """Reads all that is to be uploaded of an AdapterHub folder or setup, which says the backbone's family."""
+    files, families = hub.shareable(folder), []
+    for path in files.values():
+        if path.name in _READERS:
+            weights, load = _READERS[path.name]
+            if not (path.parent / weights).exists():
+                raise InputError(f"DIR {path.parent} holds no {weights}, and pickles stay here; make the folder anew.")
+            families.append(load(path.parent)[1]["model_type"])
+        if path.name == "head_config.json":
+            adapterhub.load_head(path.parent)
+    if not families:
+        raise InputError(f"DIR {folder} holds no {' or '.join(_READERS)}; expected what `scalearn fold` wrote.")
+    return families[0]
 
 
 def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """What a run folder says of itself, or of its first seed, and its backbone's family."""
-    info = run_info.read_info(folder)
-    spec, task = run_info.read_spec(folder, info)
-    content = content or provenance.describe("adapter", folder, info, task, info["seeds"][0])
+    run, spec, task = run_folder.read(folder)
+    content = content or provenance.describe("adapter", folder, run.info, task, run.info["seeds"][0])
     return content | {"task": task}, spec.backbone.family
 
 

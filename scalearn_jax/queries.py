@@ -9,7 +9,11 @@ from scalearn_jax.data.tables import Table, check_columns, columns, num_rows, ta
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
 
-PAIR = "text_pair"  # the second text of a task of which it is not known whether it has one
+PAIR = "text_pair"
+
+
+class PlainTask(Task):
+    """A task over the column ``text``, of which it is not known whether it has a second, ``text_pair``."""
 
 
 class Query(NamedTuple):
@@ -90,7 +94,7 @@ def _row(task: Task, item: Any, where: str) -> dict[str, Any]:
     if isinstance(item, Mapping):
         return dict(item)
     texts = [item] if isinstance(item, str) else item
-    optional = task.columns[-1] == PAIR
+    optional = isinstance(task, PlainTask)
     if not isinstance(texts, list | tuple) or not len(task.columns) - optional <= len(texts) <= len(task.columns):
         got = f"{len(texts)} texts" if isinstance(texts, list | tuple) else f"a {type(item).__name__}"
         expected = "a text" if len(task.columns) == 1 else f"a sequence of {len(task.columns)} texts"
@@ -114,6 +118,6 @@ def _by_task(
 
 
 def _query(task: Task, number: int, positions: list[int], table: Table, where: str) -> Query:
-    if PAIR not in table:  # one text, where that is allowed
-        task = dataclasses.replace(task, texts=tuple(text for text in task.texts if text != PAIR))
+    if isinstance(task, PlainTask) and all(value is None for value in table.get(PAIR, ())):
+        task = dataclasses.replace(task, texts=("text",))
     return Query(task, number, positions, splits.examples(task, table, where, labels=False))

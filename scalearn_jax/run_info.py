@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import FlaxError
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.convert.files import inside, read_settings
+from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.files import read_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
@@ -101,7 +103,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
       InputError: missing, damaged, or written by another version of the format.
     """
-    info = read_json(folder / "run.json")
+    info = read_settings(folder, "run.json")
     if info.get("format") != FORMAT:
         raise InputError(f"{folder}/run.json has format {info.get('format')!r}, expected {FORMAT}.")
     missing = [name for name in required_fields(_Info) if name not in info]
@@ -141,6 +143,32 @@ def _problems(cls: type, content: Any, place: str) -> list[str]:
     _, found = check_values(cls, {name: value for name, value in content.items() if name in field_types(cls)})
     found += [f"missing key {name!r}" for name in required_fields(cls) if name not in content]
     return [f"{place}{problem}" for problem in found]
+
+
+def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Reads the parameters of a run that are its own.
+
+    Args:
+      folder: the run.
+      info: the content of its ``run.json``.
+
+    Returns:
+      Those trained, by seed, and those frozen, by path name.
+
+    Raises:
+      InputError: a damaged file; or, where the backbone was not trained, parameters that would take the place of its.
+    """
+    trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
+    frozen = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
+    if "backbone" not in methods.get(info["method"]).trainable:
+        names = sorted(name for leaves in (*trained.values(), frozen) for name in leaves)
+        own = [name for name in names if name.startswith("backbone") and not name.startswith("backbone/pooler/")]
+        if own:
+            raise InputError(
+                f"{folder} holds {own[0]}, but a {info['method']!r} run leaves the backbone as it is; restore the"
+                " folder."
+            )
+    return trained, frozen
 
 
 def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:

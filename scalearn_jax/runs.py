@@ -15,9 +15,9 @@ import os.path
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import provenance, run_info, tree
+from scalearn_jax import methods, provenance, run_info, tree
 from scalearn_jax.convert import adapterhub, hf, hub
-from scalearn_jax.convert.files import read_settings
+from scalearn_jax.convert.files import inside, read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.data.tasks import Task
@@ -93,11 +93,10 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
             " of most runs."
         )
     spec, task = run_info.read_spec(folder, info)
-    weights = load_tensors(folder / f"seed-{info['seeds'][0]}.safetensors")
-    run_info.check_leaves(
-        folder, {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}, spec, "adapters"
-    )
-    adapter = banks.select(tree.unflatten(weights)["adapters"], 0)
+    weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
+    bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
+    run_info.check_leaves(folder, bank, spec, "adapters")
+    adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
 
 
@@ -151,10 +150,10 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
             f" {path}`, or import it with `--head FOLDER`."
         )
     run_info.check_settings(folder, info)
-    trained = {seed: load_tensors(folder / f"seed-{seed}.safetensors") for seed in info["seeds"]}
-    kept = load_tensors(folder / "frozen.safetensors") if (folder / "frozen.safetensors").exists() else {}
-    own = [name for name in next(iter(trained.values())) if name.startswith("backbone/")]
-    shared = {} if own else tree.flatten({"backbone": _checked_backbone(path, info, backbone, allow_pickle)})
+    trained, kept = run_info.load_leaves(folder, info)
+    shared = {}
+    if "backbone" not in methods.get(info["method"]).trainable:
+        shared = tree.flatten({"backbone": _checked_backbone(path, info, backbone, allow_pickle)})
     groups, pooled = ("adapters", "transfer", "heads"), spec.backbone.has_pooler
     for leaves in trained.values():
         whole = {name: x for name, x in (shared | kept | leaves).items() if pooled or "backbone/pooler/" not in name}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os.path
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,13 @@ from scalearn_jax.checks import check_sources
 from scalearn_jax.convert import adapterhub, hub
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.foreign_head import Head, find_task, read_head
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.portable import Portable
 from scalearn_jax.prepare import kept_frozen
-from scalearn_jax.queries import PAIR
+from scalearn_jax.queries import PAIR, PlainTask
 from scalearn_jax.typing import Params
-
-_LENGTH = 128  # tokens of a text, where a folder does not say for how many it was trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +119,6 @@ def _of_adapterhub(folder: str, backbone: str | None, allow_pickle: bool, beside
     adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
     if not (Path(folder) / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
-    head, head_spec = adapterhub.load_head(folder, allow_pickle=allow_pickle)
     content = provenance.read(folder) or {"task": None, "backbone": None}
     path, revision = _place(folder, backbone, content["backbone"], beside)
     if beside:
@@ -132,11 +128,10 @@ def _of_adapterhub(folder: str, backbone: str | None, allow_pickle: bool, beside
     recorded = content["backbone"]["hash"] if content["backbone"] else None
     source = runs.Source(config["name"], folder, adapter, config["non_linearity"], recorded, config["model_type"])
     check_sources([source], sizes, found)
-    task = content["task"] or _plain_task(folder, head_spec, sizes)
-    _check_fits(folder, task, head, head_spec, sizes)
+    head = read_head(Path(folder), sizes, allow_pickle=allow_pickle)
+    task, origin = _task(head, sizes, content["task"]), {"path": path, "revision": revision, "hash": found}
     sizes = dataclasses.replace(sizes, has_pooler=False)
-    origin = {"path": path, "revision": revision, "hash": found}
-    one = Portable(task, adapter, config["non_linearity"], head, head_spec, sizes, origin)
+    one = Portable(task, adapter, config["non_linearity"], head.params, head.spec, sizes, origin)
     return Served(task, one.spec, _kept(weights, beside), one, **origin)
 
 
@@ -154,31 +149,9 @@ def _place(
     raise InputError(f"{folder} does not say where its backbone lies{name}; pass --backbone.")
 
 
-def _plain_task(folder: str, head: HeadSpec, backbone: BackboneSpec) -> Task:
-    """A row for an adapter of which no more is known than its files say: one text or two, unless it chooses."""
-    name, kind, labels = adapterhub.describe_head(folder)
-    labels = labels if labels or kind in ("regression", "choice") else tuple(map(str, range(head.num_outputs)))
-    choices = tuple(f"choice{number}" for number in range(1, head.num_choices + 1)) if kind == "choice" else ()
-    return Task(
-        name=re.sub(r"[^\w+-]+", "-", name),
-        kind=kind,
-        texts=("text",) if choices else ("text", PAIR),
-        labels=() if kind == "regression" else labels,
-        choices=choices,
-        max_length=min(_LENGTH, backbone.max_length),
-    )
-
-
-def _check_fits(folder: str, task: Task, head: Params, spec: HeadSpec, backbone: BackboneSpec) -> None:
-    """Checks that the parts of a folder that anyone may have written fit each other and the backbone."""
-    found = (spec.num_outputs, spec.num_choices, head["dense"]["bias"].size)
-    expected = (task.num_outputs, task.num_choices, backbone.hidden_size)
-    if found != expected:
-        raise InputError(
-            f"{folder}: its head has {found[0]} outputs, {found[1]} choices and hidden size {found[2]}; the task"
-            f" {task.name} over this backbone needs {expected[0]}, {expected[1]} and {expected[2]}."
-        )
-    if task.max_length > backbone.max_length:
-        raise InputError(
-            f"{folder}: texts of {task.max_length} tokens exceed the backbone's {backbone.max_length} positions."
-        )
+def _task(head: Head, backbone: BackboneSpec, noted: Task | None) -> Task:
+    """The row of what answers: as noted, or a plain one over one text or two, unless it chooses."""
+    task = find_task(head, head.file.name, backbone, task=None, data_dir=None, noted=noted)
+    if noted or task.choices:
+        return task
+    return PlainTask(task.name, task.kind, (*task.texts, PAIR), task.labels, max_length=task.max_length)

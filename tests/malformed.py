@@ -199,6 +199,10 @@ class Place:
             content = STUDY | where | content
         return ["run", self.file("study.yaml", content), *self._flags({"out": self.out} | flags)]
 
+    def command(self, command: str, *given: str, **flags: Any) -> list[str]:
+        """Any other command."""
+        return [command, *given, *self._flags(flags)]
+
     def results(self, **files: Any) -> list[str]:
         """``scalearn report`` on a folder with one run, some of whose files were replaced."""
         self.run(_files=files)

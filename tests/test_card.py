@@ -47,8 +47,9 @@ def test_scores_come_back_equal(task):
 
 
 def test_scores_that_are_no_numbers_are_left_out():
-    described = content(scores={"dev": {"accuracy": math.nan}, "test": {"accuracy": "high", "other": 1.0}})
-    assert card_data.eval_results(described) == [] and "## Scores" not in write(described)
+    for score in "high", math.inf, 10**400, True:
+        described = content(scores={"dev": {"accuracy": math.nan}, "test": {"accuracy": score, "other": 1.0}})
+        assert card_data.eval_results(described) == [] and "## Scores" not in write(described)
 
 
 def test_the_card_says_how_it_was_made_and_how_to_load_it():

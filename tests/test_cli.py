@@ -51,6 +51,7 @@ def test_help_of_every_command_names_every_setting(command, capsys):
     assert cli.main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     row = LEAVES[command]
+    assert not any("\n" in text for text in flags.field_help(getattr(config, row.config)).values())  # else lines break
     for name in getattr(config, row.config).__dataclass_fields__:
         assert name in (row.positional or "").split() or f"--{name.replace('_', '-')}" in shown
 

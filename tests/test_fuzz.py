@@ -5,6 +5,7 @@ import functools
 import gzip
 import io
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,16 +14,21 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import config, plan, results, run_info, schema
+from scalearn_jax import card, config, fetch_record, foreign_head, plan, provenance, publish, results, run_info, schema
 from scalearn_jax.config import StudyConfig
+from scalearn_jax.convert import adapterhub, published
 from scalearn_jax.data import splits, tables, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.exchange import formats
+from scalearn_jax.models.backbones import spec_from_config
+from tests import malformed_sharing, tiny_backbone
 from tests.malformed import ROWS, TASK, good
 
 SOME = functools.partial(
     settings, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
+SIZES = spec_from_config(tiny_backbone.CONFIG | {"vocab_size": 30})
 CONFIGS = [cls for cls in vars(config).values() if dataclasses.is_dataclass(cls)]
 TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(["0-3", "glue/rte", "mine", "nan", "1e999", "~", "scalearn"]))
 NUMBERS = st.one_of(st.integers(-3, 3), st.integers(), st.just(10**400), st.floats(), st.booleans(), st.none())
@@ -205,6 +211,49 @@ def test_a_run_of_any_values_is_read_or_refused(data, folder):
     if info is not None:
         accepts(run_info.read_spec, run, info)
     accepts(results.read_result, run)
+
+
+@SOME(max_examples=100)
+@given(data=st.data())
+def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):
+    adapter = folder / "adapter"
+    shutil.copytree(malformed_sharing.shared("adapter"), adapter, dirs_exist_ok=True)
+    for name in "scalearn.json", "adapter_config.json", "head_config.json":
+        (adapter / name).write_text(json.dumps(data.draw(spoilt(json.loads((adapter / name).read_text())))))
+    said = accepts(provenance.read, adapter)
+    assert said is None or isinstance(said["task"], Task)
+    accepts(adapterhub.load, adapter)
+    head = accepts(foreign_head.read_head, adapter, SIZES, allow_pickle=False)
+    if head is not None:
+        accepts(foreign_head.find_task, head, "a", SIZES, task=None, data_dir=None, noted=said and said["task"])
+    described = accepts(publish.describe, adapter)
+    if described is not None:
+        text = card.write(described[0], "me/a", [], family=described[1])
+        assert card.is_ours(text)
+
+
+@SOME(max_examples=60)
+@given(data=st.data())
+def test_what_joins_adapters_is_read_or_refused(data, folder):
+    for kind, file, read in (
+        ("setup", "adapter_setup.json", formats.setup_members),
+        ("setup", "a,b/adapter_fusion_config.json", lambda path: adapterhub.load_fusion(path / "a,b")),
+        ("scales", "scalearn_config.json", published.load_scalearn),
+    ):
+        joint = shutil.copytree(malformed_sharing.shared(kind), folder / kind, dirs_exist_ok=True)
+        (joint / file).write_text(json.dumps(data.draw(spoilt(json.loads((joint / file).read_text())))))
+        if accepts(formats.recognise, joint) == kind:
+            accepts(read, joint)
+
+
+@SOME(max_examples=60)
+@given(data=st.data())
+def test_a_record_of_any_values_is_read_or_refused(data, folder):
+    entry = {"repo": "a/b", "commit": 40 * "0", "kind": "model", "files": {"a": [1, "0f"]}}
+    content = data.draw(spoilt({"format": 1, "fetched": {"sources/a-b": entry}}))
+    (folder / "fetched.json").write_text(json.dumps(content))
+    for place, entry in (accepts(fetch_record.read, folder / "fetched.json") or {}).items():
+        assert all(map(str, fetch_record.differences(place, folder / place, entry.files, whole=True)))
 
 
 @SOME(max_examples=60)

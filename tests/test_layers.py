@@ -26,7 +26,7 @@ convert
 run_info provenance
 runs results
 portable card_data
-adapter_folder answers card checks leaks mixed queries train
+adapter_folder answers card checks foreign_head leaks mixed queries train
 soup
 prepare
 served exchange

@@ -14,6 +14,7 @@ import pytest
 
 from scalearn_jax import cli
 from tests import bin_files as bins
+from tests import malformed_sharing
 from tests.conftest import ROOT
 from tests.malformed import ROWS, Place, good, snapshot
 
@@ -451,7 +452,7 @@ RUNS = {
     "an empty folder as run": (lambda p: p.evaluate(p.folder("run")), "run.json does not exist", "the right folder?"),
     "run.json is a folder": (
         lambda p: (p.folder("run/run.json"), p.evaluate(str(p.root / "run")))[1],
-        "run.json: Is a directory",
+        "run.json is no plain file",
     ),
     "run.json is a list": (lambda p: p.evaluate(p.run(_files={"run_json": []})), "expected a JSON object, got list"),
     "run.json cut short": (lambda p: p.evaluate(p.run(_files={"run_json": '{"format": 1'})), "not valid JSON"),
@@ -922,7 +923,10 @@ CHECKPOINTS = {
     "a checkpoint of another run": (lambda p: p.stopped(), "--seeds: there [7], here [0]", "another --out"),
 }  # fmt: skip
 
-TABLES = (FLAGS, CONFIGS, STUDIES, TASKS, DATA, PREDICTIONS, RUNS, SOURCES, BACKBONES, OUTPUTS, REPORTS, CHECKPOINTS)
+TABLES = (
+    *(FLAGS, CONFIGS, STUDIES, TASKS, DATA, PREDICTIONS, RUNS, SOURCES, BACKBONES, OUTPUTS, REPORTS, CHECKPOINTS),
+    *malformed_sharing.TABLES,
+)
 CASES = {}
 for table in TABLES:
     assert not CASES.keys() & table

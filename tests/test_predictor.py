@@ -2,22 +2,26 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, inference, mixed, portable, programs, provenance, runs
+from scalearn_jax import cli, inference, mixed, portable, programs, provenance, runs, tree
 from scalearn_jax.answers import answers
 from scalearn_jax.convert import adapterhub
+from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.data import builtin, splits, tokens
 from scalearn_jax.data.tables import columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError
+from scalearn_jax.files import safe_name
 from scalearn_jax.models.bottleneck import bottleneck
 from scalearn_jax.predictor import Predictor
 from tests import drawn_runs, tiny_backbone
@@ -266,7 +270,7 @@ def test_folders_of_adapterhub_are_served(folders, backbone, tmp_path):
     assert together.tasks[CAUSE.name] == CAUSE
     np.testing.assert_allclose(together.logits([row], CAUSE.name)[0], expected, atol=1e-5)
     found = Predictor.load(strange, backbone=str(backbone))
-    assert list(found.tasks) == ["a-b"]
+    assert list(found.tasks) == [safe_name("a b")]
     texts = (f"{row['premise']} {row['question']}", row["choice1"], row["choice2"])
     np.testing.assert_allclose(found.logits([texts])[0], expected, atol=1e-5)
     for folder, told in (known, "where its backbone lies, which is backbone; pass"), (strange, "backbone lies; pass"):
@@ -280,12 +284,56 @@ def test_a_strange_adapter_takes_one_text_or_two(folders, backbone, tmp_path):
         Predictor.load(exported(folders[task], tmp_path / task.name, says=False), **given)
         for task in (TOPIC, SIMILARITY)
     )
-    assert one.tasks["a-b"].labels == TOPIC.labels and two.tasks["a-b"].kind == "regression"
+    (first,), (second,) = one.tasks.values(), two.tasks.values()
+    assert first.labels == TOPIC.labels and second.kind == "regression"
     for predictor, task, text in (one, TOPIC, "good soup"), (two, SIMILARITY, ("good soup", "bad")):
         expected = Predictor.load(folders[task]).logits([text])[0]
         np.testing.assert_allclose(predictor.logits([text])[0], expected, atol=1e-5)
     with pytest.raises(InputError, match="row 1: no value in column 'text_pair'"):
         one.predict(["good soup", ("good soup", "bad")])
+
+
+def test_beside_a_pair_a_strange_adapter_still_takes_one_text(folders, backbone, tmp_path):
+    """A file has its columns for all of its tasks; those of a trained task are needed, whatever they are called."""
+    strange = exported(folders[TOPIC], tmp_path / "a", says=False)
+    pair = Task("own/pair", "classification", ("text", "text_pair"), ("no", "yes"), max_length=12)
+    run = drawn_runs.write(tmp_path / "pair", backbone, pair, method="single")
+    alone, both = (Predictor.load(*paths, backbone=str(backbone)) for paths in ([strange], [strange, run]))
+    rows = [{"text": "good soup", "text_pair": None}, {"text": "good soup", "text_pair": "bad"}]
+    found = both.predict(rows, [next(iter(alone.tasks)), "own/pair"])
+    assert found[0] == alone.predict(["good soup"])[0] and set(found[1]["probabilities"]) == {"no", "yes"}
+    with pytest.raises(InputError, match="unknown column 'text_pair'"):
+        both.predict([{"text": "good soup"}], "own/pair")
+    with pytest.raises(InputError, match=r"takes a sequence of 2 texts \(text, text_pair\).*; got one text"):
+        both.predict(["good soup"], "own/pair")
+
+
+def test_weights_that_are_no_numbers_answer_nothing(folders, tmp_path):
+    run = shutil.copytree(folders[TOPIC], tmp_path / "run")
+    leaves = load_tensors(run / "seed-0.safetensors")
+    save_tensors(run / "seed-0.safetensors", leaves | {"adapters/up/bias": leaves["adapters/up/bias"] * np.nan})
+    with pytest.raises(FloatingPointError, match="the logits of task builtin/topic are not finite"):
+        Predictor.load(str(run)).predict(["good soup"])
+
+
+def test_a_source_is_its_adapter_whatever_lies_beside_it(folders, tmp_path):
+    run = Path(shutil.copytree(folders[TOPIC], tmp_path / "run"))
+    odd = {"other": np.zeros(1, np.float32), "other/inside": np.zeros(1, np.float32)}  # a leaf and a branch
+    save_tensors(run / "seed-0.safetensors", load_tensors(run / "seed-0.safetensors") | odd)
+    assert runs.load_source(str(run)).hash == runs.load_source(folders[TOPIC]).hash
+    with pytest.raises(InputError, match="the weights do not fit run.json"):
+        Predictor.load(str(run))
+
+
+def test_a_run_cannot_bring_a_backbone_of_its_own(folders, backbone, tmp_path):
+    """Else what a stranger calls the known backbone would serve, and be kept for the folders after it."""
+    own = {f"backbone/{name}": leaf for name, leaf in tree.flatten(runs.load_backbone(str(backbone))[0]).items()}
+    for file in "seed-0.safetensors", "frozen.safetensors":
+        run = Path(shutil.copytree(folders[TOPIC], tmp_path / file))
+        kept = load_tensors(run / file) if (run / file).exists() else {}
+        save_tensors(run / file, kept | own)
+        with pytest.raises(InputError, match="holds backbone/.*, but a 'single' run leaves the backbone as it is"):
+            Predictor.load(str(run))
 
 
 def test_an_adapter_of_another_backbone_or_without_head_is_refused(folders, root, backbone, tmp_path):
@@ -297,7 +345,7 @@ def test_an_adapter_of_another_backbone_or_without_head_is_refused(folders, root
         Predictor.load(exported(folders[TOPIC], tmp_path / "b", head=False), backbone=str(backbone))
     said = json.loads((tmp_path / "a/scalearn.json").read_text())
     provenance.write(tmp_path / "a", said | {"task": SENTIMENT.to_dict()})
-    with pytest.raises(InputError, match="its head has 6 outputs"):
+    with pytest.raises(InputError, match="is a classification of 6 outputs and 1 choices, task 'builtin/sentiment' a"):
         Predictor.load(folder, backbone=str(backbone))
 
 

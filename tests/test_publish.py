@@ -227,7 +227,8 @@ def test_tokens_stay_here(hub, folder, capsys, monkeypatch):
     sent = b"".join(held(hub).values()) + capsys.readouterr().out.encode()
     assert TOKEN.encode() not in sent and {who for *_, who in hub.asked} == {f"Bearer {TOKEN}"}
     monkeypatch.setenv("HF_TOKEN", "secret-of-another-form")
-    for name, text in {"head_config.json": f'{{"a": "{TOKEN}"}}', "README.md": "secret-of-another-form"}.items():
+    config = json.loads((folder / "head_config.json").read_text()) | {"a": TOKEN}
+    for name, text in {"head_config.json": json.dumps(config), "README.md": "secret-of-another-form"}.items():
         hub.asked.clear()
         kept = (folder / name).read_bytes()
         (folder / name).write_text(text)
@@ -246,6 +247,8 @@ def test_places_on_this_machine_stay_here(hub, tmp_path, backbone, folder):
     with pytest.raises(InputError, match="names a place on this machine, '~/models/bert'.*edit the file"):
         push(folder)
     assert not hub.asked and not (folder / "README.md").exists()
+    path = "runs@home/rte", "me/rte@main", "~/a@" + 40 * "0", "me/rte@" + 40 * "0"
+    assert [provenance.public_place({"path": place}) for place in path] == [None, None, None, path[-1]]
     told = provenance.without_places(f"scalearn fold {run} --out=~me/x/ --url https://a/b --name glue/rte")
     assert told == "scalearn fold run --out=x/ --url https://a/b --name glue/rte"
 

@@ -12,8 +12,8 @@ class ImportConfig(Config):
     """Make a run folder of what was trained elsewhere."""
 
     src: str
-    """Folder, or OWNER/NAME[@REVISION] of the hub: an AdapterHub adapter, fusion or setup, ScaLearn layers of the
-    published implementation, or a run of this library."""
+    """Folder, or OWNER/NAME[@REVISION] of the hub: an AdapterHub adapter or fusion, ScaLearn layers of the published
+    implementation, or a run of this library; or a folder with an AdapterHub setup."""
     out: str
     """Run folder to write; must not exist yet, or be empty."""
     backbone: str | None = None
@@ -43,7 +43,7 @@ class ExportConfig(Config):
     """Write a finished run for other libraries or machines."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     out: str
     """Folder to write; must not exist yet, or be empty."""
     format: Literal["native", "adapterhub"] = "adapterhub"

@@ -12,7 +12,7 @@ class FoldConfig(Config):
     """Turn a finished run into one plain AdapterHub adapter with its head, checked before it is written."""
 
     run: str
-    """Run folder."""
+    """Run folder, or OWNER/NAME[@REVISION] of the hub."""
     out: str
     """Folder to write; must not exist yet, or be empty."""
     seed: int | None = None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalearn_jax.errors import InputError, masked
+from scalearn_jax.files import leads_out
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
@@ -20,6 +21,16 @@ def is_id(text: str) -> bool:
       (True, False, False)
     """
     return bool(re.fullmatch(f"{_OWN}/{_OWN}", text, re.ASCII))
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text has the form of a commit, as `snapshot_download` names its folders.
+
+    Example:
+      >>> is_commit(40 * "0"), is_commit("main")
+      (True, False)
+    """
+    return bool(re.fullmatch("[0-9a-f]{40}", text))
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -78,6 +89,8 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: 
     """
     from huggingface_hub import snapshot_download
 
+    if revision and leads_out(revision):  # it names a file in the cache
+        raise InputError(f"{what} has no revision {revision!r}; name a branch, tag or commit of it.")
     with explained(f"{what} could not be read from the hub (revision {revision or 'main'})"):
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
 

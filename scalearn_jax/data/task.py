@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from scalearn_jax import schema
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.files import leads_out
 
 Kind = Literal["classification", "regression", "multilabel", "choice"]
 # A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.
@@ -186,9 +187,9 @@ def _problem(task: Task) -> str:
     """Says what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_plain(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
-    if task.folder is not None and _leads_out(task.folder):
+    if task.folder is not None and leads_out(task.folder):
         return f"folder {task.folder!r} leads out of the data folder; name one below it, or pass another --data-dir."
-    if task.hub and (out := [pattern for _, pattern in task.hub.files if _leads_out(pattern)]):
+    if task.hub and (out := [pattern for _, pattern in task.hub.files if leads_out(pattern)]):
         return f"the pattern {out[0]!r} of hub.files leads out of the data set; name files in it."
     num_texts = len(task.texts) + bool(task.choices)
     if not task.texts or num_texts > 2:
@@ -211,11 +212,6 @@ def _problem(task: Task) -> str:
     if task.max_length < 4:
         return f"needs a max_length of 4 or more, got {task.max_length}."
     return ""
-
-
-def _leads_out(path: str) -> bool:
-    """Whether a path in a file from anyone is not one below the folder that it is to be taken from."""
-    return bool(re.search(r"^$|^[/\\~]|^\w:|(^|[/\\])\.\.([/\\]|$)", path))
 
 
 def _hub(content: dict[str, Any] | None, where: str) -> HubFiles | None:

@@ -7,8 +7,7 @@ from typing import Any
 
 from scalearn_jax import run_info
 from scalearn_jax.adapter_folder import check_same
-from scalearn_jax.convert.files import inside
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
@@ -42,8 +41,7 @@ def read(folder: Path) -> tuple[Contents, ModelSpec, Task]:
     info = run_info.read_info(folder)
     spec, task = run_info.read_spec(folder, info)
     run_info.check_settings(folder, info)
-    trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
-    kept = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
+    trained, kept = run_info.load_leaves(folder, info)
     for leaves in trained.values():
         _check(folder, spec, leaves, kept)
     return Contents(info, trained, kept), spec, task

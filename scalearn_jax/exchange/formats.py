@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax.convert.files import inside, is_plain_name, read_settings
+from scalearn_jax.convert.hub import SETUP as SETUP_FILE
 from scalearn_jax.errors import InputError
-
-SETUP_FILE = "adapter_setup.json"
 
 
 class Format(NamedTuple):
@@ -99,10 +98,19 @@ def setup_members(folder: Path) -> tuple[str, tuple[str, ...]]:
     is_fusion = isinstance(children, list) and setup.get("type") == "Fuse"
     if not is_fusion or not all(isinstance(child, dict) and child.get("type") == "single" for child in children):
         raise InputError(f"{path} is no fusion of single adapters; import its adapters one by one.")
-    names = [name for child in children for name in (child.get("children") or [None])[:1]]
+    names = [name for child in children for name in _only(child)]
     if not names or not all(is_plain_name(name) for name in names):
         raise InputError(f"{path}: the adapters' names must be those of folders beside it, got {str(names)[:60]}.")
-    return ",".join(names), tuple(names)
+    for name in (fusion := ",".join(names), *names):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{folder / name} is a link that leads out of the setup; put the folder itself there.")
+    return fusion, tuple(names)
+
+
+def _only(child: dict[str, Any]) -> list[Any]:
+    """The one adapter of a single composition; of anything else nothing that is a name."""
+    names = child.get("children")
+    return names if isinstance(names, list) and len(names) == 1 else [None]
 
 
 def hashes(folder: Path, *formats: Format) -> dict[str, str]:

@@ -13,9 +13,9 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.exchange import formats
 from scalearn_jax.exchange.found import Found, find
-from scalearn_jax.exchange.heads import Head, find_task, read_head
 from scalearn_jax.files import read_json
 from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.foreign_head import Head, find_task, read_head
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.prepare import count_parameters

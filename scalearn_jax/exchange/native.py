@@ -46,7 +46,7 @@ def without_places(info: dict[str, Any], seed: int) -> dict[str, Any]:
         "seeds": [seed],
         "command": provenance.without_places(str(info.get("command", ""))),
     }
-    return info | public | ({"soup": _last_part(info["soup"])} if "soup" in info else {})
+    return info | public | {name: _last_part(info[name]) for name in ("soup", "imported") if name in info}
 
 
 def _last_part(value: Any) -> Any:

@@ -98,6 +98,7 @@ def test_the_written_config_gives_the_width(tmp_path, hidden_size, width):
     adapterhub.save(folded, tmp_path, name="a", config={"model_type": "bert", "reduction_factor": 16})
     factor = json.loads((tmp_path / "adapter_config.json").read_text())["config"]["reduction_factor"]
     assert int(hidden_size // factor) == width
+    assert adapterhub.reduction_factor(hidden_size, width, preferred=1e-320) == factor  # of a file from anyone
     assert tree.content_hash(adapterhub.load(tmp_path)[0]) == tree.content_hash(folded)
 
 

@@ -124,6 +124,7 @@ def test_a_native_export_names_no_place_and_runs_elsewhere(tmp_path, fusion):
     info = json.loads((run / "run.json").read_text())
     info |= {"data_dir": str(tmp_path / "data"), "command": f"scalearn transfer --out={tmp_path}/run -x {tmp_path}"}
     info["config"] |= {"out": str(run), "backbone": str(GOLDEN), "data_dir": str(tmp_path), "sources": list(SOURCES)}
+    info["imported"]["model_name"] = f"{tmp_path}/base"
     info["seeds"] = [3, 0]
     (run / "run.json").write_text(json.dumps(info))
     shutil.copy(run / "seed-0.safetensors", run / "seed-3.safetensors")

@@ -201,7 +201,7 @@ def reduction_factor(hidden_size: int, width: int, *, preferred: float | None = 
       >>> reduction_factor(768, 48), int(768 // reduction_factor(768, 240))
       (16, 240)
     """
-    if isinstance(preferred, int | float) and preferred > 0 and int(hidden_size // preferred) == width:
+    if isinstance(preferred, int | float) and preferred > 0 and hidden_size // preferred == width:
         return preferred
     if hidden_size % width == 0:
         return hidden_size // width

@@ -10,7 +10,7 @@ import numpy as np
 from scalearn_jax.convert.files import inside, read_settings
 from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.convert.torch_pickle import load_bin
-from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.errors import InputError, shortened, unknown
 from scalearn_jax.limits import whole
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 
@@ -19,13 +19,23 @@ MAX_NAME = 200  # characters of an adapter's name
 MAX_SOURCES = 1000  # adapters that one layer combines
 
 
+def is_name(name: Any) -> bool:
+    """Whether something can be an adapter's name.
+
+    Example:
+      >>> is_name("rte"), is_name(""), is_name(5)
+      (True, False, False)
+    """
+    return isinstance(name, str) and name.isprintable() and 1 <= len(name) <= MAX_NAME
+
+
 def check_name(name: Any, path: Path) -> None:
     """Checks a name that a file gives: it may be anyone's.
 
     Raises:
       InputError: no text, too long, or of characters that cannot be shown.
     """
-    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
+    if not is_name(name):
         raise InputError(
             f"{path}: name must be 1 to {MAX_NAME} printable characters, got {str(name)[:60]!r}; rename it."
         )
@@ -86,8 +96,11 @@ def origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: unknown ``model_type``, or a name that the format cannot hold.
     """
-    if not name or "." in name:
-        raise InputError(f"adapter name {name!r} cannot be written: it must not be empty or contain a dot.")
+    if not is_name(name) or "." in name:
+        raise InputError(
+            f"adapter name {shortened(name)!r} cannot be written: expected 1 to {MAX_NAME} printable characters, and no"
+            " dot."
+        )
     family = config.get("model_type")
     if family not in BACKBONES:
         raise unknown("model_type", family, BACKBONES)

@@ -90,7 +90,7 @@ def describe_head(folder: str | Path) -> HeadFile:
     config, name = _read_config(Path(folder))
     theirs = config.get("head_type", "classification")
     kinds = {theirs: kind for kind, theirs in HEAD_TYPES.items() if kind != "regression"}
-    if theirs not in kinds:
+    if not isinstance(theirs, str) or theirs not in kinds:
         raise unknown("head_type", theirs, kinds, where=str(path))
     kind = "regression" if theirs == "classification" and config.get("num_labels") == 1 else kinds[theirs]
     return HeadFile(name, kind, _labels(config.get("label2id"), path))

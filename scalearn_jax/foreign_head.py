@@ -1,4 +1,4 @@
-"""The head of what is imported, and the task row that fits it."""
+"""The head of an adapter from elsewhere, and the task row that fits it."""
 
 import dataclasses
 from pathlib import Path
@@ -12,8 +12,6 @@ from scalearn_jax.files import safe_name
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
-
-_LENGTH = 128  # tokens; of a task that says nothing of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +95,10 @@ def check_fit(task: Task, head: Head) -> None:
     if found != wanted:
         words = ["{} of {} outputs and {} choices".format(*sizes) for sizes in (found, wanted)]
         raise InputError(
-            f"the head in {head.folder} is a {words[0]}, task {task.name!r} a {words[1]}; pass its --task."
+            f"the head in {head.folder} is a {words[0]}, task {task.name!r} a {words[1]}; import it with its --task."
         )
     if sorted(labels) == sorted(task.labels) and labels != task.labels:
         raise InputError(
             f"the head in {head.folder} has labels in the order {list(labels)}, task {task.name!r} {list(task.labels)};"
-            " pass a --task whose labels have the head's order."
+            " import it with a --task whose labels have the head's order."
         )
