@@ -187,4 +187,5 @@ def _facts(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
 
 def _made_with(content: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{inert(name)} {inert(version)}" for name, version in content["versions"].items())
-    return f"## Made with\n\n{versions}\n\n```sh\n{_plain(content['command'])}\n```\n"
+    command = f"\n```sh\n{_plain(content['command'])}\n```\n" if content["command"] else ""
+    return f"## Made with\n\n{versions}\n{command}"

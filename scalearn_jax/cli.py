@@ -178,7 +178,6 @@ def _check_method(name: str) -> None:
 
 def _prepare() -> None:
     """Sets up what every command that computes needs."""
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch, which nothing here uses
     from scalearn_jax.caches import keep_compiled_programs
 
     keep_compiled_programs()

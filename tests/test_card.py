@@ -46,6 +46,10 @@ def test_scores_come_back_equal(task):
     assert {result.metric_value for result in expected} == set(scores["test"].values())
 
 
+def test_a_command_stands_there_only_if_there_was_one():
+    assert "```sh\nscalearn fold rte" in write(content()) and write(content(command="")).count("```sh\n") == 1
+
+
 def test_scores_that_are_no_numbers_are_left_out():
     for score in "high", math.inf, 10**400, True:
         described = content(scores={"dev": {"accuracy": math.nan}, "test": {"accuracy": score, "other": 1.0}})

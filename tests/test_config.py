@@ -233,6 +233,13 @@ def test_the_recorded_command_masks_tokens(monkeypatch):
     assert software.command() == "scalearn transfer --backbone=*** https://***@c/d"
 
 
+def test_a_notebook_has_no_command(monkeypatch):
+    from scalearn_jax import software
+
+    monkeypatch.setattr("sys.argv", ["/lib/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert software.command() == ""
+
+
 def test_a_path_object_is_a_path(tmp_path):
     config = AdapterConfig(task="glue/rte", backbone=tmp_path, data_dir=tmp_path, out=tmp_path / "out")
     assert (config.backbone, config.out) == (str(tmp_path), str(tmp_path / "out"))

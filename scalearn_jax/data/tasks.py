@@ -143,8 +143,14 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
             return _called(name, path)
     rows = known()
     if name not in rows:
-        raise unknown("task", name, rows, where=_PLACES if data_dir is None else "")
+        raise unknown("task", name, {*rows, *_own(root)}, where=_PLACES if data_dir is None else "")
     return rows[name]
+
+
+def _own(root: Path | None) -> list[str]:
+    """Names the tasks that a data folder describes."""
+    found = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.yaml")] if root else []
+    return [path.parent.relative_to(root).as_posix() for path in found]
 
 
 def _called(name: str, path: Path) -> Task:

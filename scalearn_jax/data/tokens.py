@@ -97,6 +97,7 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
         raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
     _check_settings(where)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch, which nothing here uses
     from transformers import AutoTokenizer
 
     try:

@@ -229,6 +229,14 @@ def test_an_unknown_task_is_refused(name, message):
         tasks.get(name)
 
 
+@pytest.mark.parametrize(("place", "name"), [("workshop", "workshp"), ("mine/workshop", "mine/workshp")])
+def test_an_unknown_task_may_be_one_of_the_data_folder(place, name, tmp_path):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "task.yaml").write_text(f"name: {place}\nkind: regression\ntexts: [a]\n")
+    with pytest.raises(InputError, match=f"did you mean '{place}'"):
+        tasks.get(name, data_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     "change,message",
     [

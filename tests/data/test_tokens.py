@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 
 import chex
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from scalearn_jax.data import panics, tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from tests import tiny_backbone
 
 WORDS = "one two three four five six seven eight nine ten".split()
 VOCABULARY = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
@@ -250,3 +253,12 @@ def test_a_panic_is_an_error_and_all_else_on_standard_error_stays(capfd):
         os.write(2, b"a warning")
     os.write(2, b", later")
     assert capfd.readouterr().err == "a warning, later"
+
+
+def test_loading_says_nothing_about_pytorch(tmp_path):
+    """Which ``transformers`` misses when it is first imported, so this takes a process of its own."""
+    code = "import sys; from scalearn_jax.data import tokens; tokens.load_tokenizer(sys.argv[1])"
+    call = [sys.executable, "-c", code, tiny_backbone.write(tmp_path / "backbone")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS_")}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
