@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scalearn_jax.card_data import known_base, metadata, scores
+from scalearn_jax.card_data import known_base, metadata, most, scores
 from scalearn_jax.errors import masked, printable
 
 FILE = "README.md"
+ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
 _MARK = "<!-- written by scalearn push: {} -->\n"
 _MOST = 300  # characters of a name, a value or a command
 _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
@@ -20,6 +21,7 @@ _ABOUT = {
     "run": "a finished run of `scalearn_jax`",
     "adapter": "an adapter",
     "fold": "one ordinary adapter, into which scaled source adapters were folded exactly,",
+    "unscaled": "an adapter",
     "less": "one ordinary adapter, into which scaled source adapters were folded, with fewer of them or fewer units,",
     "fusion": "an AdapterFusion layer with the adapters that it joins",
 }
@@ -95,7 +97,7 @@ def _plain(value: Any) -> str:
 
 def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None) -> str:
     task, backbone = content["task"], content["backbone"]
-    kind = "run" if "run.json" in files else "less" if _is_less(content) else content["kind"]
+    kind = "run" if "run.json" in files else _kind(content)
     about = f"This is {_ABOUT[kind]} for {inert(task.name)} ({task.kind}) over "
     if base:
         revision = f" at revision {inert(backbone['revision'])}" if backbone["revision"] else ""
@@ -106,10 +108,14 @@ def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None)
     return f"{about}{over} (content hash {inert(backbone['hash'][:12])}).{labels}\n"
 
 
-def _is_less(content: Mapping[str, Any]) -> bool:
-    """Whether a fold is not all of its run."""
+def _kind(content: Mapping[str, Any]) -> str:
+    """Which words of ``_ABOUT`` fit a folder of AdapterHub."""
     report = content.get("fold")
-    return isinstance(report, dict) and report.get("width") != report.get("width_before", report.get("width"))
+    if content["kind"] != "fold" or not isinstance(report, dict):
+        return content["kind"]
+    if not content["sources"] or content["method"] == "soup":
+        return "unscaled"
+    return "less" if report.get("width") != report.get("width_before", report.get("width")) else "fold"
 
 
 def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:
@@ -117,7 +123,8 @@ def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: st
     if "run.json" not in files:
         blocks = [("In [`adapters`](https://docs.adapterhub.ml) (PyTorch)", _in_adapters(content, repo, base))]
     if content["kind"] != "fusion" or "run.json" in files:
-        predict = f'scalearn_jax.Predictor.load("{repo}").predict(texts)'
+        where = f'"{repo}"' if known_base(content) else f'"{repo}", backbone="{base or ENCODER}"'
+        predict = f"scalearn_jax.Predictor.load({where}).predict(texts)"
         blocks.append(("In `scalearn_jax` (JAX)", ["import scalearn_jax", "", predict]))
     code = "\n".join(f"{title}:\n\n```python\n{chr(10).join(lines)}\n```\n" for title, lines in blocks)
     if content["kind"] == "fusion" or ("run.json" in files and content["method"] != "single"):
@@ -128,7 +135,7 @@ def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: st
 
 def _in_adapters(content: Mapping[str, Any], repo: str, base: str | None) -> list[str]:
     lines = ["from adapters import AutoAdapterModel", ""]
-    lines += [f'model = AutoAdapterModel.from_pretrained("{base or "FOLDER-OR-ID-OF-THE-ENCODER"}")']
+    lines += [f'model = AutoAdapterModel.from_pretrained("{base or ENCODER}")']
     if content["kind"] != "fusion":
         return [*lines, f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
     lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
@@ -141,13 +148,20 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _scores(content: Mapping[str, Any]) -> list[str]:
-    rows = [[ours, split, inert(metric), f"{value:.4f}"] for ours, split, metric, value in scores(content)]
+    rows = [
+        [ours, split, inert(metric), f"{value:.4f}", _examples(most(content, ours))]
+        for ours, split, metric, value in scores(content)
+    ]
     if not rows:
         return []
     note = ""
     if any(row[:2] == ["dev", "train"] for row in rows):
         note = "\n`dev` is a tenth of the published training set, which was held out.\n"
-    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score'], rows)}{note}"]
+    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score', 'examples'], rows)}{note}"]
+
+
+def _examples(limit: int | None) -> str:
+    return "all" if limit is None else f"at most {limit:,}"
 
 
 def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scalearn_jax.convert.snapshot import is_id
+from scalearn_jax.convert.snapshot import is_id, is_model_id
 from scalearn_jax.data.task import Task
 
 # A task's kind -> the hub's name of what a model for it does.
@@ -21,6 +21,7 @@ _METRICS = {
     "spearman": "spearmanr",
     "exact_match": "exact_match",
 }
+_WITH_CONFIGS = ("glue", "superglue")  # suites whose tasks are configurations of one data set
 _LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": ["en", "es", "fr"]}
 
 
@@ -71,8 +72,7 @@ def known_base(content: Mapping[str, Any]) -> str | None:
     """
     backbone = content["backbone"]
     name = backbone["name"]
-    is_name = is_id(name) or is_id(f"owner/{name}")  # the oldest models have no owner
-    return name if backbone["revision"] and is_name else None
+    return name if backbone["revision"] and is_model_id(name) else None
 
 
 def eval_results(content: Mapping[str, Any]) -> list[Any]:
@@ -87,19 +87,20 @@ def eval_results(content: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     task: Task = content["task"]
-    dataset = _dataset(task)
+    dataset, suite = _dataset(task), task.name.partition("/")[0]
     return [
         EvalResult(
             task_type=_pipeline(task),
             dataset_type=dataset or task.name,
             dataset_name=task.name,
-            dataset_config=task.name.rpartition("/")[2] if dataset else None,
+            dataset_config=task.name.rpartition("/")[2] if dataset and suite in _WITH_CONFIGS else None,
             dataset_split=split,
             metric_type=_METRICS.get(metric, metric),
             metric_name=f"{ours} {metric}",
             metric_value=value,
         )
         for ours, split, metric, value in scores(content)
+        if not most(content, ours)  # a part of a split is not the split
         if (ours, split) != ("dev", _split(task, "test"))  # the very examples of the test scores
     ]
 
@@ -119,6 +120,13 @@ def scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
                 yield ours, _split(task, ours), metric, float(value)
 
 
+def most(content: Mapping[str, Any], split: str) -> int | None:
+    """How many examples the scores of one of our splits were limited to; ``None`` for all, or where it is not said."""
+    limits = content.get("most")
+    limit = limits.get(split) if isinstance(limits, dict) else None
+    return limit if type(limit) is int else None
+
+
 def _split(task: Task, ours: str) -> str:
     """What the publishers of a data set call our split."""
     if task.split_rule == "validation":
@@ -126,7 +134,8 @@ def _split(task: Task, ours: str) -> str:
     if task.hub is None:
         return ours
     has_test = task.split_rule == "files" and "test" in dict(task.hub.files)
-    return {"dev": "validation", "test": "test"}[ours] if has_test else {"dev": "train", "test": "validation"}[ours]
+    split = {"dev": "validation", "test": "test"}[ours] if has_test else {"dev": "train", "test": "validation"}[ours]
+    return "validation_matched" if "validation_matched" in dict(task.hub.files)[split] else split  # MNLI's
 
 
 def _dataset(task: Task) -> str | None:

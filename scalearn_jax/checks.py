@@ -4,12 +4,12 @@ Letters: d hidden size, r bottleneck.
 """
 
 import os.path
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from scalearn_jax import methods, runs
 from scalearn_jax.config import TrainConfig
+from scalearn_jax.convert.snapshot import is_model_id
 from scalearn_jax.data import tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -64,11 +64,10 @@ def is_hub_id(name: str | None) -> bool:
     """Says whether a name is that of a model on the hub, and of no folder here.
 
     Example:
-      >>> is_hub_id("FacebookAI/roberta-base"), is_hub_id("/models/roberta-base")
+      >>> is_hub_id("FacebookAI/roberta-base@main"), is_hub_id("/models/roberta-base")
       (True, False)
     """
-    pattern = r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?"
-    return bool(name and re.fullmatch(pattern, name)) and not os.path.isdir(name)
+    return bool(name and is_model_id(name.partition("@")[0])) and not os.path.isdir(name)
 
 
 def check_base_model(what: str, base_model: str | None, backbone: str, *, any_base_model: bool) -> None:
@@ -90,7 +89,8 @@ def check_base_model(what: str, base_model: str | None, backbone: str, *, any_ba
     """
     if any_base_model or not (is_hub_id(base_model) and is_hub_id(backbone)):
         return
-    if base_model.rsplit("/", 1)[-1].lower() != backbone.rsplit("/", 1)[-1].lower():
+    theirs, ours = (name.partition("@")[0].rpartition("/")[2].lower() for name in (base_model, backbone))
+    if theirs != ours:
         raise InputError(
             f"{what} was trained on base model {base_model!r}, the backbone is {backbone!r}; pass the right --backbone,"
             " or --any-base-model if the two are the same weights."
@@ -98,10 +98,11 @@ def check_base_model(what: str, base_model: str | None, backbone: str, *, any_ba
 
 
 def check_base_models(sources: Sequence[runs.Source], backbone: str, *, any_base_model: bool) -> None:
-    """``check_base_model`` for source adapters."""
+    """``check_base_model`` for source adapters; a known hash of the backbone decides, see ``check_sources``."""
     for source in sources:
-        what = f"source {source.name} ({source.path})"
-        check_base_model(what, source.base_model, backbone, any_base_model=any_base_model)
+        if source.backbone_hash is None:
+            what = f"source {source.name} ({source.path})"
+            check_base_model(what, source.base_model, backbone, any_base_model=any_base_model)
 
 
 def check_settings(

@@ -71,4 +71,5 @@ def differences(place: str, folder: Path, files: Mapping[str, Any], *, whole: bo
         elif (now := fingerprint(path)) != recorded:
             yield f"{place}/{name} has other content ({now[0]} bytes, sha256 {now[1][:12]})"
     if whole and folder.is_dir():
-        yield from (f"{place}/{path.name} is new" for path in sorted(folder.iterdir()) if path.name not in files)
+        found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+        yield from (f"{place}/{name} is new" for name in found if name not in files)

@@ -4,7 +4,8 @@
     head_config.json, model_head.safetensors     its head
     scalearn.json                                where it comes from, what was checked and what was lost
 
-What is checked are the files: they are read back, and the folder appears only if they give the run's logits.
+What is checked are the files: they are read back, and the folder appears only if they give the logits of the run, with
+``--keep`` those of the run without the other sources; with ``--width`` the adapter before it is narrowed is checked so.
 
 Letters: T source tasks, n texts, C outputs.
 """
@@ -86,6 +87,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         found = adapter_folder.save(made.written, folder, name=name, config=description)
         measured = {
             "seed": seed,
+            "best_of": len(run.info["seeds"]) if config.seed is None else 1,
             "sources": sources if made.kept is None else [sources[t] for t in np.flatnonzero(made.kept)],
             "width_before": whole.width,
             "width": found.width,
@@ -96,8 +98,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         if found.width < whole.width:  # the run's scores are not those of what is written
             more["scores"] = _scores(config, measured)
         provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
-    best_of = len(run.info["seeds"]) if config.seed is None else 1
-    facts = {"run": config.run, "method": run.info["method"], "task": run.task.name, "best_of": best_of}
+    facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
     return facts | measured | {"out": config.out, "name": name}
 
 
@@ -130,8 +131,8 @@ def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
       InputError: a name that they cannot hold.
     """
     name = plain_name(run.task.name) if config.name is None else config.name
-    backbone = provenance.public_backbone(run.info["backbone"])["name"]
-    description = {"model_type": run.spec.backbone.family, "model_name": backbone}
+    base = provenance.base_model(run.info["backbone"])
+    description = {"model_type": run.spec.backbone.family, "model_name": base}
     origin(name, description)
     return name, description
 

@@ -49,6 +49,8 @@ def read_text(config: FoldConfig, run: runs.Run) -> Text:
     fit_caps = dict(max_train_samples=config.max_samples or FIT_SAMPLES)
     try:
         encoded = inference.read_split(run, config.split, **caps, **where)
+        if config.width and config.split == "train":
+            return _halved(f"{config.split} split", encoded, labelled=True)
         fit = inference.read_split(run, "train", **fit_caps, **where) if config.width else None
     except InputError as error:
         columns = ", ".join(run.task.columns)
@@ -63,7 +65,14 @@ def _of_file(config: FoldConfig, run: runs.Run) -> Text:
         return Text(about, encoded.take(examples), labelled=False)
     if len(examples) < 2:
         raise InputError(f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1.")
-    return Text(f"every other text of {about}", encoded.take(examples[1::2]), False, fit=encoded.take(examples[::2]))
+    return _halved(about, encoded.take(examples), labelled=False)
+
+
+def _halved(about: str, encoded: Encoded, *, labelled: bool) -> Text:
+    """Checks on every other text, and fits on the others."""
+    examples = np.arange(len(encoded))
+    fit, checked = encoded.take(examples[::2]), encoded.take(examples[1::2])
+    return Text(f"every other text of {about}", checked, labelled, fit=fit)
 
 
 def check_difference(expected: np.ndarray, found: np.ndarray) -> float:

@@ -136,6 +136,7 @@ def predict(config: PredictConfig) -> Path:
         seed=config.seed,
         batch_size=config.batch_size,
         allow_pickle=config.allow_pickle,
+        any_base_model=config.any_base_model,
     )
     table = splits.read_table(Path(config.input))
     if config.also:

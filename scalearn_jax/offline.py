@@ -22,7 +22,7 @@ from scalearn_jax.caches import cache_folder
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.convert import files as checkpoints
 from scalearn_jax.convert import hub
-from scalearn_jax.convert.snapshot import in_cache, is_id, split_revision
+from scalearn_jax.convert.snapshot import in_cache, is_id, is_model_id, split_revision
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.tables import SUFFIXES, concatenate, read_table
 from scalearn_jax.errors import InputError
@@ -161,7 +161,7 @@ def _check_remote(flag: str, name: str) -> None:
     if Path(name).exists():
         raise InputError(f"{flag} {name} is here already; expected the id of what is to be fetched, OWNER/NAME.")
     repo, _ = split_revision(name)
-    if not (is_id(repo) or flag == "--backbone" and is_id(f"owner/{repo}")):
+    if not (is_id(repo) or flag == "--backbone" and is_model_id(repo)):
         raise InputError(f"{flag} {name} is no id of the hub; expected OWNER/NAME or OWNER/NAME@REVISION.")
 
 

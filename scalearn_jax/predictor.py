@@ -65,6 +65,7 @@ class Predictor:
         batch_size: int = 32,
         dtype: str | None = None,
         allow_pickle: bool = False,
+        any_base_model: bool = False,
     ) -> "Predictor":
         """Opens folders for prediction.
 
@@ -77,6 +78,7 @@ class Predictor:
           batch_size: N, sequences of a step; an example of a task with K choices has K.
           dtype: type of the computation, see ``ModelSpec``; by default that of the runs, float32 where they differ.
           allow_pickle: whether to read weights without safetensors.
+          any_base_model: whether an adapter may name another base model than the backbone.
 
         Returns:
           The predictor.
@@ -94,7 +96,8 @@ class Predictor:
             raise InputError(f"batch_size must be a whole number from 1 to {_MOST}, got {batch_size!r}.")
         if dtype not in (None, *_DTYPES):
             raise unknown("dtype", dtype, _DTYPES)
-        served = open_folders(*folders, backbone=backbone, seed=seed, allow_pickle=allow_pickle)
+        flags = {"allow_pickle": allow_pickle, "any_base_model": any_base_model}
+        served = open_folders(*folders, backbone=backbone, seed=seed, **flags)
         forward, params = programs.assemble(served, dtype)
         return cls(
             tasks={one.task.name: one.task for one in served},

@@ -12,6 +12,7 @@ no place on the machine that wrote it.
     sources      name, place (a hub id with its commit, or null) and hash of each source adapter, in bank order
     parameters   numbers of trainable parameters: transfer, head, trainable
     scores       {"dev": metrics, "test": metrics} of the seed
+    most         {"dev": N, "test": N}, examples that these were measured on at most; null for all
     fold         what was checked and lost; only of a fold
     omega        Float[L T], the scales as they act, mean over hidden dimensions; only of a fold of ScaLearn
     versions, command
@@ -61,6 +62,7 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "sources": sources,
         "parameters": info["parameters"],
         "scores": scores(folder, seed),
+        "most": most_examples(info["config"]),
         **more,
         "versions": software.versions(),
         "command": without_places(software.command()),
@@ -89,6 +91,16 @@ def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "revision": revision, "hash": backbone["hash"]}
 
 
+def base_model(backbone: dict[str, Any]) -> str | None:
+    """The name of a backbone that others can load it by: its id on the hub, if it has one.
+
+    Example:
+      >>> base_model({"path": "/home/me/roberta-base", "revision": None}) is None
+      True
+    """
+    return backbone["path"] if backbone["revision"] else None
+
+
 def public_place(source: dict[str, Any]) -> str | None:
     """Where others find a source: on the hub, or nowhere.
 
@@ -107,6 +119,18 @@ def scores(folder: Path, seed: int) -> dict[str, Any]:
     entry = results.get(str(seed)) if isinstance(results, dict) else None
     entry = entry if isinstance(entry, dict) else {}
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
+
+
+def most_examples(config: dict[str, Any]) -> dict[str, int | None]:
+    """Reads from a run's config to how many examples its scores were limited; ``None`` for a whole split.
+
+    Example:
+      >>> most_examples({"max_eval_samples": 64, "max_dev_samples": None})
+      {'dev': 64, 'test': 64}
+    """
+    limits = [config.get(name) for name in ("max_dev_samples", "max_eval_samples")]
+    dev, test = (limit if type(limit) is int else None for limit in limits)
+    return {"dev": dev or test, "test": test}
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from scalearn_jax.schema import check_values, field_types, problems, required_fi
 from scalearn_jax.typing import Params
 
 FORMAT = 1
+_OTHERS = ("adapter_config.json", "adapter_fusion_config.json", "adapter_setup.json", "scalearn_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,9 @@ def read_info(folder: Path) -> dict[str, Any]:
     Raises:
       InputError: missing, damaged, or written by another version of the format.
     """
+    others = [name for name in _OTHERS if (folder / name).exists()]
+    if others and not (folder / "run.json").exists():
+        raise InputError(f"{folder} is no run folder but holds {others[0]}; `scalearn import` makes a run of it.")
     info = read_settings(folder, "run.json")
     if info.get("format") != FORMAT:
         raise InputError(f"{folder}/run.json has format {info.get('format')!r}, expected {FORMAT}.")

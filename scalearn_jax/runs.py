@@ -59,7 +59,7 @@ class Source:
 
 
 def load_source(path: str, *, allow_pickle: bool = False) -> Source:
-    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder, told apart by content.
+    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder.
 
     Args:
       path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
@@ -73,7 +73,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
         noted = provenance.read(folder)
         return Source(
-            name=config["name"],
+            name=noted["task"].name if noted else config["name"],
             path=path,
             adapter=adapter,
             non_linearity=config["non_linearity"],
@@ -102,7 +102,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
 
 def _instead(folder: Path) -> str:
     """What to do about a folder that holds no adapter."""
-    if (folder / "adapter_fusion_config.json").exists():
+    if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
         return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
     return "pass a folder written by `scalearn train-adapter`"
 

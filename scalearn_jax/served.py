@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import methods, portable, provenance, runs, tree
-from scalearn_jax.checks import check_sources
-from scalearn_jax.convert import adapterhub, hub
+from scalearn_jax.checks import check_base_models, check_sources, is_hub_id
+from scalearn_jax.convert import hub
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.foreign_head import Head, find_task, read_head
@@ -43,15 +43,20 @@ class Served:
 
 
 def open_folders(
-    *folders: str, backbone: str | None = None, seed: int | None = None, allow_pickle: bool = False
+    *folders: str,
+    backbone: str | None = None,
+    seed: int | None = None,
+    allow_pickle: bool = False,
+    any_base_model: bool = False,
 ) -> list[Served]:
     """Opens folders that share a backbone, of which one copy is kept, the first's.
 
     Args:
-      *folders: each a run folder or a folder of AdapterHub, told apart by content; or ``OWNER/NAME[@REVISION]``.
+      *folders: each a run folder or a folder of AdapterHub, told apart by their files; or ``OWNER/NAME[@REVISION]``.
       backbone: where the backbone lies now; by default where the first folder says.
       seed: which seed of a run; by default its first.
       allow_pickle: whether to read weights without safetensors.
+      any_base_model: whether an adapter may name another base model than the backbone.
 
     Returns:
       What each answers with, in their order.
@@ -64,7 +69,8 @@ def open_folders(
         raise InputError("no folder to serve; pass one run folder or more.")
     served: list[Served] = []
     for folder in folders:
-        one = _open(os.path.expanduser(folder), backbone, seed, allow_pickle, served[0] if served else None)
+        folder = os.path.expanduser(folder)
+        one = _open(folder, backbone, seed, allow_pickle, any_base_model, served[0] if served else None)
         if one.portable is None and len(folders) > 1:
             raise InputError(
                 f"{folder}: its method cannot be served together with others, only alone; those that can are one"
@@ -76,10 +82,17 @@ def open_folders(
     return served
 
 
-def _open(folder: str, backbone: str | None, seed: int | None, allow_pickle: bool, beside: Served | None) -> Served:
+def _open(
+    folder: str,
+    backbone: str | None,
+    seed: int | None,
+    allow_pickle: bool,
+    any_base_model: bool,
+    beside: Served | None,
+) -> Served:
     where, _ = hub.source_folder(folder, flag="RUN", allow_pickle=allow_pickle)
     if (where / "adapter_config.json").exists():
-        return _of_adapterhub(str(where), backbone, allow_pickle, beside)
+        return _of_adapterhub(str(where), backbone, allow_pickle, any_base_model, beside)
     run = runs.load_run(folder, backbone=backbone, allow_pickle=allow_pickle)
     return _of_run(run, backbone, next(iter(run.members)) if seed is None else seed, beside)
 
@@ -115,28 +128,29 @@ def _kept(own: Params, beside: Served | None) -> Params:
     return beside.params if beside else {name: leaf for name, leaf in own.items() if name != "pooler"}
 
 
-def _of_adapterhub(folder: str, backbone: str | None, allow_pickle: bool, beside: Served | None) -> Served:
-    adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
+def _of_adapterhub(
+    folder: str, backbone: str | None, allow_pickle: bool, any_base_model: bool, beside: Served | None
+) -> Served:
+    source = runs.load_source(folder, allow_pickle=allow_pickle)
     if not (Path(folder) / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
     content = provenance.read(folder) or {"task": None, "backbone": None}
-    path, revision = _place(folder, backbone, content["backbone"], beside)
+    path, revision = _place(source, backbone, content["backbone"], beside)
     if beside:
         weights, sizes, found = beside.params, beside.spec.backbone, beside.hash
     else:
         weights, sizes, found = runs.load_backbone(path, revision, allow_pickle=allow_pickle)
-    recorded = content["backbone"]["hash"] if content["backbone"] else None
-    source = runs.Source(config["name"], folder, adapter, config["non_linearity"], recorded, config["model_type"])
     check_sources([source], sizes, found)
+    check_base_models([source], path, any_base_model=any_base_model)
     head = read_head(Path(folder), sizes, allow_pickle=allow_pickle)
     task, origin = _task(head, sizes, content["task"]), {"path": path, "revision": revision, "hash": found}
     sizes = dataclasses.replace(sizes, has_pooler=False)
-    one = Portable(task, adapter, config["non_linearity"], head.params, head.spec, sizes, origin)
+    one = Portable(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
     return Served(task, one.spec, _kept(weights, beside), one, **origin)
 
 
 def _place(
-    folder: str, backbone: str | None, recorded: dict[str, Any] | None, beside: Served | None
+    source: runs.Source, backbone: str | None, recorded: dict[str, Any] | None, beside: Served | None
 ) -> tuple[str, str | None]:
     """Finds where the backbone of a folder lies."""
     if backbone:
@@ -145,8 +159,10 @@ def _place(
         return beside.path, beside.revision
     if recorded and recorded["revision"]:
         return recorded["name"], recorded["revision"]
+    if recorded is None and is_hub_id(source.base_model):
+        return source.base_model, None
     name = f", which is {recorded['name']}" if recorded else ""
-    raise InputError(f"{folder} does not say where its backbone lies{name}; pass --backbone.")
+    raise InputError(f"{source.path} does not say where its backbone lies{name}; pass --backbone.")
 
 
 def _task(head: Head, backbone: BackboneSpec, noted: Task | None) -> Task:

@@ -142,7 +142,7 @@ def _training_data(source: runs.Source, data_dir: str | None) -> tuple[Task, Tab
         task = Task.from_dict(info["task"])
         return task, splits.load_splits(
             task,
-            data_dir=data_dir if recorded and not Path(recorded).is_dir() else recorded,
+            data_dir=recorded if data_dir is None or (recorded and Path(recorded).is_dir()) else data_dir,
             max_train_samples=info["config"].get("max_train_samples"),
         ).train
     except InputError as error:

@@ -374,7 +374,7 @@ EXPORTS = {
 }  # fmt: skip
 
 FOLDS = {
-    "a fold of an adapter": (lambda p: folded(p, str(shared("adapter"))), "run.json does not exist"),
+    "a fold of an adapter": (lambda p: folded(p, str(shared("adapter"))), "is no run folder", "scalearn import"),
     "a fold of a fusion": (lambda p: folded(p, p.run("scaled", method="fusion")), "'fusion' run, which is no ordinary"),
     "a fold of more sources": (lambda p: folded(p, keep="2"), "--keep 2", "has 1 sources"),
     "a fold of no sources": (lambda p: folded(p, keep="0"), "keep must be at least 1"),

@@ -87,6 +87,16 @@ def test_a_fold_of_less_is_not_called_exact():
     assert "exactly" not in write(content(fold={"width": 4, "width_before": 8}))
 
 
+def test_scores_of_a_part_of_a_split_are_no_results_of_it():
+    text = write(content(most={"dev": None, "test": 64}))
+    assert {result.dataset_split for result in ModelCard(text).data.eval_results} == {"train"}
+    assert "| `accuracy` | 0.6875 | at most 64 |" in text and "| `accuracy` | 0.7500 | all |" in text
+
+
+def test_an_adapter_of_no_sources_is_not_called_folded_of_them():
+    assert "folded" not in write(content(sources=[], method="single")).split("## Use")[0]
+
+
 def test_a_local_backbone_is_no_base_model():
     described = content(backbone={"name": "roberta-base", "revision": None, "hash": "ab" * 32})
     assert ModelCard(write(described)).data.base_model is None

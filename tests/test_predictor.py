@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, inference, mixed, portable, programs, provenance, runs, tree
+from scalearn_jax import cli, files, inference, mixed, portable, programs, provenance, runs, tree
 from scalearn_jax.answers import answers
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
@@ -276,6 +276,20 @@ def test_folders_of_adapterhub_are_served(folders, backbone, tmp_path):
     for folder, told in (known, "where its backbone lies, which is backbone; pass"), (strange, "backbone lies; pass"):
         with pytest.raises(InputError, match=told):
             Predictor.load(folder)
+
+
+def test_a_strange_adapter_of_another_base_model_is_refused(folders, backbone, tmp_path, monkeypatch):
+    folder = exported(folders[TOPIC], tmp_path / "strange", says=False)
+    config = json.loads((tmp_path / "strange/adapter_config.json").read_text())
+    files.write_json(tmp_path / "strange/adapter_config.json", config | {"model_name": "org/other-base"})
+    read = runs.load_backbone
+    monkeypatch.setattr(runs, "load_backbone", lambda path, *args, **flags: read(str(backbone), **flags))
+    load_tokenizer = tokens.load_tokenizer
+    monkeypatch.setattr(tokens, "load_tokenizer", lambda path, *args: load_tokenizer(str(backbone)))
+    with pytest.raises(InputError, match="base model 'org/other-base', the backbone is 'org/base@main'"):
+        Predictor.load(folder, backbone="org/base@main")
+    assert Predictor.load(folder, backbone="org/base@main", any_base_model=True).tasks
+    assert Predictor.load(folder).where == "org/other-base"  # what the file names
 
 
 def test_a_strange_adapter_takes_one_text_or_two(folders, backbone, tmp_path):

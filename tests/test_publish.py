@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from scalearn_jax import cli, outputs, pipeline, provenance, publish, runs, tree
-from scalearn_jax.config import ExportConfig, ImportConfig, PushConfig, TransferConfig
+from scalearn_jax import cli, offline, outputs, pipeline, provenance, publish, runs, tree
+from scalearn_jax.config import ExportConfig, FetchConfig, ImportConfig, PushConfig, TransferConfig
 from scalearn_jax.convert import hub as hubs
 from scalearn_jax.convert.snapshot import split_revision
 from scalearn_jax.errors import InputError
@@ -53,7 +53,7 @@ def test_what_is_pushed_is_pulled_bit_for_bit(hub, folder):
     assert result["files"] == {name: len(content) for name, content in held(hub).items()}
     source = runs.load_source(f"{REPO}@{result['commit']}")
     local = runs.load_source(str(folder))
-    assert (source.name, source.path) == ("rte", f"{REPO}@{result['commit']}")
+    assert (source.name, source.path) == ("glue/rte", f"{REPO}@{result['commit']}")
     assert source.hash == local.hash and source.non_linearity == local.non_linearity
     assert result["use"] == f"scalearn transfer --sources {source.path} ..."
     assert runs.load_source(REPO).path == source.path  # a branch is pinned to its commit
@@ -289,10 +289,15 @@ def test_a_fusion_goes_with_its_adapters_and_comes_back(hub, tmp_path):
     result = push(folder)
     assert result["left_out"] == [] and "mnli,qqp,stsb,rte/model_adapter_fusion.safetensors" in result["files"]
     assert "load_adapter_setup" in held(hub)["README.md"].decode()
-    again = import_source(ImportConfig(src=REPO, out=str(tmp_path / "b"), backbone=given["backbone"]))
+    hub.add("models/org/base", {path.name: path.read_bytes() for path in (GOLDEN / "backbone").iterdir()})
+    again = import_source(ImportConfig(src=REPO, out=str(tmp_path / "b"), backbone="org/base@main"))
     first, second = (runs.load_run(str(run)) for run in (imported, again))
     assert tree.content_hash(first.members[0]) == tree.content_hash(second.members[0])
     assert second.info["imported"]["from"] == f"{REPO}@{result['commit']}"
+    assert second.info["backbone"]["path"] == "org/base" and len(second.info["backbone"]["revision"]) == 40
+    out = str(tmp_path / "carried")
+    offline.fetch(FetchConfig(sources=(REPO,), out=out))
+    assert offline.check(FetchConfig(check=True, out=out)).startswith("all as fetched")
 
 
 def test_the_scales_of_a_fold_are_drawn(hub, tmp_path):

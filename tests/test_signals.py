@@ -66,8 +66,9 @@ def test_also_while_no_python_runs():
 
 @pytest.mark.parametrize("name", ["__del__", "_xla_gc_callback"])
 def test_it_is_not_lost_where_python_swallows_exceptions(name):
-    swallowing = f"exec('def {name}(): time.sleep(30)')"
+    swallowing = f"exec('def {name}(): print(0, flush=True), time.sleep(30)')"
     process = start(f"{swallowing}; {name}()", "signals.state.raises = True")
+    assert process.stdout.readline() == "0\n"
     process.send_signal(signal.SIGTERM)
     code, said, took = end(process)
     assert code == 75 and "nothing was lost" in said and "Traceback" not in said

@@ -56,6 +56,8 @@ class PredictConfig(Config):
     """Which seed of a run predicts; by default the first."""
     backbone: str | None = None
     """Where the backbone lies now; by default where the folder says."""
+    any_base_model: bool = False
+    """Serve adapters also where they name another base model than the backbone."""
     allow_pickle: bool = False
     """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
     batch_size: int = 128

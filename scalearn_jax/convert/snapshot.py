@@ -33,6 +33,16 @@ def is_commit(text: str) -> bool:
     return bool(re.fullmatch("[0-9a-f]{40}", text))
 
 
+def is_model_id(text: str) -> bool:
+    """Whether a text has the form of a model's id; the oldest models have no owner.
+
+    Example:
+      >>> is_model_id("roberta-base"), is_model_id("FacebookAI/roberta-base"), is_model_id("a/b/c")
+      (True, True, False)
+    """
+    return is_id(text) or is_id(f"owner/{text}")
+
+
 def split_revision(name: str) -> tuple[str, str | None]:
     """Splits ``ID@REVISION``; the revision is a branch, tag or commit.
 

@@ -92,7 +92,7 @@ def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | 
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
         raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
-    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model)
+    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model or "hash" in noted)
     check_base_models(found.bank, path, any_base_model=config.any_base_model)
     if config.backbone is None and noted.get("name") == path:
         revision = revision or noted["revision"]
@@ -112,7 +112,7 @@ def _read_backbone(
 ) -> tuple[dict[str, str | None], BackboneSpec]:
     """Reads a backbone at one commit, and checks its content where that is known."""
     place = runs.locate_backbone(path, revision)
-    _, spec, found = runs.load_backbone(path, place["revision"], allow_pickle=config.allow_pickle)
+    _, spec, found = runs.load_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
     if expected not in (None, found):
         raise InputError(
             f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"

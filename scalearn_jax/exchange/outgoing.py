@@ -101,7 +101,7 @@ def imported(info: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(run: runs.Run) -> dict[str, Any]:
     """What AdapterHub's files say beside sizes: what they said where the run was imported from, or what fits best."""
-    own = {"model_name": provenance.public_backbone(run.info["backbone"])["name"]}
+    own = {"model_name": provenance.base_model(run.info["backbone"])}
     return own | imported(run.info) | {"model_type": run.spec.backbone.family, "non_linearity": portable.phi(run.spec)}
 
 

@@ -323,6 +323,8 @@ def test_another_base_model_is_refused_unless_told_otherwise(tmp_path):
     with pytest.raises(InputError, match=r"base model 'bert-base-cased', .*bert-base-uncased'.*--any-base-model"):
         check_base_model("adapter", **names, any_base_model=False)
     check_base_model("adapter", **names, any_base_model=True)
+    with pytest.raises(InputError, match="bert-base-uncased@main"):
+        check_base_model("adapter", "bert-base-cased", "google-bert/bert-base-uncased@main", any_base_model=False)
     folder = edited(ADAPTER, tmp_path / "a", CONFIG, model_name="some/other-base")
     assert runs.load_source(str(folder)).base_model == "some/other-base"
     imported(folder, tmp_path / "run")  # a backbone in a folder has no name to compare
