@@ -9,6 +9,8 @@ measured on 2 shared cores, for 8 tasks and 32 rows of 128 tokens, d = 768, w = 
     every adapter on all rows, then chosen  587   20 MB   K times the work
     jax.lax.ragged_dot over sorted rows     769  116 MB   on CPUs that is the same, made of masks
 
+A step whose rows are all of one task, as most of a long question are, takes the first of these.
+
 The last layer sees nothing but the sequences' first tokens, and the heads no more: there every task's parameters are
 applied to all, and one result of each is chosen, which costs less than to copy parameters for each sequence.
 
@@ -59,7 +61,7 @@ def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
     Returns:
       The rows.
     """
-    row_tasks = np.zeros(len(batch.tokens), np.int32)
+    row_tasks = np.full(len(batch.tokens), tasks[0], np.int32)  # also of rows that hold nothing
     row_tasks[batch.example_at[: len(tasks), 0]] = tasks
     shared = (batch.tokens, batch.token_types, batch.segments, batch.positions, batch.example_at)
     return Rows(*shared, row_tasks=row_tasks)
@@ -150,7 +152,8 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
             return own(0, z)
         if z.shape[1] == 1:  # the last layer, at first tokens only: [N, 1, d]
             return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
-        return jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))
+        several = lambda z: jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))  # noqa: E731
+        return jax.lax.cond((row_tasks == row_tasks[0]).all(), partial(own, row_tasks[0]), several, z)
 
     return update
 
