@@ -51,8 +51,13 @@ def export_run(config: ExportConfig) -> Path:
     kind = _kind(config, run_info.read_info(where)["method"])
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
     seed = run_folder.choose_seed(run.folder, run.members, config.seed)
+    if kind == "fusion" and config.name:
+        raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     with new_folder(config.out) as partial:
-        {"adapter": _write_adapter, "fusion": _write_setup}[kind](config, run, seed, partial)
+        if kind == "fusion":
+            write_setup(run, seed, partial)
+        else:
+            write_adapter(run, seed, partial, config.name)
         provenance.write(partial, provenance.describe(kind, run.folder, run.info, run.task, seed))
     return Path(config.out)
 
@@ -105,19 +110,17 @@ def _settings(run: runs.Run) -> dict[str, Any]:
     return own | imported(run.info) | {"model_type": run.spec.backbone.family, "non_linearity": portable.phi(run.spec)}
 
 
-def _write_adapter(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
-    """Writes an adapter and its head, and reads them back."""
-    name = config.name or plain_name(imported(run.info).get("name", run.task.name))
+def write_adapter(run: runs.Run, seed: int, folder: Path, name: str | None = None) -> None:
+    """Writes the adapter of a run and its head, by default named after its task, and reads them back."""
+    name = name or plain_name(imported(run.info).get("name", run.task.name))
     adapter_folder.save(portable.of_run(run, seed), folder, name=name, config=_settings(run))
 
 
-def _write_setup(config: ExportConfig, run: runs.Run, seed: int, folder: Path) -> None:
+def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
     """Writes the adapters of a fusion, the fusion with its head, and the file that says how they belong together.
 
     The head has the fusion's name: the other library looks for it in the folder of that name.
     """
-    if config.name:
-        raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     params, settings = run.members[seed], _settings(run) | {"reduction_factor": None}
     names = source_names(run)
     for number, name in enumerate(names):

@@ -7,16 +7,18 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from scalearn_jax import model, portable, runs, tree
+from scalearn_jax import model, runs, tree
 from scalearn_jax.convert import adapterhub, hf
 from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data.task import Task
+from scalearn_jax.exchange import outgoing
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder as encoders
@@ -51,9 +53,9 @@ class Setup:
     def task(self) -> Task:
         """The task its head answers."""
         labels = tuple(f"label {number}" for number in range(OUTPUTS[self.kind]))
-        named = self.kind in ("classification", "multilabel")
-        choices = ("{text}",) * CHOICES if self.kind == "choice" else ()
-        return Task(self.name, self.kind, ("text",), labels if named else (), choices=choices)
+        choices = tuple(f"choice {number}" for number in range(CHOICES)) if self.kind == "choice" else ()
+        named = choices or (() if self.kind == "regression" else labels)
+        return Task(self.name, self.kind, ("text",), named, choices=choices)
 
     @property
     def spec(self) -> ModelSpec:
@@ -183,21 +185,17 @@ def write(root: Path) -> None:
 
 
 def write_setup(folder: Path, setup: Setup, params: Params) -> None:
-    """Writes one setup: a fusion as it is, any other as the adapter that it folds to."""
+    """Writes one setup as the commands do: a fusion with its adapters, any other as the adapter that it folds to."""
     task, batch = setup.task, batch_of(setup.encoder.inputs())
-    config = {"model_type": setup.encoder.family, "non_linearity": setup.non_linearity}
-    name, head = task.name, params["heads"][task.name]
-    if setup.combiner == "fusion":
-        names = [one.task.name for one in sources_of(setup)]
-        adapterhub.save_fusion(params["transfer"], folder, names=names, config=config)
-        name = ",".join(names)
+    names = [one.task.name for one in sources_of(setup)] if setup.combiner == "fusion" else []
+    info = {"method": setup.combiner, "sources": [{"name": name} for name in names]}
+    info["backbone"] = {"path": "base", "revision": None, "hash": ""}
+    run = runs.Run(folder, info, setup.spec, task, {0: params})
+    if names:
+        outgoing.write_setup(run, 0, folder / "whole")
+        shutil.copytree(folder / "whole" / ",".join(names), folder, dirs_exist_ok=True)
     else:
-        run = runs.Run(folder, {"method": setup.combiner, "backbone": {}}, setup.spec, task, {0: params})
-        folded = portable.of_run(run, 0)
-        config, head = config | {"non_linearity": folded.non_linearity}, folded.head
-        adapterhub.save(folded.adapter, folder, name=name, config=config)
-    described = {"kind": task.kind, "labels": task.labels, "num_choices": task.num_choices}
-    adapterhub.save_head(head, folder, name=name, config=config, **described)
+        outgoing.write_adapter(run, 0, folder, task.name)
     np.save(folder / "logits.npy", model.apply(params, batch, spec=setup.spec, task=task.name))
 
 

@@ -117,4 +117,5 @@ def test_our_logits_are_theirs(read, setup):
     assert "error" not in found, found["error"]
     assert found["missing"] == found["unexpected"] == []
     assert found["difference"] <= TOLERANCE and found["without"] > VISIBLE
+    assert ("whole" in found) == (setup.combiner == "fusion") and found.get("whole", 0.0) <= TOLERANCE
     assert not setup.task.labels or found["labels"] == list(setup.task.labels)

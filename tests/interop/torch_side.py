@@ -124,7 +124,8 @@ def read_setup(model: torch.nn.Module, folder: Path, inputs: dict[str, np.ndarra
 
     Returns:
       ``missing`` and ``unexpected`` keys; ``labels`` of the head; the largest ``difference`` of a logit from those
-      that lie beside the setup, and that of one ``without`` its adapters. Or ``error``, why it could not be loaded.
+      that lie beside the setup, and that of one ``without`` its adapters; of a fusion also that of the ``whole``
+      setup. Or ``error``, why it could not be loaded.
     """
     load, info = model.load_adapter_fusion if is_fusion(folder) else model.load_adapter, {}
     try:
@@ -135,6 +136,10 @@ def read_setup(model: torch.nn.Module, folder: Path, inputs: dict[str, np.ndarra
     ours, labels = np.load(folder / "logits.npy"), model.get_labels(name)
     difference = lambda setup: float(np.abs(logits(model, setup, name, inputs) - ours).max())  # noqa: E731
     found = {"difference": difference(model.active_adapters), "without": difference(None), "labels": labels}
+    if (folder / "whole").exists():  # the fusion with its adapters, loaded at once by a model that knows neither
+        whole = AutoAdapterModel.from_pretrained(folder.parent.parent / "backbone").eval()
+        whole.load_adapter_setup(str(folder / "whole"), use_safetensors=True, set_active=True)
+        found["whole"] = float(np.abs(logits(whole, whole.active_adapters, name, inputs) - ours).max())
     model.delete_head(name)  # what is missing is looked for by substring: "a" would miss what belongs to "ab"
     if is_fusion(folder):
         model.delete_adapter_fusion(name)
