@@ -176,6 +176,8 @@ def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
         ]
         for source in content["sources"]
     ]
+    if isinstance(content.get("imported"), str):
+        text += f"\nIt was imported from {inert(content['imported'])}.\n"
     parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
     if "omega.png" in files:
         parts.append("![Learned scale of each source in each layer](omega.png)\n")

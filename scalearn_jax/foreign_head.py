@@ -1,6 +1,7 @@
 """The head of an adapter from elsewhere, and the task row that fits it."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from scalearn_jax.convert import adapterhub
@@ -97,7 +98,8 @@ def check_fit(task: Task, head: Head) -> None:
         raise InputError(
             f"the head in {head.folder} is a {words[0]}, task {task.name!r} a {words[1]}; import it with its --task."
         )
-    if sorted(labels) == sorted(task.labels) and labels != task.labels:
+    ours, theirs = ([re.sub(r"\W|_", "", label.casefold()) for label in names] for names in (task.labels, labels))
+    if sorted(ours) == sorted(theirs) and ours != theirs:
         raise InputError(
             f"the head in {head.folder} has labels in the order {list(labels)}, task {task.name!r} {list(task.labels)};"
             " import it with a --task whose labels have the head's order."

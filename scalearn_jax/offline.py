@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scalearn_jax import fetch_record, tables
 from scalearn_jax.caches import cache_folder
@@ -191,7 +191,14 @@ def _copy(one: Fetched, folder: Path) -> None:
             continue
         table = concatenate([read_table(path) for path in paths], str(paths[0]))
         rows = (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
-        write_text(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(folder / name, "".join(_line(row, paths[0]) for row in rows))
+
+
+def _line(row: Mapping[str, Any], path: Path) -> str:
+    try:
+        return json.dumps(row) + "\n"
+    except TypeError as error:
+        raise InputError(f"{path} holds values that no line of JSON can ({error}); fetch without --out.") from error
 
 
 def _entry(one: Fetched, files: Mapping[str, Path]) -> Entry:

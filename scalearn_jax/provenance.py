@@ -10,6 +10,7 @@ no place on the machine that wrote it.
     task         the task row
     backbone     name (a hub id, or the last part of a path), revision, content hash
     sources      name, place (a hub id with its commit, or null) and hash of each source adapter, in bank order
+    imported     where on the hub the run was imported from; null for other runs
     parameters   numbers of trainable parameters: transfer, head, trainable
     scores       {"dev": metrics, "test": metrics} of the seed
     most         {"dev": N, "test": N}, examples that these were measured on at most; null for all
@@ -61,6 +62,7 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "backbone": public_backbone(info["backbone"]),
         "sources": sources,
         "parameters": info["parameters"],
+        "imported": _imported(info),
         "scores": scores(folder, seed),
         "most": most_examples(info["config"]),
         **more,
@@ -110,6 +112,12 @@ def public_place(source: dict[str, Any]) -> str | None:
     """
     repo, _, commit = source["path"].partition("@")
     return source["path"] if is_id(repo) and is_commit(commit) else None
+
+
+def _imported(info: dict[str, Any]) -> str | None:
+    part = info.get("imported")
+    place = part.get("from") if isinstance(part, dict) else None
+    return place if isinstance(place, str) and public_place({"path": place}) else None
 
 
 def scores(folder: Path, seed: int) -> dict[str, Any]:

@@ -87,6 +87,10 @@ def test_a_fold_of_less_is_not_called_exact():
     assert "exactly" not in write(content(fold={"width": 4, "width_before": 8}))
 
 
+def test_the_card_says_where_it_was_imported_from():
+    assert "imported from `me/rte@0f`" in write(content(imported="me/rte@0f"))
+
+
 def test_scores_of_a_part_of_a_split_are_no_results_of_it():
     text = write(content(most={"dev": None, "test": 64}))
     assert {result.dataset_split for result in ModelCard(text).data.eval_results} == {"train"}

@@ -294,6 +294,8 @@ def test_a_fusion_goes_with_its_adapters_and_comes_back(hub, tmp_path):
     first, second = (runs.load_run(str(run)) for run in (imported, again))
     assert tree.content_hash(first.members[0]) == tree.content_hash(second.members[0])
     assert second.info["imported"]["from"] == f"{REPO}@{result['commit']}"
+    exported = export_run(ExportConfig(run=str(again), out=str(tmp_path / "c")))
+    assert provenance.read(exported)["imported"] == f"{REPO}@{result['commit']}"
     assert second.info["backbone"]["path"] == "org/base" and len(second.info["backbone"]["revision"]) == 40
     out = str(tmp_path / "carried")
     offline.fetch(FetchConfig(sources=(REPO,), out=out))
