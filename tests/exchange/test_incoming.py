@@ -53,7 +53,7 @@ def manifest(case):
     return (case / "manifest.json").read_text()
 
 
-def error(folder, case=GOLDEN, stored=None):
+def error(folder, case=GOLDEN, stored=None, labels="labels_target"):
     """The largest difference between the logits of a run folder and stored ones; what folds shares a program."""
     run = runs.load_run(str(folder))
     spec, params = run.spec, run.members[0]
@@ -61,7 +61,7 @@ def error(folder, case=GOLDEN, stored=None):
         one = portable.of_run(run, 0)
         spec, params = one.spec, one.params(params["backbone"])
     with np.load(case / "inputs.npz") as file:
-        given = [file.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", "labels_target")]
+        given = [file.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", labels)]
     logits = apply(params, make_batch(*given, run.spec.backbone), spec, run.task.name)
     with np.load(case / f"forward/{stored}.npz") as file:
         return np.abs(np.asarray(logits) - file["logits_f32"]).max()
@@ -84,23 +84,28 @@ def test_an_imported_adapter_gives_the_official_logits(tmp_path):
     assert error(imported(GOLDEN / "adapters/stsb", tmp_path / "run"), stored="single_stsb") <= FLOAT32
 
 
-@pytest.mark.parametrize(
-    "case, variant",
-    [("bert_l3_h32_t4", "fusion_dynamic"), ("xlmr_l3_h32_t4", "scalearn"), ("roberta_l2_h40_t4_rf16", "single")],
-)
-def test_released_pickles_give_the_official_logits(tmp_path, shared, case, variant):
-    """The folders as the release writes them: their copies as safetensors are left out."""
-    case = shutil.copytree(shared / "reference" / case, tmp_path / "case", ignore=_copies)
-    if variant == "single":
-        task = json.loads(manifest(case))["target_task"]
-        folder = imported(case / "adapters" / task, tmp_path / "run", case, allow_pickle=True)
-        assert error(folder, case, f"single_{task}") <= FLOAT32
-    else:
-        assert error(layers(variant, tmp_path / "run", case, allow_pickle=True), case, variant) <= FLOAT32
+CASES = ("bert_l3_h32_t4", "roberta_l2_h40_t4_rf16", "roberta_l3_h32_t4", "xlmr_l3_h32_t4")
+PICKLED = [variant for variant in VARIANTS if not variant.endswith("_pp")]  # the release saved nothing of those
 
 
-def _copies(folder, names):
-    return ["transfer.safetensors", "adapter.safetensors", "head.safetensors", "dropout", "train", "grads"]
+_COPIES = ("transfer.safetensors", "adapter.safetensors", "head.safetensors")
+_WITHOUT = {
+    True: shutil.ignore_patterns(*_COPIES, "dropout", "train", "grads"),
+    False: shutil.ignore_patterns("*.bin", "dropout", "train", "grads"),
+}
+
+
+@pytest.mark.parametrize("pickles", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_all_released_folders_give_the_official_logits(tmp_path, shared, case, pickles):
+    """The folders as the release writes them, pickles, and their copies as safetensors, without the other of both."""
+    case = shutil.copytree(shared / "reference" / case, tmp_path / "case", ignore=_WITHOUT[pickles])
+    for variant in PICKLED if pickles else VARIANTS:
+        folder = layers(variant, tmp_path / variant, case, allow_pickle=pickles)
+        assert error(folder, case, variant) <= FLOAT32, variant
+    for task in json.loads(manifest(case))["tasks"]:
+        folder = imported(case / "adapters" / task, tmp_path / task, case, allow_pickle=pickles)
+        assert error(folder, case, f"single_{task}", f"labels_{task}") <= FLOAT32, task
 
 
 def test_an_imported_run_says_where_it_comes_from(tmp_path):
@@ -144,7 +149,7 @@ def test_every_command_works_on_an_imported_run(place, tmp_path, capsys):
     assert runs.load_source(out).hash == runs.load_source(str(place / "source0")).hash
 
 
-def test_a_run_without_a_head_is_a_source_and_answers_nothing(place, tmp_path, capsys):
+def test_a_run_WITHOUT_a_head_is_a_source_and_answers_nothing(place, tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main(["import", str(place / "source0"), "--out", str(out), "--backbone", str(place / "backbone")]) == 0
     assert runs.load_source(str(out)).name == "s0"
