@@ -200,7 +200,7 @@ def test_what_only_looks_like_a_snapshot_is_no_exception(tmp_path):
 
 def test_links_in_a_circle_and_pipes_are_refused(tmp_path):
     (tmp_path / "config.json").symlink_to("config.json")
-    with pytest.raises(InputError, match="leads out of its folder|does not exist"):
+    with pytest.raises(InputError, match="leads out of its folder|does not exist|Too many levels of symbolic links"):
         hf.load_backbone(tmp_path)
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
