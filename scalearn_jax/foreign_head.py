@@ -49,7 +49,14 @@ def read_head(folder: Path, backbone: BackboneSpec, *, allow_pickle: bool) -> He
 
 
 def find_task(
-    head: Head | None, name: str, backbone: BackboneSpec, *, task: str | None, data_dir: str | None, noted: Task | None
+    head: Head | None,
+    name: str,
+    backbone: BackboneSpec,
+    *,
+    task: str | None = None,
+    data_dir: str | None = None,
+    noted: Task | None = None,
+    columns: tuple[str, ...] = ("text",),
 ) -> Task:
     """Finds the task row for a head.
 
@@ -60,29 +67,30 @@ def find_task(
       task: name of a known task, if given.
       data_dir: where to look for it.
       noted: the row that the folder itself holds, if any.
+      columns: those of the texts of a plain row.
 
     Raises:
       InputError: unknown task, or one that does not fit the head.
     """
-    row = tasks.get(task, data_dir=data_dir) if task else noted or plain_task(head, name)
+    row = tasks.get(task, data_dir=data_dir) if task else noted or plain_task(head, name, columns)
     if head:
         check_fit(row, head)
     return dataclasses.replace(row, max_length=min(row.max_length, backbone.max_length))
 
 
-def plain_task(head: Head | None, name: str) -> Task:
-    """Makes a task row over a column ``text`` for a head.
+def plain_task(head: Head | None, name: str, columns: tuple[str, ...] = ("text",)) -> Task:
+    """Makes a task row over columns of texts for a head.
 
     Without a head nothing is known of the answers; a regression has no label names that would have to be made up.
     """
     name = safe_name(name)
     if head is None or head.file.kind == "regression":
-        return Task(name, "regression", ("text",))
+        return Task(name, "regression", columns)
     if head.file.kind == "choice":
         choices = tuple(f"choice{number + 1}" for number in range(head.spec.num_choices))
-        return Task(name, "choice", ("text",), choices=choices, labels=head.file.labels)
+        return Task(name, "choice", columns, choices=choices, labels=head.file.labels)
     labels = head.file.labels or tuple(str(number) for number in range(head.spec.num_outputs))
-    return Task(name, head.file.kind, ("text",), labels)
+    return Task(name, head.file.kind, columns, labels)
 
 
 def check_fit(task: Task, head: Head) -> None:

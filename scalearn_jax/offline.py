@@ -74,7 +74,9 @@ def fetch(config: FetchConfig) -> str:
         return f"{_table(entries)}\n{_next_from_cache(config)}"
     with new_folder(config.out) as out:
         entries = {}
+        own = _task_files(config)
         for place, one in _all(config).items():
+            one = one._replace(files={**one.files, **own.get(place, {})})
             _copy(one, out / place)
             entries[place] = _entry(one, {name: out / place / name for name in one.files})
         fetch_record.write(out / fetch_record.FILE, entries)
@@ -111,12 +113,22 @@ def _all(config: FetchConfig) -> dict[str, Fetched]:
     """Fetches all into the hub's cache; place in a folder -> what belongs there."""
     backbones, sources = _places("backbones", config.backbone), _places("sources", config.sources)
     names = (*config.tasks, *(tasks.SUITES[config.suite] if config.suite else ()))
-    data = {f"data/{task.folder or task.name}": task for task in map(tasks.get, names)}
+    data = {_data_place(task): task for task in map(tasks.get, names)}
     return {
         **{place: _backbone(name, config.allow_pickle) for place, name in backbones.items()},
         **{place: _data(task) for place, task in data.items()},
         **{place: _source(name, config.allow_pickle) for place, name in sources.items()},
     }
+
+
+def _data_place(task: tasks.Task) -> str:
+    return f"data/{task.folder or task.name}"
+
+
+def _task_files(config: FetchConfig) -> dict[str, dict[str, list[Path]]]:
+    """The files that describe tasks of the user's own, to lie beside their data: place -> name -> file."""
+    paths = [Path(name) for name in config.tasks if name not in tasks.TASKS and Path(name).is_file()]
+    return {_data_place(tasks.get(str(path))): {f"task{path.suffix}": [path]} for path in paths}
 
 
 def _places(kind: str, names: Iterable[str]) -> dict[str, str]:

@@ -167,7 +167,7 @@ def _place(
 
 def _task(head: Head, backbone: BackboneSpec, noted: Task | None) -> Task:
     """The row of what answers: as noted, or a plain one over one text or two, unless it chooses."""
-    task = find_task(head, head.file.name, backbone, task=None, data_dir=None, noted=noted)
+    task = find_task(head, head.file.name, backbone, noted=noted)
     if noted or task.choices:
         return task
     return PlainTask(task.name, task.kind, (*task.texts, PAIR), task.labels, max_length=task.max_length)

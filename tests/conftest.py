@@ -9,9 +9,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile hundreds of tiny programs and run each once: compile fast, not well.
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if version("jaxlib").startswith(
-    "0.10."
-):  # it halves the time; later ones do not know it, and refuse to run
+if version("jaxlib").startswith("0.10."):  # it halves the time; later ones do not know it, and refuse to run
     FAST += " --xla_cpu_use_fusion_emitters=false"
 _FLAGS = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", FAST)
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()

@@ -102,6 +102,9 @@ def test_shards_become_one_file(hub, tmp_path):
     )
     offline.fetch(FetchConfig(tasks=(str(tmp_path / "own.yaml"),), out=str(tmp_path / "out")))
     assert (tmp_path / "out/data/own/train.jsonl").read_bytes() == whole
+    carried = tasks.get("own", data_dir=tmp_path / "out/data")  # the row goes with its data
+    assert carried.labels == ("Context",) and offline.check(FetchConfig(check=True, out=str(tmp_path / "out")))
+    assert len(splits.load_splits(carried, data_dir=tmp_path / "out/data").test["excerpt"]) == 3
 
 
 def test_every_difference_is_named(hub, tmp_path):

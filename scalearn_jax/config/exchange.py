@@ -25,7 +25,9 @@ class ImportConfig(Config):
     head: str | None = None
     """AdapterHub folder with the head; by default SRC, where it holds one. none: do without."""
     task: str | None = None
-    """Task that the head was trained on, see `scalearn list tasks`; by default a plain one over a column "text"."""
+    """Task that the head was trained on, see `scalearn list tasks`; by default a plain one over --columns."""
+    columns: tuple[str, ...] = ("text",)
+    """Columns of the texts where no task is known: one, or two for pairs."""
     data_dir: str | None = None
     """Where the task's files lie, and its task.yaml if it is your own."""
     any_base_model: bool = False

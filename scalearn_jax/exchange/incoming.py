@@ -55,7 +55,8 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
     head = _load_head(config, found, backbone)
     name = head.file.name if head else found.described["name"]
     noted = found.noted["task"] if found.noted and config.head in (None, "none") else None  # else another head's
-    task = find_task(head, name, backbone, task=config.task, data_dir=config.data_dir, noted=noted)
+    given = dict(task=config.task, data_dir=config.data_dir, columns=config.columns)
+    task = find_task(head, name, backbone, noted=noted, **given)
     spec = make_spec(found, backbone, head, task)
     params = {
         "adapters": banks.stack([source.adapter for source in found.bank]),

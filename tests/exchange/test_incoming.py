@@ -344,3 +344,11 @@ def test_a_run_on_another_backbone_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a run folder, which has its own"):
         imported(first, tmp_path / "second", sources=SHUFFLED)
     assert not list(tmp_path.glob("second*"))
+
+
+def test_the_texts_of_a_plain_task_may_be_pairs(tmp_path):
+    folder = imported(GOLDEN / "adapters/rte", tmp_path / "run", columns=("text", "other"))
+    assert runs.load_run(str(folder)).task.columns == ("text", "other")
+    with pytest.raises(InputError, match="one or two texts, got 3"):
+        imported(GOLDEN / "adapters/rte", tmp_path / "out", columns=("a", "b", "c"))
+    assert not (tmp_path / "out").exists()
