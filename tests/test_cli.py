@@ -10,7 +10,7 @@ import types
 import pytest
 
 import scalearn_jax
-from scalearn_jax import cli, config, flags
+from scalearn_jax import cli, commands, config, flags
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.errors import InputError
 from tests.fake_runs import write_run
@@ -26,7 +26,7 @@ def fake(monkeypatch):
         module = types.SimpleNamespace(**functions)
         monkeypatch.setitem(sys.modules, f"scalearn_jax.{name}", module)
         monkeypatch.setattr(scalearn_jax, name, module, raising=False)
-        monkeypatch.setattr(cli, "_prepare", lambda: None)
+        monkeypatch.setattr(commands, "_prepare", lambda: None)
 
     return put
 

@@ -44,7 +44,8 @@ forecast
 fetch_record
 report explain fold listing offline outlook publish study_checks suggest doctor
 preview
-study flags
+study flags exits
+commands
 cli
 __main__
 """.strip().splitlines()

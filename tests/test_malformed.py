@@ -12,7 +12,7 @@ import struct
 
 import pytest
 
-from scalearn_jax import cli
+from scalearn_jax import cli, commands
 from tests import bin_files as bins
 from tests import malformed_sharing
 from tests.conftest import ROOT
@@ -943,7 +943,7 @@ def test_malformed_input_is_one_line_and_leaves_nothing(case, tmp_path, monkeypa
     make, *needles = CASES[case]
     argv = make(Place(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare", lambda: None)  # compiled programs of tests stay where they are
+    monkeypatch.setattr(commands, "_prepare", lambda: None)  # compiled programs of tests stay where they are
     before = snapshot(tmp_path)
     code = cli.main(argv)
     out, error = capfd.readouterr()

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import cli, memory, out_of_memory, pipeline, training
+from scalearn_jax import cli, commands, memory, out_of_memory, pipeline, training
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import loop
@@ -35,7 +35,7 @@ def test_training_names_sizes_and_remedies(text, sizes, backbone, tmp_path, monk
         raise jax.errors.JaxRuntimeError(text)
 
     monkeypatch.setattr(loop, "train", fail)
-    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    monkeypatch.setattr(commands, "_prepare", lambda: None)
     argv = ["train-adapter", "--task", "builtin/topic", "--backbone", backbone, "--reduction-factor", "4"]
     argv += ["--seeds", "0", "1", "--max-train-samples", "40", "--max-eval-samples", "8", "--max-length", "16"]
     assert cli.main([*argv, "--batch-size", "8", "--no-packed", "--out", str(tmp_path / "run")]) == 2

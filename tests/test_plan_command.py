@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, extrapolation, forecast, listing, memory, pipeline, preview, training, workload
+from scalearn_jax import cli, commands, extrapolation, forecast, listing, memory, pipeline, preview, training, workload
 from scalearn_jax.config import PlanAdapterConfig
 from scalearn_jax.prepare import count_parameters
 from tests import tiny_backbone
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_not_called(setup):
 def test_the_command_prints_a_table_or_json(planned, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(preview, "plan", lambda config: asked.append(config) or planned[0])
-    monkeypatch.setattr(cli, "_prepare", lambda: None)
+    monkeypatch.setattr(commands, "_prepare", lambda: None)
     argv = ["plan", "transfer", "--target", "builtin/topic", "--backbone", "b"]
     assert cli.main(argv) == 0 and "5 steps, 3 evaluations" in capsys.readouterr().out
     assert cli.main([*argv, "--json", "--no-suggest", "--out", "o"]) == 0
