@@ -12,6 +12,7 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 
 import dataclasses
 import os.path
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,30 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     return Run(folder, info, spec, task, members)
 
 
-def only_seed(run: Run, seed: int) -> Run:
-    """Drops all seeds of a run but one.
+def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
+    """Returns the seed that is asked for, or a run's first.
+
+    Raises:
+      InputError: the run has no such seed.
+
+    Example:
+      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
+      3
+    """
+    chosen = next(iter(seeds)) if seed is None else seed
+    if chosen not in seeds:
+        raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
+    return chosen
+
+
+def only_seed(run: Run, seed: int | None) -> Run:
+    """Drops all seeds of a run but one, by default its first.
 
     Raises:
       InputError: the run has no such seed.
     """
-    if seed not in run.members:
-        raise InputError(f"--seed {seed}: the run {run.folder} holds seeds {sorted(run.members)}.")
-    return dataclasses.replace(run, members={seed: run.members[seed]})
+    chosen = choose_seed(run.folder, run.members, seed)
+    return dataclasses.replace(run, members={chosen: run.members[chosen]})
 
 
 def _checked_backbone(path: str, info: dict[str, Any], override: str | None, allow_pickle: bool) -> Params:

@@ -94,11 +94,11 @@ def _open(
     if (where / "adapter_config.json").exists():
         return _of_adapterhub(str(where), backbone, allow_pickle, any_base_model, beside)
     run = runs.load_run(folder, backbone=backbone, allow_pickle=allow_pickle)
-    return _of_run(run, backbone, next(iter(run.members)) if seed is None else seed, beside)
+    return _of_run(runs.only_seed(run, seed), backbone, beside)
 
 
-def _of_run(run: runs.Run, backbone: str | None, seed: int, beside: Served | None) -> Served:
-    run, origin = runs.only_seed(run, seed), run.info["backbone"]
+def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Served:
+    [seed], origin = run.members, run.info["backbone"]
     if beside and beside.hash != origin["hash"]:
         raise InputError(
             f"{run.folder} was trained on the backbone {origin['hash'][:12]}, the run for {beside.task.name} on"

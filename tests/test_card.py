@@ -24,8 +24,9 @@ def write(described, files=FILES, **options):
 
 def test_the_hub_reads_the_metadata_back():
     data = ModelCard(write(content(), license="apache-2.0")).data
+    named = data.to_dict()["library_name"]
     assert data.base_model == "FacebookAI/roberta-base" and data.license == "apache-2.0"
-    assert (data.library_name, data.pipeline_tag) == ("adapter-transformers", "text-classification")
+    assert (named, data.pipeline_tag) == ("adapter-transformers", "text-classification")
     assert data.tags == ["adapter-transformers", "adapterhub:glue/rte", "scalearn", "roberta"]
     assert (data.datasets, data.metrics, data.language) == (["nyu-mll/glue"], ["accuracy"], ["en"])
 
@@ -77,7 +78,7 @@ def test_the_card_says_how_it_was_made_and_how_to_load_it():
 def test_a_run_and_a_fusion_layer_get_their_own_lines():
     run = write(content(method="scalearn"), ("run.json", "seed-0.safetensors", "omega.png"))
     assert "AutoAdapterModel" not in run and "--sources" not in run and "](omega.png)" in run
-    assert ModelCard(run).data.library_name == "scalearn-jax"
+    assert ModelCard(run).data.to_dict()["library_name"] == "scalearn-jax"
     fusion = write(content(kind="fusion", method="fusion"), ("adapter_fusion_config.json",))
     assert "load_adapter_setup" in fusion and "--sources" not in fusion and "Predictor" not in fusion
 

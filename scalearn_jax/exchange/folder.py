@@ -1,7 +1,6 @@
 """Run folders that no training wrote: read whole, written, and read back."""
 
 import dataclasses
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from scalearn_jax import run_info
 from scalearn_jax.adapter_folder import check_same
 from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError
 from scalearn_jax.files import write_json
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.typing import Array
@@ -55,22 +53,6 @@ def _check(folder: Path, spec: ModelSpec, leaves: dict[str, Array], kept: dict[s
     else:
         whole = {name: leaf for name, leaf in whole.items() if not name.startswith("backbone/pooler/")}
     run_info.check_leaves(folder, whole, spec, *groups)
-
-
-def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
-    """Returns the seed that is asked for, or a run's first.
-
-    Raises:
-      InputError: the run has no such seed.
-
-    Example:
-      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
-      3
-    """
-    chosen = next(iter(seeds)) if seed is None else seed
-    if chosen not in seeds:
-        raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
-    return chosen
 
 
 def write(folder: Path, contents: Contents) -> None:

@@ -5,7 +5,7 @@ import os.path
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import provenance
+from scalearn_jax import provenance, runs
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.files import read_json
@@ -22,7 +22,7 @@ def contents(folder: Path, seed: int | None) -> run_folder.Contents:
       InputError: a damaged run, or no such seed.
     """
     whole, *_ = run_folder.read(folder)
-    seed, path = run_folder.choose_seed(folder, whole.trained, seed), folder / "results.json"
+    seed, path = runs.choose_seed(folder, whole.trained, seed), folder / "results.json"
     return dataclasses.replace(
         whole,
         info=without_places(whole.info, seed),

@@ -50,7 +50,7 @@ def export_run(config: ExportConfig) -> Path:
     where, _ = hub.source_folder(config.run, flag="RUN")
     kind = _kind(config, run_info.read_info(where)["method"])
     run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
-    seed = run_folder.choose_seed(run.folder, run.members, config.seed)
+    seed = runs.choose_seed(run.folder, run.members, config.seed)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     with new_folder(config.out) as partial:

@@ -13,17 +13,10 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.methods import METHODS
 from tests.bin_files import pickled, state
 from tests.conftest import ROOT
+from tests.released import LAYERS as VARIANTS
 
 TRANSFER = ROOT / "tests/golden/roberta_l3_h32_t4/transfer"
 NAMES = ("mnli", "qqp", "stsb", "rte")
-VARIANTS = {
-    "scalearn": "scalearn",
-    "scalearn_uniform": "scalearn-uniform",
-    "scalearn_pp": "scalearn++",
-    "scalearn_uniform_pp": "scalearn-uniform++",
-    "scalearn_mean": "scalearn-mean",
-    "scalearn_softmax": "scalearn-softmax",
-}
 
 
 def fusion(value=True, num_layers=2, size=4):

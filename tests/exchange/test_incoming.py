@@ -19,20 +19,12 @@ from tests import tiny_backbone
 from tests.bin_files import pickled, state
 from tests.conformance_cases import make_batch
 from tests.conftest import ROOT
+from tests.released import FUSIONS, LAYERS
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
 FLOAT32 = 5e-5  # as in the conformance checks
 TASKS = ("mnli", "qqp", "stsb", "rte")
-VARIANTS = {
-    "scalearn": "scalearn",
-    "scalearn_uniform": "scalearn-uniform",
-    "scalearn_pp": "scalearn++",
-    "scalearn_uniform_pp": "scalearn-uniform++",
-    "scalearn_mean": "scalearn-mean",
-    "scalearn_softmax": "scalearn-softmax",
-    "fusion_dynamic": "fusion",
-    "fusion_static": "fusion-static",
-}
+VARIANTS = LAYERS | FUSIONS
 SHUFFLED = tuple(str(GOLDEN / "adapters" / task) for task in ("rte", "stsb", "mnli", "qqp"))
 
 
