@@ -127,8 +127,7 @@ def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray
 
     With R the part of G that the units so far (first of all the bias) leave unexplained, and V the up-projection, unit
     j takes ||(R V)_j||^2 / R_jj off the squared error. Units that merely add much to the update, as the largest
-    ||V_j|| rms(h_j) would tell, often add the same: at half the
-    width they left three times the error of these.
+    ||V_j|| rms(h_j) would tell, often add the same: at half the width they left three times the error of these.
 
     Args:
       gram: Float64[W+1 W+1], see ``grams``.
