@@ -15,9 +15,9 @@ STUDIES = Path(__file__).parent / "accelerator"
 
 def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[Path]) -> int:
     """Runs what is missing of some studies and slims their folders; returns an exit code as ``scalearn run`` does."""
-    from scalearn_jax.caches import keep_compiled_programs
     from scalearn_jax.config import StudyConfig
     from scalearn_jax.errors import STOPPED
+    from scalearn_jax.io.cache import keep_compiled_programs
     from scalearn_jax.schema import from_dict, read_yaml
     from scalearn_jax.study import run_study
 
@@ -41,7 +41,7 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
 
 def relocate(out: Path, places: dict[str, str]) -> None:
     """Tells a study's folder where things lie now: it may have come from another machine."""
-    from scalearn_jax.files import read_json, write_json
+    from scalearn_jax.io.files import read_json, write_json
 
     if (out / "study.json").exists():
         content = read_json(out / "study.json")
@@ -50,7 +50,7 @@ def relocate(out: Path, places: dict[str, str]) -> None:
 
 def slim(study: Path) -> None:
     """Drops the weights of a study's finished target cells but for the learned scales, which its figures show."""
-    from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+    from scalearn_jax.io.tensors import load_tensors, save_tensors
 
     for path in study.rglob("*.safetensors"):
         if any(part.endswith(".partial") for part in path.parts):

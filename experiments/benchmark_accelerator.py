@@ -63,7 +63,7 @@ def run(out: Path, minutes: float, repeats: int, tiny: bool) -> int:
     import jax
     from benchmark_cells import peak
 
-    from scalearn_jax.caches import keep_compiled_programs
+    from scalearn_jax.io.cache import keep_compiled_programs
 
     keep_compiled_programs()
     until, path = time.monotonic() + 60 * minutes, out / "accelerator.json"

@@ -22,7 +22,7 @@ def step(setting: Setting) -> dict[str, Any]:
     """One method's step, see ``benchmark_step.measure_steps``."""
     from benchmark_step import make_workload, measure_steps
 
-    from scalearn_jax.caches import keep_compiled_programs
+    from scalearn_jax.io.cache import keep_compiled_programs
 
     keep_compiled_programs()
     return measure_steps(make_workload(setting), setting["repeats"])

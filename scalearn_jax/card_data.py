@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scalearn_jax.convert.snapshot import is_id, is_model_id
 from scalearn_jax.data.task import Task
+from scalearn_jax.io.hub import is_id, is_model_id
 
 # A task's kind -> the hub's name of what a model for it does.
 _PIPELINES = {"choice": "multiple-choice"}

@@ -21,7 +21,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError, shortened
-from scalearn_jax.files import as_json, read_json, sync, write_json
+from scalearn_jax.io.files import as_json, read_json, sync, write_json
 
 FORMAT = 1
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from scalearn_jax import methods, runs
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.convert.snapshot import is_model_id
 from scalearn_jax.data import tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub import is_model_id
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.bottleneck import non_linearity
 

@@ -64,7 +64,7 @@ def _check_method(name: str) -> None:
 
 def _prepare() -> None:
     """Sets up what every command that computes needs."""
-    from scalearn_jax.caches import keep_compiled_programs
+    from scalearn_jax.io.cache import keep_compiled_programs
 
     keep_compiled_programs()
 

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax import attribution, inference, methods, run_info, runs, software, tables
+from scalearn_jax import attribution, inference, methods, run_info, runs, software
 from scalearn_jax.attribution import Attribution
 from scalearn_jax.config import ExplainConfig
-from scalearn_jax.convert import hub
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json, write_text
-from scalearn_jax.folders import check_folder
+from scalearn_jax.io import hub_folder as hub
+from scalearn_jax.io import text_table as tables
+from scalearn_jax.io.atomic_folder import check_folder
+from scalearn_jax.io.files import write_json, write_text
 
 
 def explain_run(config: ExplainConfig) -> str:

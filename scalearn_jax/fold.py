@@ -23,13 +23,14 @@ from scalearn_jax import adapter_folder, folding, inference, portable, provenanc
 from scalearn_jax.adapter_folder import plain_name
 from scalearn_jax.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.config import FoldConfig
-from scalearn_jax.convert import adapterhub, hub
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.adapterhub.common import origin
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.fold_report import Text, check_difference, compare, read_text
-from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.io import hub_folder as hub
+from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.portable import Portable

@@ -9,7 +9,7 @@ from scalearn_jax.convert.adapterhub import HeadFile
 from scalearn_jax.data import tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import safe_name
+from scalearn_jax.io.files import safe_name
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params

@@ -13,8 +13,8 @@ from scalearn_jax import run_info, software, tree
 from scalearn_jax.checkpoint import differences
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json
-from scalearn_jax.folders import SCRATCH, tidy
+from scalearn_jax.io.atomic_folder import SCRATCH, tidy
+from scalearn_jax.io.files import read_json
 from scalearn_jax.prepare import Setup
 
 # Places; what lies there is compared instead.

@@ -21,7 +21,7 @@ from scalearn_jax.data import batches, splits, tokens
 from scalearn_jax.data.tables import Table, check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_text
+from scalearn_jax.io.files import write_text
 from scalearn_jax.predictor import Predictor
 from scalearn_jax.prepare import kept_frozen
 from scalearn_jax.train import loop, parallel

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax.errors import InputError, masked, shortened
-from scalearn_jax.files import MAX_BYTES, read_json, read_text
+from scalearn_jax.io.files import MAX_BYTES, read_json, read_text
 from scalearn_jax.provenance import PLACE
 
 _DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, in which a slash is no path

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from scalearn_jax import tables
+from scalearn_jax.io import text_table as tables
+from scalearn_jax.io.progress import clock
 from scalearn_jax.memory import words
-from scalearn_jax.progress import clock
 
 _LABELS = 8  # that are named
 

@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import tables
 from scalearn_jax.config import AdapterConfig, StudyConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import text_table as tables
+from scalearn_jax.io.progress import clock
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.plan import Cell
-from scalearn_jax.progress import clock
 
 
 def outlook(study: StudyConfig, chosen: Sequence[Cell]) -> str:

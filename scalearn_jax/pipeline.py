@@ -19,8 +19,8 @@ from scalearn_jax.checkpoint import Saved
 from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json
-from scalearn_jax.folders import SCRATCH, check_out, clear_but, new_folder
+from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
+from scalearn_jax.io.files import write_json
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
 from scalearn_jax.records import TIMING, logs_of, recorders

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from scalearn_jax import methods, published
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import tensor_names
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json
+from scalearn_jax.io.files import read_json
+from scalearn_jax.io.tensors import tensor_names
 from scalearn_jax.results import ADAPTERS, PROBE, REPORT
 from scalearn_jax.schema import check_values, field_types
 

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import software
-from scalearn_jax.convert.files import read_settings
-from scalearn_jax.convert.snapshot import is_commit, is_id
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json, write_json
+from scalearn_jax.io.files import read_json, write_json
+from scalearn_jax.io.hub import is_commit, is_id
+from scalearn_jax.io.model_folder import read_settings
 
 FILE, FORMAT = "scalearn.json", 1
 # An absolute path, or one from a home folder, as a word of a text.

@@ -14,16 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalearn_jax import card, leaks, provenance, run_info, tables
+from scalearn_jax import card, leaks, provenance, run_info
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
-from scalearn_jax.convert import adapterhub, hub
-from scalearn_jax.convert.files import inside
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.figures import omega
-from scalearn_jax.files import write_bytes
+from scalearn_jax.io import hub_folder as hub
+from scalearn_jax.io import text_table as tables
+from scalearn_jax.io.files import write_bytes
+from scalearn_jax.io.model_folder import inside
 from scalearn_jax.memory import words
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.schema import check_values, field_types, problems, required_fields

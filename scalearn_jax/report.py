@@ -9,10 +9,10 @@ from scalearn_jax import comparison, figures, published, score_tables, significa
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError, printable
 from scalearn_jax.figures import omega
-from scalearn_jax.files import write_text
-from scalearn_jax.folders import check_folder
+from scalearn_jax.io.atomic_folder import check_folder
+from scalearn_jax.io.files import write_text
+from scalearn_jax.io.text_table import Table, latex, markdown
 from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
-from scalearn_jax.tables import Table, latex, markdown
 
 
 def make_report(config: ReportConfig, *, strict: bool = True) -> str:

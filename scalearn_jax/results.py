@@ -8,7 +8,7 @@ from typing import Any
 
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.errors import InputError, is_plain
-from scalearn_jax.files import read_json
+from scalearn_jax.io.files import read_json
 from scalearn_jax.schema import check_values, problems
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets

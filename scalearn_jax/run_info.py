@@ -11,10 +11,10 @@ import numpy as np
 from flax.errors import FlaxError
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.convert.files import inside, read_settings
-from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.io.model_folder import inside, read_settings
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.bottleneck import NON_LINEARITIES

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scalearn_jax.errors import InputError, shortened
-from scalearn_jax.files import read_text
+from scalearn_jax.io.files import read_text
 
 MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
 _MAX_VALUES = 100_000  # likewise, once aliases are written out, and in a list of numbers once ranges are

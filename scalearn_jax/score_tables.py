@@ -5,8 +5,8 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
+from scalearn_jax.io.text_table import Cell, Table, comma_separated
 from scalearn_jax.results import Result, percent, spread
-from scalearn_jax.tables import Cell, Table, comma_separated
 
 Rows = dict[str, dict[Any, Result]]  # method -> target, or any other key of a column -> result
 ABSENT = "-"

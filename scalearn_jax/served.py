@@ -7,10 +7,10 @@ from typing import Any
 
 from scalearn_jax import methods, portable, provenance, runs, tree
 from scalearn_jax.checks import check_base_models, check_sources, is_hub_id
-from scalearn_jax.convert import hub
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.foreign_head import Head, find_task, read_head
+from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.portable import Portable

@@ -21,10 +21,10 @@ from time import perf_counter, sleep
 from scalearn_jax import limits, outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.errors import STOPPED, InputError
-from scalearn_jax.files import write_json
-from scalearn_jax.folders import SCRATCH, Busy, is_being_written, tidy
+from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.progress import clock
 from scalearn_jax.plan import Cell, cells, check
-from scalearn_jax.progress import clock
 from scalearn_jax.schema import from_dict, problems, read_yaml, to_dict
 
 FORMAT = 1

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from scalearn_jax.convert.safetensors_io import load_tensors
+from scalearn_jax.io.tensors import load_tensors
 
 KINDS = {
     "float32": "Float",

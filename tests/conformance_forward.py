@@ -15,7 +15,7 @@ import numpy as np
 from conformance_cases import COMPOSE, VARIANTS, Case, Model, from_torch, stack_layers, to_torch
 
 from scalearn_jax.combiners.scalearn import source_updates
-from scalearn_jax.convert.safetensors_io import load_tensors
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.typing import Batch, Params

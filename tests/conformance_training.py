@@ -15,7 +15,7 @@ from conformance_forward import FLOAT64, Result, compare, find_setup
 from scalearn_jax import methods, model, tree
 from scalearn_jax.combiners import make
 from scalearn_jax.convert import hf
-from scalearn_jax.convert.safetensors_io import load_tensors
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from scalearn_jax import files, methods, model, run_info, runs, tree
-from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax import methods, model, run_info, runs, tree
+from scalearn_jax.io import files
+from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.heads import HeadSpec
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.io.tensors import save_tensors
 
 NUM_LAYERS, HIDDEN = 3, 5
 

@@ -9,9 +9,9 @@ import numpy as np
 from scalearn_jax import provenance
 from scalearn_jax.adapter_folder import save_head
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.data.task import Task
 from scalearn_jax.exchange.outgoing import setup
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models.heads import HeadSpec
 from tests.malformed import ROWS, TASK, Place, as_bytes, good
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from scalearn_jax import provenance, run_info, runs, tree
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.data import tasks
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.files import write_json
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.tensors import save_tensors
 from tests import tiny
 
 HIDDEN, WIDTH = 16, 8

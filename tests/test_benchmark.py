@@ -46,7 +46,7 @@ def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
 
 def test_the_accelerator_part_runs_and_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_accelerator, "CELLS", [benchmark_accelerator.Cell("scalearn", 32, seeds=10)])
-    monkeypatch.setattr("scalearn_jax.caches.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("scalearn_jax.io.cache.keep_compiled_programs", lambda: None)
     for _ in range(2):
         assert benchmark_accelerator.main([str(tmp_path), "--tiny", "--repeats", "1"]) == 0
         [entry] = json.loads((tmp_path / "accelerator.json").read_text())["cells"].values()

@@ -197,7 +197,7 @@ def test_report_prints_the_table(tmp_path, capsys):
 
 
 def test_cache_folder_is_private(tmp_path, monkeypatch):
-    from scalearn_jax.caches import cache_folder
+    from scalearn_jax.io.cache import cache_folder
 
     monkeypatch.setenv("SCALEARN_CACHE", str(tmp_path / "cache"))
     folder = cache_folder("xla/abc")

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import attribution, cli, explain, files, inference, methods, outputs, prepare, runs, tree
+from scalearn_jax import attribution, cli, explain, inference, methods, outputs, prepare, runs, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import files
+from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.models.bottleneck import bottleneck

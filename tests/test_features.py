@@ -8,7 +8,7 @@ import pytest
 
 from scalearn_jax import features, methods, model, pipeline, tree
 from scalearn_jax.config import AdapterConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import load_tree
+from scalearn_jax.io.tensors import load_tree
 from tests import tiny_backbone
 
 # 28 examples in batches of 8: the last batch of an epoch is short, and one epoch is seen twice

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scalearn_jax import folders
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import named, read_json, safe_name, write_json
-from scalearn_jax.folders import new_folder
+from scalearn_jax.io import atomic_folder as folders
+from scalearn_jax.io.atomic_folder import new_folder
+from scalearn_jax.io.files import named, read_json, safe_name, write_json
 
 HOLD = """
 import sys

@@ -13,7 +13,6 @@ import pytest
 from scalearn_jax import (
     attribution,
     cli,
-    files,
     fold,
     fold_report,
     folding,
@@ -27,7 +26,8 @@ from scalearn_jax import (
 from scalearn_jax import runs as run_folders
 from scalearn_jax.config import FoldConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors, save_tree
+from scalearn_jax.io import files
+from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
 

@@ -10,8 +10,8 @@ import pytest
 
 from scalearn_jax import inference, methods, model, pipeline, prepare, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, TransferConfig
-from scalearn_jax.convert.safetensors_io import load_tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.train.step import make_loss
 from tests import tiny, tiny_backbone
 

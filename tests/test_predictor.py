@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, files, inference, mixed, portable, programs, provenance, runs, tree
+from scalearn_jax import cli, inference, mixed, portable, programs, provenance, runs, tree
 from scalearn_jax.answers import answers
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.data import builtin, splits, tokens
 from scalearn_jax.data.tables import columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import safe_name
+from scalearn_jax.io import files
+from scalearn_jax.io.files import safe_name
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models.bottleneck import bottleneck
 from scalearn_jax.predictor import Predictor
 from tests import drawn_runs, tiny_backbone

@@ -2,7 +2,7 @@
 
 import io
 
-from scalearn_jax.progress import Progress
+from scalearn_jax.io.progress import Progress
 
 EVENTS = [
     {"event": "start", "num_steps": 4, "examples": 64},

@@ -9,9 +9,9 @@ import pytest
 from scalearn_jax import inference, pipeline, plan, run_info, runs, similarity, soup
 from scalearn_jax.config import EvaluateConfig, StudyConfig, TransferConfig
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tree, save_tree
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tree, save_tree
 from scalearn_jax.models.heads import HeadSpec
 from tests import tiny, tiny_backbone
 

@@ -10,8 +10,8 @@ import pytest
 from scalearn_jax import pipeline, soup, tree
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
 from tests import tiny_backbone
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub, hf
-from scalearn_jax.convert.safetensors_io import save_tensors
+from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import spec_from_config
 

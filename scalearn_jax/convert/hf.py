@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.convert.files import folder, read_checkpoint, read_settings
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.model_folder import folder, read_checkpoint, read_settings
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec, spec_from_config
 from scalearn_jax.typing import Array, Params
 

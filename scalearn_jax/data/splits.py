@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.convert.snapshot import download
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
@@ -28,6 +27,7 @@ from scalearn_jax.data.tables import (
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub import download
 
 SPLITS = ("train", "validation", "test")
 

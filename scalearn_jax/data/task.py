@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from scalearn_jax import schema
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.files import leads_out
+from scalearn_jax.io.files import leads_out
 
 Kind = Literal["classification", "regression", "multilabel", "choice"]
 # A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.

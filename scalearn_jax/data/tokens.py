@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.caches import cache_folder
-from scalearn_jax.convert.files import folder, is_plain_name, read_settings
 from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
 from scalearn_jax.data.tables import Table, check_columns, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalearn_jax.convert.files import inside, is_plain_name, read_settings
-from scalearn_jax.convert.hub import SETUP as SETUP_FILE
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub_folder import SETUP as SETUP_FILE
+from scalearn_jax.io.model_folder import inside, is_plain_name, read_settings
 
 
 class Format(NamedTuple):

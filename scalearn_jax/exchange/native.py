@@ -8,7 +8,7 @@ from typing import Any
 from scalearn_jax import provenance, runs
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
-from scalearn_jax.files import read_json
+from scalearn_jax.io.files import read_json
 
 
 def contents(folder: Path, seed: int | None) -> run_folder.Contents:

@@ -13,14 +13,15 @@ import numpy as np
 from scalearn_jax import adapter_folder, methods, portable, provenance, run_info, runs
 from scalearn_jax.adapter_folder import check_same, plain_name
 from scalearn_jax.config import ExportConfig
-from scalearn_jax.convert import adapterhub, hub
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.convert.adapterhub.common import VERSION
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.exchange import native
 from scalearn_jax.exchange.formats import SETUP_FILE
-from scalearn_jax.files import write_json
-from scalearn_jax.folders import check_out, new_folder
+from scalearn_jax.io import hub_folder as hub
+from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.files import write_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.typing import Params
 

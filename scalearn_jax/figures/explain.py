@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scalearn_jax.attribution import Attribution
-from scalearn_jax.figures.look import drawing, heat_map
+from scalearn_jax.io.plot import drawing, heat_map
 
 _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
 

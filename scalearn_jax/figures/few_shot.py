@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax.figures import look
+from scalearn_jax.io import plot as look
 from scalearn_jax.results import Result
 from scalearn_jax.score_tables import by_method, targets_of
 

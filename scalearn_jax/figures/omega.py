@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from scalearn_jax.combiners.scalearn import effective_omega
-from scalearn_jax.convert.safetensors_io import load_tensors
 from scalearn_jax.errors import InputError
-from scalearn_jax.figures import look
+from scalearn_jax.io import plot as look
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.results import Result
 from scalearn_jax.score_tables import by_method
 

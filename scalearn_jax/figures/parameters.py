@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from scalearn_jax.figures import look
+from scalearn_jax.io import plot as look
 from scalearn_jax.results import Result
 from scalearn_jax.score_tables import by_method, targets_of
 

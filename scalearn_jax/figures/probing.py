@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax.figures import look
+from scalearn_jax.io import plot as look
 from scalearn_jax.results import Result
 from scalearn_jax.score_tables import targets_of
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from tests.bin_files import pickled
 from tests.conftest import ROOT
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from scalearn_jax import tree
-from scalearn_jax.convert import adapterhub, files, hf
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
+from scalearn_jax.convert import adapterhub, hf
 from scalearn_jax.data import tokens
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import model_folder as files
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from tests import tiny_backbone
 from tests.bin_files import pickled
 from tests.conftest import ROOT

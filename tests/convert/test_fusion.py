@@ -8,8 +8,8 @@ import pytest
 
 from scalearn_jax import tree
 from scalearn_jax.convert import adapterhub, published
-from scalearn_jax.convert.safetensors_io import load_tensors, save_tensors
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.methods import METHODS
 from tests.bin_files import pickled, state
 from tests.conftest import ROOT

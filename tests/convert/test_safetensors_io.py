@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax.convert.safetensors_io import load_tensors, load_tree, save_tensors, save_tree, tensor_names
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors, save_tree, tensor_names
 
 
 def test_a_transposed_view_is_read_back_as_it_was(tmp_path):

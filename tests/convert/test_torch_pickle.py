@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax.convert import pickle_machine, torch_pickle
-from scalearn_jax.convert.safetensors_io import load_tensors
-from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import pickle_machine, torch_pickle
+from scalearn_jax.io.tensors import load_tensors
+from scalearn_jax.io.torch_pickle import load_bin
 from tests import bin_files as bins
 from tests.bin_files import ORDERED, REBUILD, counts, legacy, mapping, pickle, row, saved, storage, tensor, text, whole
 

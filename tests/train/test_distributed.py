@@ -13,8 +13,8 @@ import pytest
 
 from scalearn_jax import cli, pipeline, tree
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.convert.safetensors_io import load_tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.train import agreement, distributed, parallel
 from tests import tiny_backbone
 from tests.conftest import FAST, ROOT

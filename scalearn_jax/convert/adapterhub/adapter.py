@@ -21,10 +21,10 @@ from scalearn_jax.convert.adapterhub.common import (
     stacked,
     weights,
 )
-from scalearn_jax.convert.files import read_settings
-from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.files import write_json
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.model_folder import read_settings
+from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.typing import Params

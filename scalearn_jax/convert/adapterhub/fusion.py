@@ -20,9 +20,9 @@ from scalearn_jax.convert.adapterhub.common import (
     stacked,
     weights,
 )
-from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import write_json
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.typing import Params
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scalearn_jax.convert.adapterhub.common import check_dtype, check_name, of_one, origin, weights
-from scalearn_jax.convert.files import read_settings
-from scalearn_jax.convert.safetensors_io import save_tensors
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.files import write_json
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.model_folder import read_settings
+from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.limits import fraction, whole
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from scalearn_jax.data.builtin import causes, pairs, reviews, topics
 from scalearn_jax.data.builtin.draw import Draw
 from scalearn_jax.errors import unknown
-from scalearn_jax.files import write_text
+from scalearn_jax.io.files import write_text
 
 
 class Recipe(NamedTuple):

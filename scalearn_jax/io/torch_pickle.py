@@ -18,9 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from scalearn_jax.convert.pickle_machine import Machine, Refused, Storage, Tensor, kind
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import POINTER, is_pointer
+from scalearn_jax.io.files import POINTER, is_pointer
+from scalearn_jax.io.pickle_machine import Machine, Refused, Storage, Tensor, kind
 
 _MAX_PICKLE = 16_000_000  # bytes; that of a large model has 100 kB
 _CHUNK = 1 << 20

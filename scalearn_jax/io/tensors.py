@@ -11,7 +11,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import POINTER, is_pointer, named
+from scalearn_jax.io.files import POINTER, is_pointer, named
 from scalearn_jax.typing import Array, Params
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.files import safe_name, write_bytes
+from scalearn_jax.io.files import safe_name, write_bytes
 
 PAGE = (7.0, 9.5)  # inches: no figure is wider, so that none is shrunk on a page and all text keeps its size
 _LOOK = {

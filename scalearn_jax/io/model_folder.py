@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.safetensors_io import load_tensors
-from scalearn_jax.convert.snapshot import download, pinned
-from scalearn_jax.convert.torch_pickle import load_bin
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import read_json
+from scalearn_jax.io.files import read_json
+from scalearn_jax.io.hub import download, pinned
+from scalearn_jax.io.tensors import load_tensors
+from scalearn_jax.io.torch_pickle import load_bin
 
 FILES = (
     "config.json",

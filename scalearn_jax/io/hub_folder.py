@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.convert.files import inside
-from scalearn_jax.convert.snapshot import download, explained, is_id, split_revision
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub import download, explained, is_id, split_revision
+from scalearn_jax.io.model_folder import inside
 
 # What a folder that is shared may hold: an adapter, a head, a fusion layer, a run, and what it says of itself.
 FILES = (

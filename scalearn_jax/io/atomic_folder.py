@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.files import sync
+from scalearn_jax.io.files import sync
 
 try:
     import fcntl

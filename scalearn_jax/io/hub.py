@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalearn_jax.errors import InputError, masked
-from scalearn_jax.files import leads_out
+from scalearn_jax.io.files import leads_out
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
