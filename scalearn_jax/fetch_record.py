@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from scalearn_jax.config.schema import check_values, problems
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import leads_out, read_json, write_json
 from scalearn_jax.io.hub import is_commit
-from scalearn_jax.schema import check_values, problems
 
 FILE, FORMAT = "fetched.json", 1
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from scalearn_jax import fetch_record
 from scalearn_jax.config import FetchConfig
+from scalearn_jax.config.schema import problems
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.tables import SUFFIXES, concatenate, read_table
 from scalearn_jax.errors import InputError
@@ -31,7 +32,6 @@ from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.io.files import safe_name, write_text
 from scalearn_jax.io.hub import in_cache, is_id, is_model_id, split_revision
 from scalearn_jax.memory import words
-from scalearn_jax.schema import problems
 
 
 class Fetched(NamedTuple):

@@ -18,6 +18,7 @@ from scalearn_jax import card, leaks, provenance, run_info
 from scalearn_jax.attribution import VARIANTS
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
+from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.exchange import folder as run_folder
@@ -28,7 +29,6 @@ from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside
 from scalearn_jax.memory import words
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.schema import check_values, field_types, problems, required_fields
 
 FIGURE = "omega.png"
 _READERS = {

@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.config import StudyConfig
+from scalearn_jax.config.schema import check_values, problems
 from scalearn_jax.errors import InputError, is_plain
 from scalearn_jax.io.files import read_json
-from scalearn_jax.schema import check_values, problems
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
 _NEEDED = ("name", "backbone", "targets", "methods", "shots", "published")  # what tables need of a study

@@ -11,6 +11,7 @@ import numpy as np
 from flax.errors import FlaxError
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, is_plain, unknown
 from scalearn_jax.io.model_folder import inside, read_settings
@@ -19,7 +20,6 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.typing import Params
 
 FORMAT = 1

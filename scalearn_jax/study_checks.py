@@ -8,9 +8,9 @@ from typing import Any
 
 from scalearn_jax import methods, results
 from scalearn_jax.config import StudyConfig
+from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import InputError
 from scalearn_jax.plan import Cell, cells, check
-from scalearn_jax.schema import from_dict, problems, to_dict
 
 # What a run folder may hold.
 RUN_FILES = (

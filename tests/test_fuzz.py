@@ -14,8 +14,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import card, config, fetch_record, foreign_head, plan, provenance, publish, results, run_info, schema
-from scalearn_jax.config import StudyConfig
+from scalearn_jax import card, config, fetch_record, foreign_head, plan, provenance, publish, results, run_info
+from scalearn_jax.config import StudyConfig, schema
 from scalearn_jax.convert import adapterhub, published
 from scalearn_jax.data import splits, tables, tasks
 from scalearn_jax.data.task import Task

@@ -3,19 +3,13 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
-from scalearn_jax.config.exchange import ExportConfig, ImportConfig
 from scalearn_jax.config.folding import FoldConfig
 from scalearn_jax.config.hub import FetchConfig, PushConfig
+from scalearn_jax.config.runs import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
+from scalearn_jax.config.schema import from_dict, read_yaml, to_dict
+from scalearn_jax.config.sharing import ExportConfig, ImportConfig
+from scalearn_jax.config.stages import AdapterConfig, PlanAdapterConfig, PlanTransferConfig, TrainConfig, TransferConfig
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
-from scalearn_jax.config.training import (
-    AdapterConfig,
-    PlanAdapterConfig,
-    PlanTransferConfig,
-    TrainConfig,
-    TransferConfig,
-)
-from scalearn_jax.config.use import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
-from scalearn_jax.schema import from_dict, read_yaml, to_dict
 
 __all__ = [
     "AdapterConfig",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scalearn_jax import limits
+from scalearn_jax.config import checks as limits
 
 
 @dataclass(frozen=True, kw_only=True)

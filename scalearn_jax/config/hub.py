@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from scalearn_jax import limits
+from scalearn_jax.config import checks as limits
 from scalearn_jax.config.base import Config
 from scalearn_jax.errors import InputError
 

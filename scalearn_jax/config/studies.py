@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalearn_jax import limits
+from scalearn_jax.config import checks as limits
 from scalearn_jax.config.base import Config
 from scalearn_jax.errors import InputError, is_plain
 

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from typing import Any, Literal, get_args
 
-from scalearn_jax import schema
+from scalearn_jax.config import schema
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, is_plain, unknown
 from scalearn_jax.io.files import leads_out

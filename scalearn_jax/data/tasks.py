@@ -4,7 +4,8 @@ import dataclasses
 import os.path
 from pathlib import Path
 
-from scalearn_jax import limits, schema
+from scalearn_jax.config import checks as limits
+from scalearn_jax.config import schema
 from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from scalearn_jax.config.checks import whole
 from scalearn_jax.errors import InputError, shortened, unknown
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin
-from scalearn_jax.limits import whole
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
 
 VERSION = "adapters.1.3.0"

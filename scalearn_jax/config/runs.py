@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scalearn_jax import limits
+from scalearn_jax.config import checks as limits
 from scalearn_jax.config.base import Config
 
 
