@@ -13,8 +13,8 @@ from scalearn_jax.data import tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub import is_model_id
+from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.models.bottleneck import non_linearity
 
 _WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide
 

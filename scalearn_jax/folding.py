@@ -24,7 +24,7 @@ from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.bottleneck import activations
+from scalearn_jax.models.adapter import activations
 from scalearn_jax.portable import Portable, without_scale
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params

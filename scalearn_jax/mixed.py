@@ -29,9 +29,9 @@ import numpy as np
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
-from scalearn_jax.models.bottleneck import non_linearity
+from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.heads import Head, HeadSpec
-from scalearn_jax.models.linear import affine, half_kernels
+from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.portable import Portable
 from scalearn_jax.typing import Array, Batch, Params
 

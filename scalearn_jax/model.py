@@ -22,7 +22,7 @@ from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank, encoder
 from scalearn_jax.models import heads as head_modules
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.models.linear import half_kernels
+from scalearn_jax.models.layers import half_kernels
 from scalearn_jax.typing import Array, Batch, Key, Params
 
 

@@ -28,7 +28,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.models.linear import half_kernels
+from scalearn_jax.models.layers import half_kernels
 from scalearn_jax.train import parallel
 from scalearn_jax.train.mesh import check_mesh
 from scalearn_jax.typing import Params

@@ -17,8 +17,8 @@ from scalearn_jax.errors import InputError, is_plain, unknown
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
+from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
-from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.typing import Params
 

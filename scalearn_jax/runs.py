@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import methods, provenance, run_info, tree
-from scalearn_jax.convert import adapterhub, hf
+from scalearn_jax.convert import adapterhub
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
@@ -26,6 +26,7 @@ from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.typing import Params
 

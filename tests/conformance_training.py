@@ -14,9 +14,9 @@ from conformance_forward import FLOAT64, Result, compare, find_setup
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.combiners import make
-from scalearn_jax.convert import hf
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import optim

@@ -19,7 +19,7 @@ from scalearn_jax.io import files
 from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
-from scalearn_jax.models.bottleneck import bottleneck
+from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import parallel
 from tests import tiny, tiny_backbone

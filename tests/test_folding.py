@@ -11,7 +11,7 @@ from scalearn_jax import folding, portable
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
-from scalearn_jax.models.bottleneck import bottleneck
+from scalearn_jax.models.adapter import bottleneck
 from tests import tiny
 from tests.test_portable import SUMS, make_run
 

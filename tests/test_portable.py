@@ -10,7 +10,7 @@ import pytest
 from scalearn_jax import methods, model, portable, runs
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.models.bottleneck import bottleneck
+from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
 from tests import tiny
 

@@ -23,7 +23,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io import files
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.io.tensors import load_tensors, save_tensors
-from scalearn_jax.models.bottleneck import bottleneck
+from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.predictor import Predictor
 from tests import drawn_runs, tiny_backbone
 

@@ -8,10 +8,10 @@ from functools import partial
 
 from scalearn_jax.combiners.average import average
 from scalearn_jax.combiners.base import Combiner, of_module
+from scalearn_jax.combiners.baselines import compacter, ia3, propetl
+from scalearn_jax.combiners.fixed import fixed, none, single
 from scalearn_jax.combiners.fusion import fusion
-from scalearn_jax.combiners.generated import compacter, ia3, propetl
 from scalearn_jax.combiners.scalearn import scalearn
-from scalearn_jax.combiners.single import fixed, none, single
 from scalearn_jax.errors import unknown
 
 COMBINERS: dict[str, Callable[..., Combiner]] = {

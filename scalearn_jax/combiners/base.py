@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.bank import BankShape
-from scalearn_jax.models.bottleneck import bottleneck
 from scalearn_jax.typing import Array, Params
 
 

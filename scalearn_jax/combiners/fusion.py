@@ -18,9 +18,9 @@ from scalearn_jax.combiners.base import Combiner, of_module
 from scalearn_jax.combiners.scalearn import source_updates
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.bottleneck import activations
+from scalearn_jax.models.adapter import activations
 from scalearn_jax.models.dropout import dropout as apply_dropout
-from scalearn_jax.models.linear import affine, matmul
+from scalearn_jax.models.layers import affine, matmul
 from scalearn_jax.typing import Array, Params
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from scalearn_jax.combiners.base import Combiner, adapter, of_module
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.bottleneck import bottleneck
+from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.dropout import mask as dropout_mask
 from scalearn_jax.typing import Array, Params
 

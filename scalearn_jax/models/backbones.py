@@ -9,7 +9,7 @@ from typing import Any
 
 from scalearn_jax.config.checks import fraction, whole
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.models.bottleneck import NON_LINEARITIES
+from scalearn_jax.models.adapter import NON_LINEARITIES
 
 MAX_HIDDEN_SIZE = 65_536
 

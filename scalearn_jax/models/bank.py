@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.models.bottleneck import Bottleneck
+from scalearn_jax.models.adapter import Bottleneck
 from scalearn_jax.typing import Array, Key, Params
 
 

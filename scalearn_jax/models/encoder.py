@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import tree
+from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.attention import attention, by_heads, visibility
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.models.bottleneck import non_linearity
 from scalearn_jax.models.dropout import dropout
-from scalearn_jax.models.linear import Affine, affine
+from scalearn_jax.models.layers import Affine, affine
 from scalearn_jax.models.norm import LayerNorm
 from scalearn_jax.typing import Array, Batch, Key, Params
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.dropout import dropout
-from scalearn_jax.models.linear import Affine, affine
+from scalearn_jax.models.layers import Affine, affine
 from scalearn_jax.typing import Array, Key, Params
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scalearn_jax.models.linear import row
+from scalearn_jax.models.layers import row
 from scalearn_jax.typing import Array
 
 

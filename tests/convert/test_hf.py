@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from scalearn_jax import tree
-from scalearn_jax.convert import hf
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import encoder
+from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import BACKBONES
 
 CONFIG = {

@@ -9,7 +9,7 @@ import pytest
 
 from scalearn_jax.models import dropout as dropouts
 from scalearn_jax.models import encoder
-from scalearn_jax.models.bottleneck import gelu
+from scalearn_jax.models.adapter import gelu
 from scalearn_jax.models.norm import LayerNorm
 
 KEY = jax.random.key(3)

@@ -8,8 +8,9 @@ import pytest
 
 from scalearn_jax import model
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import encoder, heads, linear
-from scalearn_jax.models.bottleneck import Bottleneck, bottleneck, non_linearity
+from scalearn_jax.models import encoder, heads
+from scalearn_jax.models import layers as linear
+from scalearn_jax.models.adapter import Bottleneck, bottleneck, non_linearity
 from scalearn_jax.models.dropout import mask
 from scalearn_jax.typing import Batch
 from tests import tiny

@@ -25,8 +25,8 @@ from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
-from scalearn_jax.models.bottleneck import NON_LINEARITIES
 from scalearn_jax.typing import Params
 
 # What makes an adapter the Pfeiffer one of this package; another value means other maths.

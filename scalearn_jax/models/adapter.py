@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.errors import unknown
-from scalearn_jax.models.linear import Affine, affine, row
+from scalearn_jax.models.layers import Affine, affine, row
 from scalearn_jax.typing import Array, Params
 
 
