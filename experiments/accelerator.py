@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         copy.add_argument(name, type=Path)
     given = parser.parse_args(argv)
 
-    from scalearn_jax import signals
     from scalearn_jax.errors import STOPPED, InputError, Preempted
+    from scalearn_jax.train import signals
 
     try:
         if given.command == "halve":

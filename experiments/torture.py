@@ -214,7 +214,7 @@ def fresh(work: Path, name: str) -> Path:
 
 def damage(work: Path, command: list[str]) -> int:
     """Stops a run, and damages every file of its checkpoints, one at a time; returns how often that was noticed."""
-    from scalearn_jax.checkpoints import Checkpoints
+    from scalearn_jax.train.checkpoint_store import Checkpoints
 
     folder = fresh(work, "damaged")
     life, place = Life([command], folder), folder / "out.partial" / "checkpoints"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax import metrics
-from scalearn_jax.data.tables import Table, num_rows
+from scalearn_jax.data.rows import Table, num_rows
 from scalearn_jax.data.tasks import Task
 
 

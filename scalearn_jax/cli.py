@@ -10,10 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scalearn_jax import __version__, out_of_memory, signals
+from scalearn_jax import __version__
 from scalearn_jax.commands import COMMANDS, Command
 from scalearn_jax.errors import InputError
 from scalearn_jax.exits import reported
+from scalearn_jax.train import out_of_memory, signals
 
 
 def run() -> None:

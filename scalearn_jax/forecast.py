@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from scalearn_jax import memory
 from scalearn_jax.prepare import Setup, count_parameters
-from scalearn_jax.train import parallel
+from scalearn_jax.train import memory, parallel
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.workload import Work, workload

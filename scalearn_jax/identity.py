@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from scalearn_jax import run_info, software, tree
-from scalearn_jax.checkpoint import differences
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
 from scalearn_jax.prepare import Setup
+from scalearn_jax.train.checkpoint import differences
 
 # Places; what lies there is compared instead.
 _OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")

@@ -18,7 +18,7 @@ from scalearn_jax import losses, methods, metrics, model, runs, tree
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import EvaluateConfig, PredictConfig
 from scalearn_jax.data import batches, splits, tokens
-from scalearn_jax.data.tables import Table, check_columns
+from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import write_text

@@ -7,7 +7,7 @@ from typing import Any
 
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.progress import clock
-from scalearn_jax.memory import words
+from scalearn_jax.train.memory import words
 
 _LABELS = 8  # that are named
 

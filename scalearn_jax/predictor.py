@@ -14,7 +14,7 @@ import numpy as np
 from scalearn_jax import answers, mixed, programs, queries
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.data import batches, packing, tokens
-from scalearn_jax.data.tables import Table
+from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.mixed import Rows

@@ -30,7 +30,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import half_kernels
 from scalearn_jax.train import parallel
-from scalearn_jax.train.mesh import check_mesh
+from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.typing import Params
 
 

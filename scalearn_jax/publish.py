@@ -27,8 +27,8 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside
-from scalearn_jax.memory import words
 from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.train.memory import words
 
 FIGURE = "omega.png"
 _READERS = {

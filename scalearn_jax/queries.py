@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scalearn_jax.data import splits
-from scalearn_jax.data.tables import Table, check_columns, columns, num_rows, take
+from scalearn_jax.data.rows import Table, check_columns, columns, num_rows, take
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
 

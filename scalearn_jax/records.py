@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from scalearn_jax.checkpoint import Saved
 from scalearn_jax.io.files import named, write_text
 from scalearn_jax.io.progress import Progress
 from scalearn_jax.prepare import Setup
+from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.loop import Schedule
 
 LOG, TIMING = "metrics.jsonl", "timing.jsonl"

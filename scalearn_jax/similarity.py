@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax.data import batches
-from scalearn_jax.data.tables import Table, num_rows
+from scalearn_jax.data.rows import Table, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError

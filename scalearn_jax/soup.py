@@ -19,7 +19,7 @@ from scalearn_jax import runs, similarity
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import splits, tokens
-from scalearn_jax.data.tables import Table
+from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from scalearn_jax import features, memory
+from scalearn_jax import features
 from scalearn_jax.extrapolation import Suggestion, largest
 from scalearn_jax.forecast import Forecast, Program
 from scalearn_jax.prepare import Setup
-from scalearn_jax.train import parallel
+from scalearn_jax.train import memory, parallel
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.training import training_rows

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import features, methods, together
-from scalearn_jax.checkpoint import Saved
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
@@ -22,6 +21,7 @@ from scalearn_jax.outcomes import Trained, outcomes
 from scalearn_jax.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
+from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
 from scalearn_jax.train.step import make_train_step

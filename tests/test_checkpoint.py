@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import checkpoint
-from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.errors import InputError
+from scalearn_jax.train import checkpoint
+from scalearn_jax.train.checkpoint_store import Checkpoints
 
 ARRAYS = {
     "state/omega": np.arange(12, dtype=np.float32).reshape(3, 4).T,

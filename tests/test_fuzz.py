@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from scalearn_jax import card, config, fetch_record, foreign_head, plan, provenance, publish, results, run_info
 from scalearn_jax.config import StudyConfig, schema
 from scalearn_jax.convert import adapterhub, published
-from scalearn_jax.data import splits, tables, tasks
+from scalearn_jax.data import rows as tables
+from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import formats

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, commands, extrapolation, forecast, listing, memory, pipeline, preview, training, workload
+from scalearn_jax import cli, commands, extrapolation, forecast, listing, pipeline, preview, training, workload
 from scalearn_jax.config import PlanAdapterConfig
 from scalearn_jax.prepare import count_parameters
+from scalearn_jax.train import memory
 from tests import tiny_backbone
 
 SHORT = dict(max_steps=5, batch_size=8, eval_every=2, max_train_samples=100, max_eval_samples=16, eval_batch_size=8)

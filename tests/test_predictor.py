@@ -16,7 +16,7 @@ from scalearn_jax import cli, inference, mixed, portable, programs, provenance, 
 from scalearn_jax.answers import answers
 from scalearn_jax.convert import adapterhub
 from scalearn_jax.data import builtin, splits, tokens
-from scalearn_jax.data.tables import columns
+from scalearn_jax.data.rows import columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from scalearn_jax import signals
+from scalearn_jax.train import signals
 from tests.conftest import ROOT
 
 HEAD = """

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
-from scalearn_jax.data.tables import (
+from scalearn_jax.data.rows import (
     SUFFIXES,
     Table,
     check_columns,

@@ -17,7 +17,7 @@ import numpy as np
 from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
-from scalearn_jax.data.tables import Table, check_columns, num_rows
+from scalearn_jax.data.rows import Table, check_columns, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder

@@ -18,9 +18,8 @@ import jax
 from jax._src import clusters
 from jax._src.lib import _jax
 
-from scalearn_jax import signals
 from scalearn_jax.errors import STOPPED, InputError
-from scalearn_jax.train import preemption
+from scalearn_jax.train import preemption, signals
 from scalearn_jax.train.agreement import PARTING_MS, all_done, check_number, say, state, telling_others
 
 _JOIN_SECONDS = 2.0

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import signals, tree
+from scalearn_jax import tree
 from scalearn_jax.errors import Preempted
-from scalearn_jax.train import feed, preemption
+from scalearn_jax.train import feed, preemption, signals
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Batch, Params

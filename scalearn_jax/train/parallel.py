@@ -22,7 +22,7 @@ from scalearn_jax.data.batches import ROW_FIELDS
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import compiler
 from scalearn_jax.train.feed import Lot
-from scalearn_jax.train.mesh import AXES, parse_mesh
+from scalearn_jax.train.sharding import AXES, parse_mesh
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 # Path of a frozen leaf -> how it may lie, best first; whole where no axis can be divided.

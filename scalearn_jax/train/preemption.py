@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 import jax
 
-from scalearn_jax import signals
 from scalearn_jax.errors import Preempted
-from scalearn_jax.train import agreement
+from scalearn_jax.train import agreement, signals
 
 _POLL_MS = 500
 _LINGER = 2.0

@@ -14,10 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from scalearn_jax import tree
-from scalearn_jax.checkpoint import Saved, describe, differences, from_host, to_host
-from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import agreement
+from scalearn_jax.train.checkpoint import Saved, describe, differences, from_host, to_host
+from scalearn_jax.train.checkpoint_store import Checkpoints
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
 

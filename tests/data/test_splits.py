@@ -7,7 +7,7 @@ import pytest
 
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.holdout import split_rows
-from scalearn_jax.data.tables import num_rows
+from scalearn_jax.data.rows import num_rows
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from scalearn_jax.data import tables
+from scalearn_jax.data import rows as tables
 from scalearn_jax.errors import InputError
 
 TABLE = {"text": ['one, "two"', "zwei\nZeilen", "три"], "label": [0, 1, 0]}

@@ -4,8 +4,7 @@ import itertools
 
 import numpy as np
 
-from scalearn_jax import signals
-from scalearn_jax.train import feed, loop
+from scalearn_jax.train import feed, loop, signals
 from scalearn_jax.train.state import TrainState
 from tests import tiny
 

@@ -18,8 +18,8 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import parallel
 from scalearn_jax.train import state as states
-from scalearn_jax.train.mesh import check_mesh
 from scalearn_jax.train.optim import make_optimizer
+from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.train.step import make_loss, make_train_step
 from tests import tiny
 

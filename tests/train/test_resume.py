@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from scalearn_jax import cli, identity, pipeline
-from scalearn_jax.checkpoint import seal
-from scalearn_jax.checkpoints import Checkpoints
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.train import feed, preemption
+from scalearn_jax.train.checkpoint import seal
+from scalearn_jax.train.checkpoint_store import Checkpoints
 from tests import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)

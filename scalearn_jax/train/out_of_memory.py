@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.memory import UNITS, available, words
+from scalearn_jax.train.memory import UNITS, available, words
 
 _SIZE = r"([\d.]+)\s*([KMGT]?)(?:i?B|bytes)?\b"
 _USED_OF = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}")

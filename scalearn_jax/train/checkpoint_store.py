@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import checkpoint
-from scalearn_jax.checkpoint import Damaged, Saved
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import disk_fault, sync
+from scalearn_jax.train import checkpoint
+from scalearn_jax.train.checkpoint import Damaged, Saved
 
 _OVERHEAD = 256_000  # bytes of a step beside its arrays, in blocks of the disk, rounded up
 _STEP = re.compile(r"(\d+)\.(\d+)")
