@@ -157,8 +157,8 @@ def transfer_command(setting: Setting, folder: Path) -> list[str]:
     """The command of a run of one step, with random AdapterHub folders as its sources."""
     from benchmark_step import random_sources
 
-    from scalearn_jax import runs
-    from scalearn_jax.convert import adapterhub
+    from scalearn_jax.runs import adapterhub
+    from scalearn_jax.runs import load as runs
 
     sizes = runs.backbone_spec(setting["backbone"])
     for source in random_sources(sizes, setting["sources"]):

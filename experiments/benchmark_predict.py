@@ -38,8 +38,8 @@ def write_adapters(folder: Path, backbone: str, count: int) -> list[str]:
     """Writes adapters with heads as AdapterHub folders, and returns their names."""
     import numpy as np
 
-    from scalearn_jax import runs
-    from scalearn_jax.convert import adapterhub
+    from scalearn_jax.runs import adapterhub
+    from scalearn_jax.runs import load as runs
 
     sizes, generator = runs.backbone_spec(backbone), np.random.default_rng(0)
     layers, hidden, width = sizes.num_layers, sizes.hidden_size, sizes.hidden_size // 2

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import tree
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.portable import Portable
+from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.typing import Params
 
 

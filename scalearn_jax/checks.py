@@ -7,7 +7,7 @@ import os.path
 from collections.abc import Sequence
 from typing import Any
 
-from scalearn_jax import methods, runs
+from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import tokens
 from scalearn_jax.data.tasks import Task
@@ -15,6 +15,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub import is_model_id
 from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs import load as runs
 
 _WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide
 

@@ -76,7 +76,8 @@ def _done(path) -> int:
 
 def _evaluate(config) -> int:
     _prepare()
-    from scalearn_jax import inference, listing
+    from scalearn_jax import listing
+    from scalearn_jax.runs import evaluate as inference
 
     result = inference.evaluate(config)
     print(listing.as_json(result) if config.json else listing.scores(result))
@@ -85,14 +86,14 @@ def _evaluate(config) -> int:
 
 def _predict(config) -> int:
     _prepare()
-    from scalearn_jax import inference
+    from scalearn_jax.runs import evaluate as inference
 
     return _done(inference.predict(config))
 
 
 def _explain(config) -> int:
     _prepare()
-    from scalearn_jax import explain
+    from scalearn_jax.runs import explain
 
     print(explain.explain_run(config))
     return 0

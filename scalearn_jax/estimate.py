@@ -12,9 +12,9 @@ from scalearn_jax.checks import fresh_width
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
-from scalearn_jax.inference import eval_rows
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.prepare import Data
+from scalearn_jax.runs.evaluate import eval_rows
 from scalearn_jax.training import make_schedule
 
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches

@@ -19,12 +19,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import adapter_folder, folding, inference, portable, provenance, run_info, runs
+from scalearn_jax import adapter_folder, folding
 from scalearn_jax.adapter_folder import plain_name
-from scalearn_jax.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.config import FoldConfig
-from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.adapterhub.common import origin
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
@@ -33,7 +30,25 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
-from scalearn_jax.portable import Portable
+from scalearn_jax.runs import (
+    adapterhub,
+    provenance,
+)
+from scalearn_jax.runs import (
+    evaluate as inference,
+)
+from scalearn_jax.runs import (
+    load as runs,
+)
+from scalearn_jax.runs import (
+    plain_adapter as portable,
+)
+from scalearn_jax.runs import (
+    run_json as run_info,
+)
+from scalearn_jax.runs.adapterhub.common import origin
+from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
+from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.typing import Params
 
 

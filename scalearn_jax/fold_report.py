@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import inference, metrics, runs
+from scalearn_jax import metrics
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as runs
 
 LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
 FIT_SAMPLES = 2000

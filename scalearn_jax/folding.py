@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import inference, model, tree
-from scalearn_jax.attribution import VARIANTS
+from scalearn_jax import model, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
-from scalearn_jax.portable import Portable, without_scale
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs.attribution import VARIANTS
+from scalearn_jax.runs.plain_adapter import Portable, without_scale
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from scalearn_jax.errors import InputError, masked, shortened
 from scalearn_jax.io.files import MAX_BYTES, read_json, read_text
-from scalearn_jax.provenance import PLACE
+from scalearn_jax.runs.provenance import PLACE
 
 _DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, in which a slash is no path
 

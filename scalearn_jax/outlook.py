@@ -42,7 +42,8 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
         return {}, "all done"
     if not Path(study.backbone).is_dir():
         return {}, f"no estimate: the backbone {study.backbone} is not a folder of this machine"
-    from scalearn_jax import estimate, prepare, runs
+    from scalearn_jax import estimate, prepare
+    from scalearn_jax.runs import load as runs
 
     spec, load, costs = runs.backbone_spec(study.backbone), cache(_data), {}
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import identity, methods, rates, runs, together
+from scalearn_jax import identity, methods, rates, together
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
@@ -22,6 +22,7 @@ from scalearn_jax.io.files import write_json
 from scalearn_jax.outputs import write_run
 from scalearn_jax.prepare import Setup, prepare
 from scalearn_jax.records import TIMING, logs_of, recorders
+from scalearn_jax.runs import load as runs
 from scalearn_jax.train import out_of_memory, resume
 from scalearn_jax.train.agreement import check_joined, is_writer
 from scalearn_jax.train.agreement import prepare as prepare_to_agree

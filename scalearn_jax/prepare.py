@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from scalearn_jax import methods, model, runs, soup, tree
+from scalearn_jax import methods, model, soup, tree
 from scalearn_jax.checks import (
     check_base_models,
     check_settings,
@@ -29,6 +29,7 @@ from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import half_kernels
+from scalearn_jax.runs import load as runs
 from scalearn_jax.train import parallel
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.typing import Params

@@ -14,12 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalearn_jax import card, leaks, provenance, run_info
-from scalearn_jax.attribution import VARIANTS
+from scalearn_jax import card, leaks
 from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.figures import omega
@@ -28,6 +26,9 @@ from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside
 from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.train.memory import words
 
 FIGURE = "omega.png"

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import runs, similarity
+from scalearn_jax import similarity
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import splits, tokens
@@ -24,6 +24,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs import load as runs
 from scalearn_jax.typing import Params
 
 SAMPLES = 1000

@@ -65,8 +65,9 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     Raises:
       InputError: names everything that is wrong, in one line.
     """
-    from scalearn_jax import runs, soup
+    from scalearn_jax import soup
     from scalearn_jax.data import tokens
+    from scalearn_jax.runs import load as runs
 
     if not missing:
         return
@@ -111,7 +112,7 @@ def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
 
 def _adapter_problems(study: StudyConfig, missing: Sequence[Cell], backbone_hash: str) -> Iterator[str]:
     """Finished source adapters of another backbone, which ``adapters`` of a study may bring."""
-    from scalearn_jax import run_info
+    from scalearn_jax.runs import run_json as run_info
 
     for path in dict.fromkeys(path for cell in missing for path in getattr(cell.config, "sources", ())):
         if study.adapters and (Path(path) / "run.json").exists():

@@ -16,9 +16,9 @@ from scalearn_jax import features, methods, together
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
-from scalearn_jax.inference import eval_rows, score
 from scalearn_jax.outcomes import Trained, outcomes
 from scalearn_jax.prepare import Setup
+from scalearn_jax.runs.evaluate import eval_rows, score
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
 from scalearn_jax.train.checkpoint import Saved

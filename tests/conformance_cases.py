@@ -17,12 +17,12 @@ import numpy as np
 from scalearn_jax import model, tree
 from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.combiners import baselines as generated
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.losses import LOSSES, masked_mean
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import adapterhub
 from scalearn_jax.typing import Batch, Params
 
 for _name in ("compacter", "ia3", "propetl"):

@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 
-from scalearn_jax import methods, model, run_info, runs, tree
+from scalearn_jax import methods, model, tree
 from scalearn_jax.io import files
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import run_json as run_info
 
 
 def write(folder, backbone, task, *, method="scalearn", head="two_layer", seeds=(0,), options=None, **changes):

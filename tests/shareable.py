@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax import provenance, run_info, runs, tree
-from scalearn_jax.convert import adapterhub
+from scalearn_jax import tree
 from scalearn_jax.data import tasks
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import run_json as run_info
 from tests import tiny
 
 HIDDEN, WIDTH = 16, 8

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import attribution, cli, explain, inference, methods, outputs, prepare, runs, tree
+from scalearn_jax import cli, methods, outputs, prepare, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
 from scalearn_jax.data.task import Task
@@ -21,6 +21,9 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import attribution, explain
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as runs
 from scalearn_jax.train import parallel
 from tests import tiny, tiny_backbone
 

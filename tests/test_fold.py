@@ -10,25 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import (
-    attribution,
-    cli,
-    fold,
-    fold_report,
-    folding,
-    inference,
-    outputs,
-    portable,
-    prepare,
-    provenance,
-    tree,
-)
-from scalearn_jax import runs as run_folders
+from scalearn_jax import cli, fold, fold_report, folding, outputs, prepare, tree
 from scalearn_jax.config import FoldConfig, TransferConfig
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.io import files
 from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
+from scalearn_jax.runs import adapterhub, attribution, provenance
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as run_folders
+from scalearn_jax.runs import plain_adapter as portable
 from tests import tiny_backbone
 
 SEEDS, SCORES = (0, 4), (0.5, 0.75)

@@ -14,15 +14,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import card, config, fetch_record, foreign_head, plan, provenance, publish, results, run_info
+from scalearn_jax import card, config, fetch_record, plan, publish, results
 from scalearn_jax.config import StudyConfig, schema
-from scalearn_jax.convert import adapterhub, published
+from scalearn_jax.convert import published
 from scalearn_jax.data import rows as tables
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import formats
 from scalearn_jax.models.backbones import spec_from_config
+from scalearn_jax.runs import adapterhub, foreign_head, provenance
+from scalearn_jax.runs import run_json as run_info
 from tests import malformed_sharing, tiny_backbone
 from tests.malformed import ROWS, TASK, good
 

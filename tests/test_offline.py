@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from scalearn_jax import cli, offline, runs
+from scalearn_jax import cli, offline
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.errors import InputError
+from scalearn_jax.runs import load as runs
 from tests import hub_server, shareable, tiny_backbone
 
 ROWS = 40

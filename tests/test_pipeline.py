@@ -7,13 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import inference, outputs, pipeline, prepare, run_info, runs, training, tree
+from scalearn_jax import outputs, pipeline, prepare, training, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, PredictConfig, TransferConfig
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError
-from scalearn_jax.explain import explain_run
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors
 from scalearn_jax.models import bank as banks
+from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.explain import explain_run
 from tests import tiny_backbone
 from tests.bin_files import pickled
 

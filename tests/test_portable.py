@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import methods, model, portable, runs
+from scalearn_jax import methods, model
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import plain_adapter as portable
 from tests import tiny
 
 TASK = Task("demo", "classification", ("text",), ("a", "b", "c"))

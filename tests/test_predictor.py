@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, inference, mixed, portable, programs, provenance, runs, tree
-from scalearn_jax.answers import answers
-from scalearn_jax.convert import adapterhub
+from scalearn_jax import cli, tree
 from scalearn_jax.data import builtin, splits, tokens
 from scalearn_jax.data.rows import columns
 from scalearn_jax.data.task import Task
@@ -24,7 +22,13 @@ from scalearn_jax.io import files
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models.adapter import bottleneck
-from scalearn_jax.predictor import Predictor
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.serving import mixed, programs
+from scalearn_jax.runs.serving.answers import answers
+from scalearn_jax.runs.serving.predictor import Predictor
 from tests import drawn_runs, tiny_backbone
 
 SENTIMENT, TOPIC, SIMILARITY, COMPLAINTS, CAUSE = (

@@ -9,11 +9,11 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from scalearn_jax import tree
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import spec_from_config
+from scalearn_jax.runs import adapterhub
 
 CONFIG = {
     "model_type": "bert",

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.adapterhub.common import (
+from scalearn_jax.errors import InputError
+from scalearn_jax.runs.adapterhub.common import (
     check_dtype,
     layers_of_stacks,
     of_layers,
@@ -19,7 +20,6 @@ from scalearn_jax.convert.adapterhub.common import (
     stacked,
     weights,
 )
-from scalearn_jax.errors import InputError
 from scalearn_jax.typing import Params
 
 LAYOUT = {"learn_omega": True, "query_before_ln": False, "residual": True}

@@ -5,10 +5,11 @@ import os.path
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import provenance, runs
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.io.files import read_json
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import provenance
 
 
 def contents(folder: Path, seed: int | None) -> run_folder.Contents:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalearn_jax import tree
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
+from scalearn_jax.runs import adapterhub
 from tests.bin_files import pickled
 from tests.conftest import ROOT
 

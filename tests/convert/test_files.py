@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from scalearn_jax import tree
-from scalearn_jax.convert import adapterhub
 from scalearn_jax.data import tokens
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import model_folder as files
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import pretrained as hf
+from scalearn_jax.runs import adapterhub
 from tests import tiny_backbone
 from tests.bin_files import pickled
 from tests.conftest import ROOT

@@ -14,8 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from scalearn_jax import model, runs, tree
-from scalearn_jax.convert import adapterhub
+from scalearn_jax import model, tree
 from scalearn_jax.data.task import Task
 from scalearn_jax.exchange import outgoing
 from scalearn_jax.io.tensors import save_tensors
@@ -25,6 +24,8 @@ from scalearn_jax.models import encoder as encoders
 from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs import load as runs
 from scalearn_jax.typing import Batch, Params
 from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
 

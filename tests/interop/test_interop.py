@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from scalearn_jax import model, tree
-from scalearn_jax.convert import adapterhub
+from scalearn_jax.runs import adapterhub
 from tests.conftest import ROOT
 from tests.interop import our_side
 from tests.interop.cases import CHOICES, FUSIONS, OUTPUTS, WRITTEN

@@ -24,12 +24,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import software
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
+from scalearn_jax.runs import software
 
 FILE, FORMAT = "scalearn.json", 1
 # An absolute path, or one from a home folder, as a word of a text.

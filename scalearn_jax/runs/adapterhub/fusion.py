@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.adapterhub.common import (
+from scalearn_jax.errors import InputError
+from scalearn_jax.io.files import write_json
+from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.runs.adapterhub.common import (
     layers_of_stacks,
     of_layers,
     of_one,
@@ -20,10 +24,6 @@ from scalearn_jax.convert.adapterhub.common import (
     stacked,
     weights,
 )
-from scalearn_jax.errors import InputError
-from scalearn_jax.io.files import write_json
-from scalearn_jax.io.tensors import save_tensors
-from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.typing import Params
 
 # What makes a fusion that of this package; another value means other maths.

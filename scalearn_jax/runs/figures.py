@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax.attribution import Attribution
 from scalearn_jax.io.plot import drawing, heat_map
+from scalearn_jax.runs.attribution import Attribution
 
 _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
 

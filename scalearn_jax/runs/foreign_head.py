@@ -4,14 +4,14 @@ import dataclasses
 import re
 from pathlib import Path
 
-from scalearn_jax.convert import adapterhub
-from scalearn_jax.convert.adapterhub import HeadFile
 from scalearn_jax.data import tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs.adapterhub import HeadFile
 from scalearn_jax.typing import Params
 
 

@@ -32,7 +32,7 @@ from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
-from scalearn_jax.portable import Portable
+from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.typing import Array, Batch, Params
 
 

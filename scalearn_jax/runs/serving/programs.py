@@ -6,11 +6,12 @@ from functools import cache
 
 from jax.sharding import Mesh
 
-from scalearn_jax import mixed, model
-from scalearn_jax.mixed import MixedSpec, Rows
+from scalearn_jax import model
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import encoder
-from scalearn_jax.served import Served
+from scalearn_jax.runs.serving import mixed
+from scalearn_jax.runs.serving.folders import Served
+from scalearn_jax.runs.serving.mixed import MixedSpec, Rows
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 

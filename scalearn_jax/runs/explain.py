@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scalearn_jax import attribution, inference, methods, run_info, runs, software
-from scalearn_jax.attribution import Attribution
+from scalearn_jax import methods
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
@@ -26,6 +25,11 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_json, write_text
+from scalearn_jax.runs import attribution, software
+from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.attribution import Attribution
 
 
 def explain_run(config: ExplainConfig) -> str:
@@ -110,7 +114,7 @@ def write(out: Path, found: Attribution, facts: dict) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
-    from scalearn_jax.figures import explain as figure
+    from scalearn_jax.runs import figures as figure
 
     title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
     figure.draw(found, title, facts["metric"], out)

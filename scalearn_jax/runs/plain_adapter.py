@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import combiners, methods, runs
+from scalearn_jax import combiners, methods
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.runs import load as runs
 from scalearn_jax.typing import Params
 
 

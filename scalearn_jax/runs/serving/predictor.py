@@ -11,16 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import answers, mixed, programs, queries
 from scalearn_jax.checks import check_tokens
 from scalearn_jax.data import batches, packing, tokens
 from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.mixed import Rows
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.queries import Query
-from scalearn_jax.served import open_folders
+from scalearn_jax.runs.serving import answers, mixed, programs
+from scalearn_jax.runs.serving import questions as queries
+from scalearn_jax.runs.serving.folders import open_folders
+from scalearn_jax.runs.serving.mixed import Rows
+from scalearn_jax.runs.serving.questions import Query
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 

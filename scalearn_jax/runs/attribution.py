@@ -18,12 +18,13 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import inference, model, tree
+from scalearn_jax import model, tree
 from scalearn_jax.combiners.scalearn import effective_omega, source_updates
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
+from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 

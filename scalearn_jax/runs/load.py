@@ -16,8 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import methods, provenance, run_info, tree
-from scalearn_jax.convert import adapterhub
+from scalearn_jax import methods, tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
@@ -28,6 +27,8 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.typing import Params
 
 

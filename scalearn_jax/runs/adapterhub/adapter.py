@@ -12,21 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.convert.adapterhub.common import (
-    MAX_NAME,
-    check_name,
-    check_owner,
-    of_layers,
-    origin,
-    stacked,
-    weights,
-)
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
+from scalearn_jax.runs.adapterhub.common import MAX_NAME, check_name, check_owner, of_layers, origin, stacked, weights
 from scalearn_jax.typing import Params
 
 # What makes an adapter the Pfeiffer one of this package; another value means other maths.

@@ -1,0 +1,1 @@
+"""Finished runs answer questions: `Predictor` and `scalearn predict`."""
