@@ -97,9 +97,10 @@ def random_workload(cell: Cell, changes: dict[str, Any]):
     import jax
     from benchmark_step import Workload, make_config, random_sources
 
-    from scalearn_jax import methods, prepare
+    from scalearn_jax import methods
     from scalearn_jax.models import bank, encoder
     from scalearn_jax.models.backbones import spec_from_config
+    from scalearn_jax.stages import prepare
     from scalearn_jax.train import parallel
 
     sizes, method = spec_from_config(ROBERTA_BASE | changes), methods.get(cell.method)

@@ -94,7 +94,7 @@ def collectives(setting: Setting) -> dict[str, Any]:
     import jax
     from benchmark_step import compile_programs, make_program, make_workload
 
-    from scalearn_jax import prepare
+    from scalearn_jax.stages import prepare
 
     load = make_workload(setting)
     [program] = compile_programs(make_program(load), load)

@@ -13,13 +13,15 @@ import numpy as np
 from benchmark_flops import needed_flops
 from benchmark_measure import measure
 
-from scalearn_jax import methods, model, prepare, training
+from scalearn_jax import methods, model
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import load as runs
+from scalearn_jax.stages import prepare
+from scalearn_jax.stages import program as training
 from scalearn_jax.train import optim, parallel, state, step
 from scalearn_jax.typing import Batch, Params
 

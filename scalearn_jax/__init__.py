@@ -34,7 +34,7 @@ _EXPORTS = {
     "combiners.base": ("Combiner",),
     "methods": ("METHODS", "Method"),
     "model": ("ModelSpec",),
-    "pipeline": ("train_adapter", "transfer"),
+    "stages.pipeline": ("train_adapter", "transfer"),
     "runs.evaluate": ("evaluate", "predict"),
     "runs.serving.predictor": ("Predictor",),
     "runs.explain": ("explain_run",),

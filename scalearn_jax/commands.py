@@ -43,7 +43,7 @@ def _train(stage: str, config) -> int:
     if config.coordinator or _LAUNCHED & os.environ.keys():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would tell the loss of a process at length
     _prepare()
-    from scalearn_jax import pipeline
+    from scalearn_jax.stages import pipeline
     from scalearn_jax.train import agreement, distributed
 
     def work() -> int:
@@ -125,7 +125,8 @@ def _fold(config) -> int:
 def _plan(config) -> int:
     _check_method(config.method)
     _prepare()
-    from scalearn_jax import listing, preview
+    from scalearn_jax import listing
+    from scalearn_jax.stages.planning import plan as preview
 
     result = preview.plan(config)
     print(listing.as_json(result) if config.json else listing.forecast(result))

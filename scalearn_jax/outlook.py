@@ -42,8 +42,9 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
         return {}, "all done"
     if not Path(study.backbone).is_dir():
         return {}, f"no estimate: the backbone {study.backbone} is not a folder of this machine"
-    from scalearn_jax import estimate, prepare
     from scalearn_jax.runs import load as runs
+    from scalearn_jax.stages import prepare
+    from scalearn_jax.stages.planning import estimate
 
     spec, load, costs = runs.backbone_spec(study.backbone), cache(_data), {}
     try:
@@ -60,7 +61,7 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
 
 
 def _data(config: Any, task: Task, spec: BackboneSpec) -> Any:
-    from scalearn_jax import prepare
+    from scalearn_jax.stages import prepare
 
     return prepare.encode_tables(config, task, spec, prepare.load_tables(config, task))
 

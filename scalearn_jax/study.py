@@ -165,7 +165,7 @@ def _run(cell: Cell, until: float) -> str:
 
 
 def _train(cell: Cell) -> None:
-    from scalearn_jax import pipeline
+    from scalearn_jax.stages import pipeline
 
     if cell.is_source:
         pipeline.train_adapter(cell.config)

@@ -65,9 +65,9 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     Raises:
       InputError: names everything that is wrong, in one line.
     """
-    from scalearn_jax import soup
     from scalearn_jax.data import tokens
     from scalearn_jax.runs import load as runs
+    from scalearn_jax.stages import soup
 
     if not missing:
         return
@@ -98,7 +98,7 @@ def _all_allow_pickle(cells: Sequence[Cell]) -> bool:
 
 
 def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
-    from scalearn_jax import checks, prepare
+    from scalearn_jax.stages import checks, prepare
 
     for cell in missing:
         task, method = prepare.resolve_task(cell.config, cell.task), methods.get(cell.config.method)
@@ -122,8 +122,8 @@ def _adapter_problems(study: StudyConfig, missing: Sequence[Cell], backbone_hash
 
 
 def _data_problems(study: StudyConfig, missing: Sequence[Cell]) -> list[str]:
-    from scalearn_jax import prepare
     from scalearn_jax.data import splits
+    from scalearn_jax.stages import prepare
 
     found = []
     for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in missing}.values():

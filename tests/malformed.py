@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import outputs, pipeline, tree
+from scalearn_jax import tree
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
+from scalearn_jax.stages import outputs, pipeline
 from scalearn_jax.train import checkpoint
 from tests import tiny_backbone
 

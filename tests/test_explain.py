@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, methods, outputs, prepare, tree
+from scalearn_jax import cli, methods, tree
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
 from scalearn_jax.data.task import Task
@@ -24,6 +24,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import attribution, explain
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
+from scalearn_jax.stages import outputs, prepare
 from scalearn_jax.train import parallel
 from tests import tiny, tiny_backbone
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalearn_jax import features, methods, model, pipeline, tree
+from scalearn_jax import methods, model, tree
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.io.tensors import load_tree
+from scalearn_jax.stages import features, pipeline
 from tests import tiny_backbone
 
 # 28 examples in batches of 8: the last batch of an epoch is short, and one epoch is seen twice

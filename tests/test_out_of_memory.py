@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import cli, commands, pipeline, training
+from scalearn_jax import cli, commands
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
+from scalearn_jax.stages import pipeline
+from scalearn_jax.stages import program as training
 from scalearn_jax.train import loop, memory, out_of_memory
 from tests import tiny_backbone
 from tests.conftest import ROOT

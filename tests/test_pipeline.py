@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import outputs, pipeline, prepare, training, tree
+from scalearn_jax import tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, PredictConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors
@@ -17,6 +17,8 @@ from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.explain import explain_run
+from scalearn_jax.stages import outputs, pipeline, prepare
+from scalearn_jax.stages import program as training
 from tests import tiny_backbone
 from tests.bin_files import pickled
 

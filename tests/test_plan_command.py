@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, commands, extrapolation, forecast, listing, pipeline, preview, training, workload
+from scalearn_jax import cli, commands, listing
 from scalearn_jax.config import PlanAdapterConfig
-from scalearn_jax.prepare import count_parameters
+from scalearn_jax.stages import pipeline
+from scalearn_jax.stages import program as training
+from scalearn_jax.stages.planning import extrapolation, forecast, workload
+from scalearn_jax.stages.planning import plan as preview
+from scalearn_jax.stages.prepare import count_parameters
 from scalearn_jax.train import memory
 from tests import tiny_backbone
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import methods, model, pipeline, prepare, tree
+from scalearn_jax import methods, model, tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.runs import evaluate as inference
+from scalearn_jax.stages import pipeline, prepare
 from scalearn_jax.train.step import make_loss
 from tests import tiny, tiny_backbone
 

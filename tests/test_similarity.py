@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from scalearn_jax import similarity
 from scalearn_jax.data import tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
+from scalearn_jax.stages import similarity
 from tests import tiny
 
 ENCODER = tiny.params(tiny.spec("none"))["backbone"]

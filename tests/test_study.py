@@ -67,7 +67,7 @@ def pipeline(monkeypatch):
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
     fake.stop_after = stop_after
-    monkeypatch.setitem(sys.modules, "scalearn_jax.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "scalearn_jax.stages.pipeline", fake)
     monkeypatch.setattr(scalearn_jax, "pipeline", fake, raising=False)
     return fake
 

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import pipeline, soup, tree
+from scalearn_jax import tree
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
+from scalearn_jax.stages import pipeline, soup
 from tests import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=2, max_train_samples=28, max_eval_samples=16, max_length=32)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.checks import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
@@ -17,11 +16,12 @@ from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.prepare import count_parameters
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.stages.checks import check_base_model, check_base_models, check_sources, is_hub_id
+from scalearn_jax.stages.prepare import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
 

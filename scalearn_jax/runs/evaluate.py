@@ -15,16 +15,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import losses, methods, metrics, model, tree
-from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import EvaluateConfig, PredictConfig
 from scalearn_jax.data import batches, splits, tokens
 from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import write_text
-from scalearn_jax.prepare import kept_frozen
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs.serving.predictor import Predictor
+from scalearn_jax.stages.checks import check_tokens
+from scalearn_jax.stages.prepare import kept_frozen
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Params

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from scalearn_jax import cli, model, tree
-from scalearn_jax.checks import check_base_model
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.exchange import import_source
@@ -17,6 +16,7 @@ from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.stages.checks import check_base_model
 from tests import tiny_backbone
 from tests.bin_files import pickled, state
 from tests.conformance_cases import make_batch

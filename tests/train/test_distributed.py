@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, pipeline, tree
+from scalearn_jax import cli, tree
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
+from scalearn_jax.stages import pipeline
 from scalearn_jax.train import agreement, distributed, parallel
 from tests import tiny_backbone
 from tests.conftest import FAST, ROOT

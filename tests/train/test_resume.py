@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scalearn_jax import cli, identity, pipeline
+from scalearn_jax import cli
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.errors import InputError, Preempted
+from scalearn_jax.stages import identity, pipeline
 from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.checkpoint import seal
 from scalearn_jax.train.checkpoint_store import Checkpoints

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import methods, tree
-from scalearn_jax.checks import check_base_models, check_sources, is_hub_id
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.prepare import kept_frozen
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs import provenance
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
+from scalearn_jax.stages.checks import check_base_models, check_sources, is_hub_id
+from scalearn_jax.stages.prepare import kept_frozen
 from scalearn_jax.typing import Params
 
 

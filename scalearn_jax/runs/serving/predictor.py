@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax.checks import check_tokens
 from scalearn_jax.data import batches, packing, tokens
 from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
@@ -22,6 +21,7 @@ from scalearn_jax.runs.serving import questions as queries
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
+from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import features, methods, together
+from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
-from scalearn_jax.outcomes import Trained, outcomes
-from scalearn_jax.prepare import Setup
 from scalearn_jax.runs.evaluate import eval_rows, score
+from scalearn_jax.stages import features, together
+from scalearn_jax.stages.outcomes import Trained, outcomes
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
 from scalearn_jax.train.checkpoint import Saved

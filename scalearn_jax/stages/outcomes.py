@@ -9,7 +9,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.data import batches
-from scalearn_jax.prepare import Setup
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import Faults

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scalearn_jax import features, training
 from scalearn_jax.data import batches
-from scalearn_jax.prepare import Setup
 from scalearn_jax.runs.evaluate import eval_rows
+from scalearn_jax.stages import features
+from scalearn_jax.stages import program as training
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import parallel
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState

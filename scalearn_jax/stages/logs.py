@@ -10,7 +10,7 @@ import numpy as np
 
 from scalearn_jax.io.files import named, write_text
 from scalearn_jax.io.progress import Progress
-from scalearn_jax.prepare import Setup
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.loop import Schedule
 

@@ -11,14 +11,14 @@ from scalearn_jax import tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
-from scalearn_jax.outcomes import Trained
-from scalearn_jax.prepare import Setup, count_parameters
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
 from scalearn_jax.runs.evaluate import score
+from scalearn_jax.stages.outcomes import Trained
+from scalearn_jax.stages.prepare import Setup, count_parameters
+from scalearn_jax.stages.program import evaluation_layout
 from scalearn_jax.train import loop, parallel
-from scalearn_jax.training import evaluation_layout
 from scalearn_jax.typing import Params
 
 

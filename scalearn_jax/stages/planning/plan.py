@@ -6,15 +6,15 @@ from typing import Any
 
 import jax
 
-from scalearn_jax import pipeline
 from scalearn_jax.config import PlanAdapterConfig, PlanTransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.forecast import Forecast, Program, forecast
-from scalearn_jax.prepare import Setup
-from scalearn_jax.suggest import suggest
+from scalearn_jax.stages import pipeline
+from scalearn_jax.stages.planning.forecast import Forecast, Program, forecast
+from scalearn_jax.stages.planning.suggest import suggest
+from scalearn_jax.stages.planning.workload import compiled_training
+from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train import memory
-from scalearn_jax.training import make_schedule
-from scalearn_jax.workload import compiled_training
 
 
 def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:

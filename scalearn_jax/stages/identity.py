@@ -14,9 +14,9 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
-from scalearn_jax.prepare import Setup
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
 
 # Places; what lies there is compared instead.

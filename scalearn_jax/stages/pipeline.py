@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import identity, methods, rates, together
+from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
 from scalearn_jax.io.files import write_json
-from scalearn_jax.outputs import write_run
-from scalearn_jax.prepare import Setup, prepare
-from scalearn_jax.records import TIMING, logs_of, recorders
 from scalearn_jax.runs import load as runs
+from scalearn_jax.stages import identity, rates, together
+from scalearn_jax.stages.logs import TIMING, logs_of, recorders
+from scalearn_jax.stages.outputs import write_run
+from scalearn_jax.stages.prepare import Setup, prepare
+from scalearn_jax.stages.program import make_schedule, train, training_rows
 from scalearn_jax.train import out_of_memory, resume
 from scalearn_jax.train.agreement import check_joined, is_writer
 from scalearn_jax.train.agreement import prepare as prepare_to_agree
@@ -30,7 +32,6 @@ from scalearn_jax.train.agreement import state as processes
 from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.checkpoint_store import Checkpoints
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.training import make_schedule, train, training_rows
 
 
 def train_adapter(config: AdapterConfig) -> Path:

@@ -11,15 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from scalearn_jax import methods, model, soup, tree
-from scalearn_jax.checks import (
-    check_base_models,
-    check_settings,
-    check_sources,
-    check_tokens,
-    fresh_width,
-    given_options,
-)
+from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
@@ -30,6 +22,15 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import half_kernels
 from scalearn_jax.runs import load as runs
+from scalearn_jax.stages import soup
+from scalearn_jax.stages.checks import (
+    check_base_models,
+    check_settings,
+    check_sources,
+    check_tokens,
+    fresh_width,
+    given_options,
+)
 from scalearn_jax.train import parallel
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.typing import Params

@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import similarity
-from scalearn_jax.checks import check_tokens
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.data.rows import Table
@@ -25,6 +23,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import load as runs
+from scalearn_jax.stages import similarity
+from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.typing import Params
 
 SAMPLES = 1000

@@ -8,14 +8,14 @@ import time
 from typing import NamedTuple
 
 from scalearn_jax import methods
-from scalearn_jax.checks import fresh_width
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.prepare import Data
 from scalearn_jax.runs.evaluate import eval_rows
-from scalearn_jax.training import make_schedule
+from scalearn_jax.stages.checks import fresh_width
+from scalearn_jax.stages.prepare import Data
+from scalearn_jax.stages.program import make_schedule
 
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches
 _COMPILE_SECONDS = 15.0  # programs of a run, on a small machine

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.prepare import Setup
+from scalearn_jax.stages.prepare import Setup
 
 
 def folders(config: TrainConfig) -> list[tuple[float | None, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 from scalearn_jax import model, tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.losses import masked_mean
-from scalearn_jax.prepare import Setup
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.parallel import MEMBERS, replicate
 from scalearn_jax.train.step import make_loss, penalised
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params

@@ -12,16 +12,16 @@ from typing import Any
 
 import jax
 
-from scalearn_jax import features
-from scalearn_jax.extrapolation import Suggestion, largest
-from scalearn_jax.forecast import Forecast, Program
-from scalearn_jax.prepare import Setup
+from scalearn_jax.stages import features
+from scalearn_jax.stages.planning.extrapolation import Suggestion, largest
+from scalearn_jax.stages.planning.forecast import Forecast, Program
+from scalearn_jax.stages.planning.workload import compiled_training, train_batches
+from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.program import training_rows
 from scalearn_jax.train import memory, parallel
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState
-from scalearn_jax.training import training_rows
 from scalearn_jax.typing import Batch
-from scalearn_jax.workload import compiled_training, train_batches
 
 MAX_COMPILATIONS = 3
 _MAX_SEEDS = 64  # more are of no use to anyone

@@ -1,0 +1,1 @@
+"""What a run will cost: `scalearn plan`, and estimates for dry runs."""
