@@ -19,7 +19,7 @@ def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[
     from scalearn_jax.config.schema import from_dict, read_yaml
     from scalearn_jax.errors import STOPPED
     from scalearn_jax.io.cache import keep_compiled_programs
-    from scalearn_jax.study import run_study
+    from scalearn_jax.studies.run import run_study
 
     keep_compiled_programs()
     until, codes = time.monotonic() + 60 * minutes, []

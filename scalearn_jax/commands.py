@@ -142,7 +142,7 @@ def _doctor(config) -> int:
 
 
 def _run(config) -> int:
-    from scalearn_jax import study
+    from scalearn_jax.studies import run as study
 
     if not config.dry_run:
         _prepare()
@@ -150,7 +150,7 @@ def _run(config) -> int:
 
 
 def _report(config) -> int:
-    from scalearn_jax import report
+    from scalearn_jax.studies import report
 
     print(report.make_report(config))
     return 0

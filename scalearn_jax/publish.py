@@ -20,7 +20,6 @@ from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.exchange import folder as run_folder
-from scalearn_jax.figures import omega
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
@@ -29,6 +28,7 @@ from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.attribution import VARIANTS
+from scalearn_jax.studies.figures import omega
 from scalearn_jax.train.memory import words
 
 FIGURE = "omega.png"

@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from scalearn_jax import report
 from scalearn_jax.config import ReportConfig
-from scalearn_jax.figures import draw_all, few_shot, omega, parameters, probing
 from scalearn_jax.io import plot as look
-from scalearn_jax.results import read_results
+from scalearn_jax.studies import report
+from scalearn_jax.studies.figures import draw_all, few_shot, omega, parameters, probing
+from scalearn_jax.studies.results import read_results
 from tests.fake_runs import write_probe, write_run, write_study
 
 SOURCES = ("glue/mrpc", "glue/rte")

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import card, config, fetch_record, plan, publish, results
+from scalearn_jax import card, config, fetch_record, publish
 from scalearn_jax.config import StudyConfig, schema
 from scalearn_jax.convert import published
 from scalearn_jax.data import rows as tables
@@ -25,6 +25,8 @@ from scalearn_jax.exchange import formats
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub, foreign_head, provenance
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies import results
 from tests import malformed_sharing, tiny_backbone
 from tests.malformed import ROWS, TASK, good
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from scalearn_jax import methods, plan
+from scalearn_jax import methods
 from scalearn_jax.config import StudyConfig, from_dict, read_yaml
 from scalearn_jax.data.tasks import SUITES
+from scalearn_jax.studies import cells as plan
 
 PAPER = Path(__file__).resolve().parent.parent / "experiments" / "paper"
 TEN, THREE = tuple(range(10)), (0, 1, 2)

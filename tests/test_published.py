@@ -5,11 +5,12 @@ from statistics import fmean
 
 import pytest
 
-from scalearn_jax import plan, published, report
-from scalearn_jax.comparison import backbone_name
 from scalearn_jax.config import ReportConfig, StudyConfig
 from scalearn_jax.data.tasks import SUITES
 from scalearn_jax.errors import InputError
+from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies import published, report
+from scalearn_jax.studies.comparison import backbone_name
 from tests.fake_runs import write_run, write_study
 
 # ProPETL's average on SuperGLUE stands as 73.69 in the source; its row averages to 73.66.

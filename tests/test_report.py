@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from scalearn_jax import report, results
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError
+from scalearn_jax.studies import report, results
 from tests.fake_runs import write_probe, write_run, write_study
 
 

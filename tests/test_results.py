@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.results import read_results
+from scalearn_jax.studies.results import read_results
 from tests.fake_runs import write_probe, write_run, write_study
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scalearn_jax import report, results
-from scalearn_jax import significance as sig
 from scalearn_jax.config import ReportConfig
+from scalearn_jax.studies import report, results
+from scalearn_jax.studies import significance as sig
 from tests.fake_runs import write_run, write_study
 
 

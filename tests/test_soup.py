@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from scalearn_jax import plan
 from scalearn_jax.config import EvaluateConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
@@ -17,6 +16,7 @@ from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.stages import pipeline, similarity, soup
+from scalearn_jax.studies import cells as plan
 from tests import tiny, tiny_backbone
 
 SHORT = dict(max_steps=2, batch_size=8, eval_every=2, log_every=2, max_train_samples=24, max_eval_samples=16)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import scalearn_jax
-from scalearn_jax import plan, study
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import Busy, new_folder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import load as runs
+from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies import run as study
 from tests.fake_runs import write_run
 
 STUDY = StudyConfig(

@@ -3,7 +3,7 @@
 import pytest
 
 from scalearn_jax.io.text_table import Cell, Table, escape_latex, latex, markdown
-from scalearn_jax.score_tables import mark
+from scalearn_jax.studies.tables import mark
 
 TABLE = Table(
     "50 % of my_study",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scalearn_jax.io.text_table import Cell, Table, comma_separated
-from scalearn_jax.results import Result
+from scalearn_jax.studies.results import Result
 
 BASELINES = ("fusion", "single")
 MIN_PAIRS = 6  # five pairs can never reach p < 0.05

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scalearn_jax.io import plot as look
-from scalearn_jax.results import Result
-from scalearn_jax.score_tables import by_method, targets_of
+from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.tables import by_method, targets_of
 
 NAME = "few-shot"
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from scalearn_jax import published
 from scalearn_jax.io.text_table import Cell, Table, comma_separated
-from scalearn_jax.results import Result, spread
-from scalearn_jax.score_tables import ABSENT, by_method, spreads, targets_of
+from scalearn_jax.studies import published
+from scalearn_jax.studies.results import Result, spread
+from scalearn_jax.studies.tables import ABSENT, by_method, spreads, targets_of
 
 
 def published_table(

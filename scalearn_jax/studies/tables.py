@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from scalearn_jax.io.text_table import Cell, Table, comma_separated
-from scalearn_jax.results import Result, percent, spread
+from scalearn_jax.studies.results import Result, percent, spread
 
 Rows = dict[str, dict[Any, Result]]  # method -> target, or any other key of a column -> result
 ABSENT = "-"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from scalearn_jax.io import plot as look
-from scalearn_jax.results import Result
-from scalearn_jax.score_tables import targets_of
+from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.tables import targets_of
 
 SINGLE, PAIRS = "probing-single", "probing-pairs"
 _CELL = (0.36, 0.26)  # inches of one value

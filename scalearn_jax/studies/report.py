@@ -5,14 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax import comparison, figures, published, score_tables, significance
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.errors import InputError, printable
-from scalearn_jax.figures import omega
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_text
 from scalearn_jax.io.text_table import Table, latex, markdown
-from scalearn_jax.results import REPORT, STUDY, Result, read_results, read_study
+from scalearn_jax.studies import comparison, figures, published, significance
+from scalearn_jax.studies import tables as score_tables
+from scalearn_jax.studies.figures import omega
+from scalearn_jax.studies.results import REPORT, STUDY, Result, read_results, read_study
 
 
 def make_report(config: ReportConfig, *, strict: bool = True) -> str:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 
-from scalearn_jax import outlook, report, results, study_checks
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.config import checks as limits
 from scalearn_jax.config.schema import from_dict, problems, read_yaml, to_dict
@@ -26,7 +25,10 @@ from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.progress import clock
-from scalearn_jax.plan import Cell, cells, check
+from scalearn_jax.studies import checks as study_checks
+from scalearn_jax.studies import dry_run as outlook
+from scalearn_jax.studies import report, results
+from scalearn_jax.studies.cells import Cell, cells, check
 
 FORMAT = 1
 _POLL_SECONDS = 2.0

@@ -13,8 +13,8 @@ from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import plot as look
 from scalearn_jax.io.tensors import load_tensors
-from scalearn_jax.results import Result
-from scalearn_jax.score_tables import by_method
+from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.tables import by_method
 
 # Size of a value in inches, whether it is written out, and every which layer is numbered; the first that fits a page.
 _CELLS = ((0.36, 0.24, True, 1), (0.21, 0.17, False, 1), (0.11, 0.15, False, 4))

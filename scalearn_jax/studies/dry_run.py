@@ -11,7 +11,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.progress import clock
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.plan import Cell
+from scalearn_jax.studies.cells import Cell
 
 
 def outlook(study: StudyConfig, chosen: Sequence[Cell]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax import methods, results
+from scalearn_jax import methods
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import InputError
-from scalearn_jax.plan import Cell, cells, check
+from scalearn_jax.studies import results
+from scalearn_jax.studies.cells import Cell, cells, check
 
 # What a run folder may hold.
 RUN_FILES = (

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax.figures import few_shot, omega, parameters, probing
-from scalearn_jax.results import Result
+from scalearn_jax.studies.figures import few_shot, omega, parameters, probing
+from scalearn_jax.studies.results import Result
 
 __all__ = ["draw_all"]
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from scalearn_jax import methods, published
+from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
 from scalearn_jax.config.schema import check_values, field_types
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.tensors import tensor_names
-from scalearn_jax.results import ADAPTERS, PROBE, REPORT
+from scalearn_jax.studies import published
+from scalearn_jax.studies.results import ADAPTERS, PROBE, REPORT
 
 SELF = "self"  # in probe_sources: the target's own adapter
 _STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}

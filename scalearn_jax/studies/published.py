@@ -13,7 +13,7 @@ from scalearn_jax.errors import unknown
 
 @functools.cache
 def _tables() -> dict[str, dict[str, Any]]:
-    return json.loads(resources.files("scalearn_jax").joinpath("published.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files("scalearn_jax.studies").joinpath("published.json").read_text(encoding="utf-8"))
 
 
 def names() -> list[str]:

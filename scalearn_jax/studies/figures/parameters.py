@@ -7,8 +7,8 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from scalearn_jax.io import plot as look
-from scalearn_jax.results import Result
-from scalearn_jax.score_tables import by_method, targets_of
+from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.tables import by_method, targets_of
 
 NAME = "score-vs-parameters"
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

@@ -1,0 +1,1 @@
+"""Many runs: studies, their tables and figures."""
