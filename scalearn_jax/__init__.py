@@ -38,12 +38,13 @@ _EXPORTS = {
     "runs.evaluate": ("evaluate", "predict"),
     "runs.serving.predictor": ("Predictor",),
     "runs.explain": ("explain_run",),
-    "exchange": ("export_run", "import_source"),
-    "fold": ("fold_run",),
+    "sharing.exporting": ("export_run",),
+    "sharing.importing": ("import_source",),
+    "sharing.fold": ("fold_run",),
     "studies.run": ("run_study",),
     "studies.report": ("make_report",),
-    "publish": ("push",),
-    "offline": ("fetch",),
+    "sharing.push": ("push",),
+    "sharing.fetch": ("fetch",),
     "typing": ("Batch",),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

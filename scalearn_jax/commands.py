@@ -101,21 +101,23 @@ def _explain(config) -> int:
 
 def _import(config) -> int:
     _prepare()
-    from scalearn_jax import exchange
+    from scalearn_jax.sharing import importing
 
-    return _done(exchange.import_source(config))
+    return _done(importing.import_source(config))
 
 
 def _export(config) -> int:
     _prepare()
-    from scalearn_jax import exchange
+    from scalearn_jax.sharing import exporting
 
-    return _done(exchange.export_run(config))
+    return _done(exporting.export_run(config))
 
 
 def _fold(config) -> int:
     _prepare()
-    from scalearn_jax import fold, fold_report, listing
+    from scalearn_jax import listing
+    from scalearn_jax.sharing import fold
+    from scalearn_jax.sharing import fold_check as fold_report
 
     report = fold.fold_run(config)
     print(listing.as_json(report) if config.json else fold_report.as_text(report))
@@ -157,7 +159,8 @@ def _report(config) -> int:
 
 
 def _push(config) -> int:
-    from scalearn_jax import listing, publish
+    from scalearn_jax import listing
+    from scalearn_jax.sharing import push as publish
 
     result = publish.push(config)
     print(listing.as_json(result) if config.json else publish.as_text(result))
@@ -165,7 +168,7 @@ def _push(config) -> int:
 
 
 def _fetch(config) -> int:
-    from scalearn_jax import offline
+    from scalearn_jax.sharing import fetch as offline
 
     print(offline.check(config) if config.check else offline.fetch(config))
     return 0

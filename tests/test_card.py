@@ -6,8 +6,9 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from scalearn_jax import card, card_data
 from scalearn_jax.data.tasks import Task, get
+from scalearn_jax.sharing import card
+from scalearn_jax.sharing import card_metadata as card_data
 from tests import shareable
 
 FILES = ("adapter_config.json", "adapter.safetensors", "scalearn.json")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, fold, fold_report, folding, tree
+from scalearn_jax import cli, tree
 from scalearn_jax.config import FoldConfig, TransferConfig
 from scalearn_jax.io import files
 from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
@@ -19,6 +19,9 @@ from scalearn_jax.runs import adapterhub, attribution, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as run_folders
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.sharing import fold
+from scalearn_jax.sharing import fold_check as fold_report
+from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.stages import outputs, prepare
 from tests import tiny_backbone
 

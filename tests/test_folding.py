@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import folding
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.sharing import fold_narrow as folding
 from tests import tiny
 from tests.test_portable import SUMS, make_run
 

@@ -14,17 +14,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scalearn_jax import card, config, fetch_record, publish
+from scalearn_jax import config
 from scalearn_jax.config import StudyConfig, schema
-from scalearn_jax.convert import published
 from scalearn_jax.data import rows as tables
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import formats
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub, foreign_head, provenance
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.sharing import card, fetch_record
+from scalearn_jax.sharing import push as publish
+from scalearn_jax.sharing import recognise as formats
+from scalearn_jax.sharing import release as published
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import results
 from tests import malformed_sharing, tiny_backbone

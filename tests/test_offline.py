@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from scalearn_jax import cli, offline
+from scalearn_jax import cli
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.errors import InputError
 from scalearn_jax.runs import load as runs
+from scalearn_jax.sharing import fetch as offline
 from tests import hub_server, shareable, tiny_backbone
 
 ROWS = 40

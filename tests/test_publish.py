@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from scalearn_jax import cli, offline, publish, tree
+from scalearn_jax import cli, tree
 from scalearn_jax.config import ExportConfig, FetchConfig, ImportConfig, PushConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import export_run, import_source
 from scalearn_jax.io import hub_folder as hubs
 from scalearn_jax.io.hub import split_revision
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import provenance
+from scalearn_jax.sharing import fetch as offline
+from scalearn_jax.sharing import push as publish
+from scalearn_jax.sharing.exporting import export_run
+from scalearn_jax.sharing.importing import import_source
 from scalearn_jax.stages import outputs, pipeline
 from tests import hub_server, shareable, tiny_backbone
 from tests.conftest import ROOT

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from scalearn_jax import tree
-from scalearn_jax.convert import published
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.methods import METHODS
 from scalearn_jax.runs import adapterhub
+from scalearn_jax.sharing import release as published
 from tests.bin_files import pickled, state
 from tests.conftest import ROOT
 from tests.released import LAYERS as VARIANTS

@@ -136,7 +136,7 @@ PICKLES = {
     "exec": (b"c__builtin__\nexec\n" + text("1") + b"\x85R", "'__builtin__.exec'"),
     "a chain of getattr": (GETATTR + CANARY + b"\x85R", "'__builtin__.getattr'"),
     "a dotted name": (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n", "_rebuild_tensor_v2.__globals__"),
-    "a module of ours": (b"cscalearn_jax.convert.torch_pickle\nos.system\n" + CANARY + b"\x85R", "torch_pickle"),
+    "a module of ours": (b"cscalearn_jax.io.torch_pickle\nos.system\n" + CANARY + b"\x85R", "torch_pickle"),
     "torch's own loader": (b"ctorch.storage\n_load_from_bytes\n" + text("x") + b"\x85R", "_load_from_bytes"),
     "a name of escape codes": (b"c\x1b[2J\n\x07\n", r"\\x1b"),
     "INST": (b"(" + CANARY + b"ios\nsystem\n", "asks for 'os.system'"),

@@ -11,11 +11,11 @@ import pytest
 from scalearn_jax import cli, model, tree
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import import_source
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.sharing.importing import import_source
 from scalearn_jax.stages.checks import check_base_model
 from tests import tiny_backbone
 from tests.bin_files import pickled, state

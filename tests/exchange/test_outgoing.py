@@ -9,13 +9,15 @@ import pytest
 from scalearn_jax import cli, methods, tree
 from scalearn_jax.config import ExportConfig, ImportConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import export_run, import_source, outgoing
-from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.sharing import exporting as outgoing
+from scalearn_jax.sharing import run_folder
+from scalearn_jax.sharing.exporting import export_run
+from scalearn_jax.sharing.importing import import_source
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"

@@ -16,7 +16,6 @@ import numpy as np
 
 from scalearn_jax import model, tree
 from scalearn_jax.data.task import Task
-from scalearn_jax.exchange import outgoing
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -26,6 +25,7 @@ from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
+from scalearn_jax.sharing import exporting as outgoing
 from scalearn_jax.typing import Batch, Params
 from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
 

@@ -8,9 +8,6 @@ from scalearn_jax import methods, model, tree
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import folder as run_folder
-from scalearn_jax.exchange import formats
-from scalearn_jax.exchange.found import Found, find
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.io.files import read_json
@@ -20,6 +17,9 @@ from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.sharing import recognise as formats
+from scalearn_jax.sharing import run_folder
+from scalearn_jax.sharing.found import Found, find
 from scalearn_jax.stages.checks import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.stages.prepare import count_parameters
 

@@ -19,13 +19,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from scalearn_jax import adapter_folder, folding
-from scalearn_jax.adapter_folder import plain_name
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.fold_report import Text, check_difference, compare, read_text
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.model import ModelSpec
@@ -49,6 +46,10 @@ from scalearn_jax.runs import (
 from scalearn_jax.runs.adapterhub.common import origin
 from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.sharing import adapter_folder
+from scalearn_jax.sharing import fold_narrow as folding
+from scalearn_jax.sharing.adapter_folder import plain_name
+from scalearn_jax.sharing.fold_check import Text, check_difference, compare, read_text
 from scalearn_jax.typing import Params
 
 

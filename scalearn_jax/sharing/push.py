@@ -14,12 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scalearn_jax import card, leaks
-from scalearn_jax.card_data import known_base
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, unknown
-from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
@@ -28,6 +25,8 @@ from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.attribution import VARIANTS
+from scalearn_jax.sharing import card, leaks, run_folder
+from scalearn_jax.sharing.card_metadata import known_base
 from scalearn_jax.studies.figures import omega
 from scalearn_jax.train.memory import words
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scalearn_jax.card_data import known_base, metadata, most, scores
 from scalearn_jax.errors import masked, printable
+from scalearn_jax.sharing.card_metadata import known_base, metadata, most, scores
 
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"

@@ -17,13 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalearn_jax import fetch_record
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.config.schema import problems
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.rows import SUFFIXES, concatenate, read_table
 from scalearn_jax.errors import InputError
-from scalearn_jax.fetch_record import Entry
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import model_folder as checkpoints
 from scalearn_jax.io import text_table as tables
@@ -31,6 +29,8 @@ from scalearn_jax.io.atomic_folder import new_folder
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.io.files import safe_name, write_text
 from scalearn_jax.io.hub import in_cache, is_id, is_model_id, split_revision
+from scalearn_jax.sharing import fetch_record
+from scalearn_jax.sharing.fetch_record import Entry
 from scalearn_jax.train.memory import words
 
 

@@ -10,13 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalearn_jax import adapter_folder, methods
-from scalearn_jax.adapter_folder import check_same, plain_name
+from scalearn_jax import methods
 from scalearn_jax.config import ExportConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import folder as run_folder
-from scalearn_jax.exchange import native
-from scalearn_jax.exchange.formats import SETUP_FILE
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.io.files import write_json
@@ -26,6 +22,9 @@ from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.adapterhub.common import VERSION
+from scalearn_jax.sharing import adapter_folder, native, run_folder
+from scalearn_jax.sharing.adapter_folder import check_same, plain_name
+from scalearn_jax.sharing.recognise import SETUP_FILE
 from scalearn_jax.typing import Params
 
 # Those whose adapter is the run's own, or an average; of others the adapter is folded from several.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax.config import ImportConfig
-from scalearn_jax.convert import published
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import formats
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import load as runs
+from scalearn_jax.sharing import recognise as formats
+from scalearn_jax.sharing import release as published
 from scalearn_jax.typing import Params
 
 

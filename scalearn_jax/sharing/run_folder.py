@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax.adapter_folder import check_same
 from scalearn_jax.data.task import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.sharing.adapter_folder import check_same
 from scalearn_jax.typing import Array
 
 

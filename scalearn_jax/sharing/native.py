@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.exchange import folder as run_folder
 from scalearn_jax.io.files import read_json
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import provenance
+from scalearn_jax.sharing import run_folder
 
 
 def contents(folder: Path, seed: int | None) -> run_folder.Contents:

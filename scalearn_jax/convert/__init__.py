@@ -1,1 +1,0 @@
-"""Exchange with other libraries: Hugging Face checkpoints and AdapterHub folders."""

@@ -1,0 +1,1 @@
+"""Other libraries, other machines, the hub."""
