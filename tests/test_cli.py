@@ -10,7 +10,8 @@ import types
 import pytest
 
 import scalearn_jax
-from scalearn_jax import cli, commands, config, flags
+from scalearn_jax import cli, config
+from scalearn_jax.cli import commands, flags
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.errors import InputError
 from tests.fake_runs import write_run

@@ -5,8 +5,9 @@ from importlib import metadata
 
 import pytest
 
-from scalearn_jax import cli, doctor
-from scalearn_jax.problems import PROBLEMS, Facts, diagnose
+from scalearn_jax import cli
+from scalearn_jax.cli import doctor
+from scalearn_jax.cli.known_problems import PROBLEMS, Facts, diagnose
 
 CPU = {"platform": "cpu", "kind": "cpu", "count": 1}
 GOOD = Facts(

@@ -12,7 +12,8 @@ import struct
 
 import pytest
 
-from scalearn_jax import cli, commands
+from scalearn_jax import cli
+from scalearn_jax.cli import commands
 from tests import bin_files as bins
 from tests import malformed_sharing
 from tests.conftest import ROOT

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from scalearn_jax import cli, commands
+from scalearn_jax import cli
+from scalearn_jax.cli import commands
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import pipeline

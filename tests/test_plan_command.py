@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from scalearn_jax import cli, commands, listing
+from scalearn_jax import cli
+from scalearn_jax.cli import commands, listing
 from scalearn_jax.config import PlanAdapterConfig
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages import program as training

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from scalearn_jax.exits import reported
+from scalearn_jax.cli.exits import reported
 
 _LAUNCHED = {"SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"}  # set where processes are several
 
@@ -76,7 +76,7 @@ def _done(path) -> int:
 
 def _evaluate(config) -> int:
     _prepare()
-    from scalearn_jax import listing
+    from scalearn_jax.cli import listing
     from scalearn_jax.runs import evaluate as inference
 
     result = inference.evaluate(config)
@@ -115,7 +115,7 @@ def _export(config) -> int:
 
 def _fold(config) -> int:
     _prepare()
-    from scalearn_jax import listing
+    from scalearn_jax.cli import listing
     from scalearn_jax.sharing import fold
     from scalearn_jax.sharing import fold_check as fold_report
 
@@ -127,7 +127,7 @@ def _fold(config) -> int:
 def _plan(config) -> int:
     _check_method(config.method)
     _prepare()
-    from scalearn_jax import listing
+    from scalearn_jax.cli import listing
     from scalearn_jax.stages.planning import plan as preview
 
     result = preview.plan(config)
@@ -136,7 +136,8 @@ def _plan(config) -> int:
 
 
 def _doctor(config) -> int:
-    from scalearn_jax import doctor, problems
+    from scalearn_jax.cli import doctor
+    from scalearn_jax.cli import known_problems as problems
 
     facts = doctor.gather()
     print(doctor.as_json(facts) if config.json else doctor.as_text(facts))
@@ -159,7 +160,7 @@ def _report(config) -> int:
 
 
 def _push(config) -> int:
-    from scalearn_jax import listing
+    from scalearn_jax.cli import listing
     from scalearn_jax.sharing import push as publish
 
     result = publish.push(config)
@@ -175,7 +176,7 @@ def _fetch(config) -> int:
 
 
 def _list(config) -> int:
-    from scalearn_jax import listing
+    from scalearn_jax.cli import listing
 
     print(listing.listing(config.what))
     return 0

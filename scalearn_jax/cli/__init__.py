@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scalearn_jax import __version__
-from scalearn_jax.commands import COMMANDS, Command
+from scalearn_jax.cli.commands import COMMANDS, Command
+from scalearn_jax.cli.exits import reported
 from scalearn_jax.errors import InputError
-from scalearn_jax.exits import reported
 from scalearn_jax.train import out_of_memory, signals
 
 
@@ -70,7 +70,8 @@ def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: s
 
 def _parse(command: Command, prog: str, argv: list[str]) -> Any:
     """Reads the command's config, or returns an exit code where the parser has already said all."""
-    from scalearn_jax import config, flags
+    from scalearn_jax import config
+    from scalearn_jax.cli import flags
 
     try:
         return flags.parse(getattr(config, command.config), argv, prog=prog, positional=command.positional)

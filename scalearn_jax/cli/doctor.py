@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scalearn_jax.cli.known_problems import PLUGINS, Facts, diagnose
 from scalearn_jax.io import cache as caches
 from scalearn_jax.io import text_table as tables
-from scalearn_jax.problems import PLUGINS, Facts, diagnose
 from scalearn_jax.train import memory
 
 PACKAGES = (
