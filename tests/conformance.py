@@ -23,10 +23,10 @@ jax.config.update("jax_default_matmul_precision", "highest")  # float32 means fl
 jax.config.update("jax_disable_most_optimizations", True)  # compiling takes nearly all the time here
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 
-import conformance_forward as one_pass  # noqa: E402
-import conformance_training as training  # noqa: E402
-from conformance_cases import Case  # noqa: E402
-from conformance_forward import Result  # noqa: E402
+from tests.conformance_checks import forward as one_pass  # noqa: E402
+from tests.conformance_checks import training  # noqa: E402
+from tests.conformance_checks.cases import Case  # noqa: E402
+from tests.conformance_checks.forward import Result  # noqa: E402
 
 # subfolder of a case -> the check for each of its files; the files beside them
 FOLDERS = {

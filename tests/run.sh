@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests in .venv, made on first use; arguments go to pytest, for instance: tests/run.sh tests/test_cli.py -k help
+# Runs the tests in .venv, made on first use; arguments go to pytest, for instance: tests/run.sh tests/cli/test_cli.py -k help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash experiments/install.sh

@@ -1,0 +1,1 @@
+"""Files to packed batches, in numpy."""

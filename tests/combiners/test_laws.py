@@ -9,7 +9,7 @@ import pytest
 
 from scalearn_jax import combiners, model, tree
 from scalearn_jax.models import bank as banks
-from tests import tiny
+from tests.support import tiny
 
 SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 FOLDING = (*SCALEARN, "fusion")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from scalearn_jax.data import panics, tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from tests import tiny_backbone
+from tests.support import tiny_backbone
 
 WORDS = "one two three four five six seven eight nine ten".split()
 VOCABULARY = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}

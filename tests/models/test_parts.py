@@ -13,7 +13,7 @@ from scalearn_jax.models import layers as linear
 from scalearn_jax.models.adapter import Bottleneck, bottleneck, non_linearity
 from scalearn_jax.models.dropout import mask
 from scalearn_jax.typing import Batch
-from tests import tiny
+from tests.support import tiny
 
 
 def numpy_bank(num_sources=3, width=4, seed=0):

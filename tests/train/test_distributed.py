@@ -17,8 +17,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.stages import pipeline
 from scalearn_jax.train import agreement, distributed, parallel
-from tests import tiny_backbone
 from tests.conftest import FAST, ROOT
+from tests.support import tiny_backbone
 
 LIMIT = 120  # seconds that no test comes near unless something hangs
 DEVICES = "--xla_force_host_platform_device_count=4"

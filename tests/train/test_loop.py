@@ -6,7 +6,7 @@ import numpy as np
 
 from scalearn_jax.train import feed, loop, signals
 from scalearn_jax.train.state import TrainState
-from tests import tiny
+from tests.support import tiny
 
 BATCH = tiny.batch()
 STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})

@@ -21,7 +21,7 @@ from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.train.step import make_loss, make_train_step
-from tests import tiny
+from tests.support import tiny
 
 # eight heads, and every dropout on
 BACKBONE = dataclasses.replace(tiny.BACKBONE, num_heads=8, hidden_dropout=0.1, attention_dropout=0.1)

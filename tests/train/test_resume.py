@@ -13,7 +13,7 @@ from scalearn_jax.stages import identity, pipeline
 from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.checkpoint import seal
 from scalearn_jax.train.checkpoint_store import Checkpoints
-from tests import tiny_backbone
+from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
 # What runs, and where it is stopped: numbers of boundaries (steps, and batches of evaluations) that a life lasts.

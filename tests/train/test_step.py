@@ -11,7 +11,7 @@ from scalearn_jax.train import parallel
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step
-from tests import tiny
+from tests.support import tiny
 
 TRAINED = ("single", "scalearn", "scalearn-uniform++", "fusion", "soup", "full")
 

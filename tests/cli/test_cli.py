@@ -1,0 +1,222 @@
+"""The command line: fast help, one-line errors, exit codes."""
+
+import errno
+import importlib
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+import scalearn_jax
+from scalearn_jax import cli, config
+from scalearn_jax.cli import commands, flags
+from scalearn_jax.config import TransferConfig
+from scalearn_jax.errors import InputError
+from tests.support.fake_runs import write_run
+
+TRANSFER = ["--target", "glue/rte", "--backbone", "b", "--out", "o"]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Puts stand-ins in the place of training and inference."""
+
+    def put(name, **functions):
+        module = types.SimpleNamespace(**functions)
+        package, _, last = f"scalearn_jax.{name}".rpartition(".")
+        monkeypatch.setitem(sys.modules, f"scalearn_jax.{name}", module)
+        monkeypatch.setattr(importlib.import_module(package), last, module, raising=False)
+        monkeypatch.setattr(commands, "_prepare", lambda: None)
+
+    return put
+
+
+def parse(*argv):
+    return flags.parse(TransferConfig, [*TRANSFER, *argv], prog="scalearn transfer")
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from scalearn_jax import cli; cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+    assert not {"jax", "numpy", "transformers", "tyro", "yaml", "rich"} & set(done.stderr.split())
+
+
+LEAVES = {(name,): row for name, row in cli.COMMANDS.items() if not row.stages}
+LEAVES |= {(name, stage): row for name, of in cli.COMMANDS.items() for stage, row in (of.stages or {}).items()}
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_help_of_every_command_names_every_setting(command, capsys):
+    assert cli.main([*command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    row = LEAVES[command]
+    assert not any("\n" in text for text in flags.field_help(getattr(config, row.config)).values())  # else lines break
+    for name in getattr(config, row.config).__dataclass_fields__:
+        assert name in (row.positional or "").split() or f"--{name.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize("given", [("--seeds", "0-2", "7"), ("--seeds=0-2", "7"), ("--seeds", "0", "1-2", "7")])
+def test_ranges_of_seeds_are_written_out(given):
+    assert parse(*given, "--method", "fusion").seeds == (0, 1, 2, 7)
+
+
+def test_a_bad_range_is_told(capsys):
+    assert cli.main(["transfer", *TRANSFER, "--seeds", "5-2"]) == 2
+    assert "5-2: expected a range FIRST-LAST of at most a thousand numbers" in capsys.readouterr().err
+
+
+def test_flags_reach_the_config():
+    got = parse("--sources", "a", "b", "--method", "scalearn-uniform++", "--seeds", "0", "1", "2", "--no-packed")
+    assert (got.sources, got.method, got.seeds, got.packed) == (("a", "b"), "scalearn-uniform++", (0, 1, 2), False)
+    assert got == TransferConfig(
+        target="glue/rte",
+        backbone="b",
+        out="o",
+        sources=("a", "b"),
+        seeds=(0, 1, 2),
+        method="scalearn-uniform++",
+        packed=False,
+    )
+
+
+def test_yaml_fills_what_flags_leave_open(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning-rate: 1e-2\nbatch_size: 8\nseeds: [3, 4]\nremat: true\n")
+    got = parse("--config", str(tmp_path / "c.yaml"), "--batch-size", "16", "--no-remat")
+    assert (got.learning_rate, got.batch_size, got.seeds, got.remat) == (0.01, 16, (3, 4), False)
+    assert parse(f"--config={tmp_path / 'c.yaml'}").remat is True
+    (tmp_path / "all.yaml").write_text("target: t\nbackbone: b\nout: o\n")
+    assert flags.parse(TransferConfig, ["--config", str(tmp_path / "all.yaml")], prog="x").target == "t"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["trian-adapter"], "unknown command 'trian-adapter'; did you mean 'train-adapter'?"),
+        (["plan", "transfr"], "unknown stage 'transfr'; did you mean 'transfer'?"),
+        (["plan", "transfer", *TRANSFER, "--no-sugest"], "unknown flag --no-sugest; did you mean --"),
+        (["transfer", *TRANSFER, "--method", "scalearn+"], "unknown method 'scalearn+'; did you mean 'scalearn"),
+        (["transfer", *TRANSFER, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["transfer", *TRANSFER, "--seeds", "1", "1"], "seeds must be"),
+        (["transfer", *TRANSFER, "--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
+        (["transfer", *TRANSFER, "--config"], "--config: expected one file name"),
+        (["transfer", *TRANSFER, "--config", "a", "--config", "b"], "--config: expected one file name"),
+        (["run", "none.yaml", "--out", "o"], "cannot read none.yaml"),
+        (["report", "nowhere"], "no finished run"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_two(argv, message, capsys):
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("scalearn: error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["transfer", "--target", "t"], "--backbone"),
+        (["transfer", *TRANSFER, "--batch-sise", "2"], "--batch-size"),
+        (["transfer", *TRANSFER, "--batch-size", "two"], "--batch-size"),
+        (["transfer", *TRANSFER, "--select", "los"], "--select"),
+        (["list", "task"], "tasks"),
+        (["evaluate"], "DIR"),
+    ],
+)
+def test_wrong_flags_are_explained_with_code_two(argv, message, capsys):
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (InputError("a\nb"), 2, "a b"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: /x"),
+        (FloatingPointError("no finite loss"), 1, "no finite loss"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exit_codes(fake, capsys, error, code, message):
+    def stop(config):
+        raise error
+
+    fake("stages.pipeline", transfer=stop)
+    assert cli.main(["transfer", *TRANSFER]) == code
+    assert capsys.readouterr().err == f"scalearn: error: {message}\n"
+
+
+@pytest.mark.parametrize("flag", ["--batch-size", "--select", "--backbone", "--config", "--seeds", "--none"])
+def test_tokens_on_the_command_line_are_refused_and_not_repeated(flag, capsys):
+    secret = "aB3" * 12
+    for argument in (f"hf_{secret}", f"https://me:{secret * 5}@huggingface.co/{'x' * 60}"):
+        for argv in ([flag, argument], [f"{flag}={argument}"], [f"--{argument}"]):
+            assert cli.main(["transfer", *TRANSFER, *argv]) == 2
+            error = capsys.readouterr().err
+            assert "`hf auth login` or set HF_TOKEN" in error and error.count("\n") == 1 and "aB3" not in error
+
+
+def test_our_own_faults_keep_their_traceback(fake):
+    def stop(config):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    fake("stages.pipeline", transfer=stop)
+    with pytest.raises(OSError, match="Bad file"):
+        cli.main(["transfer", *TRANSFER])
+
+
+def test_training_commands_print_the_folder(fake, capsys):
+    fake("stages.pipeline", transfer=lambda config: config.out, train_adapter=lambda config: config.out)
+    assert cli.main(["transfer", *TRANSFER]) == 0
+    assert cli.main(["train-adapter", "--task", "t", "--backbone", "b", "--out", "p"]) == 0
+    assert capsys.readouterr().out == "wrote o\nwrote p\n"
+
+
+def test_evaluate_prints_a_table_or_json(fake, capsys):
+    result = {"run": "r", "task": "t", "split": "test", "seeds": {"0": {"accuracy": 0.5}, "1": {"accuracy": 1.0}}}
+    fake("runs.evaluate", evaluate=lambda config: result)
+    assert cli.main(["evaluate", "r"]) == 0
+    assert "mean  0.7500" in capsys.readouterr().out
+    assert cli.main(["evaluate", "r", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+
+
+@pytest.mark.parametrize(
+    "what, name", [("tasks", "glue/rte"), ("methods", "scalearn-uniform++"), ("backbones", "roberta")]
+)
+def test_list_prints_the_tables(what, name, capsys):
+    assert cli.main(["list", what]) == 0
+    assert f"\n{name} " in capsys.readouterr().out
+
+
+def test_report_prints_the_table(tmp_path, capsys):
+    write_run(tmp_path / "a", task="glue/rte", values=(0.5, 0.7))
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "| single | 0                   | 60.00 ± 14.14 " in capsys.readouterr().out
+
+
+def test_cache_folder_is_private(tmp_path, monkeypatch):
+    from scalearn_jax.io.cache import cache_folder
+
+    monkeypatch.setenv("SCALEARN_CACHE", str(tmp_path / "cache"))
+    folder = cache_folder("xla/abc")
+    assert folder.is_dir() and (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    os.chmod(tmp_path / "cache", 0o777)  # someone else could now plant a program
+    assert cache_folder("xla/abc") is None
+    monkeypatch.setenv("SCALEARN_CACHE", os.devnull)
+    assert cache_folder("xla/abc") is None
+
+
+def test_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"scalearn {scalearn_jax.__version__}\n"
+
+
+def test_every_public_name_exists():
+    assert all(name in dir(scalearn_jax) for name in scalearn_jax.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        scalearn_jax.nothing  # noqa: B018

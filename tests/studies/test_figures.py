@@ -1,0 +1,192 @@
+"""Figures: which are drawn, what they show, and that reruns give the same bytes."""
+
+import itertools
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from scalearn_jax.config import ReportConfig
+from scalearn_jax.io import plot as look
+from scalearn_jax.studies import report
+from scalearn_jax.studies.figures import draw_all, few_shot, omega, parameters, probing
+from scalearn_jax.studies.results import read_results
+from tests.support.fake_runs import write_probe, write_run, write_study
+
+SOURCES = ("glue/mrpc", "glue/rte")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two targets, three methods, all complete but scalearn++ on STS-B."""
+    for target, metric in (("glue/rte", "accuracy"), ("glue/stsb", "pearson")):
+        for method, score, size in (("single", 0.5, 10), ("scalearn", 0.7, 6), ("scalearn++", 0.8, 2)):
+            if (method, target) != ("scalearn++", "glue/stsb"):
+                sources = SOURCES if method != "single" else ()
+                values = (score, score + 0.1) if target == "glue/rte" else (score, score - 0.2)
+                rest = {"method": method, "values": values, "parameters": size, "metric": metric, "sources": sources}
+                write_run(tmp_path / target / method, task=target, **rest)
+    return tmp_path
+
+
+@pytest.fixture
+def everything(study):
+    """The same with few-shot and probing cells."""
+    write_study(study, targets=["glue/rte", "glue/stsb"], methods=["single", "scalearn", "scalearn++"], shots=[4, 16])
+    for k, method in itertools.product((4, 16), ("single", "scalearn")):
+        rest = {"method": method, "sources": SOURCES if method == "scalearn" else ()}
+        write_run(study / f"glue/rte/{k}-shot/{method}", task="glue/rte", values=(0.4, 0.5 + k / 100), **rest)
+    for first, second in itertools.product((0.0, 1.0), (0.5, 1.0)):
+        write_probe(study, "glue/rte", {"glue/rte": first, "glue/mrpc": second}, values=(first / 2 + second / 4,))
+        write_probe(study, "glue/rte", {f"glue/{'rte' if first else 'mrpc'}": second}, values=(0.5, 0.6))
+    return study
+
+
+def images(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".png", ".svg")}
+
+
+def both(*names):
+    return {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+
+
+def test_only_the_figures_that_apply_are_drawn(study):
+    report.make_report(ReportConfig(dir=str(study)))
+    assert set(images(study / "report")) == both("omega-scalearn", "omega-scalearn++", "score-vs-parameters")
+
+
+def test_all_figures_are_whole_and_the_same_on_every_run(everything, monkeypatch):
+    report.make_report(ReportConfig(dir=str(everything)))
+    names = ("omega-scalearn", "omega-scalearn++", "score-vs-parameters", "few-shot")
+    first = images(everything / "report")
+    assert set(first) == both(*names, "probing-single", "probing-pairs-glue-rte")
+    for name, content in first.items():
+        assert content.startswith(b"\x89PNG") if name.endswith("png") else content.rstrip().endswith(b"</svg>")
+        assert b"<dc:date>" not in content
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)  # of a user's matplotlibrc
+    report.make_report(ReportConfig(dir=str(everything)))
+    assert images(everything / "report") == first
+    assert not [path for path in (everything / "report").iterdir() if path.name.startswith(".")]
+
+
+def test_a_figure_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "f.png").write_bytes(b"old")
+
+    def fail(figure, file, format, **options):
+        file.write(b"half")
+        if format == "svg":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"), look.drawing(tmp_path, "f", 1, 1):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"] and (tmp_path / "f.png").read_bytes() == b"old"
+
+
+def test_figures_fit_a_page(tmp_path):
+    for method, layers in (("scalearn", 24), ("scalearn-mean", 12), ("scalearn-uniform", 6)):
+        for number in range(8):
+            scales = np.full((layers, 8, 1), 0.2, np.float32)
+            sources = tuple(f"t/{source}" for source in range(8))
+            folder = tmp_path / f"{method}{number}"
+            write_run(folder, task=f"t/{number}", method=method, sources=sources, omega=scales)
+    draw_all(read_results(tmp_path), tmp_path)
+    for path in tmp_path.glob("*.svg"):
+        width, height = map(
+            float, re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', path.read_text()[:2000]).groups()
+        )
+        assert width <= 72 * look.PAGE[0] + 1e-6 and height <= 72 * look.PAGE[1] + 1e-6
+
+
+def test_omegas_are_shown_by_source_and_layer(study):
+    np.testing.assert_array_equal(omega.mean_omega(study / "glue/rte/scalearn", "none"), [[0, 1, 2], [10, 11, 12]])
+    np.testing.assert_array_equal(omega.mean_omega(study / "glue/rte/scalearn++", "none"), [[0], [10]])
+    weights = omega.mean_omega(study / "glue/rte/scalearn", "softmax")  # as they act
+    np.testing.assert_allclose(weights.sum(0), 1.0, rtol=1e-6)
+
+
+def test_points_average_the_targets_that_every_method_has(study):
+    methods, targets = parameters.points(read_results(study))
+    assert targets == ["glue/rte"]
+    assert {p.method: (p.parameters, round(p.score, 9)) for p in methods} == {
+        "single": (10, 55.0),
+        "scalearn": (6, 75.0),
+        "scalearn++": (2, 85.0),
+    }
+    methods, targets = parameters.points([r for r in read_results(study) if r.method != "scalearn++"])
+    assert targets == ["glue/rte", "glue/stsb"]
+    single = next(p for p in methods if p.method == "single")
+    assert single.score == pytest.approx((0.55 + 0.4) * 50)
+    assert single.sd == pytest.approx(100 * np.std([(0.5 + 0.5) / 2, (0.6 + 0.3) / 2], ddof=1))
+
+
+def test_without_a_complete_target_there_are_no_points(tmp_path):
+    write_run(tmp_path / "a", task="glue/rte")
+    write_run(tmp_path / "b", task="glue/mrpc", method="head")
+    assert parameters.points(read_results(tmp_path)) == ([], []) and draw_all(read_results(tmp_path), tmp_path) == []
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 3.0])
+@pytest.mark.parametrize("smallest", [0, 8])
+def test_names_of_methods_do_not_overlap(spread, smallest):
+    sizes = (smallest, 48, 3072, 6144, 18432, 73728, 113040, 894528, 2658816, 21252096)
+    names = ["scalearn-uniform++", "scalearn-uniform", "scalearn++", "scalearn-mean", "scalearn", "scalearn-softmax"]
+    names += ["single", "fusion-static", "fusion", "full"]
+    scores = 70 + spread * np.sin(np.arange(10))
+    methods = [parameters.Point(*values, 0.3) for values in zip(names, sizes, scores, strict=True)]
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    with matplotlib.rc_context({"font.size": 8}):
+        labels = parameters.fill(figure.subplots(), methods)
+        figure.canvas.draw()
+        boxes = [Text.get_window_extent(label, renderer) for label in labels]  # without their lines
+    assert sorted(label.get_text() for label in labels) == sorted(names)
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    frame = labels[0].axes.bbox
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_pairs_are_laid_out_by_constant(everything):
+    pairs = [result for result in read_results(everything) if len(result.coefficients) == 2]
+    first, second, values = probing.grid(pairs[:-1])
+    assert (first, second) == ([0.0, 1.0], [0.5, 1.0])
+    np.testing.assert_allclose(values, [[12.5, 25.0], [62.5, np.nan]])
+
+
+@pytest.mark.parametrize("draw", [omega.draw, parameters.draw, few_shot.draw, probing.draw])
+def test_nothing_is_drawn_of_nothing(draw, tmp_path):
+    assert draw([], tmp_path) == [] and not list(tmp_path.iterdir())
+
+
+def test_styles_differ_without_colour():
+    styles = look.styles([f"m{number}" for number in range(14)]).values()
+    assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 14
+
+
+def test_a_dollar_sign_in_a_name_is_one(tmp_path):
+    for number, method in enumerate(("$x^$", "a$", "$\\frac$")):
+        write_run(tmp_path / str(number), task="t/$_", method=method, parameters=10**number)
+    for number in range(2):
+        sources = ("$a", "$b$")
+        write_run(tmp_path / f"s{number}", task=f"t/$_{number}$", method="scalearn", sources=sources, parameters=9)
+    write_run(tmp_path / "more", task="t/$_", method="scalearn", sources=sources, parameters=9)
+    draw_all(read_results(tmp_path), tmp_path)
+    assert set(images(tmp_path)) == both("omega-scalearn", "score-vs-parameters")
+
+
+@pytest.mark.parametrize(
+    "sizes, expected", [((1e3, 1e5), ["10³", "10⁴", "10⁵"]), ((0, 1e2), ["0", "10⁰", "10²"]), ((2e3, 4e3), ["3×10³"])]
+)
+def test_powers_need_no_formula(sizes, expected):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    with matplotlib.rc_context({"text.parse_math": False}):
+        axis = figure.subplots()
+        parameters.fill(axis, [parameters.Point(str(size), size, 50.0, 0.0) for size in sizes])
+        figure.canvas.draw()
+    texts = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_xticklabels(minor=True))]
+    assert set(expected) <= set(texts) and not [text for text in texts if "$" in text]
