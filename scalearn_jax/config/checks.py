@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from scalearn_jax.errors import InputError, masked, shortened
+from scalearn_jax.errors import InputError, masked
 
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
 
@@ -74,46 +74,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         inner = itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value
         yield from itertools.chain.from_iterable(map(_texts, inner))
-
-
-def whole(value: Any, low: int, high: int, what: str) -> int:
-    """Checks a size that a file gives, before anything is made of that size.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: no whole number, or out of bounds.
-
-    Example:
-      >>> whole(768, 1, 65536, "config.json: hidden_size")
-      768
-    """
-    if type(value) is not int or not low <= value <= high:
-        raise InputError(f"{what} must be a whole number from {low} to {high}, got {_short(value)}; restore the file.")
-    return value
-
-
-def fraction(value: Any, what: str) -> float:
-    """Checks a rate that a file gives: at least 0 and below 1.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: it is something else.
-
-    Example:
-      >>> fraction(0.1, "config.json: hidden_dropout_prob")
-      0.1
-    """
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise InputError(f"{what} must be a number from 0 to below 1, got {_short(value)}; restore the file.")
-    return float(value)
-
-
-def _short(value: Any) -> str:
-    return shortened(repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__)
 
 
 def finite(config: Any, *names: str) -> None:

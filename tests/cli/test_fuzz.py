@@ -20,6 +20,7 @@ from scalearn_jax.data import rows as tables
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import yaml_file
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub, foreign_head, provenance
 from scalearn_jax.runs import run_json as run_info
@@ -122,7 +123,7 @@ TAGGED = st.builds(
 )
 def test_a_yaml_file_of_any_bytes_is_read_or_refused(content, folder):
     (folder / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    read = accepts(schema.read_yaml, folder / "a.yaml")
+    read = accepts(yaml_file.read_yaml, folder / "a.yaml")
     assert read is None or isinstance(read, dict)
 
 
@@ -130,7 +131,7 @@ def test_a_yaml_file_of_any_bytes_is_read_or_refused(content, folder):
 @given(content=st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_yaml_of_any_values_comes_back(content, folder):
     (folder / "b.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8", errors="replace")
-    read = accepts(schema.read_yaml, folder / "b.yaml")
+    read = accepts(yaml_file.read_yaml, folder / "b.yaml")
     assert read is None or str(read) == str({name.replace("-", "_"): value for name, value in content.items()})
 
 
