@@ -1,4 +1,4 @@
-"""What single values of a config may be."""
+"""What all configs share, and what single values of a config may be."""
 
 import itertools
 import math
@@ -6,11 +6,20 @@ import os
 import os.path
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from scalearn_jax.errors import InputError, masked
 
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What all configs share: none holds a secret."""
+
+    def __post_init__(self):
+        no_secrets(vars(self))
 
 
 def shard(text: str) -> tuple[int, int]:
