@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from scalearn_jax import config
 from scalearn_jax.config import StudyConfig, schema
@@ -130,7 +130,8 @@ def test_a_yaml_file_of_any_bytes_is_read_or_refused(content, folder):
 @SOME(max_examples=40)
 @given(content=st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_yaml_of_any_values_comes_back(content, folder):
-    (folder / "b.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8", errors="replace")
+    with open(folder / "b.yaml", "w", encoding="utf-8", errors="replace") as stream:
+        YAML(typ="safe", pure=True).dump(content, stream)
     read = accepts(yaml_file.read_yaml, folder / "b.yaml")
     assert read is None or str(read) == str({name.replace("-", "_"): value for name, value in content.items()})
 

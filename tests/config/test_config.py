@@ -104,7 +104,9 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
         b"a: [",
         b"- 1\n",
         b"",
-        b"{[1]: 2}",
+        b"a: &a 1\nb: &a 2\n",
+        b"%YAML 1.1\n---\na: 12:30\n",
+        b"a: !!int 1\n",
         b"\xff\xfe\x00",
         b'a: !!python/object/apply:os.system ["true"]',
         b"[" * 5000,
@@ -150,9 +152,10 @@ def fill(writer, content):
         stream.write(content)
 
 
-def test_a_time_of_day_is_no_number(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: '12:30'\nb: 0x1F\nc: [.5, 1_000, 017]\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"a": "12:30", "b": 31, "c": [0.5, 1000, 15]}
+def test_values_have_the_types_of_yaml_1_2(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 12:30\nb: 0x1F\nc: [.5, 1_000, 0o17, 6e-3]\nd: [yes, no, true]\n")
+    read = read_yaml(tmp_path / "a.yaml")
+    assert read == {"a": "12:30", "b": 31, "c": [0.5, 1000, 15, 0.006], "d": ["yes", "no", True]}
 
 
 def test_every_field_is_documented():
