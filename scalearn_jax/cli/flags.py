@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.config.checks import no_secrets
-from scalearn_jax.config.schema import Mismatch, check_values, field_types, problems, with_ranges
+from scalearn_jax.config.schema import check_values, field_types, problems, with_ranges
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
 
@@ -93,8 +93,8 @@ def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
             value = argument
         try:
             written = with_ranges(value) if inside else value
-        except Mismatch as mismatch:
-            raise InputError(f"{value}: expected {mismatch}.") from None
+        except ValueError as error:
+            raise InputError(f"{value}: expected {error}.") from None
         parts += map(str, written) if isinstance(written, list) else [written]
     return parts
 

@@ -2,13 +2,13 @@
 
 import itertools
 import math
-import os
 import os.path
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from scalearn_jax.config.schema import check_values
 from scalearn_jax.errors import InputError, masked
 
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
@@ -16,10 +16,19 @@ _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all configs share: none holds a secret."""
+    """What all configs share: values have their declared types, and none holds a secret.
+
+    Raises:
+      InputError: a wrong type, in one line.
+    """
 
     def __post_init__(self):
-        no_secrets(vars(self))
+        values, found = check_values(type(self), vars(self))
+        if found:
+            raise InputError("; ".join(found))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        no_secrets(values)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -41,17 +50,12 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def expand_home(config: Any, *names: str) -> None:
-    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``.
-
-    Raises:
-      InputError: a null character in a path.
-    """
+    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
     for name in names:
         value = getattr(config, name)
-        several = isinstance(value, tuple)
-        if "\0" in "".join(map(os.fspath, value if several else (value or "",))):
-            raise InputError(f"{name} holds a null character, which no path can; got {value!r}.")
-        paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
+        paths = (
+            tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else value and os.path.expanduser(value)
+        )
         object.__setattr__(config, name, paths)
 
 
