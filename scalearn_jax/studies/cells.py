@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TrainConfig, TransferConfig
+from scalearn_jax.config.checks import fields_where
 from scalearn_jax.config.schema import check_values, field_types
+from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
@@ -19,9 +21,7 @@ from scalearn_jax.studies.results import ADAPTERS, PROBE, REPORT
 
 SELF = "self"  # in probe_sources: the target's own adapter
 _STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
-_SET_BY_STUDY = {"task", "target", "targets", "sources", "out", "seeds", "backbone", "revision", "data_dir"}
-_SET_BY_STUDY |= {"learning_rates", "coordinator", "num_processes", "process_id"}  # a cell is one run in one process
-_SET_BY_STUDY |= {"restart"}  # else it would never end
+_SET_BY_STUDY = fields_where(AdapterConfig, "by_study") | fields_where(TransferConfig, "by_study")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _target(study: StudyConfig, out: str, task: str, label: str, shots: int | No
 def _common(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
     """What ``stage2`` and ``tasks`` say; they speak to all methods, and each takes what it understands."""
     values = {"seeds": study.seeds} | study.stage2 | _task_values(study, task, "stage2")
-    foreign = methods.foreign_flags(methods.get(method), list(values))
+    foreign = foreign_settings(methods.get(method), list(values))
     return {name: value for name, value in values.items() if name not in foreign}
 
 
@@ -253,7 +253,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
     for label, values in study.methods_options.items():
         row = methods.METHODS.get(_method(study, label))
         yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method", "seeds"))
-        foreign = methods.foreign_flags(row, values) if row else []
+        foreign = foreign_settings(row, values) if row else []
         yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
         implied = [name for name, used in (("fixed", study.probe_sources), ("single", study.shots)) if used]
         if label not in (*study.methods, *implied):
