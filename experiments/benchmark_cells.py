@@ -94,11 +94,10 @@ def collectives(setting: Setting) -> dict[str, Any]:
     import jax
     from benchmark_step import compile_programs, make_program, make_workload
 
-    from scalearn_jax.stages import prepare
-
+    from scalearn_jax.train import state
     load = make_workload(setting)
     [program] = compile_programs(make_program(load), load)
-    trainable = prepare.count_parameters(load.trainable)["trainable"]
+    trainable = state.count_parameters(load.trainable)["trainable"]
     found = collective_bytes(program.as_text())
     return {"devices": jax.device_count(), "bytes": found, "total": sum(found.values()), "trainable": trainable}
 
@@ -157,10 +156,10 @@ def transfer_command(setting: Setting, folder: Path) -> list[str]:
     """The command of a run of one step, with random AdapterHub folders as its sources."""
     from benchmark_step import random_sources
 
+    from scalearn_jax.models import pretrained
     from scalearn_jax.runs import adapterhub
-    from scalearn_jax.runs import load as runs
 
-    sizes = runs.backbone_spec(setting["backbone"])
+    sizes = pretrained.backbone_spec(setting["backbone"])
     for source in random_sources(sizes, setting["sources"]):
         adapterhub.save(source.adapter, folder / source.name, name=source.name, config={"model_type": sizes.family})
     sources = [str(folder / f"source-{number}") for number in range(setting["sources"])]

@@ -38,10 +38,10 @@ def write_adapters(folder: Path, backbone: str, count: int) -> list[str]:
     """Writes adapters with heads as AdapterHub folders, and returns their names."""
     import numpy as np
 
+    from scalearn_jax.models import pretrained
     from scalearn_jax.runs import adapterhub
-    from scalearn_jax.runs import load as runs
 
-    sizes, generator = runs.backbone_spec(backbone), np.random.default_rng(0)
+    sizes, generator = pretrained.backbone_spec(backbone), np.random.default_rng(0)
     layers, hidden, width = sizes.num_layers, sizes.hidden_size, sizes.hidden_size // 2
 
     def affine(*shape: int) -> dict[str, np.ndarray]:

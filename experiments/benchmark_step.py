@@ -18,11 +18,13 @@ from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import prepare
 from scalearn_jax.stages import program as training
 from scalearn_jax.train import optim, parallel, state, step
+from scalearn_jax.train.state import count_parameters
 from scalearn_jax.typing import Batch, Params
 
 Setting = dict[str, Any]
@@ -122,14 +124,14 @@ def describe(load: Workload, programs: Sequence) -> dict[str, Any]:
         "temp": max(program.memory_analysis().temp_size_in_bytes for program in programs),
         "programs": len(set(map(id, programs))),
         "rows": float(rows),
-        "trainable": prepare.count_parameters(load.trainable)["trainable"],
+        "trainable": count_parameters(load.trainable)["trainable"],
     }
 
 
 def make_workload(setting: Setting) -> Workload:
     """Prepares a run as ``scalearn transfer`` does, with sources drawn at random, and takes its first batches."""
     config, method = make_config(setting), methods.get(setting["method"])
-    sizes = runs.backbone_spec(config.backbone)
+    sizes = pretrained.backbone_spec(config.backbone)
     sources = random_sources(sizes, setting["sources"]) if method.uses_sources else []
     setup = prepare.prepare(config, setting["task"], sources)
     if setting["rows"] == "full":
@@ -157,12 +159,12 @@ def make_config(setting: Setting) -> TransferConfig:
     )
 
 
-def random_sources(sizes: BackboneSpec, num_sources: int) -> list[runs.Source]:
+def random_sources(sizes: BackboneSpec, num_sources: int) -> list[Source]:
     """Draws T source adapters of bottleneck d/16; weights do not change the speed."""
     shape = banks.BankShape(sizes.num_layers, num_sources, sizes.hidden_size, max(sizes.hidden_size // 16, 1))
     bank = jax.tree.map(np.asarray, banks.init(jax.random.key(0), shape))
     return [
-        runs.Source(f"source-{number}", "random", banks.select(bank, number), "relu", None)
+        Source(f"source-{number}", "random", banks.select(bank, number), "relu", None)
         for number in range(num_sources)
     ]
 

@@ -86,9 +86,9 @@ def _evaluate(config) -> int:
 
 def _predict(config) -> int:
     _prepare()
-    from scalearn_jax.runs import evaluate as inference
+    from scalearn_jax.runs.serving import predictor
 
-    return _done(inference.predict(config))
+    return _done(predictor.predict(config))
 
 
 def _explain(config) -> int:

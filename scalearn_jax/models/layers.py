@@ -112,3 +112,8 @@ def half_kernels(params: Params, *, tables: bool = False) -> Params:
         return leaf.astype(jnp.bfloat16) if getattr(path[-1], "key", None) in names else leaf
 
     return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def cast_frozen(frozen: Params, dtype: str) -> Params:
+    """Casts what is frozen: bfloat16 for kernels and embedding tables, or as it is."""
+    return half_kernels(frozen, tables=True) if dtype == "bfloat16" else frozen

@@ -54,9 +54,7 @@ def explain_run(config: ExplainConfig) -> str:
     where = dict(data_dir=config.data_dir, backbone=config.backbone)
     encoded = inference.read_split(run, config.split, max_eval_samples=config.max_samples, **where)
     found = attribution.attribute(
-        run.spec,
-        run.task,
-        *inference.stacked(run),
+        inference.members_of(run),
         encoded,
         config.batch_size,
         sources=tuple(source["name"] for source in run.info["sources"]),

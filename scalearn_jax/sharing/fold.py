@@ -32,9 +32,6 @@ from scalearn_jax.runs import (
     provenance,
 )
 from scalearn_jax.runs import (
-    evaluate as inference,
-)
-from scalearn_jax.runs import (
     load as runs,
 )
 from scalearn_jax.runs import (
@@ -50,6 +47,7 @@ from scalearn_jax.sharing import adapter_folder
 from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.sharing.adapter_folder import plain_name
 from scalearn_jax.sharing.fold_check import Text, check_difference, compare, read_text
+from scalearn_jax.train.evaluate import Layout, member_logits
 from scalearn_jax.typing import Params
 
 
@@ -186,7 +184,8 @@ def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:
 def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, params: Params) -> np.ndarray:
     """Computes a model's logits Float[n C] in plain float32."""
     spec = dataclasses.replace(spec, dtype="strict")
-    return inference.member_logits(spec, task, *folding.member(params), encoded, batch_size)[0]
+    members = folding.only_member(spec, task, params)
+    return member_logits(members, encoded, Layout.of([encoded], task.max_length, batch_size))[0]
 
 
 def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
@@ -206,8 +205,8 @@ def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, param
     before = expected = logits(spec, params)
     exact, kept = whole, None
     if config.keep:
-        members = folding.member(params)
-        norms = contributions(spec, whole.task, *members, text.encoded, config.batch_size)[0]  # [L, T]
+        members = folding.only_member(spec, whole.task, params)
+        norms = contributions(members, text.encoded, config.batch_size)[0]  # [L, T]
         kept = keep_largest(norms.sum(0))[config.keep - 1]
         exact = dataclasses.replace(whole, adapter=folding.prune(spec, params, kept))
         expected = logits(spec, params | {"adapters": banks.mask(params["adapters"], jnp.asarray(kept))})

@@ -11,7 +11,7 @@ from typing import Any
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import release as published
 from scalearn_jax.typing import Params
@@ -36,7 +36,7 @@ class Found:
     method: str
     described: dict[str, Any]
     transfer: Params
-    bank: tuple[runs.Source, ...]
+    bank: tuple[Source, ...]
     noted: dict[str, Any] | None
 
 
@@ -61,7 +61,7 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
             raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
         adapter, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
         family, phi = described["model_type"], described["non_linearity"]
-        only = runs.Source(described["name"], str(source), adapter, phi, None, family)
+        only = Source(described["name"], str(source), adapter, phi, None, family)
         return Found(source, kind, "single", described, {}, (only,), noted)
     load = adapterhub.load_fusion if kind == "fusion" else published.load_scalearn
     transfer, described = load(source, allow_pickle=config.allow_pickle)
@@ -70,13 +70,13 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     return Found(source, kind, method, described, transfer, bank, noted)
 
 
-def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[runs.Source]:
+def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[Source]:
     if not paths:
         raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
-    return [runs.load_source(path, allow_pickle=allow_pickle) for path in paths]
+    return [load_source(path, allow_pickle=allow_pickle) for path in paths]
 
 
-def in_layer_order(source: Path, names: Sequence[str], given: Sequence[runs.Source]) -> tuple[runs.Source, ...]:
+def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) -> tuple[Source, ...]:
     """Puts adapters into the order in which a layer names them; a name may lack its task's suite.
 
     Raises:

@@ -12,16 +12,16 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
 from scalearn_jax.sharing.found import Found, find
-from scalearn_jax.stages.checks import check_base_model, check_base_models, check_sources, is_hub_id
-from scalearn_jax.stages.prepare import count_parameters
+from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
 
@@ -115,8 +115,8 @@ def _read_backbone(
     config: ImportConfig, path: str, revision: str | None, expected: str | None, owner: str
 ) -> tuple[dict[str, str | None], BackboneSpec]:
     """Reads a backbone at one commit, and checks its content where that is known."""
-    place = runs.locate_backbone(path, revision)
-    _, spec, found = runs.load_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
+    place = pretrained.locate_backbone(path, revision)
+    _, spec, found = pretrained.load_hashed_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
     if expected not in (None, found):
         raise InputError(
             f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"

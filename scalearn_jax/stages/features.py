@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
-from scalearn_jax.runs.evaluate import scores
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import parallel, preemption
+from scalearn_jax.train.evaluate import scores
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
 
 

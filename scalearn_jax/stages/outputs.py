@@ -11,14 +11,15 @@ from scalearn_jax import tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
-from scalearn_jax.runs import load as runs
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs import software
-from scalearn_jax.runs.evaluate import score
 from scalearn_jax.stages.outcomes import Trained
-from scalearn_jax.stages.prepare import Setup, count_parameters
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import evaluation_layout
 from scalearn_jax.train import loop, parallel
+from scalearn_jax.train.evaluate import Members, score
+from scalearn_jax.train.state import count_parameters
 from scalearn_jax.typing import Params
 
 
@@ -38,7 +39,8 @@ def write_run(
       Its results.
     """
     best = parallel.replicate(tree.stack([member.trainable for member in trained.members]), setup.mesh)
-    test = score(setup.spec, setup.task, best, setup.frozen, setup.data.test, *evaluation_layout(setup))
+    members = Members(setup.spec, setup.task, best, setup.frozen)
+    test = score(members, setup.data.test, evaluation_layout(setup))
     whole = {name: np.asarray(x) for name, x in tree.flatten(parallel.gather(_kept(setup), setup.mesh)).items()}
     kept = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in whole.items()}
     results = summarise(setup.task, setup.config.seeds, trained, test, schedule)
@@ -68,7 +70,7 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         "method": config.method,
         "config": dataclasses.asdict(config),
         "task": setup.task.to_dict(),
-        "backbone": runs.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
+        "backbone": pretrained.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
         "spec": run_info.spec_to_dict(setup.spec),
         "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],

@@ -19,7 +19,7 @@ from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
 from scalearn_jax.io.files import write_json
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity, rates, together
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import write_run
@@ -85,7 +85,7 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     """
     method = methods.get(config.method)
     paths = config.sources if method.uses_sources else ()
-    sources = [runs.load_source(path, allow_pickle=config.allow_pickle) for path in paths]
+    sources = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
     setups: list[Setup] = []

@@ -17,20 +17,13 @@ from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import encoder
+from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.models.layers import half_kernels
-from scalearn_jax.runs import load as runs
+from scalearn_jax.models.layers import cast_frozen
+from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
-from scalearn_jax.stages.checks import (
-    check_base_models,
-    check_settings,
-    check_sources,
-    check_tokens,
-    fresh_width,
-    given_options,
-)
+from scalearn_jax.stages.checks import check_settings, check_tokens, fresh_width, given_options
 from scalearn_jax.train import parallel
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.typing import Params
@@ -59,7 +52,7 @@ class Setup:
     task: Task
     spec: model.ModelSpec
     data: "Data"
-    sources: Sequence[runs.Source]
+    sources: Sequence[Source]
     backbone_hash: str
     trainable: Params
     frozen: Params
@@ -67,7 +60,7 @@ class Setup:
     weighed: soup.Soup | None = None
 
 
-def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source]) -> Setup:
+def prepare(config: TrainConfig, task_name: str, sources: Sequence[Source]) -> Setup:
     """Checks and resolves a config; writes nothing.
 
     Args:
@@ -84,7 +77,7 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
     method = methods.get(config.method)
     task = resolve_task(config, task_name)
     where = config.backbone, config.revision
-    backbone, backbone_spec, backbone_hash = runs.load_backbone(*where, allow_pickle=config.allow_pickle)
+    backbone, backbone_spec, backbone_hash = pretrained.load_hashed_backbone(*where, allow_pickle=config.allow_pickle)
     check_sources(sources, backbone_spec, backbone_hash)
     if sources:
         check_base_models(sources, config.backbone, any_base_model=config.any_base_model)
@@ -101,7 +94,7 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[runs.Source])
         backbone.pop("pooler", None)
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
-    frozen = kept_frozen(frozen, config.frozen_dtype)
+    frozen = cast_frozen(frozen, config.frozen_dtype)
     return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, weighed)
 
 
@@ -122,7 +115,7 @@ def resolve_task(config: TrainConfig, name: str) -> Task:
     return dataclasses.replace(task, max_length=config.max_length or task.max_length)
 
 
-def in_published_order(sources: Sequence[runs.Source], target: str) -> list[runs.Source]:
+def in_published_order(sources: Sequence[Source], target: str) -> list[Source]:
     """Moves the target's own adapter to the end of the bank; the order of the others stays.
 
     AdapterHub names adapters without a slash, so ``"rte"`` is the own adapter of ``"glue/rte"``.
@@ -135,7 +128,7 @@ def make_spec(
     method: methods.Method,
     task: Task,
     backbone: BackboneSpec,
-    sources: Sequence[runs.Source],
+    sources: Sequence[Source],
     weighed: soup.Soup | None = None,
 ) -> model.ModelSpec:
     """Resolves config, method and sources to a static model.
@@ -271,20 +264,3 @@ def init_members(
         del drawn["adapters"]
     frozen = parallel.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
     return parallel.replicate(copies | drawn, mesh), frozen
-
-
-def kept_frozen(frozen: Params, dtype: str) -> Params:
-    """Keeps what is frozen in a type: bfloat16 for kernels and embedding tables, or as it is."""
-    return half_kernels(frozen, tables=True) if dtype == "bfloat16" else frozen
-
-
-def count_parameters(trainable: Params) -> dict[str, int]:
-    """Counts one member's trainable parameters: of the head, of all else (``transfer``), and in all.
-
-    Example:
-      >>> count_parameters({"transfer": {"omega": jnp.ones((2, 8, 1))}, "heads": {}})  # two members
-      {'transfer': 8, 'head': 0, 'trainable': 8}
-    """
-    one = jax.eval_shape(lambda members: tree.index(members, 0), trainable)
-    head, total = tree.num_parameters(one["heads"]), tree.num_parameters(one)
-    return {"transfer": total - head, "head": head, "trainable": total}

@@ -16,13 +16,13 @@ from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
-from scalearn_jax.runs.evaluate import eval_rows, score
 from scalearn_jax.stages import features, together
 from scalearn_jax.stages.outcomes import Trained, outcomes
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
 from scalearn_jax.train.checkpoint import Saved
+from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
 from scalearn_jax.train.step import make_train_step
@@ -135,11 +135,12 @@ def _default(value: Any, otherwise: Any) -> Any:
 # ---------------------------------------------------------------- evaluation
 
 
-def evaluation_layout(setup: Setup) -> tuple:
-    """The batch size, row count, layout and mesh that both held-out sets share, so that one program serves them."""
-    size = setup.config.eval_batch_size
-    rows = eval_rows([setup.data.dev, setup.data.test], size, setup.task.max_length, setup.mesh)
-    return size, rows, setup.config.packed, setup.mesh
+def evaluation_layout(setup: Setup) -> Layout:
+    """The layout that both held-out sets share, so that one program serves them."""
+    held_out, config = [setup.data.dev, setup.data.test], setup.config
+    return Layout.of(
+        held_out, setup.task.max_length, config.eval_batch_size, packed=config.packed, mesh=setup.mesh
+    )
 
 
 def _evaluators(setups: Sequence[Setup], constant: bool) -> list[Callable]:
@@ -151,7 +152,11 @@ def _evaluators(setups: Sequence[Setup], constant: bool) -> list[Callable]:
 
 def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
     layout = evaluation_layout(setup)
-    return lambda current: score(setup.spec, setup.task, current, setup.frozen, setup.data.dev, *layout)
+
+    def evaluate(trainable: Params) -> list[dict[str, float]]:
+        return score(Members(setup.spec, setup.task, trainable, setup.frozen), setup.data.dev, layout)
+
+    return evaluate
 
 
 # ---------------------------------------------------------------- batches

@@ -21,8 +21,9 @@ from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import similarity
 from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.typing import Params
@@ -83,13 +84,13 @@ def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool 
       InputError: nothing found there, or weights the encoder cannot read.
     """
     try:
-        return Embedder(path, revision, *runs.load_backbone(path, revision, allow_pickle=allow_pickle))
+        return Embedder(path, revision, *pretrained.load_hashed_backbone(path, revision, allow_pickle=allow_pickle))
     except InputError as error:
         raise InputError(f"--embedder: {error}") from error
 
 
 def measure(
-    config: TransferConfig, target: Task, train: Table, sources: Sequence[runs.Source], backbone: Embedder
+    config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Embedder
 ) -> Soup:
     """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
 
@@ -130,12 +131,12 @@ def measure(
     return Soup(
         weights=similarity.weights(alike, config.top_sources),
         similarities=dict(zip(labels, alike, strict=True)),
-        embedder=runs.locate_backbone(embedder.path, embedder.revision) | {"hash": embedder.hash},
+        embedder=pretrained.locate_backbone(embedder.path, embedder.revision) | {"hash": embedder.hash},
         samples=samples,
     )
 
 
-def _training_data(source: runs.Source, data_dir: str | None) -> tuple[Task, Table]:
+def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
     """Reads a source's training split, from where it lay in training or else from the target's data folder."""
     info = source.info
     recorded = info["data_dir"]

@@ -10,6 +10,7 @@ from scalearn_jax import methods
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import InputError
+from scalearn_jax.models import pretrained
 from scalearn_jax.studies import results
 from scalearn_jax.studies.cells import Cell, cells, check
 
@@ -67,7 +68,6 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
       InputError: names everything that is wrong, in one line.
     """
     from scalearn_jax.data import tokens
-    from scalearn_jax.runs import load as runs
     from scalearn_jax.stages import soup
 
     if not missing:
@@ -77,7 +77,7 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
         found.append(f"adapters: {study.adapters} is no folder; name one, which need not be there yet")
     try:
         allowed = _all_allow_pickle(missing)
-        _, spec, backbone_hash = runs.load_backbone(study.backbone, study.revision, allow_pickle=allowed)
+        _, spec, backbone_hash = pretrained.load_hashed_backbone(study.backbone, study.revision, allow_pickle=allowed)
         tokens.load_tokenizer(study.backbone, study.revision)
         found += [*_setting_problems(missing, spec), *_adapter_problems(study, missing, backbone_hash)]
     except InputError as error:

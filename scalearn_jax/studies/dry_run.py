@@ -10,6 +10,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.progress import clock
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies.cells import Cell
 
@@ -42,11 +43,10 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
         return {}, "all done"
     if not Path(study.backbone).is_dir():
         return {}, f"no estimate: the backbone {study.backbone} is not a folder of this machine"
-    from scalearn_jax.runs import load as runs
     from scalearn_jax.stages import prepare
     from scalearn_jax.stages.planning import estimate
 
-    spec, load, costs = runs.backbone_spec(study.backbone), cache(_data), {}
+    spec, load, costs = pretrained.backbone_spec(study.backbone), cache(_data), {}
     try:
         for cell in missing:
             task = prepare.resolve_task(cell.config, cell.task)

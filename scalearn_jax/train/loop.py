@@ -19,7 +19,7 @@ from scalearn_jax.errors import Preempted
 from scalearn_jax.train import feed, preemption, signals
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
-from scalearn_jax.typing import Batch, Params
+from scalearn_jax.typing import Params
 
 Event = dict[str, Any]
 _AHEAD = 2  # lots that may be under way beside the one being sent off
@@ -244,25 +244,3 @@ def _update(members, step, results, trainable, schedule: Schedule, main_metric: 
             score = -metrics["loss"] if schedule.select == "loss" else metrics[main_metric]
             score = score if np.isfinite(metrics["loss"]) else np.nan  # whose accuracy may look fine
             member.update(step, metrics, score, tree.index(trainable, index))
-
-
-def collect_logits(predict: Callable, trainable: Params, frozen: Params, batches: Iterator[Batch]) -> np.ndarray:
-    """Runs a prediction over a split.
-
-    Args:
-      predict: compiled over members, (trainable, frozen, batch) -> Float[M B C].
-      trainable: leading axis M.
-      frozen: shared.
-      batches: batches without member axis; fillers are dropped, ``example_id`` restores the order.
-
-    Returns:
-      Float[M n C].
-    """
-    logits, ids = [], []
-    for batch in batches:
-        preemption.boundary()
-        real = np.asarray(batch.example_mask)
-        logits.append(np.asarray(predict(trainable, frozen, batch))[:, real])
-        ids.append(np.asarray(batch.example_id)[real])
-    order = np.argsort(np.concatenate(ids), kind="stable")
-    return np.concatenate(logits, axis=1)[:, order]

@@ -8,7 +8,8 @@ from scalearn_jax import cli
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.errors import InputError
-from scalearn_jax.runs import load as runs
+from scalearn_jax.models import pretrained
+from scalearn_jax.runs.sources import load_source
 from scalearn_jax.sharing import fetch as offline
 from tests.support import hub_server, shareable, tiny_backbone
 
@@ -62,7 +63,7 @@ def all_of(where):
     """Reads everything that was fetched: a content hash, a vocabulary, tables, an adapter's hash."""
     data = [splits.load_splits(tasks.get(name), data_dir=where.get("data_dir")) for name in EVERYTHING["tasks"]]
     vocabulary = tokens.load_tokenizer(where["backbone"]).get_vocab()
-    return runs.load_backbone(where["backbone"])[2], vocabulary, data, runs.load_source(where["sources"]).hash
+    return pretrained.load_hashed_backbone(where["backbone"])[2], vocabulary, data, load_source(where["sources"]).hash
 
 
 def test_what_stays_in_the_cache_is_found_without_a_network(hub, monkeypatch):

@@ -12,8 +12,8 @@ from scalearn_jax.stages import pipeline
 from scalearn_jax.stages import program as training
 from scalearn_jax.stages.planning import extrapolation, forecast, workload
 from scalearn_jax.stages.planning import plan as preview
-from scalearn_jax.stages.prepare import count_parameters
 from scalearn_jax.train import memory
+from scalearn_jax.train.state import count_parameters
 from tests.support import tiny_backbone
 
 SHORT = dict(max_steps=5, batch_size=8, eval_every=2, max_train_samples=100, max_eval_samples=16, eval_batch_size=8)

@@ -10,11 +10,13 @@ from scalearn_jax.config import EvaluateConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree, save_tree
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import pipeline, similarity, soup
 from scalearn_jax.studies import cells as plan
 from tests.support import tiny, tiny_backbone
@@ -31,7 +33,7 @@ def backbone(tmp_path_factory):
 
 def write_source(folder, task, backbone):
     """Writes what a stage-1 run of 24 examples leaves behind, without training it."""
-    _, sizes, content = runs.load_backbone(backbone)
+    _, sizes, content = pretrained.load_hashed_backbone(backbone)
     row = tasks.get(task)
     head = HeadSpec(num_outputs=row.num_outputs, num_choices=row.num_choices, dropout=0.0)
     spec = tiny.spec("single", backbone=sizes, heads=((task, head),))
@@ -106,7 +108,7 @@ def measure(backbone, sources, target=TARGET, **changes):
     config = TransferConfig(target=target, method="soup", backbone=backbone, out="", sources=tuple(sources), **settings)
     task = tasks.get(target)
     train = splits.load_splits(task, max_train_samples=24).train
-    loaded = [runs.load_source(path) for path in sources]
+    loaded = [load_source(path) for path in sources]
     return soup.measure(config, task, train, loaded, soup.load_embedder(backbone))
 
 
@@ -155,7 +157,7 @@ def test_data_that_have_moved_are_found_in_the_targets_folder(backbone, sources,
 
 
 def _adapterhub(tmp_path, sources):
-    source = runs.load_source(sources[1])
+    source = load_source(sources[1])
     adapterhub.save(source.adapter, tmp_path / "hub", name="mine", config={"model_type": "bert"})
     return dict(sources=[sources[0], str(tmp_path / "hub")])
 

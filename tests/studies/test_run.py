@@ -14,8 +14,8 @@ from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferC
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import Busy, new_folder
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import run as study
 from tests.support.fake_runs import write_run
@@ -63,7 +63,7 @@ def pipeline(monkeypatch):
         return InputError("bad data") if "cola" in out else RuntimeError("broken")
 
     spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 140, 2, 0, 0, 1e-12)
-    monkeypatch.setattr(runs, "load_backbone", lambda path, revision, **_: ({}, spec, "hash"))
+    monkeypatch.setattr(pretrained, "load_hashed_backbone", lambda path, revision, **_: ({}, spec, "hash"))
     monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: None)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
@@ -246,12 +246,12 @@ def test_a_backbone_that_is_not_there_is_told_before_anything_is_written(tmp_pat
 
 
 def test_a_sentence_encoder_that_is_not_there_is_told_before_anything_trains(tmp_path, pipeline, monkeypatch):
-    def load(path, revision, known=runs.load_backbone, **options):
+    def load(path, revision, known=pretrained.load_hashed_backbone, **options):
         if path == "none":
             raise InputError("backbone 'none' is not there")
         return known(path, revision, **options)
 
-    monkeypatch.setattr(runs, "load_backbone", load)
+    monkeypatch.setattr(pretrained, "load_hashed_backbone", load)
     soup = {"methods": ("soup",), "methods_options": {"soup": {"top_sources": 2, "embedder": "none"}}}
     with pytest.raises(InputError, match="--embedder: backbone 'none' is not there"):
         study.run_study(change(**soup), str(tmp_path / "o"))
@@ -261,11 +261,11 @@ def test_a_sentence_encoder_that_is_not_there_is_told_before_anything_trains(tmp
 def test_pickles_are_read_beforehand_where_every_cell_may(tmp_path, pipeline, monkeypatch):
     asked = []
 
-    def load(path, revision, known=runs.load_backbone, **options):
+    def load(path, revision, known=pretrained.load_hashed_backbone, **options):
         asked.append((path, options["allow_pickle"]))
         return known(path, revision)
 
-    monkeypatch.setattr(runs, "load_backbone", load)
+    monkeypatch.setattr(pretrained, "load_hashed_backbone", load)
     allowed = {"allow_pickle": True}
     soup = {"methods": ("soup",), "methods_options": {"soup": {"top_sources": 2, "embedder": "e"}}}
     study.run_study(change(stage2=STUDY.stage2 | allowed, **soup), str(tmp_path / "a"))

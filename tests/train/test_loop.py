@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from scalearn_jax.train import feed, loop, signals
+from scalearn_jax.train import evaluate, feed, loop, signals
 from scalearn_jax.train.state import TrainState
 from tests.support import tiny
 
@@ -101,7 +101,7 @@ def test_logits_come_back_in_the_order_of_the_split():
         BATCH._replace(example_id=np.array([3, 1, -1, -1]), example_mask=np.array([True, True, False, False])),
     ]
     predict = lambda trainable, frozen, batch: batch.example_id[None, :, None].astype(float)  # noqa: E731
-    assert loop.collect_logits(predict, {}, {}, batches).ravel().tolist() == [0, 1, 2, 3]
+    assert evaluate.collect_logits(predict, {}, {}, batches).ravel().tolist() == [0, 1, 2, 3]
 
 
 def test_before_anything_is_compiled_the_position_is_secure():

@@ -3,18 +3,22 @@
 Letters: n examples, N sequences of a step, S row length, C outputs, K sequences of an example.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from scalearn_jax.data import batches, packing, tokens
-from scalearn_jax.data.rows import Table
+from scalearn_jax.config import PredictConfig
+from scalearn_jax.data import batches, packing, splits, tokens
+from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.io.files import write_text
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.serving import answers, mixed, programs
 from scalearn_jax.runs.serving import questions as queries
@@ -230,3 +234,39 @@ def _in_order(asked: Iterable[Query], found: Iterable[Sequence[Any]]) -> list[An
         for place, one in zip(query.positions, own, strict=True)
     }
     return [at[place] for place in sorted(at)]
+
+
+def predict(config: PredictConfig) -> Path:
+    """Writes labels and probabilities for every row of a file, as JSON lines in the same order.
+
+    Each line is what ``Predictor.predict`` says of a text.
+
+    Args:
+      config: see ``PredictConfig``.
+
+    Returns:
+      The output file.
+
+    Raises:
+      InputError: damaged folder, unreadable input, missing column, unknown task, output that exists.
+    """
+    output = Path(config.output)
+    if output.is_symlink() or output.exists():
+        raise InputError(f"--output {output} already exists; choose another name or remove it.")
+    if not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    predictor = Predictor.load(
+        config.run,
+        *config.also,
+        backbone=config.backbone,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        allow_pickle=config.allow_pickle,
+        any_base_model=config.any_base_model,
+    )
+    table = splits.read_table(Path(config.input))
+    if config.also:
+        check_columns(table, ["task"], config.input)
+    lines = predictor.predict_table(table, config.input, table["task"] if config.also else None)
+    write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
+    return output

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 
 from scalearn_jax.stages.planning.workload import Work, workload
-from scalearn_jax.stages.prepare import Setup, count_parameters
+from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import memory, parallel
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.train.state import TrainState
+from scalearn_jax.train.state import TrainState, count_parameters
 
 _CALLS, _BUDGET_SECONDS = 3, 5.0  # timed calls of a program; fewer where one takes long
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scalearn_jax.data import batches
-from scalearn_jax.runs.evaluate import eval_rows
 from scalearn_jax.stages import features
 from scalearn_jax.stages import program as training
 from scalearn_jax.stages.prepare import Setup
@@ -80,9 +78,7 @@ def _evaluate(setup: Setup, num_evaluations: int) -> Work:
     """The one program of development and test set."""
     config, data, task = setup.config, setup.data, setup.task
     size = config.eval_batch_size
-    layout = {"row_length": task.max_length, "packed": config.packed}
-    layout["row_choices"] = eval_rows([data.dev, data.test], size, task.max_length, setup.mesh)
-    batch = next(batches.eval_batches(data.dev, batch_size=size, **layout))
+    batch = next(training.evaluation_layout(setup).batches(data.dev))
     calls = num_evaluations * -(-len(data.dev) // size) + -(-len(data.test) // size)
     step = parallel.compile_predict_step(make_predict_step(setup.spec, task.name), setup.mesh)
     return Work("evaluate", step, batch, calls)
