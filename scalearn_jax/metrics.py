@@ -1,4 +1,4 @@
-"""Metrics, in numpy: predictions and labels to numbers (SEMANTICS, section 8).
+"""Metrics, in numpy: predictions and labels to numbers (method.md, "Metrics").
 
 They look at a whole split at once, since rank correlation and grouped answers are no sums over batches.
 

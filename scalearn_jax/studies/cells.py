@@ -64,7 +64,7 @@ def cells(study: StudyConfig, out: str) -> list[Cell]:
     without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
 
     A few-shot study trains a target's own source adapter on the same few examples, with seed 0 and as method
-    ``single`` does; the other sources have seen all their data (SEMANTICS, section 9).
+    ``single`` does; the other sources have seen all their data (method.md, "Few-shot").
 
     Args:
       study: a study without problems.
@@ -154,7 +154,7 @@ def _source_path(study: StudyConfig, out: str, source: str, target: str, shots: 
 
 
 def _probes(study: StudyConfig, out: str, task: str) -> Iterator[_Recipe]:
-    """Every set of sources with every combination of constants (SEMANTICS, section 10)."""
+    """Every set of sources with every combination of constants (method.md, "Probing")."""
     groups = {tuple(task if name == SELF else name for name in group): group for group in reversed(study.probe_sources)}
     for sources, group in reversed(groups.items()):  # a set that `self` makes the same as another counts once
         for constants in itertools.product(study.probe_constants, repeat=len(group)):

@@ -88,7 +88,7 @@ class AdamState(NamedTuple):
 def published_adamw(
     rate: Array | float, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decays: Callable[[str], bool]
 ) -> optax.GradientTransformation:
-    """AdamW in the older Hugging Face form (SEMANTICS, section 5).
+    """AdamW in the older Hugging Face form (method.md, "Optimiser and schedule").
 
         step = lr * sqrt(1 - b2^t) / (1 - b1^t);  p <- p - step * m / (sqrt(v) + eps);  p <- p - lr * decay * p
 

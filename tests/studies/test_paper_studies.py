@@ -12,7 +12,7 @@ from scalearn_jax.studies import cells as plan
 PAPER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
 TEN, THREE = tuple(range(10)), (0, 1, 2)
 BIG = ("glue/sst2", "glue/qnli", "glue/qqp", "glue/mnli")
-# method -> (rate, patience) in every table (SEMANTICS, section 9)
+# method -> (rate, patience) in every table (method.md, "Published settings")
 PUBLISHED = {
     "full": (2e-5, 5),
     "single": (3e-4, 5),
