@@ -19,6 +19,7 @@ from scalearn_jax.runs import adapterhub, attribution, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as run_folders
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.sources import Source
 from scalearn_jax.sharing import fold
 from scalearn_jax.sharing import fold_check as fold_report
 from scalearn_jax.sharing import fold_narrow as folding
@@ -47,7 +48,7 @@ def make_run(tmp_path_factory):
     def make(method, target, num_layers=1):
         backbone = str(tiny_backbone.write(root / f"backbone-{num_layers}", num_hidden_layers=num_layers))
         bank = drawn(banks.init(jax.random.key(0), banks.BankShape(num_layers, 3, 16, 4)), 0)
-        sources = [run_folders.Source(name, "", banks.select(bank, at), "relu", None) for at, name in enumerate("abc")]
+        sources = [Source(name, "", banks.select(bank, at), "relu", None) for at, name in enumerate("abc")]
         sources = [] if method == "single" else sources
         folder = root / f"{method}-{target.replace('/', '-')}"
         settings = dict(target=target, method=method, backbone=backbone, max_train_samples=32, max_eval_samples=24)
