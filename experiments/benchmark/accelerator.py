@@ -1,6 +1,6 @@
 """Our training step on whatever device JAX finds, without PyTorch, data or downloads: random encoder and token ids.
 
-    python experiments/benchmark_accelerator.py RESULTS [--minutes 2]
+    python -m experiments.benchmark.accelerator RESULTS [--minutes 2]
 
 An encoder of RoBERTa-base's size in bfloat16, examples of MNLI's lengths packed into rows of 128: time of a step and
 share of the device's own matrix-product speed at batch 256, and ten seeds together against one at batch 32. What is
@@ -61,8 +61,8 @@ CELLS = (
 def run(out: Path, minutes: float, repeats: int, tiny: bool) -> int:
     """Measures what is missing until the time is up; returns 0, or 75 where something is left."""
     import jax
-    from benchmark_cells import peak
 
+    from experiments.benchmark.ours import peak
     from scalearn_jax.io.cache import keep_compiled_programs
 
     keep_compiled_programs()
@@ -85,8 +85,8 @@ def run(out: Path, minutes: float, repeats: int, tiny: bool) -> int:
 
 
 def measure_cell(cell: Cell, changes: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Builds a random model and packed batches and measures the step, as ``benchmark_step`` does for real ones."""
-    from benchmark_step import measure_steps
+    """Builds a random model and packed batches and measures the step, as ``step`` does for real ones."""
+    from experiments.benchmark.step import measure_steps
 
     found = measure_steps(random_workload(cell, changes), repeats, STEPS_AT_ONCE)
     return found | {"examples_per_second": cell.seeds * cell.batch_size / found["seconds"]}
@@ -95,8 +95,8 @@ def measure_cell(cell: Cell, changes: dict[str, Any], repeats: int) -> dict[str,
 def random_workload(cell: Cell, changes: dict[str, Any]):
     """Draws encoder, sources and token ids; everything else as a run resolves it."""
     import jax
-    from benchmark_step import Workload, make_config, random_sources
 
+    from experiments.benchmark.step import Workload, make_config, random_sources
     from scalearn_jax import methods
     from scalearn_jax.models import bank, encoder
     from scalearn_jax.models.backbones import spec_from_config
@@ -136,7 +136,7 @@ def packed_batches(cell: Cell, vocab_size: int, num_outputs: int) -> list:
 
 def write(out: Path, found: dict[str, Any]) -> None:
     """Keeps the results, and their tables as README.md."""
-    from benchmark_tables import number, table
+    from experiments.benchmark.tables import number, table
 
     fastest = {kind: max(rates.values()) for kind, rates in found["peak"].items()}
     kind = "bfloat16" if "bfloat16" in fastest else "float32"

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmark_targets import TARGETS, Results, load, peak, tasks
+from experiments.benchmark.targets import TARGETS, Results, load, peak, tasks
 
 
 def targets(results: Results) -> list[str]:
@@ -208,10 +208,10 @@ Every cell ran in a process of its own, what is compared in turn; of the rounds 
 count. Seconds: mean over a cell's batches of each one's fastest step. Memory: highest resident memory during the steps
 less the resident memory after a first one. PyTorch's rows are padded to the full length, as the published scripts do;
 "to longest": to the longest of their batch. Needed operations: matrix products of forward pass, gradients of
-activations and gradients of what is trained (`benchmark_flops.py`). Share of peak: needed operations a second over the
-fastest float32 product of either side. Base: our single adapter; of members, one seed. Dropout, clipping and the
-gradient norm are on, on both sides."""
+activations and gradients of what is trained (`experiments/benchmark/flops.py`). Share of peak: needed operations a
+second over the fastest float32 product of either side. Base: our single adapter; of members, one seed. Dropout, clipping
+and the gradient norm are on, on both sides."""
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), command="python experiments/benchmark_tables.py " + sys.argv[1])
+    write(Path(sys.argv[1]), command="python -m experiments.benchmark.tables " + sys.argv[1])

@@ -1,9 +1,9 @@
 """Measures the training step: against PyTorch, over methods, sources and members, and against the machine's own speed.
 
-    python experiments/benchmark.py --out RESULTS --data-dir DATA --torch-python .venv-torch/bin/python
+    python -m experiments.benchmark --out RESULTS --data-dir DATA --torch-python .venv-torch/bin/python
 
 DATA holds glue/TASK/{train,validation}*. Every cell runs in a process of its own and leaves RESULTS/cells/NAME.json; a
-rerun measures what is missing, and RESULTS/README.md holds the tables of what there is. ``benchmark_env.sh`` makes the
+rerun measures what is missing, and RESULTS/README.md holds the tables of what there is. ``environment.sh`` makes the
 environment for PyTorch; without --torch-python its cells are left out.
 """
 
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark_plan import CELLS, TINY, Cell, Sizes, select
+from experiments.benchmark.cells import CELLS, TINY, Cell, Sizes, select
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def full_setting(cell: Cell, sizes: Sizes, given: argparse.Namespace) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def path_of(out: Path, name: str) -> Path:
 def run_cell(cell: Cell, sizes: Sizes, given: argparse.Namespace) -> str:
     """Measures one cell in a process of its own and keeps the result; returns a word for the log."""
     setting, python = full_setting(cell, sizes, given), sys.executable if cell.side == "ours" else given.torch_python
-    script = HERE / ("benchmark.py" if cell.side == "ours" else "benchmark_torch.py")
-    arguments = ["--worker", json.dumps(setting)] if cell.side == "ours" else [json.dumps(setting)]
-    done = subprocess.run([python, script, *arguments], capture_output=True, text=True, env=environment(setting, given))
+    of_side = ["experiments.benchmark", "--worker"] if cell.side == "ours" else ["experiments.benchmark.theirs"]
+    command = [python, "-m", *of_side, json.dumps(setting)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(setting, given))
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)
         return "FAILED"
@@ -70,7 +70,7 @@ def run_cell(cell: Cell, sizes: Sizes, given: argparse.Namespace) -> str:
 
 def environment(setting: dict[str, Any], given: argparse.Namespace) -> dict[str, str]:
     """The surroundings of a worker: this package, no hub, a cache of compiled programs of its own."""
-    places = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     devices = f"--xla_force_host_platform_device_count={setting['devices']}" if "devices" in setting else ""
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(places),
@@ -84,7 +84,7 @@ def environment(setting: dict[str, Any], given: argparse.Namespace) -> dict[str,
 
 def run(given: argparse.Namespace) -> int:
     """Measures what is missing, then writes the tables; returns an exit code."""
-    import benchmark_tables
+    from experiments.benchmark import tables
 
     sizes = TINY if given.tiny else Sizes()
     cells = select([cell for make in CELLS for cell in make(sizes)], given.only)
@@ -101,8 +101,8 @@ def run(given: argparse.Namespace) -> int:
         took = time.perf_counter() - started
         print(f"[{number}/{len(missing)}] {cell.name}  {word}  ({took:.0f} s in all)", file=sys.stderr, flush=True)
     torch = " --torch-python .venv-torch/bin/python" if given.torch_python else ""
-    command = f"python experiments/benchmark.py --out RESULTS --data-dir DATA{torch} --repeats {given.repeats}"
-    benchmark_tables.write(given.out, command)
+    command = f"python -m experiments.benchmark --out RESULTS --data-dir DATA{torch} --repeats {given.repeats}"
+    tables.write(given.out, command)
     print(f"wrote {given.out / 'README.md'}")
     return 1 if failed else 0
 
@@ -137,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--worker", help="internal: measure one setting, given as JSON, and print the result")
     given = parser.parse_args(argv)
     if given.worker:
-        import benchmark_cells
+        from experiments.benchmark import ours
 
         setting = json.loads(given.worker)
-        print(json.dumps(benchmark_cells.WORKERS[setting["worker"]](setting)))
+        print(json.dumps(ours.WORKERS[setting["worker"]](setting)))
         return 0
     if wrong := check(given):
         print(f"benchmark: error: {wrong}", file=sys.stderr)

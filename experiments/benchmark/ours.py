@@ -19,9 +19,8 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 
 
 def step(setting: Setting) -> dict[str, Any]:
-    """One method's step, see ``benchmark_step.measure_steps``."""
-    from benchmark_step import make_workload, measure_steps
-
+    """One method's step, see ``step.measure_steps``."""
+    from experiments.benchmark.step import make_workload, measure_steps
     from scalearn_jax.io.cache import keep_compiled_programs
 
     keep_compiled_programs()
@@ -31,7 +30,8 @@ def step(setting: Setting) -> dict[str, Any]:
 def batches(setting: Setting) -> dict[str, Any]:
     """Writes padded batches for the other side: ids, mask and token types Int[K B S], labels [K B]."""
     import numpy as np
-    from benchmark_step import make_workload
+
+    from experiments.benchmark.step import make_workload
 
     load = make_workload(setting | {"method": "head", "sources": 0})
     fields = {
@@ -52,8 +52,8 @@ def logits(setting: Setting) -> dict[str, Any]:
     """
     import jax
     import numpy as np
-    from benchmark_step import make_workload
 
+    from experiments.benchmark.step import make_workload
     from scalearn_jax import model, tree
 
     load = make_workload(setting)
@@ -74,7 +74,8 @@ def peak(setting: Setting) -> dict[str, Any]:
     """
     import jax
     import jax.numpy as jnp
-    from benchmark_measure import SHAPES, matmul_rates
+
+    from experiments.benchmark.measure import SHAPES, matmul_rates
 
     product, count = jax.jit(lambda a, b: a @ b), setting.get("at_once", 1)
 
@@ -92,8 +93,8 @@ def peak(setting: Setting) -> dict[str, Any]:
 def collectives(setting: Setting) -> dict[str, Any]:
     """Bytes that a data-parallel step exchanges, read off its compiled program; nothing runs."""
     import jax
-    from benchmark_step import compile_programs, make_program, make_workload
 
+    from experiments.benchmark.step import compile_programs, make_program, make_workload
     from scalearn_jax.train import state
     load = make_workload(setting)
     [program] = compile_programs(make_program(load), load)
@@ -154,8 +155,7 @@ def first_step(setting: Setting) -> dict[str, Any]:
 
 def transfer_command(setting: Setting, folder: Path) -> list[str]:
     """The command of a run of one step, with random AdapterHub folders as its sources."""
-    from benchmark_step import random_sources
-
+    from experiments.benchmark.step import random_sources
     from scalearn_jax.models import pretrained
     from scalearn_jax.runs import adapterhub
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_flops import needed_flops
-from benchmark_measure import measure
 
+from experiments.benchmark.flops import needed_flops
+from experiments.benchmark.measure import measure
 from scalearn_jax import methods, model
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.data import batches
@@ -97,7 +97,7 @@ def measure_steps(load: Workload, repeats: int, steps_at_once: int = 1) -> dict[
       steps_at_once: steps between two waits; an accelerator hides the host's work behind its own, as in training.
 
     Returns:
-      See ``benchmark_measure.measure``, with the programs' sizes and operations.
+      See ``measure.measure``, with the programs' sizes and operations.
     """
     program = make_program(load)
     programs, current = compile_programs(program, load), program.state

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv-torch or reuses it: PyTorch and AdapterHub's `adapters`, the other side of experiments/benchmark.py and of
+# Makes .venv-torch or reuses it: PyTorch and AdapterHub's `adapters`, the other side of experiments/benchmark and of
 # tests/interop. They ask for an older transformers than the package does, so they get an environment of their own.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=.venv-torch/bin/python
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-STUDIES = Path(__file__).parent / "accelerator"
+STUDIES = Path(__file__).parent
 
 
 def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[Path]) -> int:

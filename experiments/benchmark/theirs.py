@@ -1,6 +1,6 @@
 """The PyTorch side of the benchmark: AdapterHub's `adapters` as its users run it, and a plain ScaLearn on top of it.
 
-Runs in an environment of its own, see ``benchmark_env.sh``:  python benchmark_torch.py '<setting as JSON>'
+Runs in an environment of its own, see ``environment.sh``:  python -m experiments.benchmark.theirs '<setting as JSON>'
 
 Letters: K batches, B examples, S sequence length, L layers, T source tasks, d hidden size.
 
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from adapters import AdapterConfig, AutoAdapterModel
 from adapters.composition import Fuse
-from benchmark_measure import SHAPES, matmul_rates, measure
+
+from experiments.benchmark.measure import SHAPES, matmul_rates, measure
 
 Setting = dict[str, Any]
 RATES = {"single": 3e-4, "scalearn": 6e-3, "fusion": 5e-5}  # as published
@@ -109,7 +110,7 @@ def make_step(model: torch.nn.Module, setting: Setting, batches: dict[str, torch
 
 
 def step(setting: Setting) -> dict[str, Any]:
-    """Measures one method's step, see ``benchmark_measure.measure``."""
+    """Measures one method's step, see ``measure.measure``."""
     model, batches = make_model(setting), load_batches(setting["file"])
     taken = measure(make_step(model, setting, batches), len(batches["ids"]), setting["repeats"])
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

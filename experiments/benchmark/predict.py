@@ -1,6 +1,6 @@
 """Answers to a mixed batch in one pass, against the tasks one after another: texts a second, side by side.
 
-    python experiments/benchmark_predict.py experiments/results/benchmark_predict
+    python -m experiments.benchmark.predict experiments/results/benchmark_predict
 
 K random adapters as wide as ScaLearn folds eight sources to (half the hidden size), each with a head, over MiniLM or
 --backbone. Premises and hypotheses of the built-in suite are asked in an order that mixes the tasks, once of one
@@ -77,7 +77,8 @@ def questions(names: Sequence[str], count: int) -> tuple[list[tuple[str, str]], 
 def measure(mixed: Any, apart: dict[str, Any], texts: list, names: list[str], repeats: int) -> dict[str, Any]:
     """Times both ways in turn, and says how far their logits are from each other."""
     import numpy as np
-    from benchmark_measure import timed
+
+    from experiments.benchmark.measure import timed
 
     own = {name: [text for text, of in zip(texts, names, strict=True) if of == name] for name in apart}
     ways: dict[str, Callable[[], Any]] = {
@@ -96,7 +97,8 @@ def measure(mixed: Any, apart: dict[str, Any], texts: list, names: list[str], re
 def write(out: Path, cells: list[dict[str, Any]], repeats: int) -> None:
     """Keeps the results, and their table as README.md."""
     import jax
-    from benchmark_tables import table
+
+    from experiments.benchmark.tables import table
 
     device = {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "jax": jax.__version__}
     head = ("tasks", "texts", "mixed, texts/s", "apart, texts/s", "mixed / apart", "largest difference of logits")
@@ -114,7 +116,7 @@ def write(out: Path, cells: list[dict[str, Any]], repeats: int) -> None:
     about = (
         f"The least time of {repeats} rounds. Device: {', '.join(f'{name} {value}' for name, value in device.items())}."
     )
-    command = "python experiments/benchmark_predict.py experiments/results/benchmark_predict"
+    command = "python -m experiments.benchmark.predict experiments/results/benchmark_predict"
     lines = ["# Mixed batches", "", f"```bash\n{command} --repeats {repeats}\n```", "", about, "", *table(head, rows)]
     out.mkdir(parents=True, exist_ok=True)
     (out / "predict.json").write_text(json.dumps({"device": device, "repeats": repeats, "cells": cells}, indent=1))
