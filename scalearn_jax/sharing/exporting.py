@@ -20,7 +20,6 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.adapterhub.common import VERSION
 from scalearn_jax.sharing import adapter_folder, native, run_folder
 from scalearn_jax.sharing.adapter_folder import check_same, plain_name
@@ -50,10 +49,10 @@ def export_run(config: ExportConfig) -> Path:
     check_out(config.out)
     if config.format == "native":
         return _export_native(config)
-    where, _ = hub.source_folder(config.run, flag="RUN")
-    kind = _kind(config, run_info.read_info(where)["method"])
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
-    seed = runs.choose_seed(run.folder, run.members, config.seed)
+    found = runs.open_run(config.run)
+    kind = _kind(config, found.info["method"])
+    seed = runs.choose_seed(found.folder, found.info["seeds"], config.seed)
+    run = found.load(backbone=config.backbone, seed=seed, allow_pickle=config.allow_pickle, headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     with new_folder(config.out) as partial:
