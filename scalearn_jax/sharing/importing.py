@@ -20,7 +20,7 @@ from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
-from scalearn_jax.sharing.found import Found, find
+from scalearn_jax.sharing.recognise import Found, find
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
