@@ -138,7 +138,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
         traced.append(rows.tokens.shape)
         return apply(params, rows, **static)
 
-    mixed._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     monkeypatch.setattr(mixed, "apply", counted)
     predictor = Predictor.load(folders[SENTIMENT], folders[TOPIC], batch_size=16)
     assert predictor.row_choices == (8, 16) and predictor.row_lengths == (16, 32, 64)  # eight devices share the rows
@@ -149,7 +149,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
             assert (
                 len(predictor.predict([text] * count + [short], [TOPIC.name] * count + [SENTIMENT.name])) == count + 1
             )
-    mixed._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     assert sorted(traced) == [(8, 16), (8, 64), (16, 64)]
 
 
