@@ -169,9 +169,9 @@ def _push(config) -> int:
 
 
 def _fetch(config) -> int:
-    from scalearn_jax.sharing import fetch as offline
+    from scalearn_jax.sharing import fetch
 
-    print(offline.check(config) if config.check else offline.fetch(config))
+    print(fetch.fetch(config))
     return 0
 
 

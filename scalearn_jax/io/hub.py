@@ -105,14 +105,6 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: 
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
 
 
-def in_cache(repo: str, commit: str, kind: str = "model") -> Path:
-    """Names the folder in the hub's cache that holds what was fetched of a commit; it need not be there."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "snapshots" / commit
-
-
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Words what the hub's own program raises.

@@ -86,7 +86,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     spec, task = run_info.read_spec(folder, info)
     weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
     bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
-    run_info.check_leaves(folder, bank, spec, "adapters")
+    run_info.check_leaves(folder, bank, run_info.expected_shapes(spec, "adapters"))
     adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
 

@@ -23,7 +23,6 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import check_out, new_folder
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -36,9 +35,6 @@ from scalearn_jax.runs import (
 )
 from scalearn_jax.runs import (
     plain_adapter as portable,
-)
-from scalearn_jax.runs import (
-    run_json as run_info,
 )
 from scalearn_jax.runs.adapterhub.common import origin
 from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
@@ -123,9 +119,9 @@ def load(config: FoldConfig) -> runs.Run:
     Raises:
       InputError: it is damaged, has no such seed, or does not fold.
     """
-    folder, _ = hub.source_folder(config.run, flag="RUN")
-    portable.check_method(config.run, run_info.read_info(folder))
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
+    folder = runs.open_run(config.run)
+    portable.check_method(config.run, folder.info)
+    run = folder.load(backbone=config.backbone, allow_pickle=config.allow_pickle)
     return runs.only_seed(run, best_seed(run) if config.seed is None else config.seed)
 
 

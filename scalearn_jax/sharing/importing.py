@@ -14,13 +14,13 @@ from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
-from scalearn_jax.sharing.found import Found, find
+from scalearn_jax.sharing.recognise import Found, find
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
@@ -80,8 +80,8 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
         "seeds": [SEED],
         "parameters": count_parameters(tree.stack([trainable])),
         "imported": describe(found, head, origin),
-        "versions": software.versions(),
-        "command": software.command(),
+        "versions": provenance.versions(),
+        "command": provenance.command(),
     }
     return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 

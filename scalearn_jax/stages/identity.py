@@ -14,8 +14,8 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
 
@@ -72,7 +72,7 @@ def machine(setup: Setup) -> dict[str, Any]:
     """Lists what the last bits of the results follow from, too: software, devices and how the work is shared out."""
     mesh, config = setup.mesh, setup.config
     devices = {"devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}", "mesh": dict(mesh.shape)}
-    return software.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
+    return provenance.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
 
 
 def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:

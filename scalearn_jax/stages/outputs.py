@@ -12,8 +12,8 @@ from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
 from scalearn_jax.models import pretrained
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.stages.outcomes import Trained
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import evaluation_layout
@@ -77,8 +77,8 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         **({"soup": setup.weighed.to_dict()} if setup.weighed else {}),
         "seeds": list(config.seeds),
         "parameters": count_parameters(setup.trainable),
-        "versions": software.versions(),
-        "command": software.command(),
+        "versions": provenance.versions(),
+        "command": provenance.command(),
     }
 
 

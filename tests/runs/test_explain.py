@@ -228,8 +228,8 @@ def measured(monkeypatch):
     """Puts ready numbers in the place of the measurement; yields what was asked for."""
     asked = {}
 
-    def attribute(spec, task, trainable, frozen, encoded, batch_size, *, sources, seeds, on_score):
-        asked.update(examples=len(encoded), members=len(trainable["transfer"]["omega"]), batch_size=batch_size)
+    def attribute(members, encoded, batch_size, *, sources, seeds, on_score):
+        asked.update(examples=len(encoded), members=len(members.trainable["transfer"]["omega"]), batch_size=batch_size)
         by_layer, by_source = np.ones((len(seeds), 2, len(sources))), np.full((len(sources), len(seeds)), 0.25)
         full, kept = np.full(len(seeds), 0.5), attribution.keep_largest(np.ones(len(sources)))
         return attribution.Attribution(sources, seeds, *[by_layer] * 3, full, by_source, kept, by_source)

@@ -13,10 +13,11 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.layers import cast_frozen
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs import provenance
+from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.runs.load import Run, RunFolder, choose_seed
 from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources, is_hub_id, load_source
@@ -97,11 +98,12 @@ def _open(
     where, _ = hub.source_folder(folder, flag="RUN", allow_pickle=allow_pickle)
     if (where / "adapter_config.json").exists():
         return _of_adapterhub(str(where), backbone, allow_pickle, any_base_model, beside)
-    run = runs.load_run(folder, backbone=backbone, allow_pickle=allow_pickle)
-    return _of_run(runs.only_seed(run, seed), backbone, beside)
+    found = RunFolder(folder, where, run_info.read_info(where))
+    seed = choose_seed(where, found.info["seeds"], seed)
+    return _of_run(found.load(backbone=backbone, seed=seed, allow_pickle=allow_pickle), backbone, beside)
 
 
-def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Served:
+def _of_run(run: Run, backbone: str | None, beside: Served | None) -> Served:
     [seed], origin = run.members, run.info["backbone"]
     if beside and beside.hash != origin["hash"]:
         raise InputError(
@@ -121,7 +123,7 @@ def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Serve
     )
 
 
-def _as_trained(run: runs.Run, seed: int) -> Params:
+def _as_trained(run: Run, seed: int) -> Params:
     """The parameters of a seed, the frozen ones in the type that they had in training."""
     trainable, frozen = tree.partition(run.members[seed], methods.is_trainable(methods.get(run.info["method"])))
     return tree.combine(trainable, cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32")))

@@ -20,8 +20,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.files import write_text
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs.serving import answers, mixed, programs
-from scalearn_jax.runs.serving import questions as queries
+from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
@@ -103,7 +102,7 @@ class Predictor:
             raise unknown("dtype", dtype, _DTYPES)
         flags = {"allow_pickle": allow_pickle, "any_base_model": any_base_model}
         served = open_folders(*folders, backbone=backbone, seed=seed, **flags)
-        forward, params = programs.assemble(served, dtype)
+        forward, params = mixed.assemble(served, dtype)
         return cls(
             tasks={one.task.name: one.task for one in served},
             backbone=served[0].spec.backbone,
@@ -140,7 +139,7 @@ class Predictor:
           InputError: an unknown task, or a text that does not fit its task.
           FloatingPointError: damaged weights, whose logits are no finite numbers.
         """
-        return self._answers(queries.of_texts(texts, tasks, self.tasks))
+        return self._answers(questions.of_texts(texts, tasks, self.tasks))
 
     def predict_table(self, table: Table, where: str, tasks: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Answers the rows of a file, as ``predict`` does.
@@ -150,7 +149,7 @@ class Predictor:
           where: the file, for errors.
           tasks: the task of each row; ``None`` where there is one.
         """
-        return self._answers(queries.of_table(table, where, tasks, self.tasks))
+        return self._answers(questions.of_table(table, where, tasks, self.tasks))
 
     def logits(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
         """Computes what ``predict`` words.
@@ -159,13 +158,13 @@ class Predictor:
           For each text in order Float[C]; of a task with K choices Float[K], of one that makes several examples of a
           text, such as ReCoRD, Float[number of examples, C].
         """
-        asked = queries.of_texts(texts, tasks, self.tasks)
+        asked = questions.of_texts(texts, tasks, self.tasks)
         of_query = zip(asked, self._logits(asked), strict=True)
         return _in_order(asked, [_by_row(query, logits) for query, logits in of_query])
 
     def _answers(self, asked: list[Query]) -> list[dict[str, Any]]:
         of_query = zip(asked, self._logits(asked), strict=True)
-        return _in_order(asked, [answers.answers(query.task, query.table, logits) for query, logits in of_query])
+        return _in_order(asked, [questions.answers(query.task, query.table, logits) for query, logits in of_query])
 
     def _logits(self, asked: list[Query]) -> list[np.ndarray]:
         """Computes Float[n C] of each query's examples, or Float[n K]."""
@@ -222,7 +221,7 @@ def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:
 
 
 def _by_row(query: Query, logits: np.ndarray) -> list[np.ndarray]:
-    rows = answers.examples_of(query.task, query.table)
+    rows = questions.examples_of(query.task, query.table)
     return [logits[own] if query.task.derive == "record" else logits[own[0]] for own in rows]
 
 

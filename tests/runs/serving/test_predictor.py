@@ -27,9 +27,9 @@ from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.runs.serving import mixed, programs
-from scalearn_jax.runs.serving.answers import answers
+from scalearn_jax.runs.serving import mixed
 from scalearn_jax.runs.serving.predictor import Predictor
+from scalearn_jax.runs.serving.questions import answers
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.train.evaluate import Layout, member_logits
 from tests.support import drawn_runs, tiny_backbone
@@ -138,7 +138,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
         traced.append(rows.tokens.shape)
         return apply(params, rows, **static)
 
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     monkeypatch.setattr(mixed, "apply", counted)
     predictor = Predictor.load(folders[SENTIMENT], folders[TOPIC], batch_size=16)
     assert predictor.row_choices == (8, 16) and predictor.row_lengths == (16, 32, 64)  # eight devices share the rows
@@ -149,7 +149,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
             assert (
                 len(predictor.predict([text] * count + [short], [TOPIC.name] * count + [SENTIMENT.name])) == count + 1
             )
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     assert sorted(traced) == [(8, 16), (8, 64), (16, 64)]
 
 
