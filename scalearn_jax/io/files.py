@@ -40,11 +40,11 @@ def safe_name(text: str) -> str:
     return f"{safe}-{digest}" if safe else digest
 
 
-def leads_out(path: str) -> bool:
+def escapes_folder(path: str) -> bool:
     """Whether a path in a file from anyone is not one below the folder that it is to be taken from.
 
     Example:
-      >>> leads_out("a/b.json"), leads_out("a/../../b.json"), leads_out("/b.json")
+      >>> escapes_folder("a/b.json"), escapes_folder("a/../../b.json"), escapes_folder("/b.json")
       (False, True, True)
     """
     return bool(re.search(r"^$|^[/\\~]|^\w:|(^|[/\\])\.\.([/\\]|$)", path))

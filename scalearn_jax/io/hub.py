@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalearn_jax.errors import InputError, masked
-from scalearn_jax.io.files import leads_out
+from scalearn_jax.io.files import escapes_folder
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
@@ -99,7 +99,7 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: 
     """
     from huggingface_hub import snapshot_download
 
-    if revision and leads_out(revision):  # it names a file in the cache
+    if revision and escapes_folder(revision):  # it names a file in the cache
         raise InputError(f"{what} has no revision {revision!r}; name a branch, tag or commit of it.")
     with explained(f"{what} could not be read from the hub (revision {revision or 'main'})"):
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))

@@ -111,10 +111,10 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     try:
         target = path.resolve()
-        leads_out = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
+        escapes = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
     except (OSError, RuntimeError):  # links in a circle
-        leads_out = True
-    if leads_out:
+        escapes = True
+    if escapes:
         raise InputError(f"{path} is a link that leads out of its folder; put the file itself there.")
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no plain file; expected one.")

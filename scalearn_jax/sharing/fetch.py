@@ -25,7 +25,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import model_folder as checkpoints
 from scalearn_jax.io import text_table as tables
-from scalearn_jax.io.atomic_folder import new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.io.files import safe_name, write_text
 from scalearn_jax.io.hub import in_cache, is_id, is_model_id, split_revision
@@ -73,14 +73,14 @@ def fetch(config: FetchConfig) -> str:
         path = _record(config)
         fetch_record.write(path, (fetch_record.read(path) if path.exists() else {}) | entries)
         return f"{_table(entries)}\n{_next_from_cache(config)}"
-    with new_folder(config.out) as out:
+    with atomic_folder(config.out) as folder:
         entries = {}
         own = _task_files(config)
         for place, one in _all(config).items():
             one = one._replace(files={**one.files, **own.get(place, {})})
-            _copy(one, out / place)
-            entries[place] = _entry(one, {name: out / place / name for name in one.files})
-        fetch_record.write(out / fetch_record.FILE, entries)
+            _copy(one, folder.path / place)
+            entries[place] = _entry(one, {name: folder.path / place / name for name in one.files})
+        fetch_record.write(folder.path / fetch_record.FILE, entries)
     return f"{_table(entries)}\n{_next_from_folder(config.out, entries)}"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from scalearn_jax.config.schema import check_values, problems
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.files import leads_out, read_json, write_json
+from scalearn_jax.io.files import escapes_folder, read_json, write_json
 from scalearn_jax.io.hub import is_commit
 
 FILE, FORMAT = "fetched.json", 1
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, Entry]:
         if found or len(values) < len(fields(Entry)):
             raise problems(f"{path}, {place}", found or ["keys are missing"])
         entries[place] = Entry(**values)
-        if any(map(leads_out, (place, *entries[place].files))) or not is_commit(entries[place].commit):
+        if any(map(escapes_folder, (place, *entries[place].files))) or not is_commit(entries[place].commit):
             raise InputError(f"{path}, {place}: it names files elsewhere; fetch again.")
     return entries
 

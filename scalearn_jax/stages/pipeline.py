@@ -17,7 +17,7 @@ from typing import Any
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
+from scalearn_jax.io.atomic_folder import SCRATCH, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs import load as runs
 from scalearn_jax.stages import identity, rates, together
@@ -186,8 +186,11 @@ def _run_together(
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
-        paths = [folder.path for folder in folders]
+        folders = [  # only the process that writes has any
+            stack.enter_context(atomic_folder(out, scratch=SCRATCH)) if is_writer() and out not in done else None
+            for out in (setup.config.out for setup in setups)
+        ]
+        paths = [folder and folder.path for folder in folders]
         known = identity.facts(setups)
         known_results = identity.of_results(known)
         checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths, known_results)))
@@ -195,7 +198,7 @@ def _run_together(
         if all(setup.config.out in done for setup in setups):
             return {}, {}
         for path in filter(None, paths):
-            clear_but(path, SCRATCH, TIMING)
+            clear_except(path, SCRATCH, TIMING)
         checkpoints.begin()
         meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
         often = config.checkpoint_every, config.checkpoint_minutes
@@ -205,10 +208,12 @@ def _run_together(
         for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
             if outcome.failure:
                 failures[setup.config.out] = outcome.failure
-                folder.drop()
+                if folder:
+                    folder.discard()
             elif setup.config.out not in done:
-                results[setup.config.out] = write_run(kind, folder.path, setup, schedule, outcome)
-                folder.close()
+                results[setup.config.out] = write_run(kind, folder and folder.path, setup, schedule, outcome)
+                if folder:
+                    folder.keep()
     return results, failures
 
 
@@ -233,23 +238,3 @@ def _begun(
     if is_writer():
         begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
     return resume.share(begun, sorted(done), known)
-
-
-class _Folder(contextlib.ExitStack):
-    """A run folder in the making, of the process that writes; ``close`` brings it out.
-
-    Any error removes it, unless checkpoints lie in it.
-    """
-
-    def __init__(self, out: str, needed: bool):
-        super().__init__()
-        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
-
-    def drop(self) -> None:
-        """Ends it as an error would."""
-        with contextlib.suppress(_Dropped), self:
-            raise _Dropped
-
-
-class _Dropped(Exception):
-    pass
