@@ -60,7 +60,7 @@ class Progress:
             self._bar.update(self._task, completed=step, loss=loss, rate=rate)
             return
         left = (perf_counter() - self._started) / max(step - self._first, 1) * (self._num_steps - step)
-        self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {clock(left)} left")
+        self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {format_duration(left)} left")
 
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
@@ -81,11 +81,11 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Writes a duration as minutes and seconds, or hours, minutes and seconds.
 
     Example:
-      >>> clock(75), clock(3675)
+      >>> format_duration(75), format_duration(3675)
       ('1:15', '1:01:15')
     """
     minutes, seconds = divmod(int(seconds), 60)

@@ -31,7 +31,7 @@ from scalearn_jax.io.files import safe_name, write_text
 from scalearn_jax.io.hub import in_cache, is_id, is_model_id, split_revision
 from scalearn_jax.sharing import fetch_record
 from scalearn_jax.sharing.fetch_record import Entry
-from scalearn_jax.train.memory import words
+from scalearn_jax.train.memory import format_bytes as words
 
 
 class Fetched(NamedTuple):

@@ -25,13 +25,14 @@ from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import write_run
 from scalearn_jax.stages.prepare import Setup, prepare
 from scalearn_jax.stages.program import make_schedule, train, training_rows
-from scalearn_jax.train import out_of_memory, resume
+from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import check_joined, is_writer
 from scalearn_jax.train.agreement import prepare as prepare_to_agree
 from scalearn_jax.train.agreement import state as processes
 from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.checkpoint_store import Checkpoints
 from scalearn_jax.train.loop import Schedule
+from scalearn_jax.train.memory import explain_out_of_memory
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -185,7 +186,7 @@ def _run_together(
     prepare_to_agree()
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
-    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
+    with explain_out_of_memory(setups[0].config, shape), contextlib.ExitStack() as stack:
         folders = [  # only the process that writes has any
             stack.enter_context(atomic_folder(out, scratch=SCRATCH)) if is_writer() and out not in done else None
             for out in (setup.config.out for setup in setups)
