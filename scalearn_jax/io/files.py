@@ -139,10 +139,29 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Writes a file whole or not at all, by any library.
+
+    Yields the path to write to; it takes the place of the file at the end, and on an exception nothing is left of it.
+
+    Raises:
+      OSError: see ``named``.
+
+    Example:
+      >>> with whole_file(Path("/tmp/example.npy")) as temporary:
+      ...     _ = temporary.write_bytes(b"whole")
+      >>> Path("/tmp/example.npy").read_bytes()
+      b'whole'
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with named(path):
-            temporary.write_bytes(content)
+            yield temporary
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -163,7 +182,7 @@ def sync(folder: Path, *, whole: bool = True) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Has errors of the disk name the file they are about, which those of a full disk do not do by themselves.
+    """Makes errors of the disk name the file they are about, which those of a full disk do not do by themselves.
 
     Raises:
       OSError: also for what libraries in other languages raise in their own way.
@@ -178,7 +197,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def disk_fault(error: Exception) -> int | None:
-    """The number of the operating system's error that an exception is or, as others write it, tells of.
+    """Returns the number of the operating system's error in an exception, also in those of other languages' libraries.
 
     Example:
       >>> disk_fault(ValueError("No space left on device (os error 28)")), disk_fault(ValueError("28"))
