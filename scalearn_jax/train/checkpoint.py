@@ -73,7 +73,7 @@ def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def _named(values: Any) -> tuple[list[tuple[str, Any]], Any]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(values)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves], structure
+    return [(tree.path_string(path, slash="/"), leaf) for path, leaf in leaves], structure
 
 
 def _is_key(leaf: Any) -> bool:
