@@ -29,8 +29,8 @@ from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import check_joined, is_writer
 from scalearn_jax.train.agreement import prepare as prepare_to_agree
 from scalearn_jax.train.agreement import state as processes
-from scalearn_jax.train.checkpoint import Saved
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint import Checkpoint
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.memory import explain_out_of_memory
 
@@ -218,22 +218,22 @@ def _run_together(
     return results, failures
 
 
-def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> Checkpoints:
+def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> CheckpointStore:
     """The checkpoints of a program: in the run folder that comes out last, or where they lie already.
 
     With ``--restart`` they are removed first, unless they are of the same command, which may be stopped and go on, too.
     """
-    places = [Checkpoints(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
+    places = [CheckpointStore(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
     for place in places if config.restart else ():
         if not resume.is_of_restart(place, facts):
             place.clear()
-    nowhere = Checkpoints(Path(config.out, SCRATCH))
+    nowhere = CheckpointStore(Path(config.out, SCRATCH))
     return next((place for place in places if place.steps()), places[-1] if places else nowhere)
 
 
 def _begun(
-    checkpoints: Checkpoints, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
-) -> tuple[Saved | None, list[str]]:
+    checkpoints: CheckpointStore, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
+) -> tuple[Checkpoint | None, list[str]]:
     """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
     begun, warn = None, functools.partial(_warn, config.out)
     if is_writer():
