@@ -15,15 +15,15 @@ from scalearn_jax.errors import InputError
 
 _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some are for suffixes
 _POINTER = b"version https://git-lfs.github.com/"
-POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
-MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+POINTER = "it is a pointer of Git LFS, not the file; fetch that with `git lfs pull`"
+MAX_BYTES = 16_000_000  # a run's JSON has kilobytes; this keeps a wrong file from filling the memory
 MAX_DEPTH = 100  # of lists and objects in each other; ours have 10, and what walks them calls itself
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of file systems that flush no folders
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opens a pipe without waiting for its writer; Windows has none
 
 
 def safe_name(text: str) -> str:
-    """Makes one component of a path of a name that comes from a file.
+    """Makes a name that comes from a file one component of a path.
 
     Letters, digits and ``+._-`` stay and a slash becomes ``-``, so ``a/b`` and ``a-b`` are one. A name that loses
     anything else ends in a short hash, so that names which differ in that stay different.
@@ -41,7 +41,7 @@ def safe_name(text: str) -> str:
 
 
 def escapes_folder(path: str) -> bool:
-    """Whether a path in a file from anyone is not one below the folder that it is to be taken from.
+    """Whether a relative path, from a file of unknown origin, leads out of the folder it belongs to.
 
     Example:
       >>> escapes_folder("a/b.json"), escapes_folder("a/../../b.json"), escapes_folder("/b.json")
@@ -51,14 +51,7 @@ def escapes_folder(path: str) -> bool:
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Args:
-      path: the file.
-      max_bytes: how large it may be.
-
-    Returns:
-      Its content.
+    """Reads a JSON object of at most ``max_bytes`` bytes.
 
     Raises:
       InputError: missing, unreadable, no plain file, too large, nested too deep, or not an object.
@@ -90,12 +83,12 @@ def _is_deep(content: Any) -> bool:
 
 
 def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
-    """Reads a text file: whole, but never more than some bytes of it, and without waiting for any.
+    """Reads a text file, but never more than some bytes of it, and without waiting for any.
 
     Args:
       path: the file.
       max_bytes: how large it may be.
-      pipes: whether it may be another thing than a file, which is waited for: what a shell makes of ``<(command)``.
+      pipes: whether it may also be a pipe, which is waited for, as a shell makes of ``<(command)``.
 
     Raises:
       InputError: no plain file, or too large.
@@ -112,7 +105,7 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
 
 
 def is_pointer(path: str | Path) -> bool:
-    """Says whether a file only tells where Git LFS keeps it: what a clone without LFS has in its place."""
+    """Whether a file is a pointer of Git LFS, which a clone without LFS has in the file's place."""
     with Path(path).open("rb") as stream:
         return stream.read(len(_POINTER)) == _POINTER
 
@@ -123,7 +116,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """The text of a JSON file.
+    """Formats an object as the text of a JSON file.
 
     Example:
       >>> as_json({})

@@ -261,7 +261,7 @@ LEGACY = legacy(mapping(a=tensor()))
 FILES = {
     "nothing": (b"", "damaged"),
     "a text": (b"the weights\n", "damaged"),
-    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS keeps the file; .*git lfs pull"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS, not the file; .*git lfs pull"),
     "a plain pickle": (pickle(b"cos\nsystem\n" + CANARY + b"\x85R"), "'os.system'"),
     "another magic number": (legacy(mapping(a=tensor()), magic=whole(7)), "neither a zip archive nor"),
     "an archive cut short": (GOOD[:-30], "damaged"),
