@@ -209,8 +209,8 @@ count. Seconds: mean over a cell's batches of each one's fastest step. Memory: h
 less the resident memory after a first one. PyTorch's rows are padded to the full length, as the published scripts do;
 "to longest": to the longest of their batch. Needed operations: matrix products of forward pass, gradients of
 activations and gradients of what is trained (`experiments/benchmark/flops.py`). Share of peak: needed operations a
-second over the fastest float32 product of either side. Base: our single adapter; of members, one seed. Dropout, clipping
-and the gradient norm are on, on both sides."""
+second over the fastest float32 product of either side. Base: our single adapter; of members, one seed. Dropout,
+clipping and the gradient norm are on, on both sides."""
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.io import text_table as tables
-from scalearn_jax.io.progress import clock
-from scalearn_jax.train.memory import words
+from scalearn_jax.io.progress import format_duration as clock
+from scalearn_jax.train.memory import format_bytes as words
 
 _LABELS = 8  # that are named
 

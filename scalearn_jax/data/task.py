@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from scalearn_jax.config import schema
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.io.files import leads_out
+from scalearn_jax.io.files import escapes_folder
 
 Kind = Literal["classification", "regression", "multilabel", "choice"]
 # A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.
@@ -187,9 +187,9 @@ def _problem(task: Task) -> str:
     """Says what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_plain(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
-    if task.folder is not None and leads_out(task.folder):
+    if task.folder is not None and escapes_folder(task.folder):
         return f"folder {task.folder!r} leads out of the data folder; name one below it, or pass another --data-dir."
-    if task.hub and (out := [pattern for _, pattern in task.hub.files if leads_out(pattern)]):
+    if task.hub and (out := [pattern for _, pattern in task.hub.files if escapes_folder(pattern)]):
         return f"the pattern {out[0]!r} of hub.files leads out of the data set; name files in it."
     num_texts = len(task.texts) + bool(task.choices)
     if not task.texts or num_texts > 2:

@@ -3,6 +3,7 @@
 Letters: n examples of a split, K sequences per example, N = n * K sequences.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,6 +22,7 @@ from scalearn_jax.data.rows import Table, check_columns, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.files import whole_file
 from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
@@ -240,12 +242,8 @@ def _load(path: Path) -> Encoded | None:
 
 
 def _save(path: Path, encoded: Encoded) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.savez(temporary, **{field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)})
-        temporary.replace(path)
-    except OSError:  # the cache is a convenience: a full disk must not end the run
-        temporary.unlink(missing_ok=True)
 
 
 def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> str:

@@ -16,7 +16,7 @@ from scalearn_jax import methods
 from scalearn_jax.config import ExportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
@@ -57,12 +57,12 @@ def export_run(config: ExportConfig) -> Path:
     run = found.load(backbone=config.backbone, seed=seed, allow_pickle=config.allow_pickle, headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
-    with new_folder(config.out) as partial:
+    with atomic_folder(config.out) as folder:
         if kind == "fusion":
-            write_setup(run, seed, partial)
+            write_setup(run, seed, folder.path)
         else:
-            write_adapter(run, seed, partial, config.name)
-        provenance.write(partial, provenance.describe(kind, run.folder, run.info, run.task, seed))
+            write_adapter(run, seed, folder.path, config.name)
+        provenance.write(folder.path, provenance.describe(kind, run.folder, run.info, run.task, seed))
     return Path(config.out)
 
 
@@ -70,8 +70,8 @@ def _export_native(config: ExportConfig) -> Path:
     if config.name:
         raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
     contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
-    with new_folder(config.out) as partial:
-        run_folder.write(partial, contents)
+    with atomic_folder(config.out) as folder:
+        run_folder.write(folder.path, contents)
     return Path(config.out)
 
 

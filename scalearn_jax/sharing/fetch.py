@@ -14,7 +14,7 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import model_folder
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.hub import is_id, is_model_id, split_revision
-from scalearn_jax.train.memory import words
+from scalearn_jax.train.memory import format_bytes
 
 
 class Fetched(NamedTuple):
@@ -56,7 +56,8 @@ def fetch(config: FetchConfig) -> str:
     ]
     rows = []
     for kind, repo, commit, files in dict.fromkeys(fetched):  # tasks may share their data
-        rows.append([kind, repo, commit[:12], str(len(files)), words(sum(path.stat().st_size for path in files))])
+        size = format_bytes(sum(path.stat().st_size for path in files))
+        rows.append([kind, repo, commit[:12], str(len(files)), size])
     flags = [f"--backbone {name}" for name in config.backbone[:1]]
     flags += [f"--sources {' '.join(config.sources)}"] if config.sources else []
     table = tables.plain(["fetched", "from", "commit", "files", "size"], rows)

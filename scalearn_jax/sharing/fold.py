@@ -23,7 +23,7 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import (
@@ -94,8 +94,8 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
     logits = partial(_logits, run.task, text.encoded, config.batch_size)
     made = make(config, text, whole, spec, params, logits)
     sources = [source["name"] for source in run.info["sources"]]
-    with new_folder(config.out) as folder:
-        found = adapter_folder.save(made.written, folder, name=name, config=description)
+    with atomic_folder(config.out) as folder:
+        found = adapter_folder.save(made.written, folder.path, name=name, config=description)
         measured = {
             "seed": seed,
             "best_of": len(run.info["seeds"]) if config.seed is None else 1,
@@ -108,7 +108,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         more = {"fold": measured, **_scales(spec, params)}
         if found.width < whole.width:  # the run's scores are not those of what is written
             more["scores"] = _scores(config, measured)
-        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
+        provenance.write(folder.path, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
     return facts | measured | {"out": config.out, "name": name}
 

@@ -9,7 +9,7 @@ from scalearn_jax.config import ImportConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
@@ -47,8 +47,8 @@ def import_source(config: ImportConfig) -> Path:
     kind = formats.recognise(source)
     origin = source.resolve().name if place == config.src else place
     contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind), origin)
-    with new_folder(config.out) as partial:
-        run_folder.write(partial, contents)
+    with atomic_folder(config.out) as folder:
+        run_folder.write(folder.path, contents)
     return Path(config.out)
 
 

@@ -28,7 +28,7 @@ from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.sharing import card, leaks, run_folder
 from scalearn_jax.sharing.card_metadata import known_base
 from scalearn_jax.studies.figures import omega
-from scalearn_jax.train.memory import words
+from scalearn_jax.train.memory import format_bytes as words
 
 FIGURE = "omega.png"
 _READERS = {

@@ -11,7 +11,7 @@ import numpy as np
 from scalearn_jax.io.files import named, write_text
 from scalearn_jax.io.progress import Progress
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train.checkpoint import Saved
+from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Schedule
 
 LOG, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -19,7 +19,7 @@ LOG, TIMING = "metrics.jsonl", "timing.jsonl"
 
 @contextlib.contextmanager
 def recorders(
-    title: str, setups: Sequence[Setup], folders: Sequence[Path | None], schedules, begun: Saved | None = None
+    title: str, setups: Sequence[Setup], folders: Sequence[Path | None], schedules, begun: Checkpoint | None = None
 ) -> Iterator[list]:
     """Opens the log of each run and one display for all; without folders, all stay silent.
 

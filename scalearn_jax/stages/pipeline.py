@@ -17,7 +17,7 @@ from typing import Any
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
+from scalearn_jax.io.atomic_folder import SCRATCH, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity, rates, together
@@ -25,13 +25,14 @@ from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import write_run
 from scalearn_jax.stages.prepare import Setup, prepare
 from scalearn_jax.stages.program import make_schedule, train, training_rows
-from scalearn_jax.train import out_of_memory, resume
+from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import check_joined, is_writer
 from scalearn_jax.train.agreement import prepare as prepare_to_agree
 from scalearn_jax.train.agreement import state as processes
-from scalearn_jax.train.checkpoint import Saved
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint import Checkpoint
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.loop import Schedule
+from scalearn_jax.train.memory import explain_out_of_memory
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -185,9 +186,12 @@ def _run_together(
     prepare_to_agree()
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
-    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
-        paths = [folder.path for folder in folders]
+    with explain_out_of_memory(setups[0].config, shape), contextlib.ExitStack() as stack:
+        folders = [  # only the process that writes has any
+            stack.enter_context(atomic_folder(out, scratch=SCRATCH)) if is_writer() and out not in done else None
+            for out in (setup.config.out for setup in setups)
+        ]
+        paths = [folder and folder.path for folder in folders]
         known = identity.facts(setups)
         known_results = identity.of_results(known)
         checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths, known_results)))
@@ -195,7 +199,7 @@ def _run_together(
         if all(setup.config.out in done for setup in setups):
             return {}, {}
         for path in filter(None, paths):
-            clear_but(path, SCRATCH, TIMING)
+            clear_except(path, SCRATCH, TIMING)
         checkpoints.begin()
         meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
         often = config.checkpoint_every, config.checkpoint_minutes
@@ -205,51 +209,33 @@ def _run_together(
         for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
             if outcome.failure:
                 failures[setup.config.out] = outcome.failure
-                folder.drop()
+                if folder:
+                    folder.discard()
             elif setup.config.out not in done:
-                results[setup.config.out] = write_run(kind, folder.path, setup, schedule, outcome)
-                folder.close()
+                results[setup.config.out] = write_run(kind, folder and folder.path, setup, schedule, outcome)
+                if folder:
+                    folder.keep()
     return results, failures
 
 
-def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> Checkpoints:
+def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> CheckpointStore:
     """The checkpoints of a program: in the run folder that comes out last, or where they lie already.
 
     With ``--restart`` they are removed first, unless they are of the same command, which may be stopped and go on, too.
     """
-    places = [Checkpoints(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
+    places = [CheckpointStore(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
     for place in places if config.restart else ():
         if not resume.is_of_restart(place, facts):
             place.clear()
-    nowhere = Checkpoints(Path(config.out, SCRATCH))
+    nowhere = CheckpointStore(Path(config.out, SCRATCH))
     return next((place for place in places if place.steps()), places[-1] if places else nowhere)
 
 
 def _begun(
-    checkpoints: Checkpoints, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
-) -> tuple[Saved | None, list[str]]:
+    checkpoints: CheckpointStore, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
+) -> tuple[Checkpoint | None, list[str]]:
     """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
     begun, warn = None, functools.partial(_warn, config.out)
     if is_writer():
         begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
     return resume.share(begun, sorted(done), known)
-
-
-class _Folder(contextlib.ExitStack):
-    """A run folder in the making, of the process that writes; ``close`` brings it out.
-
-    Any error removes it, unless checkpoints lie in it.
-    """
-
-    def __init__(self, out: str, needed: bool):
-        super().__init__()
-        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
-
-    def drop(self) -> None:
-        """Ends it as an error would."""
-        with contextlib.suppress(_Dropped), self:
-            raise _Dropped
-
-
-class _Dropped(Exception):
-    pass

@@ -21,7 +21,7 @@ from scalearn_jax.stages.outcomes import Trained, outcomes
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
 from scalearn_jax.train import state as states
-from scalearn_jax.train.checkpoint import Saved
+from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
@@ -233,7 +233,7 @@ def train(
     setups: Sequence[Setup],
     schedules: Sequence[loop.Schedule],
     on_events: Sequence[Callable],
-    saved: Saved | None = None,
+    saved: Checkpoint | None = None,
     keeper: resume.Keeper | None = None,
 ) -> list[Trained]:
     """Trains some runs together.
@@ -269,7 +269,7 @@ def train(
     return outcomes(setups, position, training.leave)
 
 
-def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> Position:
+def _begin(state: states.TrainState, groups, saved: Checkpoint | None, keeper, mesh) -> Position:
     """The position to begin at: the first one, or that of a checkpoint."""
     if saved is None:
         return loop.start(state, groups)

@@ -3,10 +3,10 @@
 Letters: T source tasks, d hidden size.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.files import whole_file
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.sources import Source
@@ -186,9 +187,5 @@ def _load(path: Path, size: int) -> np.ndarray | None:
 
 
 def _save(path: Path, vector: np.ndarray) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.save(temporary, vector)
-        temporary.replace(path)
-    except OSError:  # the cache is a convenience: a full disk must not end the run
-        temporary.unlink(missing_ok=True)

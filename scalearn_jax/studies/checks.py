@@ -17,7 +17,7 @@ from scalearn_jax.studies.cells import Cell, cells, check
 # What a run folder may hold.
 RUN_FILES = (
     *("run.json", "results.json", "metrics.jsonl", "timing.jsonl", "seed-*.safetensors", "frozen.safetensors"),
-    *("explain", "checkpoints", ".lock"),
+    *("explain", "checkpoints", ".lock", ".owner"),
 )
 
 

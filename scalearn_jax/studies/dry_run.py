@@ -9,7 +9,7 @@ from scalearn_jax.config import AdapterConfig, StudyConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import text_table as tables
-from scalearn_jax.io.progress import clock
+from scalearn_jax.io.progress import format_duration as clock
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies.cells import Cell

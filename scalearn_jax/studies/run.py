@@ -24,7 +24,7 @@ from scalearn_jax.config.schema import from_dict, problems, read_yaml, to_dict
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
-from scalearn_jax.io.progress import clock
+from scalearn_jax.io.progress import format_duration as clock
 from scalearn_jax.studies import checks as study_checks
 from scalearn_jax.studies import dry_run as outlook
 from scalearn_jax.studies import report, results

@@ -118,14 +118,9 @@ def published_adamw(
             adam = -step.astype(p.dtype) * m / (jnp.sqrt(v) + eps)
             return adam - rate * weight_decay * (p + adam) if weight_decay and decays(path) else adam
 
-        updates = jax.tree_util.tree_map_with_path(lambda path, *leaves: change(_name(path), *leaves), params, mu, nu)
-        return updates, AdamState(count, mu, nu)
+        return tree.map_with_path(change, params, mu, nu), AdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
-
-
-def _name(path) -> str:
-    return "/".join(str(key.key) for key in path)
 
 
 def decays(path: str) -> bool:

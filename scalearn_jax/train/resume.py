@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import agreement
-from scalearn_jax.train.checkpoint import Saved, describe, differences, from_host, to_host
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint import Checkpoint, describe, differences, from_host, to_host
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import TrainState
 
@@ -45,7 +45,7 @@ def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
     return to_host({"state": position.state, "metrics": position.metrics, "best": best}), groups
 
 
-def unpack(saved: Saved, state: TrainState) -> Position:
+def unpack(saved: Checkpoint, state: TrainState) -> Position:
     """Makes the position that ``pack`` took apart.
 
     Args:
@@ -106,7 +106,7 @@ class Keeper:
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, every: int | None, minutes: float, meta: Callable[[], Mapping[str, Any]]
+        self, checkpoints: CheckpointStore, every: int | None, minutes: float, meta: Callable[[], Mapping[str, Any]]
     ):
         self._checkpoints, self._every, self._seconds, self._meta = checkpoints, every, 60 * minutes, meta
         self._last: tuple[int, ...] = (0,)  # the step, and what the groups had seen
@@ -142,8 +142,8 @@ class Keeper:
 
 
 def find(
-    checkpoints: Checkpoints, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
-) -> Saved | None:
+    checkpoints: CheckpointStore, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
+) -> Checkpoint | None:
     """Reads the checkpoint to go on from, and checks that it is of this run.
 
     Args:
@@ -173,7 +173,7 @@ def find(
     return saved
 
 
-def is_of_restart(checkpoints: Checkpoints, facts: Mapping[str, Any]) -> bool:
+def is_of_restart(checkpoints: CheckpointStore, facts: Mapping[str, Any]) -> bool:
     """Whether the same run, begun anew with ``--restart``, has written these checkpoints."""
     try:
         saved = checkpoints.restore(lambda text: None)
@@ -182,7 +182,7 @@ def is_of_restart(checkpoints: Checkpoints, facts: Mapping[str, Any]) -> bool:
     return bool(saved and saved.meta.get("restart") and saved.meta.get("facts") == json.loads(json.dumps(facts)))
 
 
-def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Saved | None, list[str]]:
+def share(saved: Checkpoint | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Checkpoint | None, list[str]]:
     """Waits until all processes are ready with the same facts, and tells them what the one that writes has found.
 
     Args:
@@ -203,7 +203,7 @@ def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tup
     step, groups, shapes = (told["saved"][name] for name in ("step", "groups", "arrays"))
     arrays = saved.arrays if saved else {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
     arrays = {name: _broadcast(array) for name, array in sorted(arrays.items())}
-    return Saved(step, arrays, saved.meta if saved else {"groups": groups}), told["done"]
+    return Checkpoint(step, arrays, saved.meta if saved else {"groups": groups}), told["done"]
 
 
 def _broadcast(array: np.ndarray) -> np.ndarray:
@@ -212,6 +212,6 @@ def _broadcast(array: np.ndarray) -> np.ndarray:
     return np.array(multihost_utils.broadcast_one_to_all(flat)).view(array.dtype).reshape(array.shape)
 
 
-def _head(saved: Saved) -> dict[str, Any]:
+def _head(saved: Checkpoint) -> dict[str, Any]:
     shapes = {name: [str(array.dtype), array.shape] for name, array in saved.arrays.items()}
     return {"step": saved.step, "groups": saved.meta["groups"], "arrays": shapes}

@@ -13,7 +13,7 @@ import scalearn_jax
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
-from scalearn_jax.io.atomic_folder import Busy, new_folder
+from scalearn_jax.io.atomic_folder import Busy, atomic_folder
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies import cells as plan
@@ -429,7 +429,7 @@ def test_a_share_waits_for_an_adapter_that_another_makes(tmp_path, pipeline, mon
     out, waited = tmp_path / "o", []
     study._claim(STUDY, out)
     source = out / "adapters/glue/rte"
-    other = new_folder(str(source))
+    other = atomic_folder(str(source))
     other.__enter__()
 
     def wait(seconds):
@@ -461,7 +461,7 @@ def test_what_another_process_began_meanwhile_is_waited_for(tmp_path, pipeline, 
 
 def test_waiting_ends_when_the_time_is_up(tmp_path, pipeline, monkeypatch):
     study._claim(STUDY, tmp_path / "o")
-    with new_folder(str(tmp_path / "o/adapters/glue/rte")):
+    with atomic_folder(str(tmp_path / "o/adapters/glue/rte")):
         monkeypatch.setattr(study, "sleep", lambda seconds: None)
         assert study.run_study(STUDY, str(tmp_path / "o"), only="adapters/", max_minutes=0.01) == STOPPED
     assert not pipeline.calls

@@ -12,7 +12,7 @@ from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.stages import identity, pipeline
 from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.checkpoint import seal
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
@@ -164,10 +164,10 @@ def begun(stopped, tmp_path):
 
 
 def test_only_what_learns_is_stored(begun):
-    saved = Checkpoints(begun).restore(pytest.fail)
+    saved = CheckpointStore(begun).restore(pytest.fail)
     assert saved.step == 3
     assert not [name for name in saved.arrays if "backbone" in name or "adapters" in name]
-    assert [path.name for path in Checkpoints(begun).steps()] == ["3.0", "2.1"]
+    assert [path.name for path in CheckpointStore(begun).steps()] == ["3.0", "2.1"]
 
 
 def test_every_difference_is_listed(begun, inputs, tmp_path):
@@ -195,7 +195,7 @@ def test_what_changes_no_result_may_change(begun, whole, inputs, tmp_path):
 
 
 def test_other_software_is_said(begun, inputs, tmp_path, capsys):
-    for path in Checkpoints(begun).steps():
+    for path in CheckpointStore(begun).steps():
         meta = path / "meta.json"
         content = json.loads(meta.read_text())
         content["meta"]["machine"]["jax"] = "0.9"
@@ -233,7 +233,7 @@ def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, whole, inputs
 
 
 def test_a_run_whose_steps_are_all_damaged_is_not_begun_anew(begun, inputs, tmp_path, capsys):
-    for path in Checkpoints(begun).steps():
+    for path in CheckpointStore(begun).steps():
         (path / "manifest.json").write_text("{}")
     before = contents(begun)
     code = cli.main(

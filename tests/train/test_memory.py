@@ -14,7 +14,7 @@ from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages import program as training
-from scalearn_jax.train import loop, memory, out_of_memory
+from scalearn_jax.train import loop, memory
 from tests.conftest import ROOT
 from tests.support import tiny_backbone
 
@@ -54,13 +54,13 @@ LIMITED = """
 import resource
 from pathlib import Path
 import jax, jax.numpy as jnp
-from scalearn_jax import memory, out_of_memory
+from scalearn_jax.train import memory
 from scalearn_jax.config import EvaluateConfig
 jnp.ones(4).block_until_ready()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**33, used + 2**33))
 assert memory.available() * jax.local_device_count() <= 2**33
-with out_of_memory.explained(EvaluateConfig(run="r")):
+with memory.explain_out_of_memory(EvaluateConfig(run="r")):
     jax.jit(lambda x: x @ x.T)(jnp.ones((60_000, 8))).block_until_ready()
 """
 
@@ -73,8 +73,8 @@ def test_a_real_error_is_recognised():
 
 
 def test_other_commands_and_memory_errors_are_translated():
-    with pytest.raises(out_of_memory.OutOfMemory, match="batch size 128.*smaller --batch-size") as caught:
-        with out_of_memory.explained(EvaluateConfig(run="r")):
+    with pytest.raises(memory.OutOfMemory, match="batch size 128.*smaller --batch-size") as caught:
+        with memory.explain_out_of_memory(EvaluateConfig(run="r")):
             raise MemoryError
     assert isinstance(caught.value, InputError) and isinstance(caught.value, MemoryError)
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -82,11 +82,11 @@ def test_other_commands_and_memory_errors_are_translated():
 
 def test_other_errors_pass():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        with out_of_memory.explained(EvaluateConfig(run="r")):
+        with memory.explain_out_of_memory(EvaluateConfig(run="r")):
             raise jax.errors.JaxRuntimeError("INTERNAL: broken")
-    inner = out_of_memory.OutOfMemory("said already")
-    with pytest.raises(out_of_memory.OutOfMemory) as caught:
-        with out_of_memory.explained(EvaluateConfig(run="r")):
+    inner = memory.OutOfMemory("said already")
+    with pytest.raises(memory.OutOfMemory) as caught:
+        with memory.explain_out_of_memory(EvaluateConfig(run="r")):
             raise inner
     assert caught.value is inner
 
@@ -101,4 +101,4 @@ def test_rows_are_counted_without_packing_too(backbone):
 
 @pytest.mark.parametrize("size, text", [(None, "-"), (0, "0 B"), (1023, "1023 B"), (15.75 * 2**30, "15.8 GiB")])
 def test_sizes_are_worded(size, text):
-    assert memory.words(size) == text
+    assert memory.format_bytes(size) == text
