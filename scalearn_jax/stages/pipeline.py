@@ -26,9 +26,7 @@ from scalearn_jax.stages.outputs import write_run
 from scalearn_jax.stages.prepare import Setup, prepare
 from scalearn_jax.stages.program import make_schedule, train, training_rows
 from scalearn_jax.train import out_of_memory, resume
-from scalearn_jax.train.agreement import check_joined, is_writer
-from scalearn_jax.train.agreement import prepare as prepare_to_agree
-from scalearn_jax.train.agreement import state as processes
+from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.checkpoint_store import Checkpoints
 from scalearn_jax.train.loop import Schedule
@@ -111,8 +109,8 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     Raises:
       InputError: a folder is in use for something else.
     """
-    check_joined(config.num_processes)
-    if not is_writer():
+    processes.check_joined(config.num_processes)
+    if not processes.is_writer:
         return {}
     targets = _of_targets(config) if isinstance(config, TransferConfig) else [config]
     configs = [one for target in targets for one in rates.configs(target)]
@@ -157,7 +155,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     for group in programs(setups):
         found, failed = _run_together(kind, config, group, [schedules[setup.config.out] for setup in group], results)
         results, failures = results | found, failures | failed
-    if config.learning_rates and results and is_writer():
+    if config.learning_rates and results and processes.is_writer:
         write_json(Path(config.out, "rates.json"), rates.best(setups, results))
     if failures:
         each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
@@ -182,7 +180,7 @@ def _run_together(
     Returns:
       (folder -> results, folder -> why there are none).
     """
-    prepare_to_agree()
+    processes.prepare()
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
@@ -199,9 +197,9 @@ def _run_together(
         checkpoints.begin()
         meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
         often = config.checkpoint_every, config.checkpoint_minutes
-        keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
+        keeper = resume.CheckpointSaver(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
         with recorders(config.out, setups, paths, schedules, begun) as records:
-            trained = train(setups, schedules, records, begun, keeper if is_writer() else None)
+            trained = train(setups, schedules, records, begun, keeper if processes.is_writer else None)
         for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
             if outcome.failure:
                 failures[setup.config.out] = outcome.failure
@@ -230,7 +228,7 @@ def _begun(
 ) -> tuple[Saved | None, list[str]]:
     """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
     begun, warn = None, functools.partial(_warn, config.out)
-    if is_writer():
+    if processes.is_writer:
         begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
     return resume.share(begun, sorted(done), known)
 
@@ -243,7 +241,7 @@ class _Folder(contextlib.ExitStack):
 
     def __init__(self, out: str, needed: bool):
         super().__init__()
-        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
+        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and processes.is_writer else None
 
     def drop(self) -> None:
         """Ends it as an error would."""
