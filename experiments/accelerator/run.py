@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     from scalearn_jax.errors import STOPPED, InputError, Preempted
-    from scalearn_jax.train import signals
+    from scalearn_jax.train.signals import signals
 
     try:
         if given.command == "halve":

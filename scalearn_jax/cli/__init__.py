@@ -14,7 +14,8 @@ from scalearn_jax import __version__
 from scalearn_jax.cli.commands import COMMANDS, Command
 from scalearn_jax.cli.exits import reported
 from scalearn_jax.errors import InputError
-from scalearn_jax.train import memory, signals
+from scalearn_jax.train import memory
+from scalearn_jax.train.signals import signals
 
 
 def run() -> None:

@@ -11,7 +11,7 @@ from scalearn_jax import tree
 from scalearn_jax.data import batches
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
-from scalearn_jax.train.position import Looks, Member, Position
+from scalearn_jax.train.position import GroupProgress, Member, Position
 from scalearn_jax.train.state import Faults
 from scalearn_jax.typing import Params
 
@@ -51,7 +51,7 @@ def outcomes(setups: Sequence[Setup], position: Position, leave: Callable) -> li
     return found
 
 
-def _failure(setup: Setup, looks: Looks, faults: Faults) -> str:
+def _failure(setup: Setup, looks: GroupProgress, faults: Faults) -> str:
     """Says why a run has no best checkpoint, if it has none."""
     select = setup.config.select if setup.config.select == "loss" else "metric"
     if any(looks.gave_up):

@@ -26,9 +26,7 @@ from scalearn_jax.stages.outputs import write_run
 from scalearn_jax.stages.prepare import Setup, prepare
 from scalearn_jax.stages.program import make_schedule, train, training_rows
 from scalearn_jax.train import resume
-from scalearn_jax.train.agreement import check_joined, is_writer
-from scalearn_jax.train.agreement import prepare as prepare_to_agree
-from scalearn_jax.train.agreement import state as processes
+from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.loop import Schedule
@@ -112,8 +110,8 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     Raises:
       InputError: a folder is in use for something else.
     """
-    check_joined(config.num_processes)
-    if not is_writer():
+    processes.check_joined(config.num_processes)
+    if not processes.is_writer:
         return {}
     targets = _of_targets(config) if isinstance(config, TransferConfig) else [config]
     configs = [one for target in targets for one in rates.configs(target)]
@@ -158,7 +156,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     for group in programs(setups):
         found, failed = _run_together(kind, config, group, [schedules[setup.config.out] for setup in group], results)
         results, failures = results | found, failures | failed
-    if config.learning_rates and results and is_writer():
+    if config.learning_rates and results and processes.is_writer:
         write_json(Path(config.out, "rates.json"), rates.best(setups, results))
     if failures:
         each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
@@ -183,13 +181,15 @@ def _run_together(
     Returns:
       (folder -> results, folder -> why there are none).
     """
-    prepare_to_agree()
+    processes.prepare()
     steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
     shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
     with explain_out_of_memory(setups[0].config, shape), contextlib.ExitStack() as stack:
         folders = [  # only the process that writes has any
-            stack.enter_context(atomic_folder(out, scratch=SCRATCH)) if is_writer() and out not in done else None
-            for out in (setup.config.out for setup in setups)
+            stack.enter_context(atomic_folder(setup.config.out, scratch=SCRATCH))
+            if processes.is_writer and setup.config.out not in done
+            else None
+            for setup in setups
         ]
         paths = [folder and folder.path for folder in folders]
         known = identity.facts(setups)
@@ -203,9 +203,9 @@ def _run_together(
         checkpoints.begin()
         meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
         often = config.checkpoint_every, config.checkpoint_minutes
-        keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
+        keeper = resume.CheckpointSaver(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
         with recorders(config.out, setups, paths, schedules, begun) as records:
-            trained = train(setups, schedules, records, begun, keeper if is_writer() else None)
+            trained = train(setups, schedules, records, begun, keeper if processes.is_writer else None)
         for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
             if outcome.failure:
                 failures[setup.config.out] = outcome.failure
@@ -236,6 +236,6 @@ def _begun(
 ) -> tuple[Checkpoint | None, list[str]]:
     """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
     begun, warn = None, functools.partial(_warn, config.out)
-    if is_writer():
+    if processes.is_writer:
         begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
     return resume.share(begun, sorted(done), known)

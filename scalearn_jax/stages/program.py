@@ -234,7 +234,7 @@ def train(
     schedules: Sequence[loop.Schedule],
     on_events: Sequence[Callable],
     saved: Checkpoint | None = None,
-    keeper: resume.Keeper | None = None,
+    keeper: resume.CheckpointSaver | None = None,
 ) -> list[Trained]:
     """Trains some runs together.
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import Preempted
-from scalearn_jax.train import feed, preemption, signals
-from scalearn_jax.train.position import Looks, Member, Position
+from scalearn_jax.train import feed, preemption
+from scalearn_jax.train.position import GroupProgress, Member, Position
+from scalearn_jax.train.signals import signals
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Params
 
@@ -70,7 +71,7 @@ class Group:
 
 def start(state: TrainState, groups: Sequence[Group]) -> Position:
     """Returns the position before the first step."""
-    return Position(0, state, {}, [Looks([Member() for _ in range(group.num_members)]) for group in groups])
+    return Position(0, state, {}, [GroupProgress([Member() for _ in range(group.num_members)]) for group in groups])
 
 
 def lookups(groups: Sequence[Group]) -> list[int]:
@@ -105,7 +106,7 @@ def train(
       Preempted: the process was told to stop.
     """
     runs, clock, compiled = _runs(groups, position, save), _Clock(), set()
-    with preemption.training():
+    with signals.training():
         try:
             _look(runs, clock, position, save)
             while not all(run.finished for run in runs):
@@ -116,7 +117,7 @@ def train(
                 position.state, position.metrics = step(position.state, frozen, lot)
                 position.step += lot.num_steps
                 clock.count(lot, position.metrics)
-                signals.state.unsaved = True
+                signals.mark_unsaved()
                 preemption.boundary()
                 _look(runs, clock, position, save)
         except Preempted:
@@ -138,7 +139,7 @@ def _secure(position: Position, save: Callable) -> None:
     """Brings a position to the disk, so that the process may end at any moment until the next step."""
     if position.step:
         save(position, "compilation")
-    signals.state.unsaved = False
+    signals.mark_saved()
 
 
 def _shape(lot: feed.Lot) -> tuple:
@@ -185,7 +186,7 @@ class _Clock:
 class _Run:
     """A group on its way."""
 
-    def __init__(self, group: Group, where: slice, looks: Looks, save: Callable):
+    def __init__(self, group: Group, where: slice, looks: GroupProgress, save: Callable):
         self._group, self._where, self._looks, self._save, self._compiled = group, where, looks, save, False
 
     @property

@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 
-from scalearn_jax.train import evaluate, feed, loop, signals
+from scalearn_jax.train import evaluate, feed, loop
+from scalearn_jax.train.signals import signals
 from scalearn_jax.train.state import TrainState
 from tests.support import tiny
 
@@ -106,7 +107,7 @@ def test_logits_come_back_in_the_order_of_the_split():
 
 def test_before_anything_is_compiled_the_position_is_secure():
     saved = []
-    train([[3.0, 2.0, 1.0]], save=lambda position, why: saved.append((position.step, why, signals.state.unsaved)))
+    train([[3.0, 2.0, 1.0]], save=lambda position, why: saved.append((position.step, why, signals.unsaved)))
     assert ("compilation" in [why for _, why, _ in saved]) and saved[0] == (1, "step", True)
     assert saved[1:4] == [(2, "compilation", True), (2, "evaluation", False), (3, "step", True)]
     assert saved[-1][:2] == (6, "end")
