@@ -6,11 +6,9 @@ Letters: n examples, C outputs.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-
-from scalearn_jax.data.task import Task
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -212,12 +210,13 @@ def probabilities(kind: str, logits: np.ndarray) -> np.ndarray:
 
 
 def compute(
-    task: Task, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
+    names: Sequence[str], kind: str, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Computes a task's metrics on a split.
+    """Computes metrics on a split.
 
     Args:
-      task: names the metrics; the first is the main one.
+      names: of the metrics, keys of ``METRICS``.
+      kind: of the task, see ``predict``.
       logits: Float[n C].
       labels: Int[n], Float[n] or Float[n C].
       questions: Float[n 3], which question each example answers; only metrics over questions look at it.
@@ -230,10 +229,6 @@ def compute(
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels; pass the whole split in order.")
-    inputs = {"logits": logits, "predictions": predict(task.kind, logits), "labels": labels, "questions": questions}
-    return {name: _call(METRICS[name], inputs) for name in task.metrics}
-
-
-def _call(metric: Callable[..., float], inputs: dict[str, np.ndarray | None]) -> float:
-    """Hands a metric the inputs that its parameters name."""
-    return metric(*(inputs[name] for name in inspect.signature(metric).parameters))
+    inputs = {"logits": logits, "predictions": predict(kind, logits), "labels": labels, "questions": questions}
+    parameters = {name: inspect.signature(METRICS[name]).parameters for name in names}  # say which inputs it takes
+    return {name: METRICS[name](*map(inputs.get, takes)) for name, takes in parameters.items()}

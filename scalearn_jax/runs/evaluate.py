@@ -187,7 +187,7 @@ def scores(task: Task, logits: np.ndarray, encoded: tokens.Encoded) -> list[dict
     return [
         {
             "loss": float(kind(jnp.asarray(one), labels).mean()),
-            **metrics.compute(task, one, encoded.labels, encoded.questions),
+            **metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions),
         }
         for one in logits
     ]

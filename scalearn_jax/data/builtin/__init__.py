@@ -9,7 +9,7 @@ from scalearn_jax.data.builtin import reviews, topics
 from scalearn_jax.data.builtin.generate import rows as rows
 from scalearn_jax.data.builtin.generate import splits as splits
 from scalearn_jax.data.builtin.generate import write as write
-from scalearn_jax.data.tasks import Task
+from scalearn_jax.data.task import Task
 
 
 def _row(name: str, texts: tuple[str, ...], labels: tuple[str, ...], kind: str = "classification", **fields) -> Task:
