@@ -188,13 +188,12 @@ def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> In
     )
 
 
-def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where: str) -> Encoded:
+def check_ids(encoded: Encoded, backbone: Any, where: str) -> Encoded:
     """Checks that a backbone has an embedding for every token; one it lacks would silently give NaN.
 
     Args:
       encoded: the split.
-      vocab_size: rows of the backbone's word embedding.
-      type_vocab_size: rows of its token-type embedding.
+      backbone: has ``vocab_size`` and ``type_vocab_size``, the rows of its word and token-type embedding.
       where: the backbone, for the error.
 
     Returns:
@@ -203,7 +202,11 @@ def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where:
     Raises:
       InputError: an id beyond the table: the tokenizer is another model's.
     """
-    for what, ids, size in (("token", encoded.ids, vocab_size), ("token type", encoded.token_types, type_vocab_size)):
+    tables = (
+        ("token", encoded.ids, backbone.vocab_size),
+        ("token type", encoded.token_types, backbone.type_vocab_size),
+    )
+    for what, ids, size in tables:
         if ids.max(initial=0) >= size:
             raise InputError(
                 f"{where}: its tokenizer gives {what} id {ids.max()}, its weights hold {size} ids; the tokenizer is"

@@ -23,7 +23,6 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import write_text
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs.serving.predictor import Predictor
-from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.stages.prepare import kept_frozen
 from scalearn_jax.train import loop, parallel
 from scalearn_jax.train.step import make_predict_step
@@ -89,7 +88,7 @@ def read_split(
     )
     tokenizer = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
-    return check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
@@ -108,7 +107,7 @@ def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tupl
     """
     table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
     encoded = tokens.encode(_tokenizer(run, backbone), run.task, table, max_length=run.task.max_length, labels=False)
-    return table, check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return table, tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def predict(config: PredictConfig) -> Path:

@@ -27,7 +27,6 @@ from scalearn_jax.stages.checks import (
     check_base_models,
     check_settings,
     check_sources,
-    check_tokens,
     fresh_width,
     given_options,
 )
@@ -231,7 +230,7 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
     """
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
-    return Data(*(check_tokens(split, backbone, config.backbone) for split in encoded))
+    return Data(*(tokens.check_ids(split, backbone, config.backbone) for split in encoded))
 
 
 def init_members(

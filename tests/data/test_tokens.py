@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -185,9 +186,9 @@ def test_the_cache_depends_on_the_side_that_is_cut(cache):
 )
 def test_ids_without_an_embedding_are_refused(sizes, message):
     encoded = tokens.encode(tokenizer(), PAIR, TABLE | {"a": ["one two", "eight"]}, max_length=16)
-    assert tokens.check_ids(encoded, vocab_size=12, type_vocab_size=2, where="b") is encoded
+    assert tokens.check_ids(encoded, SimpleNamespace(vocab_size=12, type_vocab_size=2), "b") is encoded
     with pytest.raises(InputError, match=message):
-        tokens.check_ids(encoded, vocab_size=sizes[0], type_vocab_size=sizes[1], where="b")
+        tokens.check_ids(encoded, SimpleNamespace(vocab_size=sizes[0], type_vocab_size=sizes[1]), "b")
 
 
 def test_the_cache_depends_on_everything_else(cache):
