@@ -10,18 +10,21 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
-from scalearn_jax.data.rows import Table, check_columns, num_rows
+from scalearn_jax.data.rows import Table, as_text, check_columns, num_rows, read_table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings
+
+if TYPE_CHECKING:  # it takes more than a second to import
+    from datasets import Dataset
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
@@ -116,7 +119,7 @@ def _check_settings(where: Path) -> None:
         raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
 
 
-def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels: bool = True) -> Encoded:
+def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int, labels: bool = True) -> Encoded:
     """Tokenises a table; longer inputs are cut as ``task.truncate`` says.
 
     Args:
@@ -132,6 +135,7 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
     Raises:
       InputError: no rows, a missing column or entry, or a label outside the task's list.
     """
+    table = read_table(table)
     check_columns(table, task.fields, f"the data of task {task.name}")
     rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*map(table.get, task.fields), strict=True))
     texts = [sequence for row in rows for sequence in task.sequences(row)]
@@ -153,7 +157,7 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
 def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
     """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
     has_types = "token_type_ids" in tokenizer.model_input_names
-    columns = [[_clean(text) for text in column] for column in zip(*texts, strict=True)]
+    columns = [[as_text(text) for text in column] for column in zip(*texts, strict=True)]
     try:
         with panics.as_errors():
             encoded = tokenizer(
@@ -215,14 +219,9 @@ def check_ids(encoded: Encoded, backbone: Any, where: str) -> Encoded:
     return encoded
 
 
-def _clean(text: str) -> str:
-    """Replaces what is no Unicode text (half a surrogate pair, from JSON), which tokenizers refuse."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def cached(tokenizer: Any, task: Task, table: Table, *, max_length: int) -> Encoded:
+def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int) -> Encoded:
     """``encode``, kept in the user's cache folder under a hash of all it depends on; a damaged file is made again."""
-    where = cache_folder("tokens")
+    where, table = cache_folder("tokens"), read_table(table)
     if where is None:
         return encode(tokenizer, task, table, max_length=max_length)
     path = where / f"{_fingerprint(tokenizer, task, table, max_length)}.npz"
