@@ -3,18 +3,21 @@
 Letters: n examples of a split, K sequences per example, N = n * K sequences.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
 from scalearn_jax.data.rows import Table, as_text, check_columns, num_rows, read_table
@@ -30,6 +33,7 @@ _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
 # What a tokenizer's words may stand in; without them some classes are made with no words at all, and without an error.
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
+_STANDARD_ERROR = 2  # its number, by which such a library writes to it
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
 
@@ -83,6 +87,49 @@ class Encoded:
         )
 
 
+class Panic(Exception):
+    """What a library written in Rust, such as tokenizers, reported when it gave up."""
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raises panics as ordinary exceptions, and keeps what the library prints of them off standard error.
+
+    To Python a panic is an exception that ``except Exception`` lets pass, like a request to stop. What is written to
+    standard error meanwhile comes there afterwards, unless there was a panic.
+
+    Raises:
+      Panic: there was one.
+    """
+
+    def flush() -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+            sys.stderr.flush()
+
+    held, panicked = contextlib.ExitStack(), False
+    with tempfile.TemporaryFile() as file:
+        flush()
+        with contextlib.suppress(OSError):  # it is closed
+            original = os.dup(_STANDARD_ERROR)
+            held.callback(os.close, original)
+            held.callback(os.dup2, original, _STANDARD_ERROR)
+            held.callback(flush)
+            os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            panicked = True
+            raise Panic(" ".join(str(error).split()) or type(error).__name__) from error
+        finally:
+            held.close()
+            file.seek(0)
+            while not panicked and (part := file.read(1 << 16)):
+                with contextlib.suppress(OSError):
+                    os.write(_STANDARD_ERROR, part)
+
+
 def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     """Loads a backbone's tokenizer with ``transformers``; remote code is never run.
 
@@ -104,7 +151,7 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with panics.as_errors():
+        with panics_as_errors():
             return AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -159,7 +206,7 @@ def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_leng
     has_types = "token_type_ids" in tokenizer.model_input_names
     columns = [[as_text(text) for text in column] for column in zip(*texts, strict=True)]
     try:
-        with panics.as_errors():
+        with panics_as_errors():
             encoded = tokenizer(
                 *columns,
                 truncation=_TRUNCATION[task.truncate] if len(columns) == 2 else True,
@@ -179,7 +226,7 @@ def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_leng
 
 def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> InputError | None:
     """Words what made a tokenizer fail, where that was the text or the tokenizer's file; all else is our fault."""
-    if type(error) is not Exception and not isinstance(error, panics.Panic):  # it has no types of its own
+    if type(error) is not Exception and not isinstance(error, Panic):  # it has no types of its own
         return None
     if "runcation error" in str(error):
         return InputError(

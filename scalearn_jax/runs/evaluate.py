@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from scalearn_jax import losses, methods, metrics, model, tree
 from scalearn_jax.config import EvaluateConfig, PredictConfig
-from scalearn_jax.data import batches, splits, tokens
+from scalearn_jax.data import batches, packing, splits, tokens
 from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -219,7 +219,7 @@ def eval_rows(
     splits: Sequence[tokens.Encoded], batch_size: int, row_length: int, mesh: Mesh | None = None
 ) -> tuple[int]:
     """Counts the rows that hold any evaluation batch of some splits, evenly shared by the devices of a mesh."""
-    [num_rows] = batches.eval_rows(splits, batch_size, row_length)
+    [num_rows] = packing.eval_rows(splits, batch_size, row_length)
     return (parallel.divisible(num_rows, mesh or parallel.make_mesh()),)
 
 

@@ -34,7 +34,7 @@ class State:
       tell_others: called when a signal comes, in a thread of its own.
       over: whether nobody watches any more.
       lingers: seconds that others are given to end first.
-      errors: where to write, since standard error may be held back, see ``data.panics``.
+      errors: where to write, since standard error may be held back, see ``data.tokens``.
     """
 
     signum: int | None = None
