@@ -15,7 +15,6 @@ from scalearn_jax.data import splits, tokens
 from scalearn_jax.data.rows import Table
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
-from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.train import parallel
 from scalearn_jax.train.evaluate import Layout, Members, score
 
@@ -78,7 +77,7 @@ def read_split(
     )
     tokenizer = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
-    return check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
@@ -97,7 +96,7 @@ def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tuple[Tab
     """
     table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
     encoded = tokens.encode(_tokenizer(run, backbone), run.task, table, max_length=run.task.max_length, labels=False)
-    return table, check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return table, tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
 def members_of(run: Run) -> Members:

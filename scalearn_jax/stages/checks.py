@@ -8,7 +8,6 @@ from typing import Any
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import non_linearity
@@ -78,9 +77,3 @@ def check_length(name: str, values: Sequence[float] | None, num_sources: int, *,
         raise InputError(
             f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
         )
-
-
-def check_tokens(encoded: tokens.Encoded, backbone: BackboneSpec, where: str) -> tokens.Encoded:
-    """``tokens.check_ids`` against the tables of a backbone."""
-    sizes = {"vocab_size": backbone.vocab_size, "type_vocab_size": backbone.type_vocab_size}
-    return tokens.check_ids(encoded, **sizes, where=where)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import parallel, preemption
@@ -66,7 +66,7 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
 def encode_batches(setup: Setup, encoded: Encoded, examples: np.ndarray) -> Iterator[Batch]:
     """Yields the batches that ``compute`` encodes, all of one shape."""
     size, length = setup.config.eval_batch_size, setup.task.max_length
-    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
+    rows = parallel.divisible(int(packing.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
     layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
     chunks = (examples[start : start + size] for start in range(0, len(examples), size))
     return (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)

@@ -23,7 +23,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
-from scalearn_jax.stages.checks import check_settings, check_tokens, fresh_width, given_options
+from scalearn_jax.stages.checks import check_settings, fresh_width, given_options
 from scalearn_jax.train import parallel
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.typing import Params
@@ -224,7 +224,7 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
     """
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
-    return Data(*(check_tokens(split, backbone, config.backbone) for split in encoded))
+    return Data(*(tokens.check_ids(split, backbone, config.backbone) for split in encoded))
 
 
 def init_members(

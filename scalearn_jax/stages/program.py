@@ -14,7 +14,7 @@ import numpy as np
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features, together
 from scalearn_jax.stages.outcomes import Trained, outcomes
@@ -177,7 +177,7 @@ def training_rows(setups: Sequence[Setup], num_steps: Sequence[int]) -> tuple[np
     rows = np.max([np.pad(count, (0, longest - len(count)), mode="edge") for count in counts], axis=0)
     if setups[0].config.packed:
         rows = parallel.divisible(rows, setups[0].mesh)
-    return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
+    return rows, packing.row_choices(rows, program_cost=_PROGRAM_COST)
 
 
 def _rows(setup: Setup, num_steps: int) -> np.ndarray:

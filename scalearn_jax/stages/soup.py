@@ -26,7 +26,6 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import similarity
-from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.typing import Params
 
 SAMPLES = 1000
@@ -160,7 +159,7 @@ def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str
     if vector is None:
         plain = Task(task.name, "regression", ("text",))
         encoded = tokens.encode(tokenizer, plain, {"text": texts}, max_length=length, labels=False)
-        check_tokens(encoded, embedder.spec, embedder.path)
+        tokens.check_ids(encoded, embedder.spec, embedder.path)
         vectors = similarity.embed(embedder.params, embedder.spec, encoded, row_length=length)
         vector = similarity.mean_unit_vector(vectors)
         if path:

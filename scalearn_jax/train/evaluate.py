@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import losses, metrics
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
     ) -> "Layout":
         """Finds the rows that any batch of some splits fits in, evenly shared by the devices (by default all)."""
         mesh = mesh or parallel.make_mesh()
-        [num_rows] = batches.eval_rows(splits, batch_size, row_length)
+        [num_rows] = packing.eval_rows(splits, batch_size, row_length)
         return cls(batch_size, row_length, parallel.divisible(num_rows, mesh), packed, mesh)
 
     def batches(self, encoded: Encoded) -> Iterator[Batch]:
@@ -95,7 +95,7 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, f
     return [
         {
             "loss": float(loss(jnp.asarray(one), labels).mean()),
-            **metrics.compute(task, one, encoded.labels, encoded.questions),
+            **metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions),
         }
         for one in logits
     ]

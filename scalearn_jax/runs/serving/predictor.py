@@ -24,7 +24,6 @@ from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
-from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.train import parallel
 from scalearn_jax.typing import Array, Params
 
@@ -183,7 +182,7 @@ class Predictor:
         task = query.task
         with self._lock:  # a tokenizer keeps the length it cuts at
             encoded = tokens.encode(self.tokenizer, task, query.table, max_length=task.max_length, labels=False)
-        return check_tokens(encoded, self.backbone, self.where)
+        return tokens.check_ids(encoded, self.backbone, self.where)
 
     def _of_sequences(self, encoded: tokens.Encoded, groups: np.ndarray) -> np.ndarray:
         """Computes the heads' outputs for single sequences, in order."""
