@@ -15,8 +15,7 @@ STUDIES = Path(__file__).parent
 
 def run(results: Path, model: Path, data: Path, minutes: float, files: Sequence[Path]) -> int:
     """Runs what is missing of some studies and slims their folders; returns an exit code as ``scalearn run`` does."""
-    from scalearn_jax.config import StudyConfig
-    from scalearn_jax.config.schema import from_dict, read_yaml
+    from scalearn_jax.config import StudyConfig, from_dict, read_yaml
     from scalearn_jax.errors import STOPPED
     from scalearn_jax.io.cache import keep_compiled_programs
     from scalearn_jax.studies.run import run_study

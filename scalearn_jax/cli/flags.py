@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.config.checks import no_secrets
-from scalearn_jax.config.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
+from scalearn_jax.config.schema import check_values, field_types, problems, with_ranges
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.yaml_file import read_yaml
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 _OWN = {"repo": "REPO", "sources": "SOURCE"}
@@ -92,8 +93,8 @@ def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
             value = argument
         try:
             written = with_ranges(value) if inside else value
-        except Mismatch as mismatch:
-            raise InputError(f"{value}: expected {mismatch}.") from None
+        except ValueError as error:
+            raise InputError(f"{value}: expected {error}.") from None
         parts += map(str, written) if isinstance(written, list) else [written]
     return parts
 

@@ -1,16 +1,34 @@
-"""What single values of a config may be."""
+"""What all configs share, and what single values of a config may be."""
 
 import itertools
 import math
-import os
 import os.path
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from scalearn_jax.errors import InputError, masked, shortened
+from scalearn_jax.config.schema import check_values
+from scalearn_jax.errors import InputError, masked
 
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What all configs share: values have their declared types, and none holds a secret.
+
+    Raises:
+      InputError: a wrong type, in one line.
+    """
+
+    def __post_init__(self):
+        values, found = check_values(type(self), vars(self))
+        if found:
+            raise InputError("; ".join(found))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        no_secrets(values)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -32,17 +50,12 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def expand_home(config: Any, *names: str) -> None:
-    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``.
-
-    Raises:
-      InputError: a null character in a path.
-    """
+    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
     for name in names:
         value = getattr(config, name)
-        several = isinstance(value, tuple)
-        if "\0" in "".join(map(os.fspath, value if several else (value or "",))):
-            raise InputError(f"{name} holds a null character, which no path can; got {value!r}.")
-        paths = tuple(map(os.path.expanduser, value)) if several else value and os.path.expanduser(value)
+        paths = (
+            tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else value and os.path.expanduser(value)
+        )
         object.__setattr__(config, name, paths)
 
 
@@ -74,46 +87,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         inner = itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value
         yield from itertools.chain.from_iterable(map(_texts, inner))
-
-
-def whole(value: Any, low: int, high: int, what: str) -> int:
-    """Checks a size that a file gives, before anything is made of that size.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: no whole number, or out of bounds.
-
-    Example:
-      >>> whole(768, 1, 65536, "config.json: hidden_size")
-      768
-    """
-    if type(value) is not int or not low <= value <= high:
-        raise InputError(f"{what} must be a whole number from {low} to {high}, got {_short(value)}; restore the file.")
-    return value
-
-
-def fraction(value: Any, what: str) -> float:
-    """Checks a rate that a file gives: at least 0 and below 1.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: it is something else.
-
-    Example:
-      >>> fraction(0.1, "config.json: hidden_dropout_prob")
-      0.1
-    """
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise InputError(f"{what} must be a number from 0 to below 1, got {_short(value)}; restore the file.")
-    return float(value)
-
-
-def _short(value: Any) -> str:
-    return shortened(repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__)
 
 
 def finite(config: Any, *names: str) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config.base import Config
+from scalearn_jax.config import checks
+from scalearn_jax.config.checks import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class EvaluateConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "run", "data_dir", "backbone")
-        limits.at_least(self, 1, "batch_size")
+        checks.expand_home(self, "run", "data_dir", "backbone")
+        checks.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class PredictConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "run", "also", "input", "output", "backbone")
-        limits.at_least(self, 1, "batch_size")
+        checks.expand_home(self, "run", "also", "input", "output", "backbone")
+        checks.at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ class ExplainConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "run", "out", "data_dir", "backbone")
-        limits.at_least(self, 1, "batch_size", "max_samples")
+        checks.expand_home(self, "run", "out", "data_dir", "backbone")
+        checks.at_least(self, 1, "batch_size", "max_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

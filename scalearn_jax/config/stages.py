@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config.base import Config
+from scalearn_jax.config import checks
+from scalearn_jax.config.checks import Config
 from scalearn_jax.errors import InputError
 
 
@@ -107,21 +107,21 @@ class TrainConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "backbone", "data_dir", "out")
-        limits.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
-        limits.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
-        limits.at_least(self, 1, "accumulate", "steps_per_dispatch", "checkpoint_every", "keep_checkpoints")
+        checks.expand_home(self, "backbone", "data_dir", "out")
+        checks.at_least(self, 1, "batch_size", "eval_batch_size", "log_every", "eval_every", "max_steps", "patience")
+        checks.at_least(self, 1, "epochs", "max_train_samples", "max_eval_samples", "max_dev_samples")
+        checks.at_least(self, 1, "accumulate", "steps_per_dispatch", "checkpoint_every", "keep_checkpoints")
         if self.batch_size % self.accumulate:
             raise InputError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}.")
-        limits.rates(self.learning_rate, self.learning_rates)
-        limits.at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
-        limits.at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
-        limits.at_least(self, 0, "max_faults", "checkpoint_minutes")
+        checks.rates(self.learning_rate, self.learning_rates)
+        checks.at_least(self, 4, "max_length")  # start token, a word piece of each of two texts, end token
+        checks.at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "learning_rate", "reduction_factor")
+        checks.at_least(self, 0, "max_faults", "checkpoint_minutes")
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
-        limits.seeds(self.seeds)
-        limits.at_least(self, 1, "start_timeout", "heartbeat_timeout", "num_processes")
-        limits.processes(self.coordinator, self.num_processes, self.process_id)
+        checks.seeds(self.seeds)
+        checks.at_least(self, 1, "start_timeout", "heartbeat_timeout", "num_processes")
+        checks.processes(self.coordinator, self.num_processes, self.process_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,12 +177,12 @@ class TransferConfig(TrainConfig):
             raise InputError("target or targets: expected one of them, see `scalearn list tasks`.")
         if len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets names something twice: {list(self.targets)}.")
-        limits.expand_home(self, "sources", "embedder")
-        limits.at_least(self, 0, "omega_dropout", "penalty")
-        limits.at_least(self, 1, "top_sources", "similarity_samples")
+        checks.expand_home(self, "sources", "embedder")
+        checks.at_least(self, 0, "omega_dropout", "penalty")
+        checks.at_least(self, 1, "top_sources", "similarity_samples")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
-        limits.finite(self, "omega_init", "weights", "coefficients")
+        checks.finite(self, "omega_init", "weights", "coefficients")
         if self.weights and sum(self.weights) == 0:
             raise InputError(f"weights are divided by their sum, which must not be 0, got {list(self.weights)}.")
         if self.weights is not None and self.top_sources is not None:

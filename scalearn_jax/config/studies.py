@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config.base import Config
+from scalearn_jax.config import checks
+from scalearn_jax.config.checks import Config
 from scalearn_jax.errors import InputError, is_plain
 
 
@@ -51,9 +51,9 @@ class StudyConfig(Config):
         super().__post_init__()
         if not is_plain(self.name):
             raise InputError(f"name {self.name!r} holds characters that cannot be shown; it is the title of tables.")
-        limits.expand_home(self, "backbone", "data_dir", "adapters")
-        limits.seeds(self.seeds)
-        limits.finite(self, "probe_constants")
+        checks.expand_home(self, "backbone", "data_dir", "adapters")
+        checks.seeds(self.seeds)
+        checks.finite(self, "probe_constants")
         for name in ("shots", "probe_constants", "probe_sources"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -87,10 +87,10 @@ class RunConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "study", "out")
-        limits.at_least(self, 0, "max_minutes")
+        checks.expand_home(self, "study", "out")
+        checks.at_least(self, 0, "max_minutes")
         if self.shard is not None:
-            limits.shard(self.shard)
+            checks.shard(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,4 +104,4 @@ class ReportConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        limits.expand_home(self, "dir", "out")
+        checks.expand_home(self, "dir", "out")

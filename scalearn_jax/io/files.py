@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 
 _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some are for suffixes
 _POINTER = b"version https://git-lfs.github.com/"
@@ -102,6 +102,44 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
     if len(content) > max_bytes:
         raise InputError(f"{path} has more than {max_bytes} bytes; is it the right file?")
     return content.decode("utf-8")
+
+
+def whole(value: Any, low: int, high: int, what: str) -> int:
+    """Checks a size that a file gives, before anything is made of that size.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: no whole number, or out of bounds.
+
+    Example:
+      >>> whole(768, 1, 65536, "config.json: hidden_size")
+      768
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(
+            f"{what} must be a whole number from {low} to {high}, got {format_value(value)}; restore the file."
+        )
+    return value
+
+
+def fraction(value: Any, what: str) -> float:
+    """Checks a rate that a file gives: at least 0 and below 1.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: it is something else.
+
+    Example:
+      >>> fraction(0.1, "config.json: hidden_dropout_prob")
+      0.1
+    """
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise InputError(f"{what} must be a number from 0 to below 1, got {format_value(value)}; restore the file.")
+    return float(value)
 
 
 def is_pointer(path: str | Path) -> bool:

@@ -19,12 +19,13 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config.schema import from_dict, problems, read_yaml, to_dict
+from scalearn_jax.config.checks import shard
+from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.progress import format_duration as clock
+from scalearn_jax.io.yaml_file import read_yaml
 from scalearn_jax.studies import checks as study_checks
 from scalearn_jax.studies import dry_run as outlook
 from scalearn_jax.studies import report, results
@@ -53,7 +54,7 @@ def run_command(config: RunConfig) -> int:
         plain = {task: {k: v for k, v in values.items() if k != "seeds"} for task, values in study.tasks.items()}
         study = dataclasses.replace(study, tasks=plain)
     options = {"only": config.only, "dry_run": config.dry_run, "max_minutes": config.max_minutes}
-    share = limits.shard(config.shard) if config.shard else (1, 1)
+    share = shard(config.shard) if config.shard else (1, 1)
     return run_study(study, config.out, share=share, where=config.study, **options)
 
 

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from scalearn_jax import config
 from scalearn_jax.config import StudyConfig, schema
@@ -20,6 +20,7 @@ from scalearn_jax.data import rows as tables
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import yaml_file
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub, foreign_head, provenance
 from scalearn_jax.runs import run_json as run_info
@@ -122,15 +123,18 @@ TAGGED = st.builds(
 )
 def test_a_yaml_file_of_any_bytes_is_read_or_refused(content, folder):
     (folder / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    read = accepts(schema.read_yaml, folder / "a.yaml")
+    read = accepts(yaml_file.read_yaml, folder / "a.yaml")
     assert read is None or isinstance(read, dict)
 
 
 @SOME(max_examples=40)
 @given(content=st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_yaml_of_any_values_comes_back(content, folder):
-    (folder / "b.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8", errors="replace")
-    read = accepts(schema.read_yaml, folder / "b.yaml")
+    writer = YAML(typ="safe", pure=True)
+    writer.sort_base_mapping_type_on_output = False
+    with open(folder / "b.yaml", "w", encoding="utf-8", errors="replace") as stream:
+        writer.dump(content, stream)
+    read = accepts(yaml_file.read_yaml, folder / "b.yaml")
     assert read is None or str(read) == str({name.replace("-", "_"): value for name, value in content.items()})
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.config.checks import whole
 from scalearn_jax.errors import InputError, shortened, unknown
+from scalearn_jax.io.files import whole
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.config.checks import fraction, whole
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.io.files import write_json
+from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.heads import HeadSpec
