@@ -43,7 +43,7 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
         published.get(name)
     plain = [result for result in results if not result.shots and not result.coefficients]
     if strict and _can_draw():
-        omega.read(plain)  # a run without its weights is told before anything is written
+        omega.read_omegas(plain)  # a run without its weights is told before anything is written
     out.mkdir(parents=True, exist_ok=True)
     probing = [result for result in results if result.coefficients]
     few_shot = [result for result in results if result.shots]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import scalearn_jax
+import scalearn_jax.stages
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
