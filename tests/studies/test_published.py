@@ -8,8 +8,8 @@ import pytest
 from scalearn_jax.config import ReportConfig, StudyConfig
 from scalearn_jax.data.tasks import SUITES
 from scalearn_jax.errors import InputError
-from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import published, report
+from scalearn_jax.studies.checks import study_problems
 from scalearn_jax.studies.comparison import backbone_name
 from tests.support.fake_runs import write_run, write_study
 
@@ -47,7 +47,7 @@ def test_lookup():
 
 def test_an_unknown_table_is_a_problem_of_the_study():
     study = StudyConfig(name="n", backbone="b", targets=("glue/rte",), methods=("single",), published="roberta-base")
-    (problem,) = plan.check(study)
+    (problem,) = study_problems(study)
     assert problem.startswith("published: unknown published table 'roberta-base'") and "glue/roberta-base" in problem
 
 
