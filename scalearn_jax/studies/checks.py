@@ -63,7 +63,7 @@ def _name_problems(study: StudyConfig) -> Iterator[str]:
         if not names and key != "sources" and not (key == "methods" and study.probe_sources):
             yield f"{key}: expected at least one"
     if study.published is not None:
-        yield from _error_of(lambda: published.get(study.published), "published: ")
+        yield from _error_of(lambda: published.get_table(study.published), "published: ")
 
 
 def _probe_problems(study: StudyConfig) -> Iterator[str]:

@@ -10,12 +10,11 @@ from scalearn_jax.data.tasks import SUITES
 from scalearn_jax.errors import InputError
 from scalearn_jax.studies import published, report
 from scalearn_jax.studies.checks import study_problems
-from scalearn_jax.studies.comparison import backbone_name
 from tests.support.fake_runs import write_run, write_study
 
 # ProPETL's average on SuperGLUE stands as 73.69 in the source; its row averages to 73.66.
 OFF = {("superglue/roberta-base", "propetl"): 73.65625}
-TABLES = {name: published.get(name) for name in published.names()}
+TABLES = {name: published.get_table(name) for name in published.table_names()}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -62,7 +61,7 @@ def test_an_unknown_table_is_a_problem_of_the_study():
     ],
 )
 def test_backbone_name(backbone, name):
-    assert backbone_name(backbone) == name
+    assert published.backbone_name(backbone) == name
 
 
 @pytest.fixture
