@@ -199,7 +199,7 @@ class PlanAdapterConfig(AdapterConfig):
     out: str = ""
     """Not needed: nothing is written."""
     suggest: bool = True
-    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    """Estimate the largest batch that fits; compiles one more program."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -211,6 +211,6 @@ class PlanTransferConfig(TransferConfig):
     out: str = ""
     """Not needed: nothing is written."""
     suggest: bool = True
-    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    """Estimate the largest batch that fits; compiles one more program."""
     json: bool = False
     """Print JSON instead of a table."""

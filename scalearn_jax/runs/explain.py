@@ -116,10 +116,10 @@ def write(out: Path, found: Attribution, facts: dict) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
-    from scalearn_jax.runs import figures as figure
+    from scalearn_jax.runs import figures
 
     title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
-    figure.draw(found, title, facts["metric"], out)
+    figures.draw_attribution(found, title, facts["metric"], out)
 
 
 def omega_csv(found: Attribution) -> str:
