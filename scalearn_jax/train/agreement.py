@@ -76,7 +76,7 @@ class Processes:
         self._compared = not self.joined
 
     def agree(self, facts: Mapping[str, Any], shared: Any = None) -> Any:
-        """Waits until every process is ready to train, with the same facts.
+        """Waits until every process is ready to train, with the same facts; on CPU at most half an hour, gloo's limit.
 
         Args:
           facts: what must be equal everywhere; JSON types.
