@@ -138,7 +138,7 @@ def make_workload(setting: Setting) -> Workload:
         found = full_batches(setup.spec.backbone, setting, setup.task.num_outputs)
     else:
         num_steps = training.make_schedule(config, method, len(setup.data.train)).num_steps
-        choices = training.training_rows([setup], [num_steps])[1]
+        choices = training.training_rows(setup, num_steps)[1]
         found = list(itertools.islice(training.member_batches(setup, choices), setting["batches"]))
     return Workload(setup.spec, setup.task, method, setup.trainable, setup.frozen, found)
 

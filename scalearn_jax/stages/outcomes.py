@@ -1,7 +1,7 @@
 """What came of trained runs: their best checkpoints, or why there are none."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.position import Looks, Member, Position
 from scalearn_jax.train.state import Faults
-from scalearn_jax.typing import Params
 
 
 class Trained(NamedTuple):
@@ -30,13 +29,12 @@ class Trained(NamedTuple):
     state_hash: str
 
 
-def outcomes(setups: Sequence[Setup], position: Position, leave: Callable) -> list[Trained]:
+def outcomes(setups: Sequence[Setup], position: Position) -> list[Trained]:
     """Takes the results of some runs out of the program that trained them.
 
     Args:
       setups: the runs.
       position: where the program ended.
-      leave: (run, trees of the program) -> trees of the run, see ``together``.
 
     Returns:
       What came of each.
@@ -45,8 +43,6 @@ def outcomes(setups: Sequence[Setup], position: Position, leave: Callable) -> li
     for setup, looks, end in zip(setups, position.groups, ends, strict=True):
         own = jax.tree.map(lambda leaf: leaf[end - len(setup.config.seeds) : end], position.state)  # noqa: B023
         failure = _failure(setup, looks, own.faults)
-        for member in () if failure else looks.members:
-            member.trainable = _one(leave, setup, member.trainable)
         found.append(Trained(None if failure else looks.members, failure, tree.content_hash(to_host(own))))
     return found
 
@@ -74,8 +70,3 @@ def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
         f" {int(fault.step) + 1} (training examples {', '.join(map(str, examples))}); norms of gradients: {gradients};"
         f" norms of parameters: {parameters}"
     )
-
-
-def _one(leave: Callable, setup: Setup, trainable: Params) -> Params:
-    """``leave`` for a single member."""
-    return jax.tree.map(np.asarray, leave(setup, trainable))

@@ -9,6 +9,7 @@ Letters: M members (seeds trained together), T source tasks.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.stages import identity, rates, together
+from scalearn_jax.stages import identity, rates
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import write_run
 from scalearn_jax.stages.prepare import Setup, prepare
@@ -135,14 +136,6 @@ def _sharing(setup: Setup, others: Sequence[Setup]) -> Setup:
     return dataclasses.replace(setup, frozen=setup.frozen | {"backbone": owner.frozen["backbone"]})
 
 
-def programs(setups: Sequence[Setup]) -> list[list[Setup]]:
-    """Groups the runs of a config by what fits one program; see ``together.key``."""
-    groups: dict[tuple, list[Setup]] = {}
-    for setup in setups:
-        groups.setdefault(together.key(setup), []).append(setup)
-    return list(groups.values())
-
-
 def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
     """Trains the runs of a config, and says which learning rate did best.
 
@@ -154,7 +147,8 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
         return Path(config.out)
     setups = make_setups(config)
     schedules = {setup.config.out: make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups}
-    for group in programs(setups):
+    for _, runs in itertools.groupby(setups, lambda setup: setup.task.name):  # one target after the other
+        group = list(runs)
         found, failed = _run_together(kind, config, group, [schedules[setup.config.out] for setup in group], results)
         results, failures = results | found, failures | failed
     if config.learning_rates and results and is_writer():
@@ -183,8 +177,9 @@ def _run_together(
       (folder -> results, folder -> why there are none).
     """
     prepare_to_agree()
-    steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
-    shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
+    results, failures = {}, {}
+    first, num_steps = setups[0], schedules[0].num_steps
+    shape = lambda: f"{training_rows(first, num_steps)[1][-1]} rows of {first.task.max_length} tokens"  # noqa: E731
     with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
         paths = [folder.path for folder in folders]

@@ -16,7 +16,7 @@ from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.errors import InputError
-from scalearn_jax.stages import features, together
+from scalearn_jax.stages import features
 from scalearn_jax.stages.outcomes import Trained, outcomes
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, parallel, resume
@@ -25,8 +25,8 @@ from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
-from scalearn_jax.train.step import make_train_step
-from scalearn_jax.typing import Batch, FeatureBatch, Params
+from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.typing import Batch, Params
 
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
 
@@ -39,23 +39,21 @@ class Training(NamedTuple):
       state: the first, leading axis M.
       frozen: the frozen half.
       batches: one a step, leading axis M, from the start step on.
-      evaluations: of each run: trainable trees of its members -> development metrics.
-      leave: (run, trees of the program) -> trees of the run, see ``together``.
+      evaluate: trainable trees of a run's members -> development metrics of each.
     """
 
     step: Callable
     state: states.TrainState
     frozen: Params
     batches: Iterator
-    evaluations: list[Callable[[Params], list[dict[str, float]]]]
-    leave: Callable[[Setup, Params], Params]
+    evaluate: Callable[[Params], list[dict[str, float]]]
 
 
 def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], start_step: int = 0) -> Training:
     """Builds the program of some runs; computes no step.
 
     Args:
-      setups: runs that agree in all but seeds, learning rate and target.
+      setups: runs that agree in all but their learning rate.
       schedules: of each run.
       start_step: steps done before.
 
@@ -64,19 +62,24 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], s
     """
     first = setups[0]
     constant = features.are_constant(first.method, first.spec)
-    joint = together.join(setups, features.forward if constant else parallel.forward(first.mesh))
+    forward = features.forward if constant else parallel.forward(first.mesh)
+    loss = make_loss(first.spec, first.task.name, first.task.kind, forward)
     optimizers = [_optimizer(*run) for run in zip(setups, schedules, strict=True)]
-    states_ = [_first_state(setup, joint, tx) for setup, tx in zip(setups, optimizers, strict=True)]
+    states_ = [_first_state(setup, tx) for setup, tx in zip(setups, optimizers, strict=True)]
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states_)
-    evaluators = _evaluators(setups, constant)
-    leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
+    num_steps = schedules[0].num_steps
+    if constant:
+        stream = features.train_batches(first, num_steps, start_step)
+    else:
+        stream = member_batches(first, training_rows(first, num_steps)[1], start_step)
+    if len(setups) > 1:  # all learning rates see the same batches
+        stream = (batches.concatenate([batch] * len(setups)) for batch in stream)
     return Training(
-        make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first), limit=first.config.max_faults),
+        make_train_step(loss, optimizers[0], num_parts=num_parts(first), limit=first.config.max_faults),
         parallel.replicate(state, first.mesh),
-        joint.frozen,
-        _joint_batches(setups, schedules, joint, constant, start_step),
-        [leaving(*run) for run in zip(setups, evaluators, strict=True)],
-        joint.leave,
+        first.frozen,
+        stream,
+        features.evaluator(first, first.data.dev) if constant else _evaluator(first),
     )
 
 
@@ -103,10 +106,9 @@ def _optimizer(setup: Setup, schedule: loop.Schedule):
     )
 
 
-def _first_state(setup: Setup, joint: together.Joint, tx) -> states.TrainState:
+def _first_state(setup: Setup, tx) -> states.TrainState:
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in setup.config.seeds])
-    trainable = joint.enter(setup, setup.trainable)
-    return jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(trainable, keys)
+    return jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(setup.trainable, keys)
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
@@ -143,13 +145,6 @@ def evaluation_layout(setup: Setup) -> Layout:
     )
 
 
-def _evaluators(setups: Sequence[Setup], constant: bool) -> list[Callable]:
-    """One a run; runs on the same data share one, and with it what it keeps."""
-    make = (lambda setup: features.evaluator(setup, setup.data.dev)) if constant else _evaluator
-    made: dict[int, Callable] = {}
-    return [made.get(id(setup.data)) or made.setdefault(id(setup.data), make(setup)) for setup in setups]
-
-
 def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
     layout = evaluation_layout(setup)
 
@@ -162,21 +157,15 @@ def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
 # ---------------------------------------------------------------- batches
 
 
-def training_rows(setups: Sequence[Setup], num_steps: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Counts the rows of each step, and picks the counts they are rounded up to.
-
-    Args:
-      setups: the runs, trained together.
-      num_steps: of each run; a shorter one repeats its last batch until the others end.
+def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Counts the rows of each step of a run, and picks the counts they are rounded up to.
 
     Returns:
       (Int[n], the choices).
     """
-    counts = [_rows(setup, steps) for setup, steps in zip(setups, num_steps, strict=True)]
-    longest = max(num_steps)
-    rows = np.max([np.pad(count, (0, longest - len(count)), mode="edge") for count in counts], axis=0)
-    if setups[0].config.packed:
-        rows = parallel.divisible(rows, setups[0].mesh)
+    rows = _rows(setup, num_steps)
+    if setup.config.packed:
+        rows = parallel.divisible(rows, setup.mesh)
     return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
 
 
@@ -195,38 +184,6 @@ def member_batches(setup: Setup, choices: Sequence[int], start_step: int = 0) ->
     layout |= dict(row_choices=choices, packed=config.packed, start_step=start_step)
     streams = [batches.train_batches(setup.data.train, seed=seed, **layout) for seed in config.seeds]
     return map(batches.stack, zip(*streams, strict=True))
-
-
-def _joint_batches(
-    setups, schedules, joint: together.Joint, constant: bool, start_step: int
-) -> Iterator[Batch | FeatureBatch]:
-    steps = [schedule.num_steps for schedule in schedules]
-    choices = () if constant else training_rows(setups, steps)[1]
-
-    def stream(setup: Setup, num_steps: int) -> Iterator:
-        start = min(start_step, num_steps - 1)
-        own = features.train_batches(setup, num_steps, start) if constant else member_batches(setup, choices, start)
-        return map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps - start))
-
-    if len(setups) == 1:
-        return stream(setups[0], steps[0])
-    streams: dict[int, tuple[Iterator, int]] = {}  # runs that differ in their rate alone have the same batches
-    for setup, num_steps in zip(setups, steps, strict=True):
-        own, count = streams.get(id(setup.data)) or (_lasting(stream(setup, num_steps)), 0)
-        streams[id(setup.data)] = own, count + 1
-    repeated = (map(functools.partial(_repeated, count=count), own) for own, count in streams.values())
-    return map(batches.concatenate, zip(*repeated, strict=True))
-
-
-def _repeated(batch: Batch | FeatureBatch, count: int) -> Batch | FeatureBatch:
-    return batch if count == 1 else batches.concatenate([batch] * count)
-
-
-def _lasting(items: Iterator) -> Iterator:
-    """Repeats the last item without end: a run that is done goes along with the others and changes nothing."""
-    for item in items:
-        yield item
-    yield from itertools.repeat(item)
 
 
 def train(
@@ -254,8 +211,8 @@ def train(
     mesh, start = setups[0].mesh, saved.step if saved else 0
     training = make_training(setups, schedules, start)
     groups = [
-        loop.Group(len(setup.config.seeds), schedule, evaluate, setup.task.metrics[0], on_event)
-        for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
+        loop.Group(len(setup.config.seeds), schedule, training.evaluate, setup.task.metrics[0], on_event)
+        for setup, schedule, on_event in zip(setups, schedules, on_events, strict=True)
     ]
     lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config), start)
     lots = itertools.chain(list(itertools.islice(lots, 1)), lots)  # cached features are computed here, not in a thread
@@ -266,7 +223,7 @@ def train(
         loop.train(parallel.compile_lots(training.step, mesh), position, training.frozen, placed, groups, save)
     finally:
         placed.close()
-    return outcomes(setups, position, training.leave)
+    return outcomes(setups, position)
 
 
 def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> Position:

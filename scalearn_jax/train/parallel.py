@@ -38,7 +38,6 @@ _FROZEN = {
     r"adapters/up/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],  # [L, T, r, d]
     r"adapters/up/bias": [PartitionSpec(None, "model")],
 }
-MEMBERS = "members"  # entry of the frozen half that has a leading member axis: constants that members differ in
 _OF_HEADS = re.compile(r"backbone/layers/(query|key|value|attention_output)/")
 
 
@@ -134,14 +133,9 @@ def compile_lots(step: Callable, mesh: Mesh) -> Callable:
     return lambda state, frozen, lot: (one if lot.num_steps == 1 else many)(state, frozen, lot.batch)
 
 
-def _of_members(one: Callable) -> Callable:
-    """Maps a step over members, which share the frozen half but for its entry ``MEMBERS``."""
-
-    def step(state, frozen, batch):
-        axes = {name: 0 if name == MEMBERS else None for name in frozen}
-        return jax.vmap(one, in_axes=(0, axes, 0))(state, frozen, batch)
-
-    return step
+def _of_members(step: Callable) -> Callable:
+    """Maps a step over members, which share the frozen half."""
+    return jax.vmap(step, in_axes=(0, None, 0))
 
 
 def place(lot: Lot, mesh: Mesh) -> Lot:

@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_runs_own_step(planned, setup):
     assert trained["memory"] == found._asdict() | {"peak": found.peak}
     assert trained["flops"] == compiled.cost_analysis()["flops"] > 0
     assert result["parameters"] == count_parameters(setup.trainable)
-    rows, _ = training.training_rows([setup], [schedule.num_steps])
+    rows, _ = training.training_rows(setup, schedule.num_steps)
     assert trained["rows"] == max(rows) and trained["length"] == 16
 
 

@@ -259,7 +259,7 @@ def test_a_finished_run_is_not_made_again(inputs, tmp_path, capsys):
 
 
 def test_runs_of_one_program_that_came_out_before_the_end_stay(inputs, tmp_path, monkeypatch):
-    changes = dict(target=None, targets=("builtin/sentiment", "builtin/topic"), max_steps=2)
+    changes = dict(learning_rates=(1e-3, 1e-2), max_steps=2)
     run(inputs, tmp_path / "whole", **changes)
     lives = Lives(monkeypatch, 2 + 3 + 3 + 3 + 1)  # steps, both evaluations, one test, and into the second
     assert until_done(lives, lambda: run(inputs, tmp_path / "stopped", **changes)) == 1

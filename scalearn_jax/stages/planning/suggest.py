@@ -118,7 +118,7 @@ def _batch_size(probe: Probe, setup: Setup, schedule: Schedule, found: Forecast,
     most = max(size, len(setup.data.train) // multiple * multiple)
     larger = min(most, _LARGER * size)
     resized, num_steps = _resized(setup, schedule, larger, members)
-    rows_each = training_rows([resized], [num_steps])[1][-1] / larger
+    rows_each = training_rows(resized, num_steps)[1][-1] / larger
     points = [(p.rows / rows_each, p.memory.peak) for p in found.programs if p.name == "train"]
     tries = MAX_COMPILATIONS - probe.compiled - 1  # the seeds need one
     return largest(

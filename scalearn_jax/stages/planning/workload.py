@@ -67,7 +67,7 @@ def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[
 
 def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:
     """Yields a real batch of each row count that training uses, ascending, and how many steps have that count."""
-    rows, choices = training.training_rows([setup], [num_steps])
+    rows, choices = training.training_rows(setup, num_steps)
     rounded = np.asarray(choices)[np.searchsorted(choices, rows)]
     for choice in choices:
         steps = np.flatnonzero(rounded == choice)
