@@ -116,14 +116,14 @@ def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypa
 
 def test_several_steps_really_are_sent_at_once(inputs, tmp_path, monkeypatch):
     changes, _ = CASES["several steps a dispatch, in parts"]
-    sizes, make = [], feed.lots
+    sizes, make = [], feed.dispatches
 
     def spied(*arguments, **options):
-        for lot in make(*arguments, **options):
-            sizes.append(lot.num_steps)
-            yield lot
+        for dispatch in make(*arguments, **options):
+            sizes.append(dispatch.num_steps)
+            yield dispatch
 
-    monkeypatch.setattr(feed, "lots", spied)
+    monkeypatch.setattr(feed, "dispatches", spied)
     run(inputs, tmp_path / "run", **changes)
     assert sizes == [1, 3, 3, 1, 1]
 

@@ -12,7 +12,8 @@ from scalearn_jax.models import encoder
 from scalearn_jax.runs.serving import mixed
 from scalearn_jax.runs.serving.folders import Served
 from scalearn_jax.runs.serving.mixed import MixedSpec, Rows
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_forward
 from scalearn_jax.typing import Array, Params
 
 
@@ -26,16 +27,16 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
     Returns:
       The compiled forward pass, (params, rows on the host) -> Float[N C], see ``mixed.apply``; and its parameters.
     """
-    mesh, first = parallel.make_mesh(), served[0]
+    mesh, first = sharding.make_mesh(), served[0]
     spec = dataclasses.replace(first.spec, dtype=dtype or _common([one.spec.dtype for one in served], "float32"))
     if first.portable is None:
-        return _single(spec, first.task.name, mesh), parallel.replicate(first.params, mesh)
+        return _single(spec, first.task.name, mesh), sharding.replicate(first.params, mesh)
     parts = [one.portable for one in served]
     sizes = ModelSpec(parts[0].backbone, dtype=spec.dtype, layers=_common([one.spec.layers for one in served], "loop"))
     widest = max(part.head_spec.num_outputs for part in parts)
     forward = _several(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
     backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
-    return forward, parallel.replicate({"backbone": backbone, **mixed.stack(parts)}, mesh)
+    return forward, sharding.replicate({"backbone": backbone, **mixed.stack(parts)}, mesh)
 
 
 def _common(values: Sequence[str], otherwise: str) -> str:
@@ -47,7 +48,7 @@ def _several(spec: MixedSpec, mesh: Mesh) -> Callable:
     def answer(params: Params, rows: Rows) -> Array:
         return mixed.apply(params, rows, spec=spec)
 
-    return parallel.compile_forward(answer, mesh)
+    return compile_forward(answer, mesh)
 
 
 @cache
@@ -59,4 +60,4 @@ def _single(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
         first = model.features(params, rows, spec=spec)
         return model.predict(params, first, spec=spec, task=task)
 
-    return parallel.compile_forward(answer, mesh)
+    return compile_forward(answer, mesh)

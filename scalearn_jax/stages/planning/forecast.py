@@ -13,7 +13,8 @@ import jax
 
 from scalearn_jax.stages.planning.workload import Work, workload
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import memory, parallel
+from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState, count_parameters
 
@@ -85,7 +86,7 @@ def _sum(programs: list[Program], chosen: Callable[[str], bool]) -> float | None
 
 
 def forecast(
-    setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState, prepared: float, available: int | None
+    setup: Setup, schedule: Schedule, step: Compiled, state: TrainState, prepared: float, available: int | None
 ) -> tuple[Forecast, TrainState]:
     """Compiles the programs of a run and times those that fit.
 

@@ -18,7 +18,8 @@ from scalearn_jax.stages.planning.forecast import Forecast, Program
 from scalearn_jax.stages.planning.workload import compiled_training, train_batches
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import training_rows
-from scalearn_jax.train import memory, parallel
+from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Batch
@@ -38,7 +39,7 @@ class Probe:
       compiled: number of programs compiled so far.
     """
 
-    def __init__(self, setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState):
+    def __init__(self, setup: Setup, schedule: Schedule, step: Compiled, state: TrainState):
         self._setup, self._schedule, self._step, self._state = setup, schedule, step, state
         self.compiled = 0
 
@@ -53,7 +54,7 @@ class Probe:
         members = len(config.seeds)
         return self._peak(step, largest_batch(setup, self._schedule, config.batch_size, members), members)
 
-    def _peak(self, step: parallel.Compiled, batch: Batch, num_seeds: int) -> int:
+    def _peak(self, step: Compiled, batch: Batch, num_seeds: int) -> int:
         self.compiled += 1
         resize = lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape[1:]), x.dtype, sharding=x.sharding)  # noqa: E731
         compiled = step.lower(jax.tree.map(resize, self._state), self._setup.frozen, batch).compile()
@@ -76,7 +77,7 @@ def _resized(setup: Setup, schedule: Schedule, batch_size: int, num_seeds: int) 
 
 
 def suggest(
-    setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState, found: Forecast
+    setup: Setup, schedule: Schedule, step: Compiled, state: TrainState, found: Forecast
 ) -> dict[str, Any] | None:
     """Looks for the largest batch and the most seeds that fit, each with all else as it is.
 

@@ -11,7 +11,7 @@ import numpy as np
 from scalearn_jax.stages import features
 from scalearn_jax.stages import program as training
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import parallel
+from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_train_step
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.train.step import make_predict_step
@@ -29,7 +29,7 @@ class Work(NamedTuple):
     """
 
     name: str
-    step: parallel.Compiled
+    step: Compiled
     batch: Batch | FeatureBatch
     calls: int
 
@@ -41,13 +41,13 @@ class Work(NamedTuple):
         return self.batch.tokens.shape[-2:]
 
 
-def compiled_training(setup: Setup, schedule: Schedule) -> tuple[parallel.Compiled, TrainState]:
+def compiled_training(setup: Setup, schedule: Schedule) -> tuple[Compiled, TrainState]:
     """The training step of a run, compiled on demand, and its first state."""
-    made = training.make_training([setup], [schedule])
-    return parallel.compile_train_step(made.step, setup.mesh), made.state
+    made = training.make_program([setup], schedule)
+    return compile_train_step(made.step, setup.mesh), made.state
 
 
-def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[Work]:
+def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     """Lists the programs of a run, training first; needs no device.
 
     Args:
@@ -78,9 +78,9 @@ def _evaluate(setup: Setup, num_evaluations: int) -> Work:
     """The one program of development and test set."""
     config, data, task = setup.config, setup.data, setup.task
     size = config.eval_batch_size
-    batch = next(training.evaluation_layout(setup).batches(data.dev))
+    batch = next(setup.evaluation_layout.batches(data.dev))
     calls = num_evaluations * -(-len(data.dev) // size) + -(-len(data.test) // size)
-    step = parallel.compile_predict_step(make_predict_step(setup.spec, task.name), setup.mesh)
+    step = compile_predict_step(make_predict_step(setup.spec, task.name), setup.mesh)
     return Work("evaluate", step, batch, calls)
 
 
@@ -95,7 +95,7 @@ def _encode(setup: Setup, schedule: Schedule) -> list[Work]:
     ]
 
 
-def _train_on_features(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> Work:
+def _train_on_features(setup: Setup, schedule: Schedule, step: Compiled) -> Work:
     """Training of a head alone, on features that are zero: they take as long as any."""
     config, encoded = setup.config, setup.data.train
     members, size = len(config.seeds), config.batch_size
