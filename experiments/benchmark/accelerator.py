@@ -101,7 +101,7 @@ def random_workload(cell: Cell, changes: dict[str, Any]):
     from scalearn_jax.models import bank, encoder
     from scalearn_jax.models.backbones import spec_from_config
     from scalearn_jax.stages import prepare
-    from scalearn_jax.train import parallel
+    from scalearn_jax.train import sharding
 
     sizes, method = spec_from_config(ROBERTA_BASE | changes), methods.get(cell.method)
     setting = {"backbone": "random", "data_dir": None, "task": "glue/mnli", "rows": "packed", "length": ROW_LENGTH}
@@ -111,7 +111,7 @@ def random_workload(cell: Cell, changes: dict[str, Any]):
     spec = prepare.make_spec(config, method, task, sizes, sources)
     backbone = jax.jit(encoder.init, static_argnums=1)(jax.random.key(0), sizes)
     stacked = bank.stack([source.adapter for source in sources]) if sources else None
-    halves = prepare.init_members(config.seeds, spec, method, backbone, stacked, parallel.make_mesh())
+    halves = prepare.init_members(config.seeds, spec, method, backbone, stacked, sharding.make_mesh())
     return Workload(spec, task, method, *halves, packed_batches(cell, sizes.vocab_size, task.num_outputs))
 
 

@@ -23,7 +23,8 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import prepare
 from scalearn_jax.stages import program as training
-from scalearn_jax.train import optim, parallel, state, step
+from scalearn_jax.train import optim, sharding, state, step
+from scalearn_jax.train.compile import compile_train_step, forward
 from scalearn_jax.train.state import count_parameters
 from scalearn_jax.typing import Batch, Params
 
@@ -66,16 +67,16 @@ class Program(NamedTuple):
 
 def make_program(load: Workload) -> Program:
     """Builds the step as a run does; the only place that knows how the library assembles it."""
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     tx = optim.make_optimizer(
         learning_rate=load.method.learning_rate, num_steps=10_000, trainable=load.method.trainable, clip_norm=1.0
     )
-    loss = step.make_loss(load.spec, load.task.name, load.task.kind, parallel.forward(mesh))
+    loss = step.make_loss(load.spec, load.task.name, load.task.kind, forward(mesh))
     members = len(jax.tree.leaves(load.trainable)[0])
     keys = jnp.stack([jax.random.key(seed) for seed in range(members)])
     first = jax.vmap(lambda trainable, key: state.create(trainable, tx, key))(load.trainable, keys)
-    compiled = parallel.compile_train_step(step.make_train_step(loss, tx), mesh)
-    return Program(compiled.jitted, parallel.replicate(first, mesh), compiled.place)
+    compiled = compile_train_step(step.make_train_step(loss, tx), mesh)
+    return Program(compiled.jitted, sharding.replicate(first, mesh), compiled.place)
 
 
 def compile_programs(program: Program, load: Workload) -> list:
@@ -138,7 +139,7 @@ def make_workload(setting: Setting) -> Workload:
         found = full_batches(setup.spec.backbone, setting, setup.task.num_outputs)
     else:
         num_steps = training.make_schedule(config, method, len(setup.data.train)).num_steps
-        choices = training.training_rows([setup], [num_steps])[1]
+        choices = training.training_rows(setup, num_steps)[1]
         found = list(itertools.islice(training.member_batches(setup, choices), setting["batches"]))
     return Workload(setup.spec, setup.task, method, setup.trainable, setup.frozen, found)
 
@@ -164,8 +165,7 @@ def random_sources(sizes: BackboneSpec, num_sources: int) -> list[Source]:
     shape = banks.BankShape(sizes.num_layers, num_sources, sizes.hidden_size, max(sizes.hidden_size // 16, 1))
     bank = jax.tree.map(np.asarray, banks.init(jax.random.key(0), shape))
     return [
-        Source(f"source-{number}", "random", banks.select(bank, number), "relu", None)
-        for number in range(num_sources)
+        Source(f"source-{number}", "random", banks.select(bank, number), "relu", None) for number in range(num_sources)
     ]
 
 

@@ -141,7 +141,7 @@ class TransferConfig(TrainConfig):
     target: str | None = None
     """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
     targets: tuple[str, ...] = ()
-    """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
+    """Several target tasks instead, trained one after the other over one backbone; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = ()
     """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
     AdapterHub's; method single needs none."""

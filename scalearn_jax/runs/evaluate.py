@@ -15,7 +15,7 @@ from scalearn_jax.data import splits, tokens
 from scalearn_jax.data.rows import Table
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
 from scalearn_jax.train.evaluate import Layout, Members, score
 
 
@@ -105,7 +105,7 @@ def members_of(run: Run) -> Members:
     halves = [tree.partition(params, keep) for params in run.members.values()]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
-    return Members(run.spec, run.task, *parallel.replicate((trainable, frozen), parallel.make_mesh()))
+    return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
 def _tokenizer(run: Run, override: str | None):

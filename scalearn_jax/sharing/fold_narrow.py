@@ -26,7 +26,8 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
 from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.runs.plain_adapter import Portable, without_scale
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members
 from scalearn_jax.typing import Array, Params
 
@@ -91,7 +92,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
 
         return model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)[1]
 
-    return parallel.compile_predict_step(gram, parallel.make_mesh())
+    return compile_predict_step(gram, sharding.make_mesh())
 
 
 def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
@@ -115,7 +116,7 @@ def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int
 def only_member(spec: ModelSpec, task: Task, params: Params) -> Members:
     """Puts one model on the devices as evaluation takes it: transfer and head [1 ...], backbone and bank apart."""
     small, large = tree.partition(params, lambda path: path.split("/")[0] in ("transfer", "heads"))
-    return Members(spec, task, *parallel.replicate((tree.stack([small]), large), parallel.make_mesh()))
+    return Members(spec, task, *sharding.replicate((tree.stack([small]), large), sharding.make_mesh()))
 
 
 def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray:

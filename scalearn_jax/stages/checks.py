@@ -1,4 +1,4 @@
-"""What can be told of a config before anything trains: whether sources, backbone, tokenizer and options fit together.
+"""Checks of a config before anything trains: whether sources, backbone, tokenizer and options fit together.
 
 Letters: d hidden size, r bottleneck.
 """

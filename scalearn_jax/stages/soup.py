@@ -59,7 +59,7 @@ class Soup:
       weights: T weights in bank order, sum 1.
       similarities: of each source with the target, by name.
       embedder: path, revision and hash of the sentence encoder.
-      samples: training texts a task, at most.
+      samples: largest number of training texts a task.
     """
 
     weights: tuple[float, ...]
@@ -68,17 +68,12 @@ class Soup:
     samples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The provenance, for ``run.json``; the weights stand in the spec already."""
+        """Returns the provenance, for ``run.json``; the spec holds the weights."""
         return {"similarities": self.similarities, "embedder": self.embedder, "samples": self.samples}
 
 
 def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Embedder:
     """Reads a sentence encoder of any family that backbones may have.
-
-    Args:
-      path: folder or hub id.
-      revision: commit, tag or branch of a hub id.
-      allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
       InputError: nothing found there, or weights the encoder cannot read.
@@ -94,7 +89,7 @@ def measure(
 ) -> Soup:
     """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
 
-    The draw of texts depends on the tasks alone, so all seeds of a run, and all runs, weigh alike.
+    The draw of texts depends on the tasks alone, so all seeds and runs get the same weights.
 
     Args:
       config: with ``top_sources``.
@@ -113,7 +108,7 @@ def measure(
     for source in sources:
         if source.info is None:
             raise InputError(
-                f"source {source.name} ({source.path}) is an AdapterHub folder, which tells nothing of its training"
+                f"source {source.name} ({source.path}) is an AdapterHub folder, which does not name its training"
                 " data; --top-sources needs the texts of every source: pass --weights instead."
             )
     other = config.embedder
@@ -137,9 +132,8 @@ def measure(
 
 
 def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
-    """Reads a source's training split, from where it lay in training or else from the target's data folder."""
-    info = source.info
-    recorded = info["data_dir"]
+    """Reads a source's training split: from the place it had in training, or else from the target's data folder."""
+    info, recorded = source.info, source.info["data_dir"]
     try:
         task = Task.from_dict(info["task"])
         return task, splits.load_splits(

@@ -24,7 +24,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import attribution, explain
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import outputs, prepare
-from scalearn_jax.train import evaluate, parallel
+from scalearn_jax.train import evaluate, sharding
 from scalearn_jax.train.evaluate import Layout, Members
 from tests.support import tiny, tiny_backbone
 
@@ -52,7 +52,7 @@ def make(combiner="scalearn", normalise="none", num_seeds=1, **changes):
 
 
 def members(spec, trainable, frozen):
-    return Members(spec, TASK, *parallel.replicate((trainable, frozen), parallel.make_mesh()))
+    return Members(spec, TASK, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
 def score(spec, trainable, frozen):

@@ -52,12 +52,12 @@ def test_figures_are_those_of_the_runs_own_step(planned, setup):
     schedule = training.make_schedule(setup.config, setup.method, len(setup.data.train))
     step, state = forecast.compiled_training(setup, schedule)
     result, trained = planned[0], planned[0]["programs"][0]
-    compiled = step.lower(state, setup.frozen, next(training.make_training([setup], [schedule]).batches)).compile()
+    compiled = step.lower(state, setup.frozen, next(training.make_program([setup], schedule).batches)).compile()
     found = memory.of_program(compiled)
     assert trained["memory"] == found._asdict() | {"peak": found.peak}
     assert trained["flops"] == compiled.cost_analysis()["flops"] > 0
     assert result["parameters"] == count_parameters(setup.trainable)
-    rows, _ = training.training_rows([setup], [schedule.num_steps])
+    rows, _ = training.training_rows(setup, schedule.num_steps)
     assert trained["rows"] == max(rows) and trained["length"] == 16
 
 

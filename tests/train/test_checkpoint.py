@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, no flipped bit goes unnoticed, and the step before is taken instead."""
+"""CheckpointStore: whole or not at all, no flipped bit goes unnoticed, and the step before is taken instead."""
 
 import itertools
 import shutil

@@ -17,7 +17,7 @@ from scalearn_jax.config import TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.stages import pipeline
-from scalearn_jax.train import agreement, distributed, parallel
+from scalearn_jax.train import agreement, distributed, sharding
 from tests.conftest import FAST, ROOT
 from tests.support import tiny_backbone
 
@@ -97,8 +97,8 @@ def _is_greeting(line):
 
 def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
     both = Processes(tmp_path, [settings(inputs, tmp_path / "two", mesh="data=2,model=4")] * 2)
-    make = parallel.make_mesh
-    monkeypatch.setattr(parallel, "make_mesh", lambda text=None: make(text, jax.devices()[:1]))
+    make = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda text=None: make(text, jax.devices()[:1]))
     pipeline.transfer(TransferConfig(**settings(inputs, tmp_path / "one")))
     (first, said), (second, silence) = both.ended()
     assert (first, second) == (0, 0), (said, silence)

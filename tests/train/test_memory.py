@@ -95,7 +95,7 @@ def test_rows_are_counted_without_packing_too(backbone):
     from scalearn_jax.config import AdapterConfig
 
     config = AdapterConfig(task="builtin/topic", backbone=backbone, out="o", packed=False, batch_size=6, max_length=16)
-    rows, choices = training.training_rows(pipeline.adapter_setups(config), [3])
+    rows, choices = training.training_rows(pipeline.adapter_setups(config)[0], 3)
     assert rows.tolist() == [6, 6, 6] and choices == (6,)
 
 

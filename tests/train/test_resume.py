@@ -116,14 +116,14 @@ def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypa
 
 def test_several_steps_really_are_sent_at_once(inputs, tmp_path, monkeypatch):
     changes, _ = CASES["several steps a dispatch, in parts"]
-    sizes, make = [], feed.lots
+    sizes, make = [], feed.dispatches
 
     def spied(*arguments, **options):
-        for lot in make(*arguments, **options):
-            sizes.append(lot.num_steps)
-            yield lot
+        for dispatch in make(*arguments, **options):
+            sizes.append(dispatch.num_steps)
+            yield dispatch
 
-    monkeypatch.setattr(feed, "lots", spied)
+    monkeypatch.setattr(feed, "dispatches", spied)
     run(inputs, tmp_path / "run", **changes)
     assert sizes == [1, 3, 3, 1, 1]
 
@@ -259,7 +259,7 @@ def test_a_finished_run_is_not_made_again(inputs, tmp_path, capsys):
 
 
 def test_runs_of_one_program_that_came_out_before_the_end_stay(inputs, tmp_path, monkeypatch):
-    changes = dict(target=None, targets=("builtin/sentiment", "builtin/topic"), max_steps=2)
+    changes = dict(learning_rates=(1e-3, 1e-2), max_steps=2)
     run(inputs, tmp_path / "whole", **changes)
     lives = Lives(monkeypatch, 2 + 3 + 3 + 3 + 1)  # steps, both evaluations, one test, and into the second
     assert until_done(lives, lambda: run(inputs, tmp_path / "stopped", **changes)) == 1

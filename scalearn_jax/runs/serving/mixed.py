@@ -36,7 +36,8 @@ from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.runs.serving.folders import Served
-from scalearn_jax.train import parallel
+from scalearn_jax.train.compile import compile_forward
+from scalearn_jax.train.sharding import make_mesh, replicate
 from scalearn_jax.typing import Array, Batch, Params
 
 
@@ -200,16 +201,16 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
     Returns:
       The compiled forward pass, (params, rows on the host) -> Float[N C], see ``apply``; and its parameters.
     """
-    mesh, first = parallel.make_mesh(), served[0]
+    mesh, first = make_mesh(), served[0]
     spec = dataclasses.replace(first.spec, dtype=dtype or _common([one.spec.dtype for one in served], "float32"))
     if first.portable is None:
-        return _compile_single(spec, first.task.name, mesh), parallel.replicate(first.params, mesh)
+        return _compile_single(spec, first.task.name, mesh), replicate(first.params, mesh)
     parts = [one.portable for one in served]
     sizes = ModelSpec(parts[0].backbone, dtype=spec.dtype, layers=_common([one.spec.layers for one in served], "loop"))
     widest = max(part.head_spec.num_outputs for part in parts)
     forward = _compile_mixed(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
     backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
-    return forward, parallel.replicate({"backbone": backbone, **stack(parts)}, mesh)
+    return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
 
 
 def _common(values: Sequence[str], otherwise: str) -> str:
@@ -218,7 +219,7 @@ def _common(values: Sequence[str], otherwise: str) -> str:
 
 @cache
 def _compile_mixed(spec: MixedSpec, mesh: Mesh) -> Callable:
-    return parallel.compile_forward(partial(apply, spec=spec), mesh)
+    return compile_forward(partial(apply, spec=spec), mesh)
 
 
 @cache
@@ -229,4 +230,4 @@ def _compile_single(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
     def answer(params: Params, rows: Rows) -> Array:
         return model.predict(params, model.features(params, rows, spec=spec), spec=spec, task=task)
 
-    return parallel.compile_forward(answer, mesh)
+    return compile_forward(answer, mesh)

@@ -24,7 +24,7 @@ from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
 from scalearn_jax.typing import Array, Params
 
 _DTYPES = ("float32", "strict", "mixed", "bfloat16", "float64")
@@ -115,7 +115,7 @@ class Predictor:
     @property
     def row_choices(self) -> tuple[int, ...]:
         """The numbers of rows that a step may have, evenly shared by the devices."""
-        return tuple(np.unique(parallel.divisible(np.array(packing.row_steps(self.batch_size)), parallel.make_mesh())))
+        return tuple(np.unique(sharding.divisible(np.array(packing.row_steps(self.batch_size)), sharding.make_mesh())))
 
     @property
     def row_lengths(self) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ import numpy as np
 from scalearn_jax.stages import features
 from scalearn_jax.stages import program as training
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import memory, parallel
+from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_train_step
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState, count_parameters
 from scalearn_jax.train.step import make_predict_step
@@ -35,7 +36,7 @@ class Work(NamedTuple):
     """
 
     name: str
-    step: parallel.Compiled
+    step: Compiled
     batch: Batch | FeatureBatch
     calls: int
 
@@ -107,13 +108,13 @@ class Forecast(NamedTuple):
         return parts | {"total": sum(parts.values()) if known else None}
 
 
-def compiled_training(setup: Setup, schedule: Schedule) -> tuple[parallel.Compiled, TrainState]:
+def compiled_training(setup: Setup, schedule: Schedule) -> tuple[Compiled, TrainState]:
     """The training step of a run, compiled on demand, and its first state."""
-    made = training.make_training([setup], [schedule])
-    return parallel.compile_train_step(made.step, setup.mesh), made.state
+    made = training.make_program([setup], schedule)
+    return compile_train_step(made.step, setup.mesh), made.state
 
 
-def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[Work]:
+def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     """Lists the programs of a run, training first; needs no device.
 
     Args:
@@ -127,8 +128,8 @@ def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[
     """
     config, data = setup.config, setup.data
     size = config.eval_batch_size
-    predict = parallel.compile_predict_step(make_predict_step(setup.spec, setup.task.name), setup.mesh)
-    batch, on_dev, on_test = next(training.evaluation_layout(setup).batches(data.dev)), len(data.dev), len(data.test)
+    predict = compile_predict_step(make_predict_step(setup.spec, setup.task.name), setup.mesh)
+    batch, on_dev, on_test = next(setup.evaluation_layout.batches(data.dev)), len(data.dev), len(data.test)
     if not features.are_constant(setup.method, setup.spec):
         calls = schedule.num_evaluations * -(-on_dev // size) + -(-on_test // size)
         trained = [Work("train", step, *batch_calls) for batch_calls in train_batches(setup, schedule.num_steps)]
@@ -149,7 +150,7 @@ def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[
 
 def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:
     """Yields a real batch of each row count that training uses, ascending, and how many steps have that count."""
-    rows, choices = training.training_rows([setup], [num_steps])
+    rows, choices = training.training_rows(setup, num_steps)
     rounded = np.asarray(choices)[np.searchsorted(choices, rows)]
     for choice in choices:
         steps = np.flatnonzero(rounded == choice)
@@ -157,7 +158,7 @@ def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:
 
 
 def forecast(
-    setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState, prepared: float, available: int | None
+    setup: Setup, schedule: Schedule, step: Compiled, state: TrainState, prepared: float, available: int | None
 ) -> tuple[Forecast, TrainState]:
     """Compiles the programs of a run and times those that fit.
 

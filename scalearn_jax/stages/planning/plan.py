@@ -13,7 +13,8 @@ from scalearn_jax.stages import features, pipeline
 from scalearn_jax.stages.planning.forecast import Forecast, compiled_training, forecast, train_batches
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import make_schedule
-from scalearn_jax.train import memory, parallel
+from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled
 from scalearn_jax.train.state import TrainState
 
 _LARGER = 8  # times the run's own batch: the second size that is compiled
@@ -47,10 +48,10 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     """The run of a config; several learning rates need what as many more seeds need.
 
     Raises:
-      InputError: several targets, whose memory is about that of as many seeds on the largest.
+      InputError: several targets, which a run trains one after the other.
     """
     if getattr(config, "targets", ()):
-        raise InputError("plan takes one --target; several together need about what as many --seeds on one need.")
+        raise InputError("plan takes one --target; several are trained one after the other.")
     if config.learning_rates:
         members = len(config.seeds) * len(config.learning_rates)
         config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
@@ -58,7 +59,7 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     return stage(config)[0]
 
 
-def largest_batch(setup: Setup, step: parallel.Compiled, state: TrainState, found: Forecast) -> dict[str, int] | None:
+def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Forecast) -> dict[str, int] | None:
     """Estimates the largest batch that fits, all else as it is: memory is linear in the batch.
 
     The line goes through the run's own batch and a larger one, whose step is compiled here but not called.

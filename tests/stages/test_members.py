@@ -1,4 +1,4 @@
-"""Runs that share a program end as alone: targets of every kind of label, learning rates, shorter schedules."""
+"""Seeds and learning rates share a program, targets share a backbone: each run ends as it would alone."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,11 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.stages import pipeline, soup
+from scalearn_jax.stages import pipeline
 from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=2, max_train_samples=28, max_eval_samples=16, max_length=32)
-# two classes, a number, several labels at once; a choice cannot share their rows
-TARGETS = ("builtin/sentiment", "builtin/similarity", "builtin/topic", "builtin/cause")
+TARGETS = ("builtin/sentiment", "builtin/recommendation")  # of the second there are twice as many examples
 SOURCES = ("complaints", "sentiment", "similarity")
 
 
@@ -62,25 +61,23 @@ def assert_same_run(one: Path, other: Path, seeds):
     np.testing.assert_allclose(*losses, atol=1e-4)
 
 
-def test_targets_together_equal_runs_alone(backbone, sources, tmp_path):
-    options = dict(seeds=(0, 3), weight_decay=0.1, warmup_steps=1)
-    together = transfer(backbone, sources, tmp_path / "all", targets=TARGETS, **options)
+def test_targets_one_after_the_other_equal_runs_alone(backbone, sources, tmp_path):
+    # 64 examples less the tenth that is held out, and twice as many
+    options = dict(max_steps=None, epochs=1, eval_every=6, max_train_samples=128, seeds=(0, 3))
+    every = transfer(backbone, sources, tmp_path / "all", targets=TARGETS, **options)
+    steps = []
     for target in TARGETS:
         alone = transfer(backbone, sources, tmp_path / "alone" / target, target=target, **options)
-        assert_same_run(together / target, alone, (0, 3))
-
-
-def test_targets_of_different_length_stop_on_their_own(backbone, sources, tmp_path):
-    # 64 examples less the tenth that is held out, and twice as many
-    options = dict(max_steps=None, epochs=1, eval_every=3, max_train_samples=128)
-    targets = ("builtin/sentiment", "builtin/recommendation")
-    together = transfer(backbone, sources, tmp_path / "all", targets=targets, **options)
-    steps = []
-    for target in targets:
-        alone = transfer(backbone, sources, tmp_path / "alone" / target, target=target, **options)
-        assert_same_run(together / target, alone, (0,))
+        names = ["seed-0.safetensors", "seed-3.safetensors", "frozen.safetensors", "metrics.jsonl", "results.json"]
+        assert [name for name in names if (every / target / name).read_bytes() != (alone / name).read_bytes()] == []
         steps.append(json.loads((alone / "results.json").read_text())["num_steps"])
     assert steps[0] > steps[1]
+
+
+def test_targets_hold_one_copy_of_the_backbone(backbone, sources, tmp_path):
+    config = TransferConfig(backbone=backbone, sources=sources, out=str(tmp_path), targets=TARGETS, **SHORT)
+    first, second = (jax.tree.leaves(setup.frozen["backbone"]) for setup in pipeline.transfer_setups(config))
+    assert len(first) == len(second) > 0 and all(one is other for one, other in zip(first, second, strict=True))
 
 
 def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):
@@ -112,22 +109,6 @@ def test_a_rate_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path
     transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e-3))
     found = json.loads((tmp_path / "all/rates.json").read_text())[TARGETS[0]]
     assert set(found["rates"]) == {"0.003", "0.001"}  # of which the first was there
-
-
-def test_targets_share_a_program_only_where_the_model_is_the_same(backbone, sources, tmp_path, monkeypatch):
-    """AdapterSoup weighs the sources by each target's own texts."""
-    settings = dict(backbone=backbone, sources=sources, out=str(tmp_path / "all"), max_steps=4, **SHORT)
-
-    def count(**changes):
-        config = TransferConfig(**settings | {"targets": TARGETS} | changes)
-        return [len(group) for group in pipeline.programs(pipeline.transfer_setups(config))]
-
-    assert count() == [3, 1]  # a choice has rows of its own
-    assert count(method="soup", targets=TARGETS[:2], weights=(1.0, 1.0, 2.0)) == [2]
-    by_task = {TARGETS[0]: (0.5, 0.5, 0.0), TARGETS[1]: (0.0, 0.5, 0.5)}
-    measured = lambda config, task, *_: soup.Soup(by_task[task.name], {}, {}, 1)  # noqa: E731
-    monkeypatch.setattr(soup, "measure", measured)
-    assert count(method="soup", targets=TARGETS[:2], top_sources=2) == [1, 1]
 
 
 def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):

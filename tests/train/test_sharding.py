@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.data.batches import ROW_FIELDS
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
 from scalearn_jax.train import state as states
+from scalearn_jax.train.compile import compile_train_step, forward
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import check_mesh
 from scalearn_jax.train.step import make_loss, make_train_step
@@ -51,12 +53,12 @@ def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=Non
     )
     trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(method))
     tx = make_optimizer(learning_rate=method.learning_rate, num_steps=50, trainable=method.trainable)
-    loss = make_loss(spec, "demo", "classification", parallel.forward(mesh))
+    loss = make_loss(spec, "demo", "classification", forward(mesh))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(tree.stack([trainable]), jax.random.key(7)[None])
     return Training(
-        parallel.compile_train_step(make_train_step(loss, tx), mesh),
-        parallel.replicate(state, mesh),
-        parallel.place_frozen(frozen, mesh, backbone.num_heads),
+        compile_train_step(make_train_step(loss, tx), mesh),
+        sharding.replicate(state, mesh),
+        sharding.place_frozen(frozen, mesh, backbone.num_heads),
         tree.num_parameters(trainable),
     )
 
@@ -64,7 +66,7 @@ def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=Non
 def batch(step, padding=0):
     """Eight rows, and filler rows such as a mesh may ask for."""
     one = tiny.batch(LENGTHS, seed=step)
-    padded = {name: np.pad(getattr(one, name), ((0, padding), (0, 0))) for name in parallel.ROW_FIELDS}
+    padded = {name: np.pad(getattr(one, name), ((0, padding), (0, 0))) for name in ROW_FIELDS}
     return jax.tree.map(lambda leaf: leaf[None], one._replace(**padded))
 
 
@@ -79,7 +81,7 @@ def train(name, mesh, num_steps=50, padding=0):
 
 @functools.cache
 def one_device(name):
-    return train(name, parallel.make_mesh(devices=jax.devices()[:1]))
+    return train(name, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 # Every shape, and every kind of site. Padding: filler rows, to a multiple of ``data``.
@@ -95,7 +97,7 @@ def one_device(name):
 )
 def test_a_mesh_equals_one_device_over_fifty_steps(name, text, padding):
     losses, trained = one_device(name)
-    found, other = train(name, parallel.make_mesh(text), padding=padding)
+    found, other = train(name, sharding.make_mesh(text), padding=padding)
     np.testing.assert_allclose(found, losses, atol=1e-5, rtol=1e-5)
     for path, leaf in tree.flatten(trained).items():
         np.testing.assert_allclose(tree.flatten(other)[path], leaf, atol=1e-4, err_msg=path)
@@ -129,7 +131,7 @@ def collectives(program):
 @pytest.mark.parametrize("name", ["scalearn", "scalearn-uniform++", "single", "fusion"])
 def test_devices_exchange_features_and_gradients_only(name):
     """The head's gradient, by far the largest part for ScaLearn, is computed everywhere and never sent."""
-    mesh = parallel.make_mesh("data=8")
+    mesh = sharding.make_mesh("data=8")
     backbone = dataclasses.replace(BACKBONE, hidden_size=64, intermediate_size=128, num_heads=4)
     run = prepare(name, mesh, backbone=backbone, bottleneck=16)
     found = collectives(run.step.lower(run.state, run.frozen, batch(0)).compile().as_text())
@@ -154,7 +156,7 @@ def lies(name, mesh, **changes):
 
 
 def test_frozen_parameters_lie_as_the_table_says():
-    where = lies("scalearn", parallel.make_mesh("data=2,model=4"))
+    where = lies("scalearn", sharding.make_mesh("data=2,model=4"))
     layer = "backbone/layers/"
     assert where[layer + "query/kernel"] == where[layer + "intermediate/kernel"] == (None, None, "model")
     assert where[layer + "value/bias"] == where[layer + "attention_output/kernel"] == (None, "model")
@@ -171,9 +173,9 @@ def test_frozen_parameters_lie_as_the_table_says():
 
 
 def test_layers_held_one_by_one_lie_like_stacked_ones():
-    mesh = parallel.make_mesh("data=2,model=4")
+    mesh = sharding.make_mesh("data=2,model=4")
     stacked = encoder.init(jax.random.key(0), BACKBONE)
-    placed = parallel.place_frozen({"backbone": encoder.unstack(stacked)}, mesh, BACKBONE.num_heads)
+    placed = sharding.place_frozen({"backbone": encoder.unstack(stacked)}, mesh, BACKBONE.num_heads)
     one_by_one = {path: tuple(leaf.sharding.spec) for path, leaf in tree.flatten(placed).items()}
     for path, axes in lies("scalearn", mesh).items():
         if path.startswith("backbone/layers/"):
@@ -182,7 +184,7 @@ def test_layers_held_one_by_one_lie_like_stacked_ones():
 
 def test_what_an_axis_does_not_divide_lies_otherwise():
     backbone = dataclasses.replace(BACKBONE, num_heads=2)
-    where = lies("scalearn", parallel.make_mesh("data=2,model=4"), backbone=backbone, num_sources=3)
+    where = lies("scalearn", sharding.make_mesh("data=2,model=4"), backbone=backbone, num_sources=3)
     assert where["backbone/layers/query/kernel"] == ()  # no half heads
     assert where["backbone/layers/output/kernel"] == (None, "model")
     assert where["adapters/down/kernel"] == (None, None, None, "model")  # by bottleneck units, not by sources
@@ -203,17 +205,17 @@ def test_what_an_axis_does_not_divide_lies_otherwise():
 )
 def test_a_bad_mesh_is_told_in_one_line(text, words):
     with pytest.raises(InputError, match=words):
-        parallel.make_mesh(text)
+        sharding.make_mesh(text)
 
 
 def test_the_default_mesh_shares_out_the_examples():
-    assert dict(parallel.make_mesh().shape) == {"data": 8, "model": 1}
-    assert dict(parallel.make_mesh("model=2,data=4").shape) == {"data": 4, "model": 2}
+    assert dict(sharding.make_mesh().shape) == {"data": 8, "model": 1}
+    assert dict(sharding.make_mesh("model=2,data=4").shape) == {"data": 4, "model": 2}
 
 
 def test_a_mesh_must_fit_batch_and_backbone():
     backbone = BackboneSpec("bert", 30, 12, 2, 3, 18, 64, 2, 0, 0, 1e-12)
-    fits = lambda text, batch_size=32: check_mesh(text, parallel.make_mesh(text), batch_size, backbone)  # noqa: E731
+    fits = lambda text, batch_size=32: check_mesh(text, sharding.make_mesh(text), batch_size, backbone)  # noqa: E731
     fits("data=4,model=2")  # 2 divides the width, not the heads
     fits(None, 9)
     with pytest.raises(InputError, match="data=8 does not divide --batch-size 12; pass one of 1, 2, 3, 4, 6, 12"):
