@@ -5,7 +5,7 @@
 #   bash experiments/accelerator.sh RESULTS MODEL DATA
 #
 # RESULTS  folder that keeps everything small: every cell's JSON, the source adapters, the tables
-# MODEL    folder of a BERT-, RoBERTa- or XLM-R-shaped encoder; `accelerator.py halve SRC DST` makes a float16 copy
+# MODEL    folder of a BERT-, RoBERTa- or XLM-R-shaped encoder; `experiments/accelerator/run.py halve SRC DST` makes a float16 copy
 # DATA     folder with glue/TASK and superglue/TASK, each with train and validation files
 #
 # Needs jax for the device, flax with orbax, optax, transformers, safetensors and PyYAML; downloads nothing. PYTHON names the
@@ -17,8 +17,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-python3}
 if [ -e "$model/config.json" ]; then  # otherwise the input is wrong, which is told below
-  timeout --kill-after=10 120 "$python" experiments/benchmark_accelerator.py "$results/benchmark" --minutes 1.5 >&2 \
+  timeout --kill-after=10 120 "$python" -m experiments.benchmark.accelerator "$results/benchmark" --minutes 1.5 >&2 \
     || echo "accelerator: benchmark not complete (code $?); the next call goes on with it" >&2
 fi
 minutes=$(awk -v all="${MINUTES:-7.5}" -v gone="$SECONDS" 'BEGIN { left = all - gone / 60; print (left > 0 ? left : 0) }')
-exec timeout --kill-after=10 "$((530 - SECONDS))" "$python" experiments/accelerator.py run "$results" "$model" "$data" --minutes "$minutes"
+exec timeout --kill-after=10 "$((530 - SECONDS))" "$python" experiments/accelerator/run.py run "$results" "$model" "$data" --minutes "$minutes"

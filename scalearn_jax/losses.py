@@ -1,4 +1,4 @@
-"""Losses: logits and labels to one loss an example (SEMANTICS, section 6).
+"""Losses: logits and labels to one loss an example (method.md, "Losses").
 
 Letters: B examples, C outputs, K choices.
 """

@@ -1,6 +1,6 @@
 """The methods: one row says everything that distinguishes a run.
 
-A new baseline is a new row. Rates, patience and epochs are the published ones (SEMANTICS, section 9).
+A new baseline is a new row. Rates, patience and epochs are the published ones (method.md, "Published settings").
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""AdapterSoup: the weighted average of the source adapters' parameters (SEMANTICS, section 10).
+"""AdapterSoup: the weighted average of the source adapters' parameters (method.md, "AdapterSoup").
 
     P = sum_t w_t P_t
 

@@ -1,4 +1,4 @@
-"""Baselines that generate an ordinary adapter site from few parameters of their own (SEMANTICS, section 10).
+"""Baselines that make an ordinary adapter site of few parameters of their own (method.md, "Baselines without sources").
 
 Letters: L layers, d hidden size, r bottleneck, f feed-forward width, m = 4 components of a hyper-complex map.
 

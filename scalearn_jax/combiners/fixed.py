@@ -32,7 +32,7 @@ def single(*, non_linearity: str = "relu") -> Combiner:
 
 
 def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Combiner:
-    """Makes the sum with constant factors, update = sum_t c_t up_t (probing, SEMANTICS section 10).
+    """Makes the sum with constant factors, update = sum_t c_t up_t (method.md, "Probing").
 
     Args:
       coefficients: T factors in bank order.

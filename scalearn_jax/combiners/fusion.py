@@ -1,4 +1,4 @@
-"""AdapterFusion: attention over the source adapters, per token (SEMANTICS, section 3).
+"""AdapterFusion: attention over the source adapters, per token (method.md, "AdapterFusion").
 
     score_t = q . (W_k up_t + b_k),  q = W_q z + b_q
     update  = W_v sum_t softmax(score)_t up_t

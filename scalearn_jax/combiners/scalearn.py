@@ -139,7 +139,7 @@ def source_updates(bank: Params, z: Array, non_linearity: str = "relu") -> Array
 
 
 def distance_from_one(omega: Array) -> Array:
-    """The published penalty before its weight (SEMANTICS, section 4).
+    """The published penalty before its weight (method.md, "Penalties").
 
     Per layer and source the squared distance of the mean factor from 1, divided by T. For a shared omega the
     release sums over dimensions instead of averaging and does not divide; reproduced as it is.

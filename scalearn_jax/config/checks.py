@@ -44,15 +44,15 @@ def setting(
     return dataclasses.field(default=default, metadata=marks)
 
 
-def fields_where(cls: type, mark: str, value: Any = True) -> set[str]:
+def fields_where(cls: type, mark: str, value: Any = True) -> list[str]:
     """Returns the names of a config's fields for which ``setting`` was told something.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
-      >>> sorted(fields_where(ReportConfig, "path"))
+      >>> fields_where(ReportConfig, "path")
       ['dir', 'out']
     """
-    return {field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value}
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -151,16 +151,8 @@ class FetchConfig(Config):
     """Hub ids of adapters or runs; each may end in @REVISION."""
     allow_pickle: bool = False
     """Fetch pytorch_*.bin files of what has no safetensors."""
-    out: str | None = setting(None, path="DIR")
-    """Copy all to this new folder, to be carried to a machine without a network; by default it stays in the hub's cache
-    on this machine."""
-    check: bool = False
-    """Compare what is there with what an earlier fetch (of the same --out) recorded, and fetch nothing."""
 
     def __post_init__(self):
         super().__post_init__()
-        wanted = [name for name in ("backbone", "tasks", "suite", "sources") if getattr(self, name)]
-        if self.check and wanted:
-            raise InputError(f"check compares all that was fetched; leave out {', '.join(wanted)}.")
-        if not (self.check or wanted):
-            raise InputError("nothing to fetch: give one of backbone, tasks, suite and sources, or check.")
+        if not (self.backbone or self.tasks or self.suite or self.sources):
+            raise InputError("nothing to fetch: give one of backbone, tasks, suite and sources.")

@@ -131,7 +131,7 @@ class AdapterConfig(TrainConfig):
 
     task: str = _result(by_study=True)
     """Name of the task, for instance glue/rte; see `scalearn list tasks`."""
-    method: str = _result("single")
+    method: str = _result("single", by_study=True)
     """single: one adapter; full: fine-tune everything; head: only the head."""
 
 
@@ -142,13 +142,13 @@ class TransferConfig(TrainConfig):
     target: str | None = _result(None, by_study=True)
     """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
     targets: tuple[str, ...] = _result((), by_study=True)
-    """Several target tasks instead, trained together in one program where they fit; each gets a folder OUT/TARGET."""
+    """Several target tasks instead, trained one after the other over one backbone; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = _result((), per_host=True, by_study=True, path="SOURCE")
     """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
     AdapterHub's; method single needs none."""
     any_base_model: bool = _means(False)
     """Use sources that say they were trained on a base model of another name than the backbone."""
-    method: str = _result("scalearn")
+    method: str = _result("scalearn", by_study=True)
     """How sources are combined; see `scalearn list methods`."""
     omega_dropout: float | None = _result(None, at_least=0, combiners=_SCALEARN, option="dropout")
     """ScaLearn: dropout on the scaling factors (published: 0.3)."""
@@ -220,7 +220,7 @@ class PlanAdapterConfig(AdapterConfig):
     out: str = _means("", per_host=True, by_study=True, path="DIR")
     """Not needed: nothing is written."""
     suggest: bool = True
-    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    """Estimate the largest batch that fits; compiles one more program."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -232,6 +232,6 @@ class PlanTransferConfig(TransferConfig):
     out: str = _means("", per_host=True, by_study=True, path="DIR")
     """Not needed: nothing is written."""
     suggest: bool = True
-    """Look for the largest batch and the most seeds that fit; compiles up to three more programs."""
+    """Estimate the largest batch that fits; compiles one more program."""
     json: bool = False
     """Print JSON instead of a table."""

@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scalearn_jax.data.packing import epoch_rows as epoch_rows
-from scalearn_jax.data.packing import eval_rows as eval_rows
-from scalearn_jax.data.packing import pack, pack_apart, rounded_up
-from scalearn_jax.data.packing import row_choices as row_choices
+from scalearn_jax.data.packing import epoch_rows, pack, pack_apart, rounded_up
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.typing import Batch, FeatureBatch
 

@@ -3,30 +3,38 @@
 Letters: n examples of a split, K sequences per example, N = n * K sequences.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalearn_jax.data import panics
 from scalearn_jax.data.derive import QUESTION
 from scalearn_jax.data.labels import labels_of, no_labels
-from scalearn_jax.data.rows import Table, check_columns, num_rows
+from scalearn_jax.data.rows import Table, as_text, check_columns, num_rows, read_table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.files import whole_file
 from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings
+
+if TYPE_CHECKING:  # it takes more than a second to import
+    from datasets import Dataset
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
 # What a tokenizer's words may stand in; without them some classes are made with no words at all, and without an error.
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
+_STANDARD_ERROR = 2  # its number, by which such a library writes to it
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
 
@@ -80,6 +88,49 @@ class Encoded:
         )
 
 
+class Panic(Exception):
+    """What a library written in Rust, such as tokenizers, reported when it gave up."""
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raises panics as ordinary exceptions, and keeps what the library prints of them off standard error.
+
+    To Python a panic is an exception that ``except Exception`` lets pass, like a request to stop. What is written to
+    standard error meanwhile comes there afterwards, unless there was a panic.
+
+    Raises:
+      Panic: there was one.
+    """
+
+    def flush() -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
+            sys.stderr.flush()
+
+    held, panicked = contextlib.ExitStack(), False
+    with tempfile.TemporaryFile() as file:
+        flush()
+        with contextlib.suppress(OSError):  # it is closed
+            original = os.dup(_STANDARD_ERROR)
+            held.callback(os.close, original)
+            held.callback(os.dup2, original, _STANDARD_ERROR)
+            held.callback(flush)
+            os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            panicked = True
+            raise Panic(" ".join(str(error).split()) or type(error).__name__) from error
+        finally:
+            held.close()
+            file.seek(0)
+            while not panicked and (part := file.read(1 << 16)):
+                with contextlib.suppress(OSError):
+                    os.write(_STANDARD_ERROR, part)
+
+
 def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     """Loads a backbone's tokenizer with ``transformers``; remote code is never run.
 
@@ -101,7 +152,7 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with panics.as_errors():
+        with panics_as_errors():
             return AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -116,7 +167,7 @@ def _check_settings(where: Path) -> None:
         raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
 
 
-def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels: bool = True) -> Encoded:
+def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int, labels: bool = True) -> Encoded:
     """Tokenises a table; longer inputs are cut as ``task.truncate`` says.
 
     Args:
@@ -132,6 +183,7 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
     Raises:
       InputError: no rows, a missing column or entry, or a label outside the task's list.
     """
+    table = read_table(table)
     check_columns(table, task.fields, f"the data of task {task.name}")
     rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*map(table.get, task.fields), strict=True))
     texts = [sequence for row in rows for sequence in task.sequences(row)]
@@ -153,9 +205,9 @@ def encode(tokenizer: Any, task: Task, table: Table, *, max_length: int, labels:
 def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
     """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
     has_types = "token_type_ids" in tokenizer.model_input_names
-    columns = [[_clean(text) for text in column] for column in zip(*texts, strict=True)]
+    columns = [[as_text(text) for text in column] for column in zip(*texts, strict=True)]
     try:
-        with panics.as_errors():
+        with panics_as_errors():
             encoded = tokenizer(
                 *columns,
                 truncation=_TRUNCATION[task.truncate] if len(columns) == 2 else True,
@@ -175,7 +227,7 @@ def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_leng
 
 def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> InputError | None:
     """Words what made a tokenizer fail, where that was the text or the tokenizer's file; all else is our fault."""
-    if type(error) is not Exception and not isinstance(error, panics.Panic):  # it has no types of its own
+    if type(error) is not Exception and not isinstance(error, Panic):  # it has no types of its own
         return None
     if "runcation error" in str(error):
         return InputError(
@@ -188,13 +240,12 @@ def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> In
     )
 
 
-def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where: str) -> Encoded:
+def check_ids(encoded: Encoded, backbone: Any, where: str) -> Encoded:
     """Checks that a backbone has an embedding for every token; one it lacks would silently give NaN.
 
     Args:
       encoded: the split.
-      vocab_size: rows of the backbone's word embedding.
-      type_vocab_size: rows of its token-type embedding.
+      backbone: has ``vocab_size`` and ``type_vocab_size``, the rows of its word and token-type embedding.
       where: the backbone, for the error.
 
     Returns:
@@ -203,7 +254,11 @@ def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where:
     Raises:
       InputError: an id beyond the table: the tokenizer is another model's.
     """
-    for what, ids, size in (("token", encoded.ids, vocab_size), ("token type", encoded.token_types, type_vocab_size)):
+    tables = (
+        ("token", encoded.ids, backbone.vocab_size),
+        ("token type", encoded.token_types, backbone.type_vocab_size),
+    )
+    for what, ids, size in tables:
         if ids.max(initial=0) >= size:
             raise InputError(
                 f"{where}: its tokenizer gives {what} id {ids.max()}, its weights hold {size} ids; the tokenizer is"
@@ -212,14 +267,9 @@ def check_ids(encoded: Encoded, *, vocab_size: int, type_vocab_size: int, where:
     return encoded
 
 
-def _clean(text: str) -> str:
-    """Replaces what is no Unicode text (half a surrogate pair, from JSON), which tokenizers refuse."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def cached(tokenizer: Any, task: Task, table: Table, *, max_length: int) -> Encoded:
+def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int) -> Encoded:
     """``encode``, kept in the user's cache folder under a hash of all it depends on; a damaged file is made again."""
-    where = cache_folder("tokens")
+    where, table = cache_folder("tokens"), read_table(table)
     if where is None:
         return encode(tokenizer, task, table, max_length=max_length)
     path = where / f"{_fingerprint(tokenizer, task, table, max_length)}.npz"
@@ -240,12 +290,8 @@ def _load(path: Path) -> Encoded | None:
 
 
 def _save(path: Path, encoded: Encoded) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.savez(temporary, **{field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)})
-        temporary.replace(path)
-    except OSError:  # the cache is a convenience: a full disk must not end the run
-        temporary.unlink(missing_ok=True)
 
 
 def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> str:

@@ -75,7 +75,7 @@ def activations(down: Params, z: Array, name: str = "relu") -> Array:
 
 
 def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
-    """Computes an adapter's update u = s * phi(z D + b) U + c (SEMANTICS of Pfeiffer adapters, section 1).
+    """Computes an adapter's update u = s * phi(z D + b) U + c (method.md, "Bottleneck adapter").
 
     The caller adds the residual and applies the layer norm.
 

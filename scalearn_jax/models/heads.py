@@ -17,7 +17,7 @@ from scalearn_jax.typing import Array, Key, Params
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The shape of a head (SEMANTICS, section 6).
+    """The shape of a head (method.md, "Heads").
 
     Attributes:
       kind: ``"two_layer"``: dropout, dense, tanh, dropout, out (both published classification heads are this

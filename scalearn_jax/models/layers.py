@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scalearn_jax import tree
 from scalearn_jax.typing import Array, Params
 
 
@@ -109,6 +110,11 @@ def half_kernels(params: Params, *, tables: bool = False) -> Params:
     names = ("kernel", "embedding") if tables else ("kernel",)
 
     def convert(path, leaf):
-        return leaf.astype(jnp.bfloat16) if getattr(path[-1], "key", None) in names else leaf
+        return leaf.astype(jnp.bfloat16) if path.split("/")[-1] in names else leaf
 
-    return jax.tree_util.tree_map_with_path(convert, params)
+    return tree.map_with_path(convert, params)
+
+
+def cast_frozen(frozen: Params, dtype: str) -> Params:
+    """Casts what is frozen: bfloat16 for kernels and embedding tables, or as it is."""
+    return half_kernels(frozen, tables=True) if dtype == "bfloat16" else frozen

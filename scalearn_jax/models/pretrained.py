@@ -8,6 +8,7 @@ the tables below serve every family.
 """
 
 import dataclasses
+import os.path
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub import split_revision
 from scalearn_jax.io.model_folder import folder, read_checkpoint, read_settings
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec, spec_from_config
 from scalearn_jax.typing import Array, Params
@@ -170,3 +172,29 @@ def _plain_name(name: str, prefix: str) -> str:
     for old, new in OLD_SPELLING.items():  # as in bert-base-uncased, converted from TensorFlow
         name = name.removesuffix(old) + new if name.endswith(old) else name
     return name
+
+
+def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
+    """Pins where a backbone lies: an absolute folder, or a hub id with the commit that was read."""
+    where = folder(path, revision)
+    if os.path.isdir(os.path.expanduser(path)):
+        return {"path": str(where.resolve()), "revision": None}
+    return {"path": split_revision(path)[0], "revision": where.name}
+
+
+def load_hashed_backbone(
+    path: str, revision: str | None = None, *, allow_pickle: bool = False
+) -> tuple[Params, BackboneSpec, str]:
+    """Reads a backbone with its content hash; the pooler does not count, since many copies lack it."""
+    weights, spec = load_backbone(path, revision=revision, allow_pickle=allow_pickle)
+    return weights, spec, tree.content_hash({name: leaf for name, leaf in weights.items() if name != "pooler"})
+
+
+def backbone_spec(path: str, revision: str | None = None) -> BackboneSpec:
+    """Reads the sizes of a backbone without its weights.
+
+    Raises:
+      InputError: no folder, or a ``config.json`` that describes no known encoder.
+    """
+    where = folder(path, revision)
+    return spec_from_config(read_settings(where, "config.json"), where=str(where / "config.json"))

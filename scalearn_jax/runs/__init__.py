@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_HOME = {"load_run": "load", "load_source": "load"}
+_HOME = {"load_run": "load", "load_source": "sources"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,12 +20,11 @@ import numpy as np
 
 from scalearn_jax import model, tree
 from scalearn_jax.combiners.scalearn import effective_omega, source_updates
-from scalearn_jax.data import batches
-from scalearn_jax.data.tasks import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.typing import Array, Params
 
 VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")  # the combiners all this is for
@@ -83,14 +82,11 @@ def _observe_step(spec: model.ModelSpec) -> Callable:
         _, norms = model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)  # [L, R, S, T]
         return jnp.where((batch.segments > 0)[None, :, :, None], norms, 0).sum((1, 2))
 
-    return parallel.compile_predict_step(observe, parallel.make_mesh())
+    return compile_predict_step(observe, sharding.make_mesh())
 
 
 def contributions(
-    spec: model.ModelSpec,
-    task: Task,
-    trainable: Params,
-    frozen: Params,
+    members: Members,
     encoded: Encoded,
     batch_size: int,
     packed: bool = True,
@@ -98,10 +94,7 @@ def contributions(
     """Averages contributions over all tokens of a split; padding does not count, dropout is off.
 
     Args:
-      spec: a ScaLearn model.
-      task: its task.
-      trainable: leading axis M.
-      frozen: shared by the members.
+      members: of a ScaLearn model.
       encoded: the split.
       batch_size: examples a step.
       packed: whether examples share rows; the result is the same.
@@ -109,15 +102,10 @@ def contributions(
     Returns:
       Float[M L T].
     """
-    stream = batches.eval_batches(
-        encoded,
-        batch_size=batch_size,
-        row_length=task.max_length,
-        row_choices=inference.eval_rows([encoded], batch_size, task.max_length),
-        packed=packed,
-    )
-    observe = _observe_step(spec)
-    return sum(np.asarray(observe(trainable, frozen, batch), float) for batch in stream) / encoded.lengths.sum()
+    observe = _observe_step(members.spec)
+    layout = Layout.of([encoded], members.task.max_length, batch_size, packed=packed)
+    sums = (np.asarray(observe(members.trainable, members.frozen, batch), float) for batch in layout.batches(encoded))
+    return sum(sums) / encoded.lengths.sum()
 
 
 def leave_one_out(num_sources: int) -> np.ndarray:
@@ -142,10 +130,7 @@ def keep_largest(totals: np.ndarray) -> np.ndarray:
 
 
 def masked_scores(
-    spec: model.ModelSpec,
-    task: Task,
-    trainable: Params,
-    frozen: Params,
+    members: Members,
     encoded: Encoded,
     batch_size: int,
     choices: np.ndarray,
@@ -157,10 +142,7 @@ def masked_scores(
     other program; equal choices run once.
 
     Args:
-      spec: a ScaLearn model.
-      task: its task; the first metric counts.
-      trainable: leading axis M.
-      frozen: shared by the members; holds the bank.
+      members: of a ScaLearn model; the first metric of their task counts.
       encoded: the split.
       batch_size: examples a step.
       choices: Bool[K T], the sources to keep.
@@ -169,12 +151,12 @@ def masked_scores(
     Returns:
       Float[K M].
     """
-    mesh = parallel.make_mesh()
+    layout = Layout.of([encoded], members.task.max_length, batch_size)
     scores = dict.fromkeys(map(tuple, choices.tolist()))
     for number, kept in enumerate(scores, 1):
-        bank = parallel.replicate(banks.mask(frozen["adapters"], jnp.asarray(kept)), mesh)
-        results = inference.score(spec, task, trainable, frozen | {"adapters": bank}, encoded, batch_size)
-        scores[kept] = [result[task.metrics[0]] for result in results]
+        bank = sharding.replicate(banks.mask(members.frozen["adapters"], jnp.asarray(kept)), layout.mesh)
+        pruned = members._replace(frozen=members.frozen | {"adapters": bank})
+        scores[kept] = [result[members.task.metrics[0]] for result in score(pruned, encoded, layout)]
         on_score(number, len(scores))
     return np.array([scores[tuple(kept)] for kept in choices.tolist()])
 
@@ -227,10 +209,7 @@ class Attribution:
 
 
 def attribute(
-    spec: model.ModelSpec,
-    task: Task,
-    trainable: Params,
-    frozen: Params,
+    members: Members,
     encoded: Encoded,
     batch_size: int,
     *,
@@ -241,19 +220,20 @@ def attribute(
     """Measures scales and contributions, then scores the model without each source and with the largest few.
 
     Args:
-      spec: a ScaLearn model; the other arguments are those of ``masked_scores``.
+      members: of a ScaLearn model; the other arguments are those of ``masked_scores``.
       sources: T names.
       seeds: M seeds.
 
     Returns:
       The attribution.
     """
+    spec, omegas = members.spec, members.trainable["transfer"]["omega"]
     normalise = dict(spec.combiner_options).get("normalise", "none")
-    norms = [omega_norms(omega, spec.backbone.num_layers, normalise) for omega in trainable["transfer"]["omega"]]
-    contributed = contributions(spec, task, trainable, frozen, encoded, batch_size)
+    norms = [omega_norms(omega, spec.backbone.num_layers, normalise) for omega in omegas]
+    contributed = contributions(members, encoded, batch_size)
     num_sources, kept = len(sources), keep_largest(contributed.mean(0).sum(0))
     choices = np.concatenate([leave_one_out(num_sources), kept])
-    scores = masked_scores(spec, task, trainable, frozen, encoded, batch_size, choices, on_score)
+    scores = masked_scores(members, encoded, batch_size, choices, on_score)
     return Attribution(
         sources=sources,
         seeds=seeds,

@@ -11,7 +11,6 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 """
 
 import dataclasses
-import os.path
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,95 +19,99 @@ from scalearn_jax import methods, tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.hub import split_revision
-from scalearn_jax.io.model_folder import inside, read_settings
-from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
-from scalearn_jax.models import bank as banks
-from scalearn_jax.models import pretrained as hf
-from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
-from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One source adapter and where it came from.
+class RunFolder:
+    """A finished run whose description is read and checked, and whose weights are not read yet.
 
     Attributes:
-      name: its task.
-      path: its folder, or ``OWNER/NAME@COMMIT`` of the hub.
-      adapter: the tree, [L d r] and so on.
-      non_linearity: its phi.
-      backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
-      family: the backbone's model family; ``None`` where the format keeps none.
-      info: the content of ``run.json``; ``None`` where there is none.
-      base_model: the name that the file gives the backbone; ``None`` where it gives none.
+      name: the folder or hub id that it was asked for by.
+      folder: where it lies.
+      info: the content of ``run.json``.
     """
 
     name: str
-    path: str
-    adapter: Params
-    non_linearity: str
-    backbone_hash: str | None
-    family: str | None = None
-    info: dict[str, Any] | None = None
-    base_model: str | None = None
+    folder: Path
+    info: dict[str, Any]
 
-    @property
-    def hash(self) -> str:
-        """Content hash of the adapter."""
-        return tree.content_hash(self.adapter)
+    def load(
+        self,
+        *,
+        backbone: str | None = None,
+        seed: int | None = None,
+        allow_pickle: bool = False,
+        headless: bool = False,
+    ) -> "Run":
+        """Reads the weights of the run and its backbone.
+
+        Args:
+          backbone: where the backbone lies now, if not where it lay in training.
+          seed: the one seed to read; ``None`` for all.
+          allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not
+            count.
+          headless: whether the run may be without a head, which some imported ones are.
+
+        Raises:
+          InputError: a damaged folder, a backbone with other weights, no such seed, or no head where one is needed.
+        """
+        folder, info = self.folder, self.info
+        spec, task = run_info.read_spec(folder, info)
+        if not (spec.heads or headless):
+            raise InputError(
+                f"{self.name} holds no head, so it answers nothing; train one with `scalearn transfer --method soup"
+                f" --sources {self.name}`, or import it with `--head FOLDER`."
+            )
+        run_info.check_settings(folder, info)
+        trained, kept = run_info.load_leaves(folder, info)
+        if seed is not None:
+            trained = {seed: trained[choose_seed(folder, trained, seed)]}
+        shared = {}
+        if "backbone" not in methods.get(info["method"]).trainable:
+            shared = tree.flatten({"backbone": self._load_backbone(backbone, allow_pickle)})
+        expected = run_info.expected_shapes(spec, "backbone", "adapters", "transfer", "heads")
+        members = {}
+        for own, leaves in trained.items():
+            whole = shared | kept | leaves
+            if not spec.backbone.has_pooler:  # one that no head uses
+                whole = {name: leaf for name, leaf in whole.items() if "backbone/pooler/" not in name}
+            run_info.check_leaves(folder, whole, expected)
+            empty: Params = {"adapters": {}, "transfer": {}, "heads": {}}
+            members[own] = empty | tree.unflatten(shared | kept | leaves)
+        return Run(folder, info, spec, task, members)
+
+    def _load_backbone(self, override: str | None, allow_pickle: bool) -> Params:
+        recorded = self.info["backbone"]
+        where, revision = (override, None) if override else (recorded["path"], recorded["revision"])
+        weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=allow_pickle)
+        if found != recorded["hash"]:
+            raise InputError(
+                f"backbone {where} has content {found[:12]}, the run {self.name} was trained on"
+                f" {recorded['hash'][:12]}; pass the right one with --backbone."
+            )
+        return weights
 
 
-def load_source(path: str, *, allow_pickle: bool = False) -> Source:
-    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder.
+def open_run(name: str, *, allow_pickle: bool = False) -> RunFolder:
+    """Finds a run folder, here or on the hub, and reads what it says of itself.
 
     Args:
-      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
-      allow_pickle: whether to read an AdapterHub folder without safetensors.
+      name: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
+      allow_pickle: whether weights without safetensors are fetched from the hub, too.
 
     Raises:
-      InputError: the folder is neither, or is damaged; or the hub cannot give it.
+      InputError: no run folder, or a damaged description.
+
+    Example:
+      >>> open_run("runs/rte").load().task.name  # doctest: +SKIP
+      'glue/rte'
     """
-    folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
-    if (folder / "adapter_config.json").exists():
-        adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        noted = provenance.read(folder)
-        return Source(
-            name=noted["task"].name if noted else config["name"],
-            path=path,
-            adapter=adapter,
-            non_linearity=config["non_linearity"],
-            backbone_hash=noted["backbone"]["hash"] if noted else None,
-            family=config["model_type"],
-            base_model=config["model_name"],
-        )
-    if not (folder / "run.json").exists():
-        raise InputError(
-            f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
-            f" {_instead(folder)}."
-        )
-    info = run_info.read_info(folder)
-    if info["method"] != "single":
-        raise InputError(
-            f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
-            " of most runs."
-        )
-    spec, task = run_info.read_spec(folder, info)
-    weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
-    bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
-    run_info.check_leaves(folder, bank, spec, "adapters")
-    adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
-    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
-
-
-def _instead(folder: Path) -> str:
-    """What to do about a folder that holds no adapter."""
-    if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
-        return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
-    return "pass a folder written by `scalearn train-adapter`"
+    folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=allow_pickle)
+    return RunFolder(name, folder, run_info.read_info(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,26 +148,8 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    folder, _ = hub.source_folder(path, flag="RUN", allow_pickle=allow_pickle)
-    info = run_info.read_info(folder)
-    spec, task = run_info.read_spec(folder, info)
-    if not (spec.heads or headless):
-        raise InputError(
-            f"{path} holds no head, so it answers nothing; train one with `scalearn transfer --method soup --sources"
-            f" {path}`, or import it with `--head FOLDER`."
-        )
-    run_info.check_settings(folder, info)
-    trained, kept = run_info.load_leaves(folder, info)
-    shared = {}
-    if "backbone" not in methods.get(info["method"]).trainable:
-        shared = tree.flatten({"backbone": _checked_backbone(path, info, backbone, allow_pickle)})
-    groups, pooled = ("adapters", "transfer", "heads"), spec.backbone.has_pooler
-    for leaves in trained.values():
-        whole = {name: x for name, x in (shared | kept | leaves).items() if pooled or "backbone/pooler/" not in name}
-        run_info.check_leaves(folder, whole, spec, "backbone", *groups)
-    empty: Params = {group: {} for group in groups}
-    members = {seed: empty | tree.unflatten(shared | kept | leaves) for seed, leaves in trained.items()}
-    return Run(folder, info, spec, task, members)
+    found = open_run(path, allow_pickle=allow_pickle)
+    return found.load(backbone=backbone, allow_pickle=allow_pickle, headless=headless)
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
@@ -191,41 +176,3 @@ def only_seed(run: Run, seed: int | None) -> Run:
     """
     chosen = choose_seed(run.folder, run.members, seed)
     return dataclasses.replace(run, members={chosen: run.members[chosen]})
-
-
-def _checked_backbone(path: str, info: dict[str, Any], override: str | None, allow_pickle: bool) -> Params:
-    recorded = info["backbone"]
-    where = override or recorded["path"]
-    weights, _, found = load_backbone(where, None if override else recorded["revision"], allow_pickle=allow_pickle)
-    if found != recorded["hash"]:
-        raise InputError(
-            f"backbone {where} has content {found[:12]}, the run {path} was trained on {recorded['hash'][:12]};"
-            " pass the right one with --backbone."
-        )
-    return weights
-
-
-def locate_backbone(path: str, revision: str | None) -> dict[str, str | None]:
-    """Pins where a backbone lies: an absolute folder, or a hub id with the commit that was read."""
-    where = hf.folder(path, revision)
-    if os.path.isdir(os.path.expanduser(path)):
-        return {"path": str(where.resolve()), "revision": None}
-    return {"path": split_revision(path)[0], "revision": where.name}
-
-
-def load_backbone(
-    path: str, revision: str | None = None, *, allow_pickle: bool = False
-) -> tuple[Params, BackboneSpec, str]:
-    """Reads a backbone with its content hash; the pooler does not count, since many copies lack it."""
-    weights, spec = hf.load_backbone(path, revision=revision, allow_pickle=allow_pickle)
-    return weights, spec, tree.content_hash({name: leaf for name, leaf in weights.items() if name != "pooler"})
-
-
-def backbone_spec(path: str, revision: str | None = None) -> BackboneSpec:
-    """Reads the sizes of a backbone without its weights.
-
-    Raises:
-      InputError: no folder, or a ``config.json`` that describes no known encoder.
-    """
-    where = hf.folder(path, revision)
-    return spec_from_config(read_settings(where, "config.json"), where=str(where / "config.json"))

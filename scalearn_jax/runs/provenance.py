@@ -20,20 +20,43 @@ no place on the machine that wrote it.
 """
 
 import os.path
+import platform
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
-from scalearn_jax.runs import software
 
 FILE, FORMAT = "scalearn.json", 1
 # An absolute path, or one from a home folder, as a word of a text.
 PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions a result depends on."""
+    names = ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return {"python": platform.python_version(), **found}
+
+
+def command() -> str:
+    """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked.
+
+    Empty in a notebook, where it is that of the kernel and says nothing of the work.
+    """
+    program = Path(sys.argv[0]).name
+    return "" if program.endswith("kernel_launcher.py") else masked(" ".join([program, *sys.argv[1:]]))
 
 
 def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
@@ -66,8 +89,8 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "scores": scores(folder, seed),
         "most": most_examples(info["config"]),
         **more,
-        "versions": software.versions(),
-        "command": without_places(software.command()),
+        "versions": versions(),
+        "command": without_places(command()),
     }
 
 

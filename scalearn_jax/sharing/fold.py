@@ -23,8 +23,7 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import (
@@ -32,16 +31,10 @@ from scalearn_jax.runs import (
     provenance,
 )
 from scalearn_jax.runs import (
-    evaluate as inference,
-)
-from scalearn_jax.runs import (
     load as runs,
 )
 from scalearn_jax.runs import (
     plain_adapter as portable,
-)
-from scalearn_jax.runs import (
-    run_json as run_info,
 )
 from scalearn_jax.runs.adapterhub.common import origin
 from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
@@ -50,6 +43,7 @@ from scalearn_jax.sharing import adapter_folder
 from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.sharing.adapter_folder import plain_name
 from scalearn_jax.sharing.fold_check import Text, check_difference, compare, read_text
+from scalearn_jax.train.evaluate import Layout, member_logits
 from scalearn_jax.typing import Params
 
 
@@ -100,8 +94,8 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
     logits = partial(_logits, run.task, text.encoded, config.batch_size)
     made = make(config, text, whole, spec, params, logits)
     sources = [source["name"] for source in run.info["sources"]]
-    with new_folder(config.out) as folder:
-        found = adapter_folder.save(made.written, folder, name=name, config=description)
+    with atomic_folder(config.out) as folder:
+        found = adapter_folder.save(made.written, folder.path, name=name, config=description)
         measured = {
             "seed": seed,
             "best_of": len(run.info["seeds"]) if config.seed is None else 1,
@@ -114,7 +108,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         more = {"fold": measured, **_scales(spec, params)}
         if found.width < whole.width:  # the run's scores are not those of what is written
             more["scores"] = _scores(config, measured)
-        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
+        provenance.write(folder.path, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
     return facts | measured | {"out": config.out, "name": name}
 
@@ -125,9 +119,9 @@ def load(config: FoldConfig) -> runs.Run:
     Raises:
       InputError: it is damaged, has no such seed, or does not fold.
     """
-    folder, _ = hub.source_folder(config.run, flag="RUN")
-    portable.check_method(config.run, run_info.read_info(folder))
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
+    folder = runs.open_run(config.run)
+    portable.check_method(config.run, folder.info)
+    run = folder.load(backbone=config.backbone, allow_pickle=config.allow_pickle)
     return runs.only_seed(run, best_seed(run) if config.seed is None else config.seed)
 
 
@@ -186,7 +180,8 @@ def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:
 def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, params: Params) -> np.ndarray:
     """Computes a model's logits Float[n C] in plain float32."""
     spec = dataclasses.replace(spec, dtype="strict")
-    return inference.member_logits(spec, task, *folding.member(params), encoded, batch_size)[0]
+    members = folding.only_member(spec, task, params)
+    return member_logits(members, encoded, Layout.of([encoded], task.max_length, batch_size))[0]
 
 
 def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
@@ -206,8 +201,8 @@ def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, param
     before = expected = logits(spec, params)
     exact, kept = whole, None
     if config.keep:
-        members = folding.member(params)
-        norms = contributions(spec, whole.task, *members, text.encoded, config.batch_size)[0]  # [L, T]
+        members = folding.only_member(spec, whole.task, params)
+        norms = contributions(members, text.encoded, config.batch_size)[0]  # [L, T]
         kept = keep_largest(norms.sum(0))[config.keep - 1]
         exact = dataclasses.replace(whole, adapter=folding.prune(spec, params, kept))
         expected = logits(spec, params | {"adapters": banks.mask(params["adapters"], jnp.asarray(kept))})

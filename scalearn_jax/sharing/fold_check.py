@@ -16,6 +16,7 @@ from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
+from scalearn_jax.train.evaluate import scores
 
 LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
 FIT_SAMPLES = 2000
@@ -106,7 +107,7 @@ def compare(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> di
       What ``agreement`` finds, ``scores_before`` and ``scores`` (``None`` without labels), and what all this
       was measured on.
     """
-    both = inference.scores(task, np.stack([before, after]), text.encoded) if text.labelled else (None, None)
+    both = scores(task, np.stack([before, after]), text.encoded) if text.labelled else (None, None)
     return {
         **agreement(task, before, after),
         "scores_before": both[0],

@@ -19,15 +19,16 @@ import numpy as np
 
 from scalearn_jax import model, tree
 from scalearn_jax.combiners.scalearn import effective_omega
-from scalearn_jax.data import batches
+from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
-from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.runs.plain_adapter import Portable, without_scale
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.evaluate import Layout, Members
 from scalearn_jax.typing import Array, Params
 
 RIDGE = 1e-6  # of each unit's mean square: about the rounding of a float32 sum
@@ -91,7 +92,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
 
         return model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)[1]
 
-    return parallel.compile_predict_step(gram, parallel.make_mesh())
+    return compile_predict_step(gram, sharding.make_mesh())
 
 
 def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
@@ -106,21 +107,16 @@ def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int
     Returns:
       Float64[L W+1 W+1], the last row and column those of the bias, so that the corner counts the tokens.
     """
-    row_length = adapter.task.max_length
-    stream = batches.eval_batches(
-        encoded,
-        batch_size=batch_size,
-        row_length=row_length,
-        row_choices=inference.eval_rows([encoded], batch_size, row_length),
-    )
-    step, members = _gram_step(dataclasses.replace(adapter.spec, dtype="strict")), member(adapter.params(backbone))
-    return sum(np.asarray(step(*members, batch)[0], np.float64) for batch in stream)
+    spec = dataclasses.replace(adapter.spec, dtype="strict")
+    members, step = only_member(spec, adapter.task, adapter.params(backbone)), _gram_step(spec)
+    stream = Layout.of([encoded], adapter.task.max_length, batch_size).batches(encoded)
+    return sum(np.asarray(step(members.trainable, members.frozen, batch)[0], np.float64) for batch in stream)
 
 
-def member(params: Params) -> tuple[Params, Params]:
-    """Puts parameters on the devices as evaluation takes them: one member's own [1 ...], backbone and bank apart."""
+def only_member(spec: ModelSpec, task: Task, params: Params) -> Members:
+    """Puts one model on the devices as evaluation takes it: transfer and head [1 ...], backbone and bank apart."""
     small, large = tree.partition(params, lambda path: path.split("/")[0] in ("transfer", "heads"))
-    return parallel.replicate((tree.stack([small]), large), parallel.make_mesh())
+    return Members(spec, task, *sharding.replicate((tree.stack([small]), large), sharding.make_mesh()))
 
 
 def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray:

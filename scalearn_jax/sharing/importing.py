@@ -9,19 +9,19 @@ from scalearn_jax.config import ImportConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
-from scalearn_jax.sharing.found import Found, find
-from scalearn_jax.stages.checks import check_base_model, check_base_models, check_sources, is_hub_id
-from scalearn_jax.stages.prepare import count_parameters
+from scalearn_jax.sharing.recognise import Found, find
+from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
 
@@ -47,8 +47,8 @@ def import_source(config: ImportConfig) -> Path:
     kind = formats.recognise(source)
     origin = source.resolve().name if place == config.src else place
     contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind), origin)
-    with new_folder(config.out) as partial:
-        run_folder.write(partial, contents)
+    with atomic_folder(config.out) as folder:
+        run_folder.write(folder.path, contents)
     return Path(config.out)
 
 
@@ -80,8 +80,8 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
         "seeds": [SEED],
         "parameters": count_parameters(tree.stack([trainable])),
         "imported": describe(found, head, origin),
-        "versions": software.versions(),
-        "command": software.command(),
+        "versions": provenance.versions(),
+        "command": provenance.command(),
     }
     return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
@@ -115,8 +115,8 @@ def _read_backbone(
     config: ImportConfig, path: str, revision: str | None, expected: str | None, owner: str
 ) -> tuple[dict[str, str | None], BackboneSpec]:
     """Reads a backbone at one commit, and checks its content where that is known."""
-    place = runs.locate_backbone(path, revision)
-    _, spec, found = runs.load_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
+    place = pretrained.locate_backbone(path, revision)
+    _, spec, found = pretrained.load_hashed_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
     if expected not in (None, found):
         raise InputError(
             f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"

@@ -22,13 +22,12 @@ from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import adapterhub, figures, provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.sharing import card, leaks, run_folder
 from scalearn_jax.sharing.card_metadata import known_base
-from scalearn_jax.studies.figures import omega
-from scalearn_jax.train.memory import words
+from scalearn_jax.train.memory import format_bytes as words
 
 FIGURE = "omega.png"
 _READERS = {
@@ -177,9 +176,9 @@ def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
     if importlib.util.find_spec("matplotlib") is None:
         _warn("the card has no figure of the learned scales: matplotlib is not installed.")
         return {}
-    panel = omega.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
+    panel = figures.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
     with tempfile.TemporaryDirectory() as scratch:
-        omega.draw_omegas(content["method"], [panel], Path(scratch), "omega")
+        figures.draw_omegas(content["method"], [panel], Path(scratch), "omega")
         return {FIGURE: Path(scratch, FIGURE).read_bytes()}
 
 
@@ -189,7 +188,7 @@ def _scales(folder: Path, content: Mapping[str, Any]) -> np.ndarray | None:
         info = run_info.read_info(folder)
         options = dict(info["spec"]["combiner_options"])
         is_scaled = info["spec"]["combiner"] in VARIANTS
-        return omega.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
+        return figures.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
     try:
         scales = np.asarray(content.get("omega"), float).T
     except (TypeError, ValueError):

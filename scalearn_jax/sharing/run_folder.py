@@ -52,7 +52,7 @@ def _check(folder: Path, spec: ModelSpec, leaves: dict[str, Array], kept: dict[s
         groups.append("backbone")
     else:
         whole = {name: leaf for name, leaf in whole.items() if not name.startswith("backbone/pooler/")}
-    run_info.check_leaves(folder, whole, spec, *groups)
+    run_info.check_leaves(folder, whole, run_info.expected_shapes(spec, *groups))
 
 
 def write(folder: Path, contents: Contents) -> None:

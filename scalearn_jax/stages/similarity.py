@@ -1,4 +1,4 @@
-"""How alike the training texts of two tasks are, and the weights AdapterSoup makes of that (SEMANTICS, section 10).
+"""How alike the training texts of two tasks are, and the weights AdapterSoup makes of that (method.md, "AdapterSoup").
 
     u_i        = mean over tokens of the last hidden layer, divided by its length      one unit vector a text
     sim(a, b)  = mean_{i,j} cos(u_i, v_j) = mean_i(u_i) . mean_j(v_j)

@@ -88,7 +88,7 @@ class AdamState(NamedTuple):
 def published_adamw(
     rate: Array | float, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decays: Callable[[str], bool]
 ) -> optax.GradientTransformation:
-    """AdamW in the older Hugging Face form (SEMANTICS, section 5).
+    """AdamW in the older Hugging Face form (method.md, "Optimiser and schedule").
 
         step = lr * sqrt(1 - b2^t) / (1 - b1^t);  p <- p - step * m / (sqrt(v) + eps);  p <- p - lr * decay * p
 
@@ -118,14 +118,9 @@ def published_adamw(
             adam = -step.astype(p.dtype) * m / (jnp.sqrt(v) + eps)
             return adam - rate * weight_decay * (p + adam) if weight_decay and decays(path) else adam
 
-        updates = jax.tree_util.tree_map_with_path(lambda path, *leaves: change(_name(path), *leaves), params, mu, nu)
-        return updates, AdamState(count, mu, nu)
+        return tree.map_with_path(change, params, mu, nu), AdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
-
-
-def _name(path) -> str:
-    return "/".join(str(key.key) for key in path)
 
 
 def decays(path: str) -> bool:

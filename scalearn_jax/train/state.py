@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from scalearn_jax import tree
 from scalearn_jax.typing import Array, Key, Params
 
 
@@ -65,3 +66,15 @@ def group_norms(params: Params) -> dict[str, Array]:
       {'heads': 5.0}
     """
     return {name: optax.tree.norm(group) for name, group in params.items() if jax.tree.leaves(group)}
+
+
+def count_parameters(trainable: Params) -> dict[str, int]:
+    """Counts one member's trainable parameters: of the head, of all else (``transfer``), and in all.
+
+    Example:
+      >>> count_parameters({"transfer": {"omega": jnp.ones((2, 8, 1))}, "heads": {}})  # two members
+      {'transfer': 8, 'head': 0, 'trainable': 8}
+    """
+    one = jax.eval_shape(lambda members: tree.index(members, 0), trainable)
+    head, total = tree.num_parameters(one["heads"]), tree.num_parameters(one)
+    return {"transfer": total - head, "head": head, "trainable": total}

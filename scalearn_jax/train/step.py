@@ -1,4 +1,4 @@
-"""The training step, written for one run on one device; ``parallel.py`` maps it over both.
+"""The training step, written for one run on one device; ``compile.py`` maps it over both.
 
 Letters: B examples, C outputs.
 """

@@ -30,6 +30,7 @@ from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import release as published
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import results
+from scalearn_jax.studies.checks import study_problems
 from tests.support import malformed_sharing, tiny_backbone
 from tests.support.malformed import ROWS, TASK, good
 
@@ -206,7 +207,7 @@ STUDY = {
 @given(content=spoilt(STUDY))
 def test_a_study_of_any_values_has_cells_or_problems(content):
     study = accepts(schema.from_dict, StudyConfig, content)
-    if study is not None and not plan.check(study):
+    if study is not None and not study_problems(study):
         assert plan.cells(study, "out")
 
 

@@ -14,7 +14,7 @@ from tests.conftest import FAST
 from tests.support import tiny_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "experiments" / "accelerator.py"
+SCRIPT = ROOT / "experiments/accelerator/run.py"
 STUDY = """
 name: tiny
 backbone: MODEL

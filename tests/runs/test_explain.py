@@ -22,10 +22,10 @@ from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import attribution, explain
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import outputs, prepare
-from scalearn_jax.train import parallel
+from scalearn_jax.train import evaluate, sharding
+from scalearn_jax.train.evaluate import Layout, Members
 from tests.support import tiny, tiny_backbone
 
 # a correlation tells models apart that a few examples' accuracy does not
@@ -51,16 +51,21 @@ def make(combiner="scalearn", normalise="none", num_seeds=1, **changes):
     return spec, tree.stack([trainable for trainable, _ in halves]), halves[0][1]
 
 
-def place(*trees):
-    return parallel.replicate(trees, parallel.make_mesh())
+def members(spec, trainable, frozen):
+    return Members(spec, TASK, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
+
+
+def score(spec, trainable, frozen):
+    layout = Layout.of([encoded()], TASK.max_length, BATCH_SIZE)
+    return evaluate.score(members(spec, trainable, frozen), encoded(), layout)
 
 
 def contributions(spec, trainable, frozen, **layout):
-    return attribution.contributions(spec, TASK, *place(trainable, frozen), encoded(), BATCH_SIZE, **layout)
+    return attribution.contributions(members(spec, trainable, frozen), encoded(), BATCH_SIZE, **layout)
 
 
 def scores(spec, trainable, frozen, choices):
-    return attribution.masked_scores(spec, TASK, *place(trainable, frozen), encoded(), BATCH_SIZE, np.array(choices))
+    return attribution.masked_scores(members(spec, trainable, frozen), encoded(), BATCH_SIZE, np.array(choices))
 
 
 @jax.jit
@@ -112,9 +117,7 @@ def test_masked_scores_equal_models_whose_acting_factor_is_zero(combiner, normal
     models = [
         trainable | {"transfer": {"omega": omega[None] * jnp.array(kept)[None, None, :, None]}} for kept in choices
     ]
-    expected = [
-        inference.score(plain, TASK, *place(model, frozen), encoded(), BATCH_SIZE)[0]["pearson"] for model in models
-    ]
+    expected = [score(plain, model, frozen)[0]["pearson"] for model in models]
     np.testing.assert_allclose(scores(spec, trainable, frozen, choices)[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -134,9 +137,8 @@ def test_padding_and_packing_have_no_influence():
 def attribute(spec, trainable, frozen):
     names = tuple("abcdef"[: spec.num_sources])
     seeds = tuple(range(len(trainable["transfer"]["omega"])))
-    return attribution.attribute(
-        spec, TASK, *place(trainable, frozen), encoded(), BATCH_SIZE, sources=names, seeds=seeds
-    )
+    found = members(spec, trainable, frozen)
+    return attribution.attribute(found, encoded(), BATCH_SIZE, sources=names, seeds=seeds)
 
 
 def test_an_empty_adapter_is_not_missed_and_all_sources_give_the_full_score():
@@ -145,7 +147,7 @@ def test_an_empty_adapter_is_not_missed_and_all_sources_give_the_full_score():
     found = attribute(spec, trainable, frozen)
     assert not found.drops[1].any() and found.drops[[0, 2]].all()
     assert found.shares[1] == 0 and found.shares.sum() == pytest.approx(1)
-    full = inference.score(spec, TASK, *place(trainable, frozen), encoded(), BATCH_SIZE)
+    full = score(spec, trainable, frozen)
     np.testing.assert_array_equal(found.full, [result["pearson"] for result in full])
     np.testing.assert_array_equal(found.pruned[-1], found.full)
     np.testing.assert_array_equal(found.pruned[1], found.full)  # the empty one goes first
@@ -180,7 +182,7 @@ def run(tmp_path_factory):
     backbone = str(tiny_backbone.write(root / "backbone"))
     adapters = banks.init(jax.random.key(0), banks.BankShape(2, 3, 16, 4))
     adapters = [jax.tree.map(np.asarray, banks.select(adapters, source)) for source in range(3)]
-    sources = [runs.Source(name, "", one, "relu", None) for name, one in zip("abc", adapters, strict=True)]
+    sources = [Source(name, "", one, "relu", None) for name, one in zip("abc", adapters, strict=True)]
     settings = dict(target="builtin/sentiment", backbone=backbone, max_train_samples=32, max_eval_samples=16)
     setup = prepare.prepare(
         TransferConfig(out=str(root / "run"), seeds=(0, 4), **settings), "builtin/sentiment", sources
@@ -226,8 +228,8 @@ def measured(monkeypatch):
     """Puts ready numbers in the place of the measurement; yields what was asked for."""
     asked = {}
 
-    def attribute(spec, task, trainable, frozen, encoded, batch_size, *, sources, seeds, on_score):
-        asked.update(examples=len(encoded), members=len(trainable["transfer"]["omega"]), batch_size=batch_size)
+    def attribute(members, encoded, batch_size, *, sources, seeds, on_score):
+        asked.update(examples=len(encoded), members=len(members.trainable["transfer"]["omega"]), batch_size=batch_size)
         by_layer, by_source = np.ones((len(seeds), 2, len(sources))), np.full((len(sources), len(seeds)), 0.25)
         full, kept = np.full(len(seeds), 0.5), attribution.keep_largest(np.ones(len(sources)))
         return attribution.Attribution(sources, seeds, *[by_layer] * 3, full, by_source, kept, by_source)

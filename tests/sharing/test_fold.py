@@ -19,10 +19,12 @@ from scalearn_jax.runs import adapterhub, attribution, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as run_folders
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.sources import Source
 from scalearn_jax.sharing import fold
 from scalearn_jax.sharing import fold_check as fold_report
 from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.stages import outputs, prepare
+from scalearn_jax.train.evaluate import Layout, member_logits, score, scores
 from tests.support import tiny_backbone
 
 SEEDS, SCORES = (0, 4), (0.5, 0.75)
@@ -46,7 +48,7 @@ def make_run(tmp_path_factory):
     def make(method, target, num_layers=1):
         backbone = str(tiny_backbone.write(root / f"backbone-{num_layers}", num_hidden_layers=num_layers))
         bank = drawn(banks.init(jax.random.key(0), banks.BankShape(num_layers, 3, 16, 4)), 0)
-        sources = [run_folders.Source(name, "", banks.select(bank, at), "relu", None) for at, name in enumerate("abc")]
+        sources = [Source(name, "", banks.select(bank, at), "relu", None) for at, name in enumerate("abc")]
         sources = [] if method == "single" else sources
         folder = root / f"{method}-{target.replace('/', '-')}"
         settings = dict(target=target, method=method, backbone=backbone, max_train_samples=32, max_eval_samples=24)
@@ -79,8 +81,12 @@ def logits_of(folder, run, num_texts=24):
     made = dataclasses.replace(made, adapter=adapter, head=head, head_spec=head_spec)
     encoded = inference.read_split(loaded, "dev", max_eval_samples=num_texts)
     spec = dataclasses.replace(made.spec, dtype="strict")  # so that nothing is compiled again
-    members = folding.member(made.params(loaded.members[seed]["backbone"]))
-    return inference.member_logits(spec, loaded.task, *members, encoded, 8)[0], encoded, loaded.task
+    members = folding.only_member(spec, loaded.task, made.params(loaded.members[seed]["backbone"]))
+    return logits(members, encoded), encoded, loaded.task
+
+
+def logits(members, encoded):
+    return member_logits(members, encoded, Layout.of([encoded], members.task.max_length, 8))[0]
 
 
 def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
@@ -94,10 +100,10 @@ def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
     assert (report["text"], report["num_texts"]) == ("dev split", 24)
     loaded = run_folders.load_run(str(run))
     encoded = inference.read_split(loaded, "dev")
-    own = inference.score(loaded.spec, loaded.task, *inference.stacked(loaded), encoded, 8)[1]
+    own = score(inference.members_of(loaded), encoded, Layout.of([encoded], loaded.task.max_length, 8))[1]
     assert report["scores"] == pytest.approx(own, abs=1e-5) == report["scores_before"]
-    logits, encoded, task = logits_of(out, run)
-    assert inference.scores(task, logits[None], encoded)[0] == pytest.approx(own, abs=1e-5)
+    found, encoded, task = logits_of(out, run)
+    assert scores(task, found[None], encoded)[0] == pytest.approx(own, abs=1e-5)
     told = provenance.read(out)
     assert (told["kind"], told["method"], told["seed"]) == ("fold", "scalearn-mean", 4)
     assert told["fold"] == {name: report[name] for name in told["fold"]} and str(tmp_path) not in str(told["fold"])
@@ -127,18 +133,18 @@ def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     report = fold.fold_run(config)
     loaded = run_folders.load_run(str(run))
     spec, params = folding.published_form(loaded.spec, loaded.members[0])
-    encoded, members = inference.read_split(loaded, "dev"), folding.member(params)
-    kept = attribution.keep_largest(attribution.contributions(spec, loaded.task, *members, encoded, 8)[0].sum(0))[1]
+    encoded, members = inference.read_split(loaded, "dev"), folding.only_member(spec, loaded.task, params)
+    kept = attribution.keep_largest(attribution.contributions(members, encoded, 8)[0].sum(0))[1]
     assert report["sources"] == [name for name, is_kept in zip("abc", kept, strict=True) if is_kept]
     assert (report["width_before"], report["width"], report["best_of"]) == (12, 8, 1)
     assert report["logit_difference"] < 1e-5  # to the other sources masked, not to all of them
-    masked = attribution.masked_scores(spec, loaded.task, *members, encoded, 8, kept[None])[0, 0]
+    masked = attribution.masked_scores(members, encoded, 8, kept[None])[0, 0]
     assert report["scores"]["accuracy"] == pytest.approx(masked)
     assert provenance.read(tmp_path / "out")["scores"] == {"dev": report["scores"]}  # not those of the whole run
-    logits, *_ = logits_of(tmp_path / "out", run)
-    before = inference.member_logits(spec, loaded.task, *members, encoded, 8)[0]
-    assert report["agreement"] == (logits.argmax(-1) == before.argmax(-1)).mean()
-    assert np.abs(logits - before).max() > 1e-2
+    after, *_ = logits_of(tmp_path / "out", run)
+    before = logits(members, encoded)
+    assert report["agreement"] == (after.argmax(-1) == before.argmax(-1)).mean()
+    assert np.abs(after - before).max() > 1e-2
 
 
 def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
@@ -151,8 +157,8 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert report["logit_difference"] < 1e-5  # of the fold before it is compressed
     assert report["fitted_on"]["num_texts"] == report["num_texts"] == 20
     assert provenance.read(out)["scores"] == {}  # twenty texts are not the split
-    logits, encoded, task = logits_of(out, run, num_texts=20)
-    assert inference.scores(task, logits[None], encoded)[0] == pytest.approx(report["scores"], abs=1e-6)
+    found, encoded, task = logits_of(out, run, num_texts=20)
+    assert scores(task, found[None], encoded)[0] == pytest.approx(report["scores"], abs=1e-6)
     assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
 
 

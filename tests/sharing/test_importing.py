@@ -15,8 +15,8 @@ from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.sources import check_base_model, load_source
 from scalearn_jax.sharing.importing import import_source
-from scalearn_jax.stages.checks import check_base_model
 from tests.conformance_checks.cases import make_batch
 from tests.conftest import ROOT
 from tests.support import tiny_backbone
@@ -140,13 +140,13 @@ def test_every_command_works_on_an_imported_run(place, tmp_path, capsys):
     given = str(place / "glue/sst2/train.jsonl")
     assert cli.main(["predict", out, "--input", given, "--output", answers]) == 0
     assert json.loads((tmp_path / "answers.jsonl").read_text().split("\n")[0])["label"] == "positive"
-    assert runs.load_source(out).hash == runs.load_source(str(place / "source0")).hash
+    assert load_source(out).hash == load_source(str(place / "source0")).hash
 
 
 def test_a_run_WITHOUT_a_head_is_a_source_and_answers_nothing(place, tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main(["import", str(place / "source0"), "--out", str(out), "--backbone", str(place / "backbone")]) == 0
-    assert runs.load_source(str(out)).name == "s0"
+    assert load_source(str(out)).name == "s0"
     capsys.readouterr()
     for command in (["evaluate", str(out)], ["predict", str(out), "--input", "x", "--output", str(tmp_path / "y")]):
         assert cli.main(command) == 2
@@ -325,7 +325,7 @@ def test_another_base_model_is_refused_unless_told_otherwise(tmp_path):
     with pytest.raises(InputError, match="bert-base-uncased@main"):
         check_base_model("adapter", "bert-base-cased", "google-bert/bert-base-uncased@main", any_base_model=False)
     folder = edited(ADAPTER, tmp_path / "a", CONFIG, model_name="some/other-base")
-    assert runs.load_source(str(folder)).base_model == "some/other-base"
+    assert load_source(str(folder)).base_model == "some/other-base"
     imported(folder, tmp_path / "run")  # a backbone in a folder has no name to compare
     with pytest.raises(InputError, match="'some/other-base', the backbone is 'roberta-base'"):
         imported(folder, tmp_path / "out", backbone="roberta-base")

@@ -13,8 +13,10 @@ from scalearn_jax.config import ExportConfig, FetchConfig, ImportConfig, PushCon
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hubs
 from scalearn_jax.io.hub import split_revision
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import provenance
+from scalearn_jax.runs.sources import load_source
 from scalearn_jax.sharing import fetch as offline
 from scalearn_jax.sharing import push as publish
 from scalearn_jax.sharing.exporting import export_run
@@ -57,27 +59,27 @@ def test_what_is_pushed_is_pulled_bit_for_bit(hub, folder):
     result = push(folder)
     assert held(hub) == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert result["files"] == {name: len(content) for name, content in held(hub).items()}
-    source = runs.load_source(f"{REPO}@{result['commit']}")
-    local = runs.load_source(str(folder))
+    source = load_source(f"{REPO}@{result['commit']}")
+    local = load_source(str(folder))
     assert (source.name, source.path) == ("glue/rte", f"{REPO}@{result['commit']}")
     assert source.hash == local.hash and source.non_linearity == local.non_linearity
     assert result["use"] == f"scalearn transfer --sources {source.path} ..."
-    assert runs.load_source(REPO).path == source.path  # a branch is pinned to its commit
+    assert load_source(REPO).path == source.path  # a branch is pinned to its commit
 
 
 def test_a_pinned_revision_outlives_the_branch_and_the_network(hub, folder, monkeypatch):
     first = push(folder)["commit"]
-    place = runs.load_source(REPO).path
+    place = load_source(REPO).path
     hub.add(f"models/{REPO}", {"adapter.safetensors": b"something else"})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.asked.clear()
     for name in (f"{REPO}@{first}", REPO):  # by commit, and by the branch as it was when it was last read
-        assert runs.load_source(name).path == place
+        assert load_source(name).path == place
     assert not hub.asked
     with pytest.raises(
         InputError, match="me/other'.*HF_HUB_OFFLINE is set, and the cache lacks it; run `scalearn fetch`"
     ):
-        runs.load_source("me/other")
+        load_source("me/other")
 
 
 def test_a_run_is_read_from_the_hub(hub, tmp_path, backbone):
@@ -91,7 +93,7 @@ def test_a_run_is_read_from_the_hub(hub, tmp_path, backbone):
     assert tree.content_hash(found.members[0]) == tree.content_hash(expected.members[0])
     assert result["use"] == f"scalearn evaluate me/run@{result['commit']}"
     with pytest.raises(InputError, match="me/run@.*holds a 'scalearn' run, .*which `scalearn fold` makes of most runs"):
-        runs.load_source("me/run")
+        load_source("me/run")
 
 
 def test_a_transfer_records_the_commits_of_its_sources_and_backbone(hub, tmp_path):
@@ -106,16 +108,16 @@ def test_a_transfer_records_the_commits_of_its_sources_and_backbone(hub, tmp_pat
     assert [source["path"] for source in info["sources"]] == [f"me/source0@{commits['source0']}", str(root / "source1")]
     assert (info["backbone"]["path"], info["backbone"]["revision"]) == ("me/backbone", commits["backbone"])
     with pytest.raises(InputError, match="me/backbone@main and --revision v1 name different revisions"):
-        runs.locate_backbone("me/backbone@main", "v1")
+        pretrained.locate_backbone("me/backbone@main", "v1")
 
 
 def test_pickles_are_fetched_only_on_request(hub, folder):
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".json"}
     hub.add("models/me/old", files | {"pytorch_adapter.bin": b"no pickle", "other.bin": b""})
     with pytest.raises(InputError, match="holds no adapter.safetensors; expected"):
-        runs.load_source("me/old")
+        load_source("me/old")
     with pytest.raises(InputError, match="pytorch_adapter.bin"):
-        runs.load_source("me/old", allow_pickle=True)
+        load_source("me/old", allow_pickle=True)
     asked = {path.rpartition("/")[2] for _, path, _ in hub.asked if "/resolve/" in path}
     assert "pytorch_adapter.bin" in asked and "other.bin" not in asked
 
@@ -193,21 +195,21 @@ def test_what_cannot_be_read_is_one_line(hub, folder, capsys, monkeypatch):
     with pytest.raises(
         InputError, match="'me/rte-fold' could not be read .*revision v9.*no such revision; name a branch"
     ):
-        runs.load_source(f"{REPO}@v9")
+        load_source(f"{REPO}@v9")
     with pytest.raises(
         InputError, match="no such folder is here, and 'me/none' .*no such repository, or it is private"
     ):
-        runs.load_source("me/none")
+        load_source("me/none")
     hub.refuses = 403, {"X_Error_Code": "GatedRepo"}
     with pytest.raises(InputError, match="access to it must be granted; ask for it on its page, then log in with"):
-        runs.load_source("me/none")
+        load_source("me/none")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         hub_server.point_to(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert cli.main(["push", str(folder), REPO]) == 2
         assert "could not upload to me/rte-fold: the hub cannot be reached" in capsys.readouterr().err
         with pytest.raises(InputError, match="the hub cannot be reached, and the cache lacks it; is there a network?"):
-            runs.load_source("me/none")
+            load_source("me/none")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="could not upload to me/rte-fold: HF_HUB_OFFLINE is set; unset it where"):
         push(folder)
@@ -224,7 +226,7 @@ def test_other_things_than_adapters_are_named(hub):
         "me/bert@": "expected OWNER/NAME@REVISION",
     }.items():
         with pytest.raises(InputError, match=message):
-            runs.load_source(name)
+            load_source(name)
 
 
 def test_tokens_stay_here(hub, folder, capsys, monkeypatch):

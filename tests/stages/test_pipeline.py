@@ -12,13 +12,17 @@ from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, Pr
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.explain import explain_run
+from scalearn_jax.runs.serving import predictor
+from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.stages import outputs, pipeline, prepare
 from scalearn_jax.stages import program as training
+from scalearn_jax.train import evaluate
 from tests.support import tiny_backbone
 from tests.support.bin_files import pickled
 
@@ -68,7 +72,7 @@ def test_a_run_folder_says_all(transferred, sources):
 def test_sources_stay_bit_identical(transferred, sources):
     stored = load_tree(runs.Path(transferred) / "frozen.safetensors")["adapters"]
     order = [sources[1], sources[2], sources[0]]
-    expected = banks.stack([runs.load_source(path).adapter for path in order])
+    expected = banks.stack([load_source(path).adapter for path in order])
     assert not tiny_backbone.weights_differ(stored, expected)
 
 
@@ -115,7 +119,7 @@ def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path
 def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, monkeypatch):
     """One for each row count of training that repays its compilation, and one for evaluation on both splits."""
     monkeypatch.setattr(training, "_PROGRAM_COST", cost)
-    inference._predict_step.cache_clear()  # a program of another test would serve
+    evaluate._predict_step.cache_clear()  # a program of another test would serve
     compiled = []
 
     def record(event, seconds, fun_name=None, **facts):
@@ -134,16 +138,16 @@ def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, mon
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
     folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
     trained = runs.load_run(folder).members[0]["backbone"]
-    pretrained, *_ = runs.load_backbone(backbone)
-    assert "pooler" in pretrained and "pooler" not in trained  # its head does not use it
-    assert tiny_backbone.weights_differ(trained, pretrained)
+    original, *_ = pretrained.load_hashed_backbone(backbone)
+    assert "pooler" in original and "pooler" not in trained  # its head does not use it
+    assert tiny_backbone.weights_differ(trained, original)
     with pytest.raises(InputError, match="expected a single adapter"):
-        runs.load_source(folder)
+        load_source(folder)
 
 
 def test_a_fresh_adapter_is_a_method_of_stage_two_as_well(backbone, tmp_path):
     folder = transfer(backbone, [], tmp_path / "run", method="single", reduction_factor=8, non_linearity="gelu")
-    source = runs.load_source(folder)
+    source = load_source(folder)
     assert source.adapter["down"]["kernel"].shape == (2, 16, 2) and source.non_linearity == "gelu"
 
 
@@ -159,7 +163,7 @@ def test_a_pooled_head_keeps_its_pooler(backbone, sources, tmp_path):
 
 
 def test_an_adapterhub_adapter_of_the_target_comes_last():
-    source = lambda name: runs.Source(name, "", {}, "relu", None)  # noqa: E731
+    source = lambda name: Source(name, "", {}, "relu", None)  # noqa: E731
     ordered = prepare.in_published_order([source("rte"), source("glue/mnli"), source("qqp")], "glue/rte")
     assert [source.name for source in ordered] == ["glue/mnli", "qqp", "rte"]
 
@@ -206,7 +210,7 @@ def test_a_damaged_run_is_named(case, transferred, tmp_path):
 @pytest.fixture
 def pickles(backbone, sources, tmp_path):
     """The backbone and a source as folders with pickles only."""
-    adapterhub.save(runs.load_source(sources[1]).adapter, tmp_path / "source", name="s", config={"model_type": "bert"})
+    adapterhub.save(load_source(sources[1]).adapter, tmp_path / "source", name="s", config={"model_type": "bert"})
     copy = shutil.copytree(backbone, tmp_path / "backbone")
     pickled(copy, "pytorch_model.bin", "model.safetensors")
     return str(copy), str(pickled(tmp_path / "source", "pytorch_adapter.bin", "adapter.safetensors"))
@@ -219,8 +223,8 @@ def test_pickles_are_read_in_training_on_request(backbone, sources, pickles, tmp
             pipeline.transfer_setups(TransferConfig(backbone=copy, sources=(source,), **where))
     config = TransferConfig(backbone=pickles[0], sources=(pickles[1],), allow_pickle=True, **where)
     (setup,) = pipeline.transfer_setups(config)
-    assert setup.sources[0].hash == runs.load_source(sources[1]).hash
-    assert setup.backbone_hash == runs.load_backbone(backbone)[2]
+    assert setup.sources[0].hash == load_source(sources[1]).hash
+    assert setup.backbone_hash == pretrained.load_hashed_backbone(backbone)[2]
     assert outputs.describe("transfer", setup)["config"]["allow_pickle"] is True
 
 
@@ -232,7 +236,7 @@ def test_a_run_cannot_allow_its_pickle_by_itself(transferred, pickles, tmp_path)
     for refuse in (
         lambda: runs.load_run(folder),
         lambda: inference.evaluate(EvaluateConfig(run=folder)),
-        lambda: inference.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out"))),
+        lambda: predictor.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out"))),
         lambda: explain_run(ExplainConfig(run=folder)),
     ):
         with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
@@ -247,22 +251,22 @@ def test_predictions_follow_the_input(transferred, tmp_path):
     rows = [{"sentence": "the soup was cold"}, {"sentence": "a lovely evening"}, {"sentence": ""}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = PredictConfig(run=transferred, input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
-    lines = [json.loads(line) for line in inference.predict(config).read_text().splitlines()]
+    lines = [json.loads(line) for line in predictor.predict(config).read_text().splitlines()]
     assert len(lines) == 3
     for line in lines:
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     with pytest.raises(InputError, match="already exists"):
-        inference.predict(config)
+        predictor.predict(config)
 
 
 def test_predicting_without_a_column_or_folder_is_refused(transferred, tmp_path):
     (tmp_path / "in.csv").write_text("text\nhello\n")
     config = dict(run=transferred, input=str(tmp_path / "in.csv"))
     with pytest.raises(InputError, match="unknown column 'sentence' in .*in.csv"):
-        inference.predict(PredictConfig(output=str(tmp_path / "out.jsonl"), **config))
+        predictor.predict(PredictConfig(output=str(tmp_path / "out.jsonl"), **config))
     with pytest.raises(InputError, match="there is no folder .*none; make it first"):
-        inference.predict(PredictConfig(output=str(tmp_path / "none" / "out.jsonl"), **config))
+        predictor.predict(PredictConfig(output=str(tmp_path / "none" / "out.jsonl"), **config))
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 

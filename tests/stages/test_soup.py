@@ -10,13 +10,16 @@ from scalearn_jax.config import EvaluateConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree, save_tree
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import pipeline, similarity, soup
 from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies.checks import study_problems
 from tests.support import tiny, tiny_backbone
 
 SHORT = dict(max_steps=2, batch_size=8, eval_every=2, log_every=2, max_train_samples=24, max_eval_samples=16)
@@ -31,7 +34,7 @@ def backbone(tmp_path_factory):
 
 def write_source(folder, task, backbone):
     """Writes what a stage-1 run of 24 examples leaves behind, without training it."""
-    _, sizes, content = runs.load_backbone(backbone)
+    _, sizes, content = pretrained.load_hashed_backbone(backbone)
     row = tasks.get(task)
     head = HeadSpec(num_outputs=row.num_outputs, num_choices=row.num_choices, dropout=0.0)
     spec = tiny.spec("single", backbone=sizes, heads=((task, head),))
@@ -106,7 +109,7 @@ def measure(backbone, sources, target=TARGET, **changes):
     config = TransferConfig(target=target, method="soup", backbone=backbone, out="", sources=tuple(sources), **settings)
     task = tasks.get(target)
     train = splits.load_splits(task, max_train_samples=24).train
-    loaded = [runs.load_source(path) for path in sources]
+    loaded = [load_source(path) for path in sources]
     return soup.measure(config, task, train, loaded, soup.load_embedder(backbone))
 
 
@@ -155,7 +158,7 @@ def test_data_that_have_moved_are_found_in_the_targets_folder(backbone, sources,
 
 
 def _adapterhub(tmp_path, sources):
-    source = runs.load_source(sources[1])
+    source = load_source(sources[1])
     adapterhub.save(source.adapter, tmp_path / "hub", name="mine", config={"model_type": "bert"})
     return dict(sources=[sources[0], str(tmp_path / "hub")])
 
@@ -211,7 +214,7 @@ def _opposite(task):
 def test_a_study_takes_the_options_and_names_bad_ones():
     values = dict(name="n", backbone="b", sources=("glue/rte",), targets=("glue/mrpc",), methods=("soup", "scalearn"))
     study = StudyConfig(**values, methods_options={"soup": {"top_sources": 5}})
-    assert plan.check(study) == []
+    assert study_problems(study) == []
     configs = {cell.name: cell.config for cell in plan.cells(study, "o")}
     assert configs["glue/mrpc/soup"].top_sources == 5 and configs["glue/mrpc/scalearn"].top_sources is None
     for options, message in (
@@ -219,4 +222,4 @@ def test_a_study_takes_the_options_and_names_bad_ones():
         ({"top_sources": 1, "weights": [1.0]}, "glue/mrpc/soup: weights and top_sources both"),
         ({"embedder": "e"}, "glue/mrpc/soup: embedder is for"),
     ):
-        assert message in "; ".join(plan.check(StudyConfig(**values, methods_options={"soup": options})))
+        assert message in "; ".join(study_problems(StudyConfig(**values, methods_options={"soup": options})))

@@ -6,8 +6,8 @@ import numpy as np
 from scalearn_jax import methods, model, tree
 from scalearn_jax.io import files
 from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 
 
@@ -27,7 +27,7 @@ def write(folder, backbone, task, *, method="scalearn", head="two_layer", seeds=
     Returns:
       The folder, as text.
     """
-    _, sizes, content = runs.load_backbone(str(backbone))
+    _, sizes, content = pretrained.load_hashed_backbone(str(backbone))
     combiner = methods.get(method).combiner
     fields = {"num_sources": {"single": 1, "ia3": 0, "none": 0}.get(combiner, 3), "bottleneck": 4} | changes
     spec = model.ModelSpec(

@@ -10,8 +10,8 @@ from scalearn_jax.data import tasks
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from tests.support import tiny
 
@@ -60,7 +60,7 @@ def write(folder: Path, **changes) -> Path:
 
 def write_run(folder: Path, backbone: Path, **places) -> Path:
     """Writes a finished ScaLearn run over two random sources, its backbone named by ``places``; returns it."""
-    _, sizes, content_hash = runs.load_backbone(str(backbone))
+    _, sizes, content_hash = pretrained.load_hashed_backbone(str(backbone))
     task = Task("demo", "classification", ("sentence",), ("a", "b", "c"), max_length=16)
     spec = tiny.spec("scalearn", backbone=dataclasses.replace(sizes, has_pooler=False), num_sources=2)
     leaves = tree.flatten(tiny.params(spec))

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.data.builtin import causes, pairs, reviews, topics
+from scalearn_jax.data.builtin import causes, opinions, pairs, topics
 from scalearn_jax.data.builtin.draw import Draw
 from scalearn_jax.errors import unknown
 from scalearn_jax.io.files import write_text
@@ -33,15 +33,15 @@ _SOURCE = {"train": 2000, "validation": 400}
 _LOW_RESOURCE = {"train": 64, "validation": 64, "test": 500}
 
 RECIPES = {
-    "builtin/sentiment": Recipe(reviews.sentiment, 2, _SOURCE),
+    "builtin/sentiment": Recipe(opinions.sentiment, 2, _SOURCE),
     "builtin/topic": Recipe(topics.topic, len(topics.NAMES), _SOURCE),
-    "builtin/complaints": Recipe(reviews.complaints, len(reviews.ASPECTS), _SOURCE),
+    "builtin/complaints": Recipe(opinions.complaints, len(opinions.ASPECTS), _SOURCE),
     "builtin/entailment": Recipe(pairs.entailment, 3, _SOURCE),
     "builtin/paraphrase": Recipe(pairs.paraphrase, 2, _SOURCE),
     "builtin/similarity": Recipe(pairs.similarity, 5, _SOURCE),
     "builtin/answer": Recipe(pairs.answer, 2, _SOURCE),
     "builtin/cause": Recipe(causes.cause, 2, _SOURCE),
-    "builtin/recommendation": Recipe(reviews.recommendation, 2, _LOW_RESOURCE, held_out=False),
+    "builtin/recommendation": Recipe(opinions.recommendation, 2, _LOW_RESOURCE, held_out=False),
     "builtin/agreement": Recipe(pairs.agreement, 2, _LOW_RESOURCE, held_out=False),
 }
 

@@ -10,15 +10,17 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import load as runs
+from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs import provenance
+from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
+from scalearn_jax.runs.load import Run, RunFolder, choose_seed
 from scalearn_jax.runs.plain_adapter import Portable
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
-from scalearn_jax.stages.checks import check_base_models, check_sources, is_hub_id
-from scalearn_jax.stages.prepare import kept_frozen
+from scalearn_jax.runs.sources import Source, check_base_models, check_sources, is_hub_id, load_source
 from scalearn_jax.typing import Params
 
 
@@ -96,11 +98,12 @@ def _open(
     where, _ = hub.source_folder(folder, flag="RUN", allow_pickle=allow_pickle)
     if (where / "adapter_config.json").exists():
         return _of_adapterhub(str(where), backbone, allow_pickle, any_base_model, beside)
-    run = runs.load_run(folder, backbone=backbone, allow_pickle=allow_pickle)
-    return _of_run(runs.only_seed(run, seed), backbone, beside)
+    found = RunFolder(folder, where, run_info.read_info(where))
+    seed = choose_seed(where, found.info["seeds"], seed)
+    return _of_run(found.load(backbone=backbone, seed=seed, allow_pickle=allow_pickle), backbone, beside)
 
 
-def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Served:
+def _of_run(run: Run, backbone: str | None, beside: Served | None) -> Served:
     [seed], origin = run.members, run.info["backbone"]
     if beside and beside.hash != origin["hash"]:
         raise InputError(
@@ -120,10 +123,10 @@ def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Serve
     )
 
 
-def _as_trained(run: runs.Run, seed: int) -> Params:
+def _as_trained(run: Run, seed: int) -> Params:
     """The parameters of a seed, the frozen ones in the type that they had in training."""
     trainable, frozen = tree.partition(run.members[seed], methods.is_trainable(methods.get(run.info["method"])))
-    return tree.combine(trainable, kept_frozen(frozen, run.info["config"].get("frozen_dtype", "float32")))
+    return tree.combine(trainable, cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32")))
 
 
 def _kept(own: Params, beside: Served | None) -> Params:
@@ -134,7 +137,7 @@ def _kept(own: Params, beside: Served | None) -> Params:
 def _of_adapterhub(
     folder: str, backbone: str | None, allow_pickle: bool, any_base_model: bool, beside: Served | None
 ) -> Served:
-    source = runs.load_source(folder, allow_pickle=allow_pickle)
+    source = load_source(folder, allow_pickle=allow_pickle)
     if not (Path(folder) / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
     content = provenance.read(folder) or {"task": None, "backbone": None}
@@ -142,7 +145,7 @@ def _of_adapterhub(
     if beside:
         weights, sizes, found = beside.params, beside.spec.backbone, beside.hash
     else:
-        weights, sizes, found = runs.load_backbone(path, revision, allow_pickle=allow_pickle)
+        weights, sizes, found = pretrained.load_hashed_backbone(path, revision, allow_pickle=allow_pickle)
     check_sources([source], sizes, found)
     check_base_models([source], path, any_base_model=any_base_model)
     head = read_head(Path(folder), sizes, allow_pickle=allow_pickle)
@@ -153,7 +156,7 @@ def _of_adapterhub(
 
 
 def _place(
-    source: runs.Source, backbone: str | None, recorded: dict[str, Any] | None, beside: Served | None
+    source: Source, backbone: str | None, recorded: dict[str, Any] | None, beside: Served | None
 ) -> tuple[str, str | None]:
     """Finds where the backbone of a folder lies."""
     if backbone:

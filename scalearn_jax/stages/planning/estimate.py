@@ -12,10 +12,10 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs.evaluate import eval_rows
 from scalearn_jax.stages.checks import fresh_width
 from scalearn_jax.stages.prepare import Data
 from scalearn_jax.stages.program import make_schedule
+from scalearn_jax.train.evaluate import Layout
 
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches
 _COMPILE_SECONDS = 15.0  # programs of a run, on a small machine
@@ -78,8 +78,7 @@ def _passes(method: methods.Method) -> int:
 
 def _eval_rows(config: TrainConfig, task: Task, split) -> int:
     size = config.eval_batch_size
-    [rows] = eval_rows([split], size, task.max_length)
-    return rows * -(-len(split) // size)
+    return Layout.of([split], task.max_length, size).num_rows * -(-len(split) // size)
 
 
 def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:

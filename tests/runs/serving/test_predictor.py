@@ -21,14 +21,17 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io import files
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.io.tensors import load_tensors, save_tensors
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.runs.serving import mixed, programs
-from scalearn_jax.runs.serving.answers import answers
+from scalearn_jax.runs.serving import mixed
 from scalearn_jax.runs.serving.predictor import Predictor
+from scalearn_jax.runs.serving.questions import answers
+from scalearn_jax.runs.sources import load_source
+from scalearn_jax.train.evaluate import Layout, member_logits
 from tests.support import drawn_runs, tiny_backbone
 
 SENTIMENT, TOPIC, SIMILARITY, COMPLAINTS, CAUSE = (
@@ -78,7 +81,7 @@ def alone(folder, rows):
     table = splits.examples(run.task, columns(rows), "rows", labels=False)
     tokenizer = tokens.load_tokenizer(run.info["backbone"]["path"])
     encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
-    return inference.member_logits(run.spec, run.task, *inference.stacked(run), encoded, 8)[0], encoded
+    return member_logits(inference.members_of(run), encoded, Layout.of([encoded], run.task.max_length, 8))[0], encoded
 
 
 def check_mixed(predictor, folders, count, seed=0):
@@ -135,7 +138,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
         traced.append(rows.tokens.shape)
         return apply(params, rows, **static)
 
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     monkeypatch.setattr(mixed, "apply", counted)
     predictor = Predictor.load(folders[SENTIMENT], folders[TOPIC], batch_size=16)
     assert predictor.row_choices == (8, 16) and predictor.row_lengths == (16, 32, 64)  # eight devices share the rows
@@ -146,7 +149,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
             assert (
                 len(predictor.predict([text] * count + [short], [TOPIC.name] * count + [SENTIMENT.name])) == count + 1
             )
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     assert sorted(traced) == [(8, 16), (8, 64), (16, 64)]
 
 
@@ -287,8 +290,8 @@ def test_a_strange_adapter_of_another_base_model_is_refused(folders, backbone, t
     folder = exported(folders[TOPIC], tmp_path / "strange", says=False)
     config = json.loads((tmp_path / "strange/adapter_config.json").read_text())
     files.write_json(tmp_path / "strange/adapter_config.json", config | {"model_name": "org/other-base"})
-    read = runs.load_backbone
-    monkeypatch.setattr(runs, "load_backbone", lambda path, *args, **flags: read(str(backbone), **flags))
+    read = pretrained.load_hashed_backbone
+    monkeypatch.setattr(pretrained, "load_hashed_backbone", lambda path, *args, **flags: read(str(backbone), **flags))
     load_tokenizer = tokens.load_tokenizer
     monkeypatch.setattr(tokens, "load_tokenizer", lambda path, *args: load_tokenizer(str(backbone)))
     with pytest.raises(InputError, match="base model 'org/other-base', the backbone is 'org/base@main'"):
@@ -339,14 +342,14 @@ def test_a_source_is_its_adapter_whatever_lies_beside_it(folders, tmp_path):
     run = Path(shutil.copytree(folders[TOPIC], tmp_path / "run"))
     odd = {"other": np.zeros(1, np.float32), "other/inside": np.zeros(1, np.float32)}  # a leaf and a branch
     save_tensors(run / "seed-0.safetensors", load_tensors(run / "seed-0.safetensors") | odd)
-    assert runs.load_source(str(run)).hash == runs.load_source(folders[TOPIC]).hash
+    assert load_source(str(run)).hash == load_source(folders[TOPIC]).hash
     with pytest.raises(InputError, match="the weights do not fit run.json"):
         Predictor.load(str(run))
 
 
 def test_a_run_cannot_bring_a_backbone_of_its_own(folders, backbone, tmp_path):
     """Else what a stranger calls the known backbone would serve, and be kept for the folders after it."""
-    own = {f"backbone/{name}": leaf for name, leaf in tree.flatten(runs.load_backbone(str(backbone))[0]).items()}
+    own = tree.flatten({"backbone": pretrained.load_hashed_backbone(str(backbone))[0]})
     for file in "seed-0.safetensors", "frozen.safetensors":
         run = Path(shutil.copytree(folders[TOPIC], tmp_path / file))
         kept = load_tensors(run / file) if (run / file).exists() else {}

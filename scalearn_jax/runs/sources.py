@@ -1,0 +1,184 @@
+"""Source adapters: read from a folder or the hub, and checked against a backbone and each other."""
+
+import dataclasses
+import os.path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scalearn_jax import tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.io import hub_folder as hub
+from scalearn_jax.io.hub import is_model_id
+from scalearn_jax.io.model_folder import inside
+from scalearn_jax.io.tensors import load_tensors
+from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One source adapter and where it came from.
+
+    Attributes:
+      name: its task.
+      path: its folder, or ``OWNER/NAME@COMMIT`` of the hub.
+      adapter: the tree, [L d r] and so on.
+      non_linearity: its phi.
+      backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
+      family: the backbone's model family; ``None`` where the format keeps none.
+      info: the content of ``run.json``; ``None`` where there is none.
+      base_model: the name that the file gives the backbone; ``None`` where it gives none.
+    """
+
+    name: str
+    path: str
+    adapter: Params
+    non_linearity: str
+    backbone_hash: str | None
+    family: str | None = None
+    info: dict[str, Any] | None = None
+    base_model: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the adapter."""
+        return tree.content_hash(self.adapter)
+
+
+def load_source(path: str, *, allow_pickle: bool = False) -> Source:
+    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder.
+
+    Args:
+      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
+      allow_pickle: whether to read an AdapterHub folder without safetensors.
+
+    Raises:
+      InputError: the folder is neither, or is damaged; or the hub cannot give it.
+    """
+    folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
+    if (folder / "adapter_config.json").exists():
+        adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
+        noted = provenance.read(folder)
+        return Source(
+            name=noted["task"].name if noted else config["name"],
+            path=path,
+            adapter=adapter,
+            non_linearity=config["non_linearity"],
+            backbone_hash=noted["backbone"]["hash"] if noted else None,
+            family=config["model_type"],
+            base_model=config["model_name"],
+        )
+    if not (folder / "run.json").exists():
+        raise InputError(
+            f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
+            f" {_instead(folder)}."
+        )
+    info = run_info.read_info(folder)
+    if info["method"] != "single":
+        raise InputError(
+            f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
+            " of most runs."
+        )
+    spec, task = run_info.read_spec(folder, info)
+    weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
+    bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
+    run_info.check_leaves(folder, bank, run_info.expected_shapes(spec, "adapters"))
+    adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
+    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
+
+
+def _instead(folder: Path) -> str:
+    """What to do about a folder that holds no adapter."""
+    if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
+        return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
+    return "pass a folder written by `scalearn train-adapter`"
+
+
+def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[Source]:
+    """Checks that source adapters fit the backbone and each other.
+
+    Args:
+      sources: the adapters.
+      spec: sizes of the backbone.
+      backbone_hash: its content hash.
+
+    Returns:
+      The sources, unchanged.
+
+    Raises:
+      InputError: duplicate names, another backbone, another size, or different non-linearities.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        double = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"--sources: duplicate source names {double}; pass each source task once.")
+    for source in sources:
+        layers, hidden = source.adapter["down"]["kernel"].shape[:2]
+        if (layers, hidden) != (spec.num_layers, spec.hidden_size):
+            raise InputError(
+                f"source {source.name} ({source.path}) has {layers} layers of hidden size {hidden}, the backbone has"
+                f" {spec.num_layers} of {spec.hidden_size}; use adapters trained on this backbone."
+            )
+        if source.family not in (None, spec.family):
+            raise InputError(
+                f"source {source.name} ({source.path}) is for a {source.family!r} backbone, this one is"
+                f" {spec.family!r}; use adapters trained on this backbone."
+            )
+        if source.backbone_hash not in (None, backbone_hash):
+            raise InputError(
+                f"source {source.name} ({source.path}) was trained on backbone {source.backbone_hash[:12]}, this one is"
+                f" {backbone_hash[:12]}; use adapters trained on this backbone."
+            )
+    phis = {source.name: source.non_linearity for source in sources}
+    if len(set(phis.values())) > 1:
+        raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
+    return sources
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Says whether a name is that of a model on the hub, and of no folder here.
+
+    Example:
+      >>> is_hub_id("FacebookAI/roberta-base@main"), is_hub_id("/models/roberta-base")
+      (True, False)
+    """
+    return bool(name and is_model_id(name.partition("@")[0])) and not os.path.isdir(name)
+
+
+def check_base_model(what: str, base_model: str | None, backbone: str, *, any_base_model: bool) -> None:
+    """Checks that the base model that a file names is the backbone, where both are known by their name on the hub.
+
+    Names are compared without their owner, since models move: ``roberta-base`` is ``FacebookAI/roberta-base``.
+
+    Args:
+      what: whose base model, for the error.
+      base_model: its name in the file, if there is one.
+      backbone: folder or hub id.
+      any_base_model: whether not to check.
+
+    Raises:
+      InputError: another name.
+
+    Example:
+      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base", any_base_model=False)
+    """
+    if any_base_model or not (is_hub_id(base_model) and is_hub_id(backbone)):
+        return
+    theirs, ours = (name.partition("@")[0].rpartition("/")[2].lower() for name in (base_model, backbone))
+    if theirs != ours:
+        raise InputError(
+            f"{what} was trained on base model {base_model!r}, the backbone is {backbone!r}; pass the right --backbone,"
+            " or --any-base-model if the two are the same weights."
+        )
+
+
+def check_base_models(sources: Sequence[Source], backbone: str, *, any_base_model: bool) -> None:
+    """``check_base_model`` for source adapters; a known hash of the backbone decides, see ``check_sources``."""
+    for source in sources:
+        if source.backbone_hash is None:
+            what = f"source {source.name} ({source.path})"
+            check_base_model(what, source.base_model, backbone, any_base_model=any_base_model)

@@ -1,0 +1,136 @@
+"""Logits and scores of trained members on a split, as training, serving and reports need them.
+
+Letters: M members (seeds trained together), n examples of a split, B examples of a batch, R rows, C outputs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from scalearn_jax import losses, metrics
+from scalearn_jax.data import batches, packing
+from scalearn_jax.data.task import Task
+from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.model import ModelSpec
+from scalearn_jax.train import preemption, sharding
+from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.step import make_predict_step
+from scalearn_jax.typing import Batch, Params
+
+
+class Members(NamedTuple):
+    """Trained members of one task.
+
+    Attributes:
+      spec: the static model.
+      task: the task, whose head is used.
+      trainable: the trainable half, leading axis M.
+      frozen: the frozen half, which they share.
+    """
+
+    spec: ModelSpec
+    task: Task
+    trainable: Params
+    frozen: Params
+
+
+class Layout(NamedTuple):
+    """How the batches of a held-out split are laid out; splits of one layout share one compiled program.
+
+    Attributes:
+      batch_size: B.
+      row_length: slots of a row.
+      num_rows: R, enough for any batch of the splits.
+      packed: whether several sequences share a row; the results are the same.
+      mesh: the devices.
+    """
+
+    batch_size: int
+    row_length: int
+    num_rows: int
+    packed: bool
+    mesh: Mesh
+
+    @classmethod
+    def of(
+        cls,
+        splits: Sequence[Encoded],
+        row_length: int,
+        batch_size: int,
+        *,
+        packed: bool = True,
+        mesh: Mesh | None = None,
+    ) -> "Layout":
+        """Finds the rows that any batch of some splits fits in, evenly shared by the devices (by default all)."""
+        mesh = mesh or sharding.make_mesh()
+        [num_rows] = packing.eval_rows(splits, batch_size, row_length)
+        return cls(batch_size, row_length, sharding.divisible(num_rows, mesh), packed, mesh)
+
+    def batches(self, encoded: Encoded) -> Iterator[Batch]:
+        """Yields the batches of a split."""
+        return batches.eval_batches(
+            encoded,
+            batch_size=self.batch_size,
+            row_length=self.row_length,
+            row_choices=(self.num_rows,),
+            packed=self.packed,
+        )
+
+
+def score(members: Members, encoded: Encoded, layout: Layout) -> list[dict[str, float]]:
+    """Evaluates members on a split.
+
+    Returns:
+      One dict a member: the task's metrics and ``loss``.
+    """
+    return scores(members.task, member_logits(members, encoded, layout), encoded)
+
+
+def scores(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
+    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``."""
+    loss, labels = losses.LOSSES[task.kind], jnp.asarray(encoded.labels)
+    return [
+        {
+            "loss": float(loss(jnp.asarray(one), labels).mean()),
+            **metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions),
+        }
+        for one in logits
+    ]
+
+
+def member_logits(members: Members, encoded: Encoded, layout: Layout) -> np.ndarray:
+    """Computes the logits of members on a split, Float[M n C], in the order of the split."""
+    predict = _predict_step(members.spec, members.task.name, layout.mesh)
+    return collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+
+
+def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream: Iterator[Batch]) -> np.ndarray:
+    """Runs a prediction over the batches of a split.
+
+    Args:
+      predict: compiled over members, (trainable, frozen, batch) -> Float[M B C].
+      trainable: leading axis M.
+      frozen: shared.
+      stream: batches without member axis; fillers are dropped, ``example_id`` restores the order.
+
+    Returns:
+      Float[M n C].
+    """
+    logits, ids = [], []
+    for batch in stream:
+        preemption.boundary()
+        real = np.asarray(batch.example_mask)
+        logits.append(np.asarray(predict(trainable, frozen, batch))[:, real])
+        ids.append(np.asarray(batch.example_id)[real])
+    order = np.argsort(np.concatenate(ids), kind="stable")
+    return np.concatenate(logits, axis=1)[:, order]
+
+
+@cache
+def _predict_step(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
+    """Compiles the prediction of a spec once a process and mesh."""
+    return compile_predict_step(make_predict_step(spec, task), mesh)
