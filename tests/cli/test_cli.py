@@ -85,7 +85,7 @@ def test_ranges_of_seeds_are_written_out(given):
 
 def test_a_bad_range_is_told(capsys):
     assert cli.main(["transfer", *TRANSFER, "--seeds", "5-2"]) == 2
-    assert "5-2: expected a range FIRST-LAST of at most a thousand numbers" in capsys.readouterr().err
+    assert "'seeds': expected a range FIRST-LAST of at most a thousand numbers, got ('5-2',)" in capsys.readouterr().err
 
 
 def test_flags_reach_the_config():
