@@ -24,6 +24,7 @@ _TEXT = "text without null characters and halves of surrogate pairs"
 _EXPECTED = {
     **{"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text"},
     **{"dict_type": "names and values", "string_pattern_mismatch": _TEXT, "string_unicode": _TEXT},
+    "finite_number": "a finite number",
     **dict.fromkeys(("greater_than_equal", "less_than"), "a whole number in 64 bits"),
 }
 
@@ -173,7 +174,7 @@ def _reader(declared: Any) -> Any:
     """The function that checks and converts a value of a declared type."""
     from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(_strict(declared), config=ConfigDict(strict=True)).validate_python
+    return TypeAdapter(_strict(declared), config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python
 
 
 def _strict(declared: Any) -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 import os.path
 from pathlib import Path
 
-from scalearn_jax.config.checks import no_secrets
+from scalearn_jax.config.checks import check_no_secrets
 from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
@@ -180,5 +180,5 @@ def from_file(path: str | Path) -> Task:
       InputError: unreadable file, unknown or missing field, wrong type, or a token or password in one.
     """
     task = Task.from_dict(read_yaml(path, pipes=False), where=str(path))
-    no_secrets({str(path): task.to_dict()})
+    check_no_secrets({str(path): task.to_dict()})
     return task

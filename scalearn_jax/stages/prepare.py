@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
+from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -198,13 +199,13 @@ def compute_dtype(config: TrainConfig) -> str:
 
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins."""
-    flags = methods.FLAGS.get(method.combiner, {})
+    options = combiner_settings(method.combiner)
     of_backbone = {
         "fusion": {"dropout": backbone.attention_dropout},
         "ia3": {"intermediate_size": backbone.intermediate_size},
     }
     defaults = of_backbone.get(method.combiner, {})
-    given = {flags[name]: value for name, value in given_options(config).items() if flags[name]}
+    given = {options[name]: value for name, value in given_options(config).items() if options[name]}
     return defaults | method.options | given
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
 from scalearn_jax.config.schema import check_values, field_types
+from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.tensors import tensor_names
@@ -143,7 +144,7 @@ def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Rec
 def _common_values(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
     """What ``stage2`` and ``tasks`` set; they are for all methods, and each takes what it understands."""
     values = {"seeds": study.seeds} | study.stage2 | _task_values(study, task, "stage2")
-    foreign = methods.foreign_flags(methods.get(method), list(values))
+    foreign = foreign_settings(methods.get(method), list(values))
     return {name: value for name, value in values.items() if name not in foreign}
 
 
