@@ -1,6 +1,6 @@
 """Which sequence goes in which row, and how many rows the programs are compiled for. Numpy only, no state.
 
-Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length.
+Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length, n batches.
 
 The number of rows is rounded up to a short list, so that a run compiles at most four programs: three for
 training and one for evaluation. A batch follows from (seed, step), so the rows of every step of a run are known
