@@ -100,8 +100,8 @@ def _whole_questions(table: "Dataset", end: int | None) -> int | None:
     return next((cut for cut in range(end, 0, -1) if numbers[cut - 1] != numbers[cut]), end)
 
 
-def _hold_out(task: Task, train: "Dataset") -> "tuple[Dataset, Dataset]":
-    """Splits a development set off the training set, as published; both are in shuffled order."""
+def _hold_out(task: Task, train: "Dataset") -> "list[Dataset]":
+    """Splits a training set into training and development rows, as published, both in shuffled order."""
     stratify = task.stratify and task.kind in ("classification", "choice")
     labels = labels_of(task, train.select_columns(task.label_column)[:][task.label_column]) if stratify else None
     try:
@@ -112,8 +112,7 @@ def _hold_out(task: Task, train: "Dataset") -> "tuple[Dataset, Dataset]":
             " Bring a test file too, or set stratify: false in task.yaml."
         ) from error
     table = train.with_format("arrow")[:]
-    rest, held_out = (as_dataset(table.take(rows)) for rows in halves)  # select() would look up each row at each read
-    return rest, held_out
+    return [as_dataset(table.take(rows)) for rows in halves]  # select() would look up each row at each read
 
 
 def split_rows(count: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
