@@ -142,13 +142,8 @@ def summarise(task: Task, seeds: Sequence[int], outcome: Outcome, test, schedule
     runs that train together, the state is that when the last of them ended.
     """
     by_seed = {
-        str(seed): {
-            "dev": member.metrics,
-            "test": metrics_,
-            "best_step": member.best_step,
-            "steps": member.stopped_at,
-        }
-        for seed, member, metrics_ in zip(seeds, outcome.members, test, strict=True)
+        str(seed): {"dev": member.metrics, "test": scores, "best_step": member.best_step, "steps": member.stopped_at}
+        for seed, member, scores in zip(seeds, outcome.members, test, strict=True)
     }
     values = {name: np.array([entry[name] for entry in test]) for name in test[0]}
     return {
