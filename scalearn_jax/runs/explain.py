@@ -29,6 +29,7 @@ from scalearn_jax.runs import attribution, provenance
 from scalearn_jax.runs.attribution import Attribution
 from scalearn_jax.runs.evaluate import members_of, read_split
 from scalearn_jax.runs.load import Run, open_run
+from scalearn_jax.runs.sources import Trust
 
 
 def explain_run(config: ExplainConfig) -> str:
@@ -49,7 +50,7 @@ def explain_run(config: ExplainConfig) -> str:
     check_folder(out)
     folder = open_run(config.run)
     check_method(config.run, folder.info)
-    run = folder.load(backbone=config.backbone, seed=config.seed, allow_pickle=config.allow_pickle)
+    run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
     encoded = read_split(
         run,
         config.split,

@@ -23,6 +23,7 @@ from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs.adapterhub.common import VERSION
+from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing import adapter_folder, run_folder
 from scalearn_jax.sharing.adapter_folder import check_same, plain_name
 from scalearn_jax.sharing.recognise import SETUP_FILE
@@ -54,7 +55,7 @@ def export_run(config: ExportConfig) -> Path:
     found = runs.open_run(config.run)
     kind = _kind(config, found.info["method"])
     seed = runs.choose_seed(found.folder, found.info["seeds"], config.seed)
-    run = found.load(backbone=config.backbone, seed=seed, allow_pickle=config.allow_pickle, headless=True)
+    run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     with atomic_folder(config.out) as folder:

@@ -39,6 +39,7 @@ from scalearn_jax.runs import (
 from scalearn_jax.runs.adapterhub.common import origin
 from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
 from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing import adapter_folder
 from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.sharing.adapter_folder import plain_name
@@ -121,7 +122,7 @@ def load(config: FoldConfig) -> runs.Run:
     """
     folder = runs.open_run(config.run)
     portable.check_method(config.run, folder.info)
-    run = folder.load(backbone=config.backbone, allow_pickle=config.allow_pickle)
+    run = folder.load(backbone=config.backbone, trust=Trust(config.allow_pickle))
     return runs.only_seed(run, best_seed(run) if config.seed is None else config.seed)
 
 

@@ -17,7 +17,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
-from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
+from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
 from scalearn_jax.sharing.recognise import Found, find
@@ -96,8 +96,10 @@ def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | 
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
         raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
-    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model or "hash" in noted)
-    check_base_models(found.bank, path, any_base_model=config.any_base_model)
+    if not config.any_base_model:
+        if "hash" not in noted:
+            check_base_model(str(found.folder), named, path)
+        check_base_models(found.bank, path)
     if config.backbone is None and noted.get("name") == path:
         revision = revision or noted["revision"]
     place, spec = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
@@ -134,7 +136,7 @@ def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> He
     if not own:
         folder, _ = hub.source_folder(config.head, flag="--head", allow_pickle=config.allow_pickle)
     try:
-        return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+        return read_head(folder, backbone, Trust(config.allow_pickle))
     except InputError as error:
         if own:
             raise InputError(f"{error} Pass --head none to import without it.") from error

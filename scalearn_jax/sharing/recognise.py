@@ -184,14 +184,11 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     load = adapterhub.load_fusion if kind == "fusion" else release.load_scalearn
     transfer, described = load(source, allow_pickle=config.allow_pickle)
     method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
-    bank = in_layer_order(source, described["adapter_names"], _load_sources(source, paths, config.allow_pickle))
-    return Found(source, kind, method, described, transfer, bank, noted)
-
-
-def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[Source]:
     if not paths:
         raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
-    return [load_source(path, allow_pickle=allow_pickle) for path in paths]
+    given = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
+    bank = in_layer_order(source, described["adapter_names"], given)
+    return Found(source, kind, method, described, transfer, bank, noted)
 
 
 def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) -> tuple[Source, ...]:

@@ -235,7 +235,7 @@ def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):
     said = accepts(provenance.read, adapter)
     assert said is None or isinstance(said["task"], Task)
     accepts(adapterhub.load, adapter)
-    head = accepts(foreign_head.read_head, adapter, SIZES, allow_pickle=False)
+    head = accepts(foreign_head.read_head, adapter, SIZES)
     if head is not None:
         accepts(foreign_head.find_task, head, "a", SIZES, task=None, data_dir=None, noted=said and said["task"])
     described = accepts(publish.describe, adapter)
