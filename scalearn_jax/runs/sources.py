@@ -77,7 +77,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        noted = provenance.read(folder)
+        noted = provenance.read_provenance(folder)
         return Source(
             name=noted["task"].name if noted else config["name"],
             path=path,

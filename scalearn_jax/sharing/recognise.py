@@ -123,7 +123,7 @@ def _only(child: dict[str, Any]) -> list[Any]:
     return names if isinstance(names, list) and len(names) == 1 else [None]
 
 
-def hashes(folder: Path, *formats: Format) -> dict[str, str]:
+def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
     """Hashes the files of a folder that are read: configuration and weights of each format there is."""
     names = [row.settings for row in formats]
     names += [next((name for name in row.weights if (folder / name).exists()), "") for row in formats]
@@ -158,7 +158,7 @@ class Found:
     noted: dict[str, Any] | None
 
 
-def find(config: ImportConfig, source: Path, kind: str) -> Found:
+def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
     """Reads what a folder holds, with the adapters it combines.
 
     Args:
@@ -169,7 +169,7 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     Raises:
       InputError: damaged files, or sources that are missing or others than the layers combine.
     """
-    paths, noted = config.sources, provenance.read(source)
+    paths, noted = config.sources, provenance.read_provenance(source)
     if kind == "setup":
         fusion, members = setup_members(source)
         paths = paths or tuple(str(source / name) for name in members)

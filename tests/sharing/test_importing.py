@@ -52,7 +52,7 @@ def error(folder, case=GOLDEN, stored=None, labels="labels_target"):
     run = runs.load_run(str(folder))
     spec, params = run.spec, run.members[0]
     if run.info["method"] in portable.foldable():
-        one = portable.of_run(run, 0)
+        one = portable.to_plain_adapter(run, 0)
         spec, params = one.spec, one.params(params["backbone"])
     with np.load(case / "inputs.npz") as file:
         given = [file.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", labels)]

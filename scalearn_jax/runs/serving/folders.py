@@ -18,7 +18,7 @@ from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.load import Run, RunFolder, choose_seed
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
 from scalearn_jax.runs.sources import (
     NO_TRUST,
@@ -49,7 +49,7 @@ class Served:
     task: Task
     spec: ModelSpec
     params: Params
-    portable: Portable | None
+    portable: PlainAdapter | None
     path: str
     revision: str | None
     hash: str
@@ -115,7 +115,7 @@ def _of_run(run: Run, backbone: str | None, beside: Served | None) -> Served:
         task=run.task,
         spec=run.spec,
         params=_kept(params["backbone"], beside) if folds else params,
-        portable=portable.of_run(run, seed) if folds else None,
+        portable=portable.to_plain_adapter(run, seed) if folds else None,
         path=backbone or origin["path"],
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
@@ -137,7 +137,7 @@ def _of_adapterhub(folder: str, backbone: str | None, trust: Trust, beside: Serv
     source = load_source(folder, allow_pickle=trust.allow_pickle)
     if not (Path(folder) / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
-    content = provenance.read(folder) or {"task": None, "backbone": None}
+    content = provenance.read_provenance(folder) or {"task": None, "backbone": None}
     path, revision = _place(source, backbone, content["backbone"], beside)
     if beside:
         weights, sizes, found = beside.params, beside.spec.backbone, beside.hash
@@ -149,7 +149,7 @@ def _of_adapterhub(folder: str, backbone: str | None, trust: Trust, beside: Serv
     head = read_head(Path(folder), sizes, trust)
     task, origin = _task(head, sizes, content["task"]), {"path": path, "revision": revision, "hash": found}
     sizes = dataclasses.replace(sizes, has_pooler=False)
-    one = Portable(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
+    one = PlainAdapter(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
     return Served(task, one.spec, _kept(weights, beside), one, **origin)
 
 
