@@ -23,9 +23,8 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.train.position import Member, Position
 from scalearn_jax.train.sharding import gather, replicate
-from scalearn_jax.train.state import Faults, count_parameters
+from scalearn_jax.train.state import Faults, Member, Position, count_parameters
 
 
 class Outcome(NamedTuple):
