@@ -158,7 +158,7 @@ def _called(name: str, path: Path) -> Task:
     """Reads the row of a folder; a file beside the data of several tasks must not answer to any name."""
     task = from_file(path)
     if task.name not in (name, name.rsplit("/", 1)[-1]):
-        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or mend the file.")
+        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or correct the file.")
     return dataclasses.replace(task, name=name)
 
 

@@ -29,6 +29,7 @@ from scalearn_jax.runs import attribution, provenance
 from scalearn_jax.runs.attribution import Attribution
 from scalearn_jax.runs.evaluate import members_of, read_split
 from scalearn_jax.runs.load import Run, open_run
+from scalearn_jax.runs.sources import Trust
 
 
 def explain_run(config: ExplainConfig) -> str:
@@ -48,8 +49,8 @@ def explain_run(config: ExplainConfig) -> str:
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
     folder = open_run(config.run)
-    check_method(config.run, folder.info)
-    run = folder.load(backbone=config.backbone, seed=config.seed, allow_pickle=config.allow_pickle)
+    check_explainable(config.run, folder.info)
+    run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
     encoded = read_split(
         run,
         config.split,
@@ -65,12 +66,12 @@ def explain_run(config: ExplainConfig) -> str:
         seeds=tuple(run.members),
         on_score=_tell,
     )
-    facts = describe(run, found, encoded, config.split)
-    write(out, found, facts)
-    return f"{as_table(found, facts)}\n\nwrote {out}"
+    facts = describe_explanation(run, found, encoded, config.split)
+    write_explanation(out, found, facts)
+    return f"{format_sources(found, facts)}\n\nwrote {out}"
 
 
-def check_method(path: str, info: dict) -> None:
+def check_explainable(path: str, info: dict) -> None:
     """Checks that a run has learned scales to explain.
 
     Raises:
@@ -85,7 +86,7 @@ def _tell(number: int, total: int) -> None:
     print(f"scored {number} of {total} choices of sources", file=sys.stderr, flush=True)
 
 
-def describe(run: Run, found: Attribution, encoded: Encoded, split: str) -> dict:
+def describe_explanation(run: Run, found: Attribution, encoded: Encoded, split: str) -> dict:
     """Lists what was measured, and on what."""
     return {
         "run": str(run.folder),
@@ -101,7 +102,7 @@ def describe(run: Run, found: Attribution, encoded: Encoded, split: str) -> dict
     }
 
 
-def write(out: Path, found: Attribution, facts: dict) -> None:
+def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
     """Writes all files, each whole or not at all; earlier ones are replaced."""
     texts = {
         "omega.csv": omega_csv(found),
@@ -172,7 +173,7 @@ def mean_sd(values: np.ndarray) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def as_table(found: Attribution, facts: dict) -> str:
+def format_sources(found: Attribution, facts: dict) -> str:
     """Words the result for a terminal: the sources, the largest contribution first."""
     metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
     header = ["source", "share of contribution", f"{metric} without it", "drop"]

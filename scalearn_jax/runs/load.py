@@ -22,6 +22,7 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
 
 
@@ -44,7 +45,7 @@ class RunFolder:
         *,
         backbone: str | None = None,
         seed: int | None = None,
-        allow_pickle: bool = False,
+        trust: Trust = NO_TRUST,
         headless: bool = False,
     ) -> "Run":
         """Reads the weights of the run and its backbone.
@@ -52,8 +53,7 @@ class RunFolder:
         Args:
           backbone: where the backbone lies now, if not where it lay in training.
           seed: the one seed to read; ``None`` for all.
-          allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not
-            count.
+          trust: whether a backbone without safetensors is read.
           headless: whether the run may be without a head, which some imported ones are.
 
         Raises:
@@ -72,7 +72,7 @@ class RunFolder:
             trained = {seed: trained[choose_seed(folder, trained, seed)]}
         shared = {}
         if "backbone" not in methods.get(info["method"]).trainable:
-            shared = tree.flatten({"backbone": self._load_backbone(backbone, allow_pickle)})
+            shared = tree.flatten({"backbone": self._load_backbone(backbone, trust)})
         expected = run_info.expected_shapes(spec, "backbone", "adapters", "transfer", "heads")
         members = {}
         for own, leaves in trained.items():
@@ -84,10 +84,10 @@ class RunFolder:
             members[own] = empty | tree.unflatten(shared | kept | leaves)
         return Run(folder, info, spec, task, members)
 
-    def _load_backbone(self, override: str | None, allow_pickle: bool) -> Params:
+    def _load_backbone(self, override: str | None, trust: Trust) -> Params:
         recorded = self.info["backbone"]
         where, revision = (override, None) if override else (recorded["path"], recorded["revision"])
-        weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=allow_pickle)
+        weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=trust.allow_pickle)
         if found != recorded["hash"]:
             raise InputError(
                 f"backbone {where} has content {found[:12]}, the run {self.name} was trained on"
@@ -96,12 +96,12 @@ class RunFolder:
         return weights
 
 
-def open_run(name: str, *, allow_pickle: bool = False) -> RunFolder:
+def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
     """Finds a run folder, here or on the hub, and reads what it says of itself.
 
     Args:
       name: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
-      allow_pickle: whether weights without safetensors are fetched from the hub, too.
+      trust: whether weights without safetensors are fetched from the hub, too.
 
     Raises:
       InputError: no run folder, or a damaged description.
@@ -110,7 +110,7 @@ def open_run(name: str, *, allow_pickle: bool = False) -> RunFolder:
       >>> open_run("runs/rte").load().task.name  # doctest: +SKIP
       'glue/rte'
     """
-    folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=allow_pickle)
+    folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
     return RunFolder(name, folder, run_info.read_info(folder))
 
 
@@ -148,8 +148,8 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    found = open_run(path, allow_pickle=allow_pickle)
-    return found.load(backbone=backbone, allow_pickle=allow_pickle, headless=headless)
+    trust = Trust(allow_pickle)
+    return open_run(path, trust).load(backbone=backbone, trust=trust, headless=headless)
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:

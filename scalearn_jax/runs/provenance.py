@@ -59,7 +59,7 @@ def command() -> str:
     return "" if program.endswith("kernel_launcher.py") else masked(" ".join([program, *sys.argv[1:]]))
 
 
-def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
+def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
     """Builds the content for one seed of a run.
 
     Args:
@@ -86,7 +86,7 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "sources": sources,
         "parameters": info["parameters"],
         "imported": _imported(info),
-        "scores": scores(folder, seed),
+        "scores": seed_scores(folder, seed),
         "most": most_examples(info["config"]),
         **more,
         "versions": versions(),
@@ -143,7 +143,7 @@ def _imported(info: dict[str, Any]) -> str | None:
     return place if isinstance(place, str) and public_place({"path": place}) else None
 
 
-def scores(folder: Path, seed: int) -> dict[str, Any]:
+def seed_scores(folder: Path, seed: int) -> dict[str, Any]:
     """Reads the scores of a run's seed on development and test data; those that its folder holds."""
     path = folder / "results.json"
     results = read_json(path).get("seeds") if path.exists() else {}
@@ -164,12 +164,12 @@ def most_examples(config: dict[str, Any]) -> dict[str, int | None]:
     return {"dev": dev or test, "test": test}
 
 
-def write(folder: Path, content: dict[str, Any]) -> None:
+def write_provenance(folder: Path, content: dict[str, Any]) -> None:
     """Writes ``scalearn.json``."""
     write_json(folder / FILE, content)
 
 
-def read(folder: str | Path) -> dict[str, Any] | None:
+def read_provenance(folder: str | Path) -> dict[str, Any] | None:
     """Reads ``scalearn.json`` of a folder that may come from anyone.
 
     Returns:

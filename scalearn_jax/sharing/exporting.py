@@ -23,6 +23,7 @@ from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs.adapterhub.common import VERSION
+from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing import adapter_folder, run_folder
 from scalearn_jax.sharing.adapter_folder import check_same, plain_name
 from scalearn_jax.sharing.recognise import SETUP_FILE
@@ -54,7 +55,7 @@ def export_run(config: ExportConfig) -> Path:
     found = runs.open_run(config.run)
     kind = _kind(config, found.info["method"])
     seed = runs.choose_seed(found.folder, found.info["seeds"], config.seed)
-    run = found.load(backbone=config.backbone, seed=seed, allow_pickle=config.allow_pickle, headless=True)
+    run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
     with atomic_folder(config.out) as folder:
@@ -62,7 +63,7 @@ def export_run(config: ExportConfig) -> Path:
             write_setup(run, seed, folder.path)
         else:
             write_adapter(run, seed, folder.path, config.name)
-        provenance.write(folder.path, provenance.describe(kind, run.folder, run.info, run.task, seed))
+        provenance.write_provenance(folder.path, provenance.describe_run(kind, run.folder, run.info, run.task, seed))
     return Path(config.out)
 
 
@@ -71,7 +72,7 @@ def _export_native(config: ExportConfig) -> Path:
         raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
     contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
     with atomic_folder(config.out) as folder:
-        run_folder.write(folder.path, contents)
+        run_folder.write_run_folder(folder.path, contents)
     return Path(config.out)
 
 
@@ -117,7 +118,7 @@ def _settings(run: runs.Run) -> dict[str, Any]:
 def write_adapter(run: runs.Run, seed: int, folder: Path, name: str | None = None) -> None:
     """Writes the adapter of a run and its head, by default named after its task, and reads them back."""
     name = name or plain_name(imported(run.info).get("name", run.task.name))
-    adapter_folder.save(portable.of_run(run, seed), folder, name=name, config=_settings(run))
+    adapter_folder.save_adapter_folder(portable.to_plain_adapter(run, seed), folder, name=name, config=_settings(run))
 
 
 def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
@@ -136,7 +137,7 @@ def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
     check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
     for task, spec in run.spec.heads:
         head = portable.two_layers(params["heads"][task], params["backbone"])
-        adapter_folder.save_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
+        adapter_folder.save_task_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
     write_json(folder / SETUP_FILE, setup(names, fusion if run.spec.heads else None))
 
 
@@ -198,7 +199,7 @@ def native_contents(folder: Path, seed: int | None) -> run_folder.Contents:
     Raises:
       InputError: a damaged run, or no such seed.
     """
-    whole, *_ = run_folder.read(folder)
+    whole, *_ = run_folder.read_run_folder(folder)
     seed, path = runs.choose_seed(folder, whole.trained, seed), folder / "results.json"
     return dataclasses.replace(
         whole,

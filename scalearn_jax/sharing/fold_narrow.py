@@ -25,7 +25,7 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
 from scalearn_jax.runs.attribution import VARIANTS
-from scalearn_jax.runs.plain_adapter import Portable, without_scale
+from scalearn_jax.runs.plain_adapter import PlainAdapter, without_scale
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members
@@ -95,7 +95,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
     return compile_predict_step(gram, sharding.make_mesh())
 
 
-def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
+def grams(adapter: PlainAdapter, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
     """Sums the products of activations over all tokens of a text; padding does not count.
 
     Args:
@@ -185,7 +185,7 @@ def _ridged(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return gram / gram[-1, -1] / np.outer(scale, scale) + RIDGE * np.eye(len(gram)), scale
 
 
-def compress(adapter: Portable, gram: np.ndarray, width: int) -> Portable:
+def compress(adapter: PlainAdapter, gram: np.ndarray, width: int) -> PlainAdapter:
     """Keeps some units of each layer and refits the up-projection.
 
     Args:

@@ -123,7 +123,7 @@ def _only(child: dict[str, Any]) -> list[Any]:
     return names if isinstance(names, list) and len(names) == 1 else [None]
 
 
-def hashes(folder: Path, *formats: Format) -> dict[str, str]:
+def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
     """Hashes the files of a folder that are read: configuration and weights of each format there is."""
     names = [row.settings for row in formats]
     names += [next((name for name in row.weights if (folder / name).exists()), "") for row in formats]
@@ -158,7 +158,7 @@ class Found:
     noted: dict[str, Any] | None
 
 
-def find(config: ImportConfig, source: Path, kind: str) -> Found:
+def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
     """Reads what a folder holds, with the adapters it combines.
 
     Args:
@@ -169,7 +169,7 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     Raises:
       InputError: damaged files, or sources that are missing or others than the layers combine.
     """
-    paths, noted = config.sources, provenance.read(source)
+    paths, noted = config.sources, provenance.read_provenance(source)
     if kind == "setup":
         fusion, members = setup_members(source)
         paths = paths or tuple(str(source / name) for name in members)
@@ -184,14 +184,11 @@ def find(config: ImportConfig, source: Path, kind: str) -> Found:
     load = adapterhub.load_fusion if kind == "fusion" else release.load_scalearn
     transfer, described = load(source, allow_pickle=config.allow_pickle)
     method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
-    bank = in_layer_order(source, described["adapter_names"], _load_sources(source, paths, config.allow_pickle))
-    return Found(source, kind, method, described, transfer, bank, noted)
-
-
-def _load_sources(source: Path, paths: Sequence[str], allow_pickle: bool) -> list[Source]:
     if not paths:
         raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
-    return [load_source(path, allow_pickle=allow_pickle) for path in paths]
+    given = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
+    bank = in_layer_order(source, described["adapter_names"], given)
+    return Found(source, kind, method, described, transfer, bank, noted)
 
 
 def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) -> tuple[Source, ...]:

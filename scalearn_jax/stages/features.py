@@ -5,7 +5,6 @@ AdapterSoup, probing and a head on the bare backbone change nothing below their 
 Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -53,12 +52,13 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     Returns:
       Float[n K d], in the order of ``examples``.
     """
-    nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
+    # The encoder uses nothing that trains, and the setup's own parameters may be donated to the first step by now.
+    unused = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), setup.trainable)
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
     found = []
     for batch in encode_batches(setup, encoded, examples):
         preemption.boundary()
-        encoded_rows = np.asarray(step(nothing, setup.frozen, batch))[0]
+        encoded_rows = np.asarray(step(unused, setup.frozen, batch))[0]
         found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)
 
@@ -131,8 +131,8 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
         return jax.vmap(predict)(trainable)
 
     def evaluate(trainable: Params) -> list[dict[str, float]]:
-        if not tables:  # the setup's own parameters have been donated to the first step by now
-            table = compute(dataclasses.replace(setup, trainable=trainable), encoded, np.arange(len(encoded)))
+        if not tables:
+            table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
         return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
 

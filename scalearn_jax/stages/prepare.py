@@ -101,8 +101,8 @@ def prepare(
         *where, allow_pickle=config.allow_pickle
     )
     check_sources(sources, backbone_spec, backbone_hash)
-    if sources:
-        check_base_models(sources, config.backbone, any_base_model=config.any_base_model)
+    if sources and not config.any_base_model:
+        check_base_models(sources, config.backbone)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))

@@ -24,9 +24,8 @@ from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.compile import compile_dispatches, forward
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
-from scalearn_jax.train.position import Position
 from scalearn_jax.train.sharding import divisible, replicate
-from scalearn_jax.train.state import TrainState
+from scalearn_jax.train.state import Position, TrainState
 from scalearn_jax.train.step import make_loss, make_train_step
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 

@@ -18,6 +18,7 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
 from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, method_of, recipes
 
+# Fields of a cell's config that the study gives: one run in one process, which ends when it fails.
 _SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
 # What a run folder may hold.
 RUN_FILES = (
@@ -103,7 +104,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
 
 
 def _field_problems(place: str, cls: type, values: dict[str, Any], allowed: tuple[str, ...] = ()) -> Iterator[str]:
-    fixed = _SET_BY_STUDY - set(allowed)
+    fixed = (_SET_BY_STUDY | {"method"}) - set(allowed)
     yield from (f"{place}: key {name!r} is set by the study itself" for name in values if name in fixed)
     _, found = check_values(cls, {name: value for name, value in values.items() if name not in fixed})
     yield from (f"{place}: {problem}" for problem in found)

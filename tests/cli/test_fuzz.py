@@ -232,15 +232,15 @@ def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):
     shutil.copytree(malformed_sharing.shared("adapter"), adapter, dirs_exist_ok=True)
     for name in "scalearn.json", "adapter_config.json", "head_config.json":
         (adapter / name).write_text(json.dumps(data.draw(spoilt(json.loads((adapter / name).read_text())))))
-    said = accepts(provenance.read, adapter)
+    said = accepts(provenance.read_provenance, adapter)
     assert said is None or isinstance(said["task"], Task)
     accepts(adapterhub.load, adapter)
-    head = accepts(foreign_head.read_head, adapter, SIZES, allow_pickle=False)
+    head = accepts(foreign_head.read_head, adapter, SIZES)
     if head is not None:
         accepts(foreign_head.find_task, head, "a", SIZES, task=None, data_dir=None, noted=said and said["task"])
-    described = accepts(publish.describe, adapter)
+    described = accepts(publish.describe_folder, adapter)
     if described is not None:
-        text = card.write(described[0], "me/a", [], family=described[1])
+        text = card.write_card(described[0], "me/a", [], family=described[1])
         assert card.is_ours(text)
 
 

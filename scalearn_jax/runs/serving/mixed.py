@@ -34,7 +34,7 @@ from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.folders import Served
 from scalearn_jax.train.compile import compile_forward
 from scalearn_jax.train.sharding import make_mesh, replicate
@@ -87,7 +87,7 @@ class MixedSpec:
     num_outputs: int
 
 
-def stack(parts: Sequence[Portable]) -> Params:
+def stack(parts: Sequence[PlainAdapter]) -> Params:
     """Stacks the adapters and heads of K tasks; narrower ones are padded, an adapter with dead units.
 
     Args:

@@ -24,6 +24,7 @@ from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
+from scalearn_jax.runs.sources import Trust
 from scalearn_jax.train import sharding
 from scalearn_jax.typing import Array, Params
 
@@ -99,8 +100,7 @@ class Predictor:
             raise InputError(f"batch_size must be a whole number from 1 to {_MOST}, got {batch_size!r}.")
         if dtype not in (None, *_DTYPES):
             raise unknown("dtype", dtype, _DTYPES)
-        flags = {"allow_pickle": allow_pickle, "any_base_model": any_base_model}
-        served = open_folders(*folders, backbone=backbone, seed=seed, **flags)
+        served = open_folders(*folders, backbone=backbone, seed=seed, trust=Trust(allow_pickle, any_base_model))
         forward, params = mixed.assemble(served, dtype)
         return cls(
             tasks={one.task.name: one.task for one in served},

@@ -260,13 +260,13 @@ def test_what_does_not_fit_together_is_refused(root, backbone, folders):
 def exported(folder, out, *, says=True, head=True):
     """Writes a run as a folder of AdapterHub, with or without what only this library reads."""
     run = runs.load_run(folder)
-    one = portable.of_run(run, next(iter(run.members)))
+    one = portable.to_plain_adapter(run, next(iter(run.members)))
     adapterhub.save(one.adapter, out, name="a b", config={"model_type": "bert", "non_linearity": one.non_linearity})
     kinds = dict(kind=one.task.kind, labels=one.task.labels, num_choices=one.task.num_choices)
     if head:
         adapterhub.save_head(one.head, out, name="a b", config={"model_type": "bert"}, **kinds)
     if says:
-        provenance.write(out, provenance.describe("fold", run.folder, run.info, run.task, 0))
+        provenance.write_provenance(out, provenance.describe_run("fold", run.folder, run.info, run.task, 0))
     return str(out)
 
 
@@ -366,7 +366,7 @@ def test_an_adapter_of_another_backbone_or_without_head_is_refused(folders, root
     with pytest.raises(InputError, match="holds an adapter without a head"):
         Predictor.load(exported(folders[TOPIC], tmp_path / "b", head=False), backbone=str(backbone))
     said = json.loads((tmp_path / "a/scalearn.json").read_text())
-    provenance.write(tmp_path / "a", said | {"task": SENTIMENT.to_dict()})
+    provenance.write_provenance(tmp_path / "a", said | {"task": SENTIMENT.to_dict()})
     with pytest.raises(InputError, match="is a classification of 6 outputs and 1 choices, task 'builtin/sentiment' a"):
         Predictor.load(folder, backbone=str(backbone))
 
