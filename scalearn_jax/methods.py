@@ -37,6 +37,11 @@ class Method:
     choice_head: str = "pooled"
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether it trains an adapter of its own, of a width that the config decides."""
+        return "reduction_factor" in FLAGS.get(self.combiner, {})
+
 
 _TRANSFER = ("transfer", "head")
 
@@ -100,11 +105,6 @@ FLAGS = {
     "average": {"weights": "weights", "top_sources": None, "embedder": None, "similarity_samples": None},
     "fixed": {"coefficients": "coefficients"},
 }
-
-
-def has_fresh_bottleneck(method: Method) -> bool:
-    """Whether a method trains a bottleneck of its own, of a width that the config decides."""
-    return "reduction_factor" in FLAGS.get(method.combiner, {})
 
 
 def all_flags() -> set[str]:

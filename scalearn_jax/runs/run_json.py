@@ -222,7 +222,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
     method, num_sources = methods.get(info["method"]), len(info["sources"])
     if spec.combiner != method.combiner:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
-    if spec.num_sources != num_sources and not methods.has_fresh_bottleneck(method):
+    if spec.num_sources != num_sources and not method.trains_adapter:
         raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")
     if spec.backbone.hidden_size % spec.backbone.num_heads:
         raise InputError(f"hidden_size {spec.backbone.hidden_size} is no multiple of num_heads")

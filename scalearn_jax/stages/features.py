@@ -24,11 +24,11 @@ from scalearn_jax.train.evaluate import scores
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
 
 
-def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
+def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
     """Whether nothing below the head changes or is random in training.
 
     Example:
-      >>> are_constant(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
+      >>> trains_head_only(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
       True
     """
     return method.trainable == ("head",) and not spec.backbone_dropout

@@ -63,7 +63,7 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], s
       The program.
     """
     first = setups[0]
-    constant = features.are_constant(first.method, first.spec)
+    constant = features.trains_head_only(first.method, first.spec)
     joint = together.join(setups, features.forward if constant else parallel.forward(first.mesh))
     optimizers = [_optimizer(*run) for run in zip(setups, schedules, strict=True)]
     states_ = [_first_state(setup, joint, tx) for setup, tx in zip(setups, optimizers, strict=True)]
@@ -82,7 +82,7 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], s
 
 def num_parts(setup: Setup) -> int:
     """Parts that a step is accumulated from; cached features need no memory worth it."""
-    return 1 if features.are_constant(setup.method, setup.spec) else setup.config.accumulate
+    return 1 if features.trains_head_only(setup.method, setup.spec) else setup.config.accumulate
 
 
 def _dispatch_size(config: TrainConfig) -> int:

@@ -92,7 +92,7 @@ def suggest(
       nothing was found; ``None`` where memory is unknown, or a head alone trains on features.
     """
     known = found.available is not None and all(program.memory for program in found.programs)
-    if not known or features.are_constant(setup.method, setup.spec):
+    if not known or features.trains_head_only(setup.method, setup.spec):
         return None
     setup = dataclasses.replace(setup, trainable=state.trainable)  # the first ones were given up to the steps
     probe, budget = Probe(setup, schedule, step, state), memory.SHARE * found.available

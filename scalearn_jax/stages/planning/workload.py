@@ -59,7 +59,7 @@ def workload(setup: Setup, schedule: Schedule, step: parallel.Compiled) -> list[
       One entry for each program that the run compiles; those that only read features off a table are left out, and
       of several steps in one dispatch one is looked at.
     """
-    if features.are_constant(setup.method, setup.spec):
+    if features.trains_head_only(setup.method, setup.spec):
         return [_train_on_features(setup, schedule, step), *_encode(setup, schedule), _evaluate(setup, 0)]
     trained = [Work("train", step, batch, calls) for batch, calls in train_batches(setup, schedule.num_steps)]
     return [*trained, _evaluate(setup, schedule.num_evaluations)]
