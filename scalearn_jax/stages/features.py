@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import parallel, preemption
 from scalearn_jax.train.evaluate import scores
-from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
+from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
 def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
@@ -34,12 +35,9 @@ def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
     return method.trainable == ("head",) and not spec.backbone_dropout
 
 
-def forward(
-    params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None, part=None
-) -> Array:
-    """``model.apply`` from features on, with the dropout masks that it would draw; there are no parts here."""
-    head_key = None if key is None else jax.random.split(key)[1]
-    return model.predict(params, batch.features, spec=spec, task=task, key=head_key)
+def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> Array:
+    """``model.apply`` from features on, with the dropout masks that it would draw."""
+    return model.predict(params, batch.features, spec=spec, task=task, key=keys.head)
 
 
 def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from scalearn_jax import model, tree
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.losses import masked_mean
+from scalearn_jax.models.dropout import dropout_keys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.parallel import MEMBERS, replicate
 from scalearn_jax.train.step import make_loss, penalised
@@ -161,7 +162,8 @@ def _loss(spec: model.ModelSpec, forward: Callable, *, reordered: bool) -> Calla
         if reordered:
             frozen |= {"adapters": jax.tree.map(lambda leaf: leaf[:, mine["order"]], frozen["adapters"])}
         params = tree.combine(trainable, frozen)
-        logits = forward(params, batch, spec=spec, task=TARGET, key=key, part=part)
+        keys = dropout_keys(key, spec.backbone.num_layers, part)
+        logits = forward(params, batch, spec=spec, task=TARGET, keys=keys)
         logits = jnp.where(_counts(logits, mine["counted"]), logits, _HIDDEN)
         each = jnp.stack([loss(logits, batch.labels, mine["counted"]) for loss in _LOSSES.values()])
         loss = masked_mean(each[mine["kind"]], batch.example_mask)

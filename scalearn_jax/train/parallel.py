@@ -18,8 +18,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scalearn_jax import model, tree
+from scalearn_jax.combiners.base import by_group
 from scalearn_jax.data.batches import ROW_FIELDS
 from scalearn_jax.errors import InputError
+from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.train import compiler
 from scalearn_jax.train.feed import Lot
 from scalearn_jax.train.sharding import AXES, parse_mesh
@@ -74,8 +76,13 @@ def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> 
 
 
 def forward(mesh: Mesh) -> Callable:
-    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.bind_by_group``."""
-    return functools.partial(model.apply, groups=mesh.shape["data"])
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.by_group``."""
+
+    def apply(params: Params, batch: Batch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> jax.Array:
+        combiner = by_group(spec.combiner_functions, mesh.shape["data"])
+        return model.apply(params, batch, spec=spec, task=task, keys=keys, combiner=combiner)
+
+    return apply
 
 
 class Compiled(NamedTuple):

@@ -11,6 +11,7 @@ import optax
 
 from scalearn_jax import model, tree
 from scalearn_jax.losses import LOSSES, masked_mean
+from scalearn_jax.models.dropout import dropout_keys
 from scalearn_jax.train.state import Faults, TrainState, group_norms
 from scalearn_jax.typing import Array, Batch, Key, Params
 
@@ -31,8 +32,8 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
     """
 
     def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array, part: Array | None = None):
-        params = tree.combine(trainable, frozen)
-        logits = forward(params, batch, spec=spec, task=task, key=key, part=part)
+        params, keys = tree.combine(trainable, frozen), dropout_keys(key, spec.backbone.num_layers, part)
+        logits = forward(params, batch, spec=spec, task=task, keys=keys)
         loss = masked_mean(LOSSES[kind](logits, batch.labels), batch.example_mask)
         return penalised(loss, params, spec, step), {"loss": loss}
 
@@ -41,7 +42,7 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
 
 def penalised(loss: Array, params: Params, spec: model.ModelSpec, step: Array) -> Array:
     """Adds the combiner's penalty, from the second step on."""
-    penalty = spec.make_combiner.penalty(params["transfer"])
+    penalty = spec.combiner_functions.penalty(params["transfer"])
     return loss + jnp.where(step > 0, penalty, 0.0).astype(loss.dtype)
 
 

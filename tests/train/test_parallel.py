@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.combiners.base import by_group
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
 from scalearn_jax.models.backbones import BackboneSpec
@@ -107,7 +108,8 @@ def test_binding_a_copy_for_each_group_of_rows_changes_nothing(combiner):
     params = tiny.params(spec)
 
     def loss(transfer, groups):
-        logits = model.apply(params | {"transfer": transfer}, tiny.batch(), spec=spec, task="demo", groups=groups)
+        all_params, combiner = params | {"transfer": transfer}, by_group(spec.combiner_functions, groups)
+        logits = model.apply(all_params, tiny.batch(), spec=spec, task="demo", combiner=combiner)
         return (logits**2).sum()
 
     one, two = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params["transfer"], groups) for groups in (1, 2))
