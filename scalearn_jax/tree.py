@@ -65,14 +65,14 @@ def paths(tree: Params) -> list[str]:
     return list(flatten(tree))
 
 
-def map_with_path(function: Callable[[str, Any], Any], tree: Params) -> Params:
-    """Replaces each leaf by ``function(path, leaf)``.
+def map_with_path(function: Callable[..., Any], tree: Params, *rest: Params) -> Params:
+    """Replaces each leaf by ``function(path, leaf, ...)``, with the leaves of further trees of the same shape.
 
     Example:
       >>> map_with_path(lambda path, leaf: path, {"a": {"b": 1}})
       {'a': {'b': 'a/b'}}
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_path_string(path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(_path_string(path), *leaves), tree, *rest)
 
 
 def partition(params: Params, keep: Callable[[str], bool]) -> tuple[Params, Params]:

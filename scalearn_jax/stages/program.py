@@ -25,7 +25,7 @@ from scalearn_jax.train.checkpoint import Saved
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
-from scalearn_jax.train.step import make_train_step
+from scalearn_jax.train.step import make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
@@ -71,7 +71,7 @@ def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], s
     evaluators = _evaluators(setups, constant)
     leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
     return Training(
-        make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first), limit=first.config.max_faults),
+        skip_faults(make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first)), first.config.max_faults),
         parallel.replicate(state, first.mesh),
         joint.frozen,
         _joint_batches(setups, schedules, joint, constant, start_step),

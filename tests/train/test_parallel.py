@@ -21,7 +21,7 @@ from scalearn_jax.train import parallel
 from scalearn_jax.train import state as states
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import check_mesh
-from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from tests.support import tiny
 
 # eight heads, and every dropout on
@@ -55,7 +55,7 @@ def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=Non
     loss = make_loss(spec, "demo", "classification", parallel.forward(mesh))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(tree.stack([trainable]), jax.random.key(7)[None])
     return Training(
-        parallel.compile_train_step(make_train_step(loss, tx), mesh),
+        parallel.compile_train_step(skip_faults(make_train_step(loss, tx)), mesh),
         parallel.replicate(state, mesh),
         parallel.place_frozen(frozen, mesh, backbone.num_heads),
         tree.num_parameters(trainable),
