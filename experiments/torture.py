@@ -214,7 +214,7 @@ def fresh(work: Path, name: str) -> Path:
 
 def damage(work: Path, command: list[str]) -> int:
     """Stops a run, and damages every file of its checkpoints, one at a time; returns how often that was noticed."""
-    from scalearn_jax.train.checkpoint_store import Checkpoints
+    from scalearn_jax.train.checkpoint_store import CheckpointStore
 
     folder = fresh(work, "damaged")
     life, place = Life([command], folder), folder / "out.partial" / "checkpoints"
@@ -222,14 +222,14 @@ def damage(work: Path, command: list[str]) -> int:
         time.sleep(0.01)
     life.processes[0].terminate()
     assert life.wait() == [STOPPED], life.log.read_text()
-    last, before = (path.name for path in Checkpoints(place).steps()[:2])
+    last, before = (path.name for path in CheckpointStore(place).steps()[:2])
     files = [path.relative_to(place) for path in (place / last).rglob("*") if path.is_file()]
     for number, (name, harm) in enumerate(itertools.product(files, HARMS)):
         copy = fresh(work, f"damaged {number}")
         shutil.copytree(place, copy / "checkpoints")
         harm(copy / "checkpoints" / name)
         said: list[str] = []
-        saved = Checkpoints(copy / "checkpoints").restore(said.append)
+        saved = CheckpointStore(copy / "checkpoints").restore(said.append)
         assert saved.step == int(before.split(".")[0]) and len(said) == 1 and last in said[0], (name, harm, said)
         shutil.rmtree(copy)
     return len(files) * len(HARMS)

@@ -60,6 +60,19 @@ def shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def format_value(value: object) -> str:
+    """Writes a value as it came, cut as ``shortened`` does.
+
+    Example:
+      >>> format_value("two"), format_value(10**5000)
+      ("'two'", 'int with a number of thousands of digits')
+    """
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python does not write out a whole number of thousands of digits
+        return f"{type(value).__name__} with a number of thousands of digits"
+
+
 def masked(text: str) -> str:
     """Takes hub tokens, and user names with passwords, out of a text.
 

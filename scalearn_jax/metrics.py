@@ -1,4 +1,4 @@
-"""Metrics, in numpy: predictions and labels to numbers (method.md, "Metrics").
+"""METRICS: predictions and labels to numbers, by scikit-learn and scipy where they can (method.md, "Metrics").
 
 They look at a whole split at once, since rank correlation and grouped answers are no sums over batches.
 
@@ -6,11 +6,9 @@ Letters: n examples, C outputs.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-
-from scalearn_jax.data.task import Task
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -28,21 +26,6 @@ def exact_match(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float((predictions == labels).all(-1).mean())
 
 
-def _ratio(a, b) -> np.ndarray:
-    """a / b, and 0 where b is 0."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
-
-
-def _counts(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """True positives, predicted and actual positives of each class."""
-    if predictions.ndim == 1:
-        classes = np.union1d(predictions, labels)
-        predictions, labels = (values[:, None] == classes[None] for values in (predictions, labels))
-    predictions, labels = predictions.astype(bool), labels.astype(bool)
-    return (predictions & labels).sum(0), predictions.sum(0), labels.sum(0)
-
-
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Binary F1 of class 1, Int[n] both.
 
@@ -50,26 +33,32 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
       >>> f1(np.array([1, 1]), np.array([1, 0])) == 2 / 3
       True
     """
-    hits, predicted, actual = _counts((predictions == 1)[:, None], (labels == 1)[:, None])
-    return float(_ratio(2 * hits, predicted + actual)[0])
+    return _mean_over_classes("f1_score", predictions, labels, classes=[1])
 
 
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted mean of the classes' F1; Int[n], or Float[n C] of zeros and ones."""
-    hits, predicted, actual = _counts(predictions, labels)
-    return float(_ratio(2 * hits, predicted + actual).mean())
+    return _mean_over_classes("f1_score", predictions, labels)
 
 
 def macro_precision(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted mean of the classes' precision; 0 for a class never predicted."""
-    hits, predicted, _ = _counts(predictions, labels)
-    return float(_ratio(hits, predicted).mean())
+    return _mean_over_classes("precision_score", predictions, labels)
 
 
 def macro_recall(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Unweighted mean of the classes' recall; 0 for a class that never occurs."""
-    hits, _, actual = _counts(predictions, labels)
-    return float(_ratio(hits, actual).mean())
+    return _mean_over_classes("recall_score", predictions, labels)
+
+
+def _mean_over_classes(score: str, predictions: np.ndarray, labels: np.ndarray, classes: list | None = None) -> float:
+    """Averages a score of scikit-learn over some classes, or over those that are predicted or occur."""
+    from sklearn import metrics as sklearn_metrics
+
+    if predictions.ndim == 2 and predictions.shape[1] == 1:  # scikit-learn sees two classes in a single column
+        predictions, labels, classes = predictions[:, 0], labels[:, 0], [1]
+    function = getattr(sklearn_metrics, score)
+    return float(function(labels, predictions, labels=classes, average="macro", zero_division=0))
 
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -79,10 +68,11 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
       >>> matthews(np.array([0, 1, 1]), np.array([0, 1, 1]))
       1.0
     """
-    hits, predicted, actual = (counts.astype(float) for counts in _counts(predictions, labels))
-    n = float(len(labels))
-    covariance = hits.sum() * n - predicted @ actual
-    return float(_ratio(covariance, np.sqrt((n**2 - predicted @ predicted) * (n**2 - actual @ actual))))
+    from sklearn.metrics import matthews_corrcoef
+
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:  # scikit-learn warns about some of these
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -92,22 +82,20 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
       >>> round(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), 6)
       1.0
     """
-    a, b = predictions.astype(float), labels.astype(float)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:  # else rounding would decide
-        return 0.0
-    a, b = a - a.mean(), b - b.mean()
-    return float(_ratio(a @ b, np.sqrt((a @ a) * (b @ b))))
+    return _correlation("pearsonr", predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Spearman correlation: Pearson's on ranks, ties sharing their mean rank."""
-    return pearson(_ranks(predictions), _ranks(labels))
+    return _correlation("spearmanr", predictions, labels)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse]
+def _correlation(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy import stats
+
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:  # a constant correlates with nothing; scipy gives NaN
+        return 0.0
+    return float(getattr(stats, name)(predictions.astype(float), labels.astype(float)).statistic)
 
 
 def pearson_spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -128,16 +116,7 @@ def question_match(predictions: np.ndarray, labels: np.ndarray, questions: np.nd
 
 
 def answer_f1(logits: np.ndarray, questions: np.ndarray) -> float:
-    """Mean over questions of the token F1 of the chosen candidate (ReCoRD).
-
-    A question's answer is its example with the highest logit of class 1; the last of equals.
-
-    Args:
-      logits: Float[n 2].
-      questions: Float[n 3], see ``data.derive.QUESTION``.
-
-    Returns:
-      The mean, 0 to 1.
+    """Mean over questions of the token F1 of the chosen candidate (ReCoRD); Float[n 2], Float[n 3].
 
     Example:
       >>> answer_f1(np.array([[0, 1.0], [0, 2.0]]), np.array([[0, 1.0, 1.0], [0, 0.5, 0.0]]))
@@ -156,10 +135,10 @@ def chosen(logits: np.ndarray, questions: np.ndarray) -> np.ndarray:
 
     Args:
       logits: Float[n 2].
-      questions: Float[n 1] or wider; the first column numbers the questions.
+      questions: Float[n 1] or wider; the first column numbers the questions, see ``data.derive.QUESTION``.
 
     Returns:
-      Int[Q], indices of examples, by the number of their question.
+      Indices of examples, by the number of their question.
 
     Example:
       >>> chosen(np.array([[0, 1.0], [0, 1.0], [0, 0.0]]), np.array([[4, 0, 0], [4, 0, 0], [9, 0, 0]])).tolist()
@@ -212,12 +191,13 @@ def probabilities(kind: str, logits: np.ndarray) -> np.ndarray:
 
 
 def compute(
-    task: Task, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
+    names: Sequence[str], kind: str, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Computes a task's metrics on a split.
+    """Computes metrics on a split.
 
     Args:
-      task: names the metrics; the first is the main one.
+      names: of the metrics, keys of ``METRICS``.
+      kind: of the task, see ``predict``.
       logits: Float[n C].
       labels: Int[n], Float[n] or Float[n C].
       questions: Float[n 3], which question each example answers; only metrics over questions look at it.
@@ -230,10 +210,6 @@ def compute(
     """
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels; pass the whole split in order.")
-    inputs = {"logits": logits, "predictions": predict(task.kind, logits), "labels": labels, "questions": questions}
-    return {name: _call(METRICS[name], inputs) for name in task.metrics}
-
-
-def _call(metric: Callable[..., float], inputs: dict[str, np.ndarray | None]) -> float:
-    """Hands a metric the inputs that its parameters name."""
-    return metric(*(inputs[name] for name in inspect.signature(metric).parameters))
+    inputs = {"logits": logits, "predictions": predict(kind, logits), "labels": labels, "questions": questions}
+    parameters = {name: inspect.signature(METRICS[name]).parameters for name in names}  # say which inputs it takes
+    return {name: METRICS[name](*map(inputs.get, takes)) for name, takes in parameters.items()}

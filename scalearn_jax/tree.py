@@ -16,9 +16,18 @@ import numpy as np
 from scalearn_jax.typing import Params
 
 
-def _path_string(path) -> str:
-    keys = (str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-    return "/".join(key.replace("/", ":") for key in keys)
+def path_string(path: Sequence[Any], slash: str = ":") -> str:
+    """Joins the keys to a leaf, as JAX gives them, by slashes.
+
+    Args:
+      path: for instance of ``jax.tree_util.tree_flatten_with_path``.
+      slash: written for a slash inside a key.
+
+    Example:
+      >>> path_string((jax.tree_util.DictKey("glue/rte"), jax.tree_util.GetAttrKey("bias")))
+      'glue:rte/bias'
+    """
+    return "/".join(jax.tree_util.keystr((key,), simple=True).replace("/", slash) for key in path)
 
 
 def flatten(tree: Params) -> dict[str, Any]:
@@ -35,7 +44,7 @@ def flatten(tree: Params) -> dict[str, Any]:
       {'down/bias': 1, 'down/kernel': 2}
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_path_string(path): leaf for path, leaf in leaves}
+    return {path_string(path): leaf for path, leaf in leaves}
 
 
 def unflatten(leaves: dict[str, Any]) -> Params:
@@ -65,14 +74,14 @@ def paths(tree: Params) -> list[str]:
     return list(flatten(tree))
 
 
-def map_with_path(function: Callable[..., Any], tree: Params, *rest: Params) -> Params:
-    """Replaces each leaf by ``function(path, leaf, ...)``, with the leaves of further trees of the same shape.
+def map_with_path(function: Callable[..., Any], tree: Params, *more: Params) -> Params:
+    """Replaces each leaf by ``function(path, leaf)``; of several equal trees, by ``function(path, leaf, leaf, ...)``.
 
     Example:
       >>> map_with_path(lambda path, leaf: path, {"a": {"b": 1}})
       {'a': {'b': 'a/b'}}
     """
-    return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(_path_string(path), *leaves), tree, *rest)
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(path_string(path), *leaves), tree, *more)
 
 
 def partition(params: Params, keep: Callable[[str], bool]) -> tuple[Params, Params]:

@@ -14,7 +14,8 @@ from scalearn_jax import __version__
 from scalearn_jax.cli.commands import COMMANDS, Command
 from scalearn_jax.cli.exits import reported
 from scalearn_jax.errors import InputError
-from scalearn_jax.train import out_of_memory, signals
+from scalearn_jax.train import memory
+from scalearn_jax.train.signals import signals
 
 
 def run() -> None:
@@ -64,7 +65,7 @@ def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: s
     config = _parse(command, f"{prog} {name}", rest)
     if isinstance(config, int):
         return config
-    with signals.watching() if command.trains else contextlib.nullcontext(), out_of_memory.explained(config):
+    with signals.watching() if command.trains else contextlib.nullcontext(), memory.explain_out_of_memory(config):
         return command.run(config)
 
 

@@ -41,16 +41,17 @@ def _train(stage: str, config) -> int:
     """Runs a stage, together with other processes where there are some."""
     _check_method(config.method)
     if config.coordinator or _LAUNCHED & os.environ.keys():
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would tell the loss of a process at length
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
     _prepare()
     from scalearn_jax.stages import pipeline
-    from scalearn_jax.train import agreement, distributed
+    from scalearn_jax.train import distributed
+    from scalearn_jax.train.agreement import processes
 
     def work() -> int:
         names = ("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout")
         distributed.start(**{name: getattr(config, name) for name in names})
         folder = getattr(pipeline, stage)(config)
-        return _done(folder) if agreement.is_writer() else 0
+        return _done(folder) if processes.is_writer else 0
 
     return distributed.run(work, reported)
 
@@ -169,9 +170,9 @@ def _push(config) -> int:
 
 
 def _fetch(config) -> int:
-    from scalearn_jax.sharing import fetch as offline
+    from scalearn_jax.sharing import fetch
 
-    print(offline.check(config) if config.check else offline.fetch(config))
+    print(fetch.fetch(config))
     return 0
 
 

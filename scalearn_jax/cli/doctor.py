@@ -89,11 +89,11 @@ def as_text(facts: Facts) -> str:
     devices = "; ".join(f"{row['count']} x {row['kind']} ({row['platform']})" for row in facts.devices)
     offline = [name for name in _OFFLINE if facts.variables.get(name, "0").lower() not in ("0", "false", "no", "")]
     private = "private" if cache["private"] else "not private"
-    kept = f"{cache['programs']} programs, {memory.words(cache['bytes'])}, {private}"
+    kept = f"{cache['programs']} programs, {memory.format_bytes(cache['bytes'])}, {private}"
     rows = [["python", facts.python], *([name, version or "not installed"] for name, version in facts.packages.items())]
     rows += [
         ["devices", devices or f"none: {facts.error}"],
-        ["memory", f"{memory.words(facts.memory)} available for each device"],
+        ["memory", f"{memory.format_bytes(facts.memory)} available for each device"],
         ["CPU cores", str(facts.cores)],
         ["precision", facts.precision],
         ["cache", f"{cache['folder']}: {kept}"],

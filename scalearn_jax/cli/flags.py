@@ -14,14 +14,12 @@ import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from scalearn_jax.config.checks import no_secrets
-from scalearn_jax.config.schema import Mismatch, check_values, field_types, problems, read_yaml, with_ranges
+from scalearn_jax.config.checks import check_no_secrets
+from scalearn_jax.config.schema import check_values, field_types, problems, with_ranges
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.yaml_file import read_yaml
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_OWN = {"repo": "REPO", "sources": "SOURCE"}
-_FOLDERS = ("out", "data_dir", "run", "also", "dir", "src", "head")
-_FILES = ("config", "input", "output", "study", "texts")
 
 
 def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
@@ -48,7 +46,7 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     """
     import tyro
 
-    no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
+    check_no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
     given = {}
     if positional is None:
         argv, paths = _take_config(argv)
@@ -92,8 +90,8 @@ def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
             value = argument
         try:
             written = with_ranges(value) if inside else value
-        except Mismatch as mismatch:
-            raise InputError(f"{value}: expected {mismatch}.") from None
+        except ValueError as error:
+            raise InputError(f"{value}: expected {error}.") from None
         parts += map(str, written) if isinstance(written, list) else [written]
     return parts
 
@@ -133,22 +131,23 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
     for field in dataclasses.fields(cls):
         default = given.get(field.name, field.default)
         unflagged = field.name in (positional or "").split()
-        declared = _declare(field.name, hints[field.name], default, helps[field.name], unflagged)
+        metavar = field.metadata.get("metavar")
+        declared = _declare(hints[field.name], default, helps[field.name], metavar, unflagged)
         if default is dataclasses.MISSING:
             required.append((field.name, declared))
         else:
             optional.append((field.name, declared, dataclasses.field(default=default)))
     if positional is None:
         text = "YAML file with any of these settings; flags win over it."
-        optional.append(("config", _declare("config", str | None, None, text, False), dataclasses.field(default=None)))
+        optional.append(("config", _declare(str | None, None, text, "FILE", False), dataclasses.field(default=None)))
     return dataclasses.make_dataclass(cls.__name__, [*required, *optional], kw_only=True, frozen=True)
 
 
-def _declare(name: str, declared: Any, default: Any, text: str, positional: bool) -> Any:
+def _declare(declared: Any, default: Any, text: str, metavar: str | None, positional: bool) -> Any:
     """Annotates a type for tyro."""
     import tyro
 
-    marks = [tyro.conf.arg(help=text, metavar=_placeholder(name, declared), help_behavior_hint=_hint(default))]
+    marks = [tyro.conf.arg(help=text, metavar=_placeholder(declared, metavar), help_behavior_hint=_hint(default))]
     if positional:
         marks.append(tyro.conf.Positional)
     if default is False:
@@ -156,19 +155,17 @@ def _declare(name: str, declared: Any, default: Any, text: str, positional: bool
     return Annotated[declared, *marks]
 
 
-def _placeholder(name: str, declared: Any) -> str | None:
-    """Words what a flag takes; ``None``, which stands for "not given", is not offered."""
+def _placeholder(declared: Any, own: str | None) -> str | None:
+    """Names what a flag takes; ``None``, which stands for "not given", is not offered."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (types.UnionType, typing.Union):
-        return _placeholder(name, arguments[0])
+        return _placeholder(arguments[0], own)
     if origin is typing.Literal:
         return "{" + ",".join(arguments) + "}"
     if origin is tuple:
-        item = _placeholder(name, arguments[0])
+        item = _placeholder(arguments[0], own)
         return f"{item} [{item} ...]"
-    if name in _OWN:
-        return _OWN[name]
-    return "DIR" if name in _FOLDERS else "FILE" if name in _FILES else _PLACEHOLDERS.get(declared)
+    return own or _PLACEHOLDERS.get(declared)
 
 
 def _hint(default: Any) -> str:

@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.io import text_table as tables
-from scalearn_jax.io.progress import clock
-from scalearn_jax.train.memory import words
+from scalearn_jax.io.progress import format_duration as clock
+from scalearn_jax.train.memory import format_bytes as words
 
 _LABELS = 8  # that are named
 
@@ -84,7 +84,7 @@ def scores(result: dict[str, Any]) -> str:
 
 
 def forecast(result: dict[str, Any]) -> str:
-    """Lays out what ``preview.plan`` returns: parameters, a line a program, memory, time and suggestions."""
+    """Lays out what ``plan`` returns: parameters, a line a program, memory, time and suggestions."""
     parameters, memory_, seconds = result["parameters"], result["memory"], result["seconds"]
     several = f"{result['num_devices']} x " if result["num_devices"] > 1 else ""
     verdict = {True: "fits", False: f"does not fit ({_largest(result)})", None: "unknown whether it fits"}[
@@ -140,16 +140,8 @@ def _duration(seconds: float | None) -> str:
 
 
 def _suggestions(found: dict[str, Any] | None) -> list[list[str]]:
-    """The lines of suggestions, for those that there are."""
-    found, lines = found or {}, []
-    for name, flag in (("batch_size", "--batch-size"), ("seeds", "number of seeds together")):
-        if best := found.get(name):
-            checked = f"compiled: {words(best['peak'])}" if best["verified"] else "extrapolated, not compiled"
-            more = "; larger was not tried" if best["enough"] else ""
-            lines.append(["largest", f"{flag} {best['value']} ({checked}{more})"])
-    if remat := found.get("remat"):
-        saved = (
-            f"saves {words(remat['saves'])} of a step; it takes longer" if remat["saves"] > 0 else "saves nothing here"
-        )
-        lines.append(["--remat", f"{saved} (compiled: {words(remat['peak'])})"])
-    return lines
+    """The line of the largest batch, where there is an estimate."""
+    if not found:
+        return []
+    best = found["batch_size"]
+    return [["largest", f"--batch-size {best['value']} (an estimate: about {words(best['peak'])})"]]

@@ -3,13 +3,12 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
-from scalearn_jax.config.folding import FoldConfig
-from scalearn_jax.config.hub import FetchConfig, PushConfig
 from scalearn_jax.config.runs import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
-from scalearn_jax.config.schema import from_dict, read_yaml, to_dict
-from scalearn_jax.config.sharing import ExportConfig, ImportConfig
+from scalearn_jax.config.schema import from_dict, to_dict
+from scalearn_jax.config.sharing import ExportConfig, FetchConfig, FoldConfig, ImportConfig, PushConfig
 from scalearn_jax.config.stages import AdapterConfig, PlanAdapterConfig, PlanTransferConfig, TrainConfig, TransferConfig
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
+from scalearn_jax.io.yaml_file import read_yaml
 
 __all__ = [
     "AdapterConfig",

@@ -1,27 +1,32 @@
-"""Frozen dataclasses <-> plain dicts <-> YAML, strictly: an unknown key or a wrong type is an error, never a guess."""
+"""Frozen dataclasses <-> plain dicts, strictly: an unknown key or a wrong type is an error, never a guess.
+
+pydantic, which is imported with the first value, checks the types; this module says how values that mean the same are
+taken (a list for a tuple, numpy's numbers) and makes one line of all that is wrong.
+"""
 
 import dataclasses
 import difflib
 import functools
+import os
 import re
 import types
 import typing
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from scalearn_jax.errors import InputError, shortened
-from scalearn_jax.io.files import read_text
+from scalearn_jax.errors import InputError, format_value
 
-MAX_BYTES = 1_000_000  # far above any real config; keeps a wrong file from filling the memory
-_MAX_VALUES = 100_000  # likewise, once aliases are written out, and in a list of numbers once ranges are
-_MAX_TOLD = 20  # problems of one file
-# What the YAML reader raises beside its own error, mostly where a value is none of the type that its tag (!!int) says.
-_DAMAGES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-
-
-class Mismatch(Exception):
-    """A value that does not have the declared type; the message says what was expected."""
+_MAX_NUMBERS = 100_000  # in a list, once ranges are written out
+_MAX_SHOWN = 20  # problems of one file
+# what a list holds
+_NAMES = {int: "whole numbers", float: "numbers", str: "text", dict: "names and values", tuple: "lists"}
+_TEXT = "text without null characters and halves of surrogate pairs"
+# pydantic's name of an error -> what was expected
+_EXPECTED = {
+    **{"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text"},
+    **{"dict_type": "names and values", "string_pattern_mismatch": _TEXT, "string_unicode": _TEXT},
+    "finite_number": "a finite number",
+    **dict.fromkeys(("greater_than_equal", "less_than"), "a whole number in 64 bits"),
+}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -32,13 +37,13 @@ def to_dict(config: Any) -> dict[str, Any]:
       >>> to_dict(ReportConfig(dir="runs/study"))
       {'dir': 'runs/study', 'out': None}
     """
-    return {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+    return _with_lists(dataclasses.asdict(config))
 
 
-def _plain(value: Any) -> Any:
+def _with_lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+        return {name: _with_lists(inner) for name, inner in value.items()}
+    return [_with_lists(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") -> Any:
@@ -89,21 +94,35 @@ def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:
 
     Returns:
       (converted values, problems found, each a short phrase).
+
+    Example:
+      >>> from scalearn_jax.config import AdapterConfig
+      >>> check_values(AdapterConfig, {"seeds": range(2), "epochs": "two"})
+      ({'seeds': (0, 1)}, ["key 'epochs': expected a whole number, got 'two'"])
     """
     if not isinstance(content, dict):
-        return {}, [f"expected keys and values, got {_show(content)}"]
+        return {}, [f"expected keys and values, got {format_value(content)}"]
+    from pydantic import ValidationError
+
     declared, values, found = field_types(cls), {}, []
     for name, value in content.items():
-        if len(found) == _MAX_TOLD:
-            return values, [*found, "and perhaps more"]
+        if len(found) >= _MAX_SHOWN:
+            return values, [*found[:_MAX_SHOWN], "and perhaps more"]
         if name not in declared:
-            found.append(_unknown_key(name, declared))
+            nearest = difflib.get_close_matches(_text(name).replace("-", "_"), declared, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(declared)}"
+            found.append(f"unknown key {format_value(name)}; {hint}")
             continue
         try:
-            values[name] = convert(declared[name], value)
-        except Mismatch as mismatch:
-            found.append(f"key {name!r}: expected {mismatch}, got {_show(value)}")
+            values[name] = _reader(declared[name])(value)
+        except ValidationError as error:
+            found.append(_describe(name, error.errors(include_url=False)[0]))
     return values, found
+
+
+def _text(value: Any) -> str:
+    """A text to look for similar ones; empty for anything else."""
+    return value[:100] if isinstance(value, str) else ""
 
 
 def problems(where: str, found: list[str]) -> InputError:
@@ -124,40 +143,11 @@ def field_types(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def convert(declared: Any, value: Any) -> Any:
-    """Checks a value against a declared type; lists become tuples and whole numbers floats where declared.
-
-    Raises:
-      Mismatch: the value has another type.
-
-    Example:
-      >>> convert(tuple[int, ...], [0, 1])
-      (0, 1)
-    """
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin in (types.UnionType, typing.Union):
-        inner = next(argument for argument in arguments if argument is not types.NoneType)
-        return None if value is None else convert(inner, value)
-    if origin is Literal:
-        return _literal(arguments, value)
-    if origin is tuple:
-        if arguments[0] is int:
-            value = with_ranges(value)
-        if not isinstance(value, list | tuple):
-            raise Mismatch(f"a list of {_name(arguments[0])}")
-        return tuple(convert(arguments[0], item) for item in value)
-    if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise Mismatch("names and values")
-        return {name: convert(arguments[1], item) for name, item in value.items()}
-    return value if declared is Any else _scalar(declared, value)
-
-
 def with_ranges(value: Any) -> Any:
     """Writes out ranges of whole numbers, alone or in a list; anything else stays.
 
     Raises:
-      Mismatch: a range runs backwards or is longer than a thousand, or all are far too many.
+      ValueError: a range runs backwards or is longer than a thousand, or all are far too many; says what is expected.
 
     Example:
       >>> with_ranges("0-3"), with_ranges([7, "9-10"])
@@ -166,150 +156,74 @@ def with_ranges(value: Any) -> Any:
     if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,10})-(\d{1,10})", value)):
         first, last = map(int, ends.groups())
         if not first <= last < first + 1000:
-            raise Mismatch("a range FIRST-LAST of at most a thousand numbers")
+            raise ValueError("a range FIRST-LAST of at most a thousand numbers")
         return list(range(first, last + 1))
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return value
     written = []
     for item in value:
         numbers = with_ranges(item) if isinstance(item, str) else [item]
         written += numbers if isinstance(numbers, list) else [numbers]
-        if len(written) > _MAX_VALUES:
-            raise Mismatch(f"at most {_MAX_VALUES} numbers")
+        if len(written) > _MAX_NUMBERS:
+            raise ValueError(f"at most {_MAX_NUMBERS} numbers")
     return written
 
 
-def _literal(allowed: tuple[str, ...], value: Any) -> str:
-    if value not in allowed:
-        nearest = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-        raise Mismatch(f"one of {', '.join(allowed)}{hint}")
-    return value
-
-
-def _scalar(declared: type, value: Any) -> Any:
-    if declared is float and not isinstance(value, bool):
-        try:
-            return float(value)  # also a string: YAML reads 6e-3, without a dot, as one
-        except (TypeError, ValueError, OverflowError):
-            raise Mismatch("a number") from None
-    if type(value) is not declared:
-        raise Mismatch(_name(declared))
-    if declared is int and not -(2**63) <= value < 2**63:
-        raise Mismatch("a whole number in 64 bits")
-    if declared is str and re.search("[\0\ud800-\udfff]", value):
-        raise Mismatch("text without null characters and halves of surrogate pairs")
-    return value
-
-
-def _name(declared: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "names and values"}
-    return names.get(typing.get_origin(declared) or declared, str(declared))
-
-
-def _show(value: Any) -> str:
-    try:
-        return shortened(repr(value))
-    except ValueError:  # a whole number of thousands of digits, which Python does not write out
-        return f"{type(value).__name__} with a number of thousands of digits"
-
-
-def _unknown_key(name: Any, known: typing.Iterable[str]) -> str:
-    known = list(known)
-    nearest = difflib.get_close_matches(str(name).replace("-", "_"), known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return f"unknown key {_show(name)}; {hint}"
-
-
-def read_yaml(path: str | Path, *, pipes: bool = True) -> dict[str, Any]:
-    """Reads a YAML or JSON file of keys and values; hyphens in its top-level keys count as underscores.
-
-    Args:
-      path: the file.
-      pipes: see ``files.read_text``.
-
-    Raises:
-      InputError: no such file, too large (also once its aliases are written out), not YAML, a key twice, or not keys
-        and values.
-    """
-    import yaml
-
-    try:
-        content = _load(read_text(Path(path), MAX_BYTES, pipes=pipes))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from error
-    except (*_DAMAGES, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
-        kind = "" if isinstance(error, yaml.YAMLError | ValueError) else f"{type(error).__name__}: "
-        raise InputError(f"{path} is not valid YAML: {kind}{error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys and values, got {_show(content)}.")
-    names = [name.replace("-", "_") if isinstance(name, str) else name for name in content]
-    if double := _first_double(names):
-        raise InputError(f"{path}: key {double!r} twice, with hyphens and with underscores; keep one.")
-    return dict(zip(names, content.values(), strict=True))
-
-
-def _load(text: str) -> Any:
-    """Reads a YAML document once it is known how much its aliases make of it."""
-    loader = _loader()(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _written_out(node, {})
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _written_out(node: Any, sizes: dict[int, int]) -> int:
-    """Counts the values of a YAML node with every alias written out.
-
-    Raises:
-      ValueError: too many, or a node inside itself.
-    """
-    if id(node) not in sizes:
-        sizes[id(node)] = _MAX_VALUES  # until it is known: what is inside itself has no end
-        inner = node.value if isinstance(node.value, list) else []
-        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
-        sizes[id(node)] = 1 + sum(_written_out(part, sizes) for part in parts)
-    if sizes[id(node)] > _MAX_VALUES:
-        raise ValueError(f"its aliases (*NAME) stand for more than {_MAX_VALUES} values")
-    return sizes[id(node)]
-
-
-def _first_double(names: list[Any]) -> Any:
-    """The first of some names that comes twice; a name that cannot be a key counts as none."""
-    seen = set()
-    for name in names:
-        if isinstance(name, typing.Hashable) and (name in seen or seen.add(name)):
-            return name
-    return None
-
-
 @functools.cache
-def _loader() -> type:
-    """A safe YAML loader that refuses a key given twice, where YAML would silently keep the last.
+def _reader(declared: Any) -> Any:
+    """The function that checks and converts a value of a declared type."""
+    from pydantic import ConfigDict, TypeAdapter
 
-    It also refuses numbers to the base of 60, by which YAML makes 750 of ``12:30``: long ones take minutes.
-    """
-    import yaml
+    return TypeAdapter(_strict(declared), config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            merge = "tag:yaml.org,2002:merge"
-            names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
-            if double := _first_double(names):
-                raise yaml.constructor.ConstructorError(None, None, f"key {double!r} twice", node.start_mark)
-            return super().construct_mapping(node, deep)
 
-        def construct_scalar(self, node):
-            text = super().construct_scalar(node)
-            if node.tag in _NUMBERS and ":" in text:
-                problem = f"{_show(text)} is a number to the base of 60 to YAML; quote it"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-            return text
+def _strict(declared: Any) -> Any:
+    """A declared type with how its values are taken, for pydantic."""
+    from pydantic import BeforeValidator, Field
 
-    return Loader
+    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
+    if origin in (types.UnionType, typing.Union):
+        [inner] = (argument for argument in arguments if argument is not types.NoneType)
+        return _strict(inner) | None
+    if origin is tuple:
+        read = BeforeValidator(functools.partial(_as_tuple, arguments[0]))
+        return Annotated[tuple[_strict(arguments[0]), ...], read]
+    if origin is dict:
+        return dict[str, _strict(arguments[1])]
+    if declared is int:
+        return Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_as_python)]
+    if declared is str:
+        return Annotated[str, Field(pattern=r"^[^\x00]*$"), BeforeValidator(_as_python)]
+    return Annotated[declared, BeforeValidator(_as_python)]
+
+
+def _as_python(value: Any) -> Any:
+    """Makes Python's own of a number or truth value of an array library, and of a path."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _as_tuple(item: Any, value: Any) -> tuple[Any, ...]:
+    """Makes a tuple of what has an order; of whole numbers also from ranges such as ``"0-3"``."""
+    value = with_ranges(value) if item is int else value
+    if getattr(value, "ndim", None) == 1:
+        value = value.tolist()
+    if not isinstance(value, list | tuple | range):
+        raise ValueError(f"a list of {_NAMES.get(typing.get_origin(item) or item, 'names')}")
+    return tuple(value)
+
+
+def _describe(name: str, problem: Any) -> str:
+    """Writes one of pydantic's errors as a phrase."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    expected = _EXPECTED.get(kind, problem["msg"])
+    if kind == "value_error":
+        expected = str(context["error"])
+    elif kind == "literal_error":
+        allowed = re.findall("'([^']*)'", context["expected"])
+        nearest = difflib.get_close_matches(_text(problem["input"]), allowed, n=1)
+        expected = f"one of {', '.join(allowed)}" + (f" (did you mean {nearest[0]!r}?)" if nearest else "")
+    inside = "".join(f"[{format_value(part)}]" for part in problem["loc"])
+    place = f" at {inside}" if inside else ""
+    return f"key {name!r}: expected {expected}, got {format_value(problem['input'])}{place}"

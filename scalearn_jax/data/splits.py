@@ -5,45 +5,51 @@ validation set is the test set (arXiv 2310.01217, section 4). A data set that br
 keep its three files as they are.
 """
 
+import math
 import os.path
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from scalearn_jax.data import builtin, derive
-from scalearn_jax.data.holdout import split_rows
 from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.rows import (
     SUFFIXES,
     Table,
+    as_dataset,
     check_columns,
     check_texts,
     columns,
     concatenate,
-    num_rows,
+    is_saved,
     read_table,
-    take,
+    to_arrow,
 )
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub import download
 
+if TYPE_CHECKING:  # it takes more than a second to import
+    from datasets import Dataset
+
 SPLITS = ("train", "validation", "test")
 
 
 class Splits(NamedTuple):
-    """Three tables of equal columns."""
+    """Three tables of equal columns, which stay in Arrow until they are tokens."""
 
-    train: Table
-    dev: Table
-    test: Table
+    train: "Dataset"
+    dev: "Dataset"
+    test: "Dataset"
 
 
 def load_splits(
     task: Task,
     *,
-    data_dir: str | Path | None = None,
+    data_dir: str | Path | Mapping[str, Any] | None = None,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     max_dev_samples: int | None = None,
@@ -52,8 +58,9 @@ def load_splits(
 
     Args:
       task: the row.
-      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as
-        ``.jsonl``, ``.jsonl.gz``, ``.csv`` or ``.parquet``; ``None`` for the hub.
+      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as ``.jsonl``,
+        ``.jsonl.gz``, ``.csv``, ``.parquet``, or as ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in
+        memory by split, see ``read_table``; ``None`` for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       max_eval_samples: the first k rows of development and test set.
       max_dev_samples: the first k rows of the development set; wins there.
@@ -66,55 +73,84 @@ def load_splits(
 
     Example:
       >>> from scalearn_jax.data import tasks
-      >>> [num_rows(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
+      >>> [len(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
       [32, 200, 400]
     """
-    tables = {split: examples(task, table, where) for split, table, where in _load(task, data_dir)}
+    loaded = _load(task, data_dir)
+    tables = {split: to_arrow(examples(task, table, where), task.fields) for split, table, where in loaded}
     if "test" in tables:
         splits = Splits(*(tables[split] for split in SPLITS))
     elif task.split_rule == "validation":
         splits = Splits(tables["train"], tables["validation"], tables["validation"])
     else:
-        splits = Splits(*hold_out(task, tables["train"]), tables["validation"])
+        splits = Splits(*_hold_out(task, tables["train"]), tables["validation"])
     caps = (max_dev_samples or max_eval_samples, max_eval_samples)
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
-    return Splits(*(take(table, range(num_rows(table))[:end]) for table, end in zip(splits, ends, strict=True)))
+    return Splits(*(table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True)))
 
 
-def _whole_questions(table: Table, end: int | None) -> int | None:
+def _whole_questions(table: "Dataset", end: int | None) -> int | None:
     """Moves the end of a cut back to where a question ends, unless nothing would be left.
 
     A shuffled development set (MultiRC's) scatters the examples of a question; there it moves little.
     """
-    numbers = table.get("question_number")
-    if numbers is None or end is None or end >= len(numbers):
+    if "question_number" not in table.column_names or end is None or end >= len(table):
         return end
+    numbers = table[: end + 1]["question_number"]
     return next((cut for cut in range(end, 0, -1) if numbers[cut - 1] != numbers[cut]), end)
 
 
-def hold_out(task: Task, train: Table) -> tuple[Table, Table]:
-    """Splits a development set off the training set, as published.
-
-    Args:
-      task: says whether to stratify.
-      train: the official training set.
-
-    Returns:
-      (training, development) table, both in shuffled order.
-
-    Raises:
-      InputError: too few rows, or too few of some label.
-    """
+def _hold_out(task: Task, train: "Dataset") -> "list[Dataset]":
+    """Splits a training set into training and development rows, as published, both in shuffled order."""
     stratify = task.stratify and task.kind in ("classification", "choice")
-    labels = labels_of(task, train[task.label_column]) if stratify else None
+    labels = labels_of(task, train.select_columns(task.label_column)[:][task.label_column]) if stratify else None
     try:
-        rows, held_out = split_rows(num_rows(train), labels)
+        halves = split_rows(len(train), labels)
     except InputError as error:
         raise InputError(
             f"task {task.name}: no development set can be held out of the training file: {error}"
             " Bring a test file too, or set stratify: false in task.yaml."
         ) from error
-    return take(train, rows.tolist()), take(train, held_out.tolist())
+    table = train.with_format("arrow")[:]
+    return [as_dataset(table.take(rows)) for rows in halves]  # select() would look up each row at each read
+
+
+def split_rows(count: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Splits row numbers as ``Dataset.train_test_split(test_size=0.1, seed=42, stratify_by_column=...)`` does.
+
+    Stratified, that method reads the labels one at a time, 11 s of processor time for 67,349 rows; the function it
+    hands them to takes 0.02 s.
+
+    Args:
+      count: n.
+      labels: Int[n], whose proportions both halves keep; ``None`` for a plain shuffle.
+
+    Returns:
+      (training, development) row numbers, both shuffled; a tenth of n (rounded up) in the second.
+
+    Raises:
+      InputError: too few rows, or too few of some label.
+
+    Example:
+      >>> train, dev = split_rows(20, np.arange(20) % 2)
+      >>> len(train), sorted((dev % 2).tolist())
+      (18, [0, 1])
+    """
+    from datasets.utils.stratify import stratified_shuffle_split_generate_indices
+
+    generator, num_dev = np.random.default_rng(42), math.ceil(0.1 * count)
+    if num_dev >= count:
+        raise InputError(f"needs two rows or more, got {count}.")
+    if labels is None:
+        rows = generator.permutation(count)
+        return rows[num_dev:], rows[:num_dev]
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2 or num_dev < len(classes):
+        raise InputError(
+            f"{num_dev} held-out rows must hold each of {len(classes)} labels, and each label must occur twice;"
+            f" label {classes[counts.argmin()]} occurs {counts.min()} times."
+        )
+    return next(stratified_shuffle_split_generate_indices(labels, count - num_dev, num_dev, generator))
 
 
 def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Table:
@@ -145,14 +181,21 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
     return table
 
 
-def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table, str]]:
+def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterator[tuple[str, Table, str]]:
     """Yields (split, table, where it came from)."""
+    if isinstance(data_dir, Mapping):
+        for split in SPLITS:
+            if split in data_dir:
+                yield split, read_table(data_dir[split]), f"data_dir[{split!r}]"
+            elif split != "test":
+                raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
+        return
     data_dir = data_dir and Path(os.path.expanduser(data_dir))
     if task.name in builtin.BUILTIN and not (data_dir and (data_dir / task.name).is_dir()):
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, Path(data_dir))
+    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, data_dir)
     for split, paths in files.items():
         if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])
@@ -160,32 +203,29 @@ def _load(task: Task, data_dir: str | Path | None) -> Iterator[tuple[str, Table,
 
 
 def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
-    folders = [folder for folder in _folders(task, data_dir) if any(_files(folder).values())]
-    if not folders:
-        looked = ", ".join(str(folder) for folder in _folders(task, data_dir))
-        raise InputError(
-            f"task {task.name}: no data; looked for train and validation ({', '.join(SUFFIXES)}) in {looked}."
-            " Pass --data-dir with the folder that holds them."
-        )
-    files = _files(folders[0])
-    for split in ("train", "validation"):
-        if not files[split]:
-            raise InputError(f"task {task.name}: {folders[0]} has no {split} file ({', '.join(SUFFIXES)}); add it.")
-    return {split: paths for split, paths in files.items() if paths}
-
-
-def _folders(task: Task, data_dir: Path) -> list[Path]:
-    """Where a task's files may lie; the folder of another task is not taken for this one's."""
+    """Finds the file of each split; the folder of another task is not taken for this one's."""
     place = task.folder or task.name
     own = place.rsplit("/", 1)[-1]
     others = {(row.folder or name).rsplit("/", 1)[-1] for name, row in TASKS.items()} - {own}
     direct = [] if task.name in TASKS and data_dir.resolve().name in others else [data_dir]
-    return list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
-
-
-def _files(folder: Path) -> dict[str, list[Path]]:
-    paths = {split: [folder / f"{split}{suffix}" for suffix in SUFFIXES] for split in SPLITS}
-    return {split: [path for path in candidates if path.is_file()][:1] for split, candidates in paths.items()}
+    folders = list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
+    for folder in folders:
+        files = {}
+        for split in SPLITS:
+            found = [path for path in (folder / f"{split}{suffix}" for suffix in SUFFIXES) if path.is_file()]
+            found += [folder / split] if is_saved(folder / split) else []
+            files |= {split: found[:1]} if found else {}
+        if files:
+            break
+    else:
+        raise InputError(
+            f"task {task.name}: no data; looked for train and validation ({', '.join(SUFFIXES)}) in"
+            f" {', '.join(map(str, folders))}. Pass --data-dir with the folder that holds them."
+        )
+    for split in ("train", "validation"):
+        if split not in files:
+            raise InputError(f"task {task.name}: {folder} has no {split} file ({', '.join(SUFFIXES)}); add it.")
+    return files
 
 
 def hub_folder(task: Task) -> Path:
@@ -216,7 +256,7 @@ def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
     try:
         files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
     except (ValueError, NotImplementedError) as error:
-        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; mend the patterns.") from error
+        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; correct the patterns.") from error
     for split, pattern in task.hub.files:
         if not files[split]:
             raise InputError(

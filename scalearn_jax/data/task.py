@@ -5,32 +5,15 @@ Letters: K sequences per example, C outputs.
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from scalearn_jax.config import schema
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.io.files import leads_out
+from scalearn_jax.io.files import escapes_folder
+from scalearn_jax.metrics import METRICS
 
 Kind = Literal["classification", "regression", "multilabel", "choice"]
-# A test holds this equal to the table in metrics.py, which reads tasks and so cannot be read here.
-Metric = Literal[
-    "accuracy",
-    "answer_f1",
-    "answer_match",
-    "exact_match",
-    "f1",
-    "macro_f1",
-    "macro_precision",
-    "macro_recall",
-    "matthews",
-    "pearson",
-    "pearson_spearman",
-    "question_match",
-    "spearman",
-]
-
-
 # what may score each kind of label; the first is the default
 _ONE_CLASS = ("accuracy", "f1", "macro_f1", "macro_precision", "macro_recall", "matthews")
 QUESTION_METRICS = ("answer_f1", "answer_match", "question_match")  # of several examples a question
@@ -83,7 +66,7 @@ class Task:
     kind: Kind
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    metrics: tuple[Metric, ...] = ()
+    metrics: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     label_column: str = "label"
     max_length: int = 128
@@ -98,8 +81,8 @@ class Task:
         if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
             raise InputError(f"task name {self.name!r}: expected letters, digits, '-', '_' and '/'; it names folders.")
         for metric in self.metrics:
-            if metric not in get_args(Metric):
-                raise unknown("metric", metric, get_args(Metric), where=f"task {self.name}")
+            if metric not in METRICS:
+                raise unknown("metric", metric, METRICS, where=f"task {self.name}")
         if not self.metrics:
             object.__setattr__(self, "metrics", METRICS_OF[self.kind][:1])
         problem = _problem(self)
@@ -187,9 +170,9 @@ def _problem(task: Task) -> str:
     """Says what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_plain(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
-    if task.folder is not None and leads_out(task.folder):
+    if task.folder is not None and escapes_folder(task.folder):
         return f"folder {task.folder!r} leads out of the data folder; name one below it, or pass another --data-dir."
-    if task.hub and (out := [pattern for _, pattern in task.hub.files if leads_out(pattern)]):
+    if task.hub and (out := [pattern for _, pattern in task.hub.files if escapes_folder(pattern)]):
         return f"the pattern {out[0]!r} of hub.files leads out of the data set; name files in it."
     num_texts = len(task.texts) + bool(task.choices)
     if not task.texts or num_texts > 2:

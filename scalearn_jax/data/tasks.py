@@ -4,11 +4,11 @@ import dataclasses
 import os.path
 from pathlib import Path
 
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config import schema
+from scalearn_jax.config.checks import check_no_secrets
 from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.io.yaml_file import read_yaml
 
 
 def _glue(name: str, texts: tuple[str, ...], labels: tuple[str, ...], metrics=("accuracy",), **fields) -> Task:
@@ -158,7 +158,7 @@ def _called(name: str, path: Path) -> Task:
     """Reads the row of a folder; a file beside the data of several tasks must not answer to any name."""
     task = from_file(path)
     if task.name not in (name, name.rsplit("/", 1)[-1]):
-        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or mend the file.")
+        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or correct the file.")
     return dataclasses.replace(task, name=name)
 
 
@@ -179,6 +179,6 @@ def from_file(path: str | Path) -> Task:
     Raises:
       InputError: unreadable file, unknown or missing field, wrong type, or a token or password in one.
     """
-    task = Task.from_dict(schema.read_yaml(path, pipes=False), where=str(path))
-    limits.no_secrets({str(path): task.to_dict()})
+    task = Task.from_dict(read_yaml(path, pipes=False), where=str(path))
+    check_no_secrets({str(path): task.to_dict()})
     return task

@@ -4,23 +4,16 @@ import errno
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import sync
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs in one folder go unnoticed
-    fcntl = None
-
 SCRATCH = "checkpoints"  # folder of a run in the making that outlives a failure
-_LOCK = ".lock"
-_LOCK_ATTEMPTS = 5
+_LOCK, _OWNER = ".lock", ".owner"
+_PATIENCE = 0.25  # seconds: another process may take the lock only to look, see is_being_written, or just end
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
@@ -28,8 +21,51 @@ class Busy(InputError):
     """Another process is writing the folder."""
 
 
+class AtomicFolder:
+    """A folder that is being written; see ``atomic_folder``, which makes it.
+
+    Attributes:
+      path: where to write: ``OUT.partial``.
+    """
+
+    def __init__(self, final: Path, scratch: str | None):
+        self.path = _partial(final)
+        self._final, self._scratch, self._is_open = final, scratch, True
+        self._owner = f"process {os.getpid()} of {platform.node()}"
+        self._lock = _locked(self.path)
+        (self.path / _OWNER).write_text(self._owner)
+
+    def keep(self) -> None:
+        """Flushes the folder to the disk and renames it to its final name; without effect once kept or discarded."""
+        if not self._is_open:
+            return
+        sync(self.path)
+        if os.name == "nt":  # where an open file keeps its folder from being renamed
+            self._lock.release()
+        self.path.rename(self._final)
+        self._is_open = False
+        self._lock.release()
+        sync(self._final.parent, whole=False)
+        tidy(self._final, self._scratch)
+
+    def discard(self) -> None:
+        """Removes the folder, unless its scratch folder holds anything; without effect once kept or discarded."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if _owner(self.path) == self._owner and not self.holds_scratch():  # else it was removed by hand
+            clear_except(self.path)  # what shows that a run left the folder goes last
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
+
+    def holds_scratch(self) -> bool:
+        """Whether there is something that outlives a failure."""
+        folder = self.path / (self._scratch or "")
+        return self._scratch is not None and folder.is_dir() and any(folder.iterdir())
+
+
 @contextmanager
-def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
+def atomic_folder(out: str, *, scratch: str | None = None) -> Iterator[AtomicFolder]:
     """Opens a folder that appears only when it is complete.
 
     Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
@@ -38,148 +74,95 @@ def new_folder(out: str, *, scratch: str | None = None) -> Iterator[Path]:
     Args:
       out: the folder.
       scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays, and
-        is found as it was; ``clear_but`` removes all else. It is removed once all is complete.
+        is found as it was; ``clear_except`` removes all else. It is removed once all is complete.
 
     Raises:
       InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
     """
     final = check_out(out)
-    partial = final.with_name(final.name + ".partial")
     try:
         if final.exists():
             final.rmdir()  # now, not after hours of training: an empty mount point, say, cannot be replaced
-        lock = _locked(partial)
-        _check_still_free(final, partial, lock)
+        folder = AtomicFolder(final, scratch)
     except OSError as error:
         raise InputError(f"--out {out}: cannot write the folder: {error.strerror}; choose another place.") from error
-    with lock:
-        try:
-            if not (scratch and _holds_anything(partial / scratch)):
-                clear_but(partial)
-            _sign(lock)
-            yield partial
-            sync(partial)
-            partial.rename(final)
-            sync(final.parent, whole=False)
-        except BaseException:
-            if not _is_at(lock, partial / _LOCK):  # out already, or gone
-                pass
-            elif scratch and _holds_anything(partial / scratch):
-                lock.truncate(0)
-            else:
-                _remove(partial)
-            raise
-        tidy(final, scratch)
-
-
-def _check_still_free(final: Path, partial: Path, lock: IO[str]) -> None:
-    """Checks once more that a folder is free: who had the lock may have completed it meanwhile."""
     try:
-        check_out(str(final))
-    except InputError:
-        lock.close()
-        _remove(partial)
+        check_out(str(final))  # once more: who had the lock may have completed it meanwhile
+        if not folder.holds_scratch():
+            clear_except(folder.path)
+        yield folder
+        folder.keep()
+    except BaseException:
+        folder.discard()
         raise
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + ".partial")
+
+
+def _locked(partial: Path):
+    """Takes a working folder for this process; the lock ends with the process, however that ends."""
+    from filelock import FileLock, Timeout
+
+    partial.mkdir(parents=True, exist_ok=True)
+    if any(partial.iterdir()) and not any((partial / name).exists() for name in (_LOCK, _OWNER)):
+        raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
+    lock = FileLock(partial / _LOCK, timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except (Timeout, FileNotFoundError) as error:  # the latter where the other process has just completed it
+        owner = _owner(partial) or "another process"
+        raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.") from error
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise  # else two runs in one folder go unnoticed
+    return lock
+
+
+def _owner(partial: Path) -> str | None:
+    try:
+        return (partial / _OWNER).read_text()[:200]
+    except OSError:
+        return None
 
 
 def tidy(final: Path, scratch: str | None) -> None:
     """Removes what a complete folder needs no more, also where a killed process has not come to it."""
-    (final / _LOCK).unlink(missing_ok=True)
+    for name in (_LOCK, _OWNER):
+        (final / name).unlink(missing_ok=True)
     if scratch:
         shutil.rmtree(final / scratch, ignore_errors=True)
 
 
-def clear_but(partial: Path, *stays: str) -> None:
-    """Removes what a working folder holds, but for its lock and some names."""
+def clear_except(partial: Path, *names: str) -> None:
+    """Removes what a working folder holds, except for its lock and some names."""
     for path in partial.iterdir():
-        if path.name not in (_LOCK, *stays):
-            _remove_path(path)
-
-
-def _holds_anything(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _remove(partial: Path) -> None:
-    """Removes a working folder; its lock, which tells that it is one, goes last."""
-    if partial.is_dir():
-        clear_but(partial)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_path(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _locked(partial: Path) -> IO[str]:
-    """Takes a working folder for this process; the lock ends with the process, however that ends."""
-    for attempt in range(_LOCK_ATTEMPTS):  # another process may just be looking, see is_being_written, or end
-        partial.mkdir(parents=True, exist_ok=True)
-        if any(partial.iterdir()) and not (partial / _LOCK).exists():
-            raise InputError(f"{partial} is in the way and was not left by a run; move it or choose another --out.")
-        lock = (partial / _LOCK).open("a+")
-        if _take(lock) and _is_at(lock, partial / _LOCK):
-            break
-        owner = _owner(lock)
-        lock.close()
-        if attempt == _LOCK_ATTEMPTS - 1:
-            raise Busy(f"{partial} is being written by {owner}; wait for it or choose another --out.")
-        time.sleep(0.05)
-    return lock
-
-
-def _sign(lock: IO[str]) -> None:
-    """Writes into a lock whose it is."""
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} of {platform.node()}\n")
-    lock.flush()
-
-
-def _take(lock: IO[str]) -> bool:
-    """Locks a file; where the file system knows no locks, two runs in one folder go unnoticed."""
-    try:
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at a path: its folder may have been completed or removed meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _owner(lock: IO[str]) -> str:
-    lock.seek(0)
-    return lock.read(200).strip() or "another process"
+        if path.is_dir() and path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in (_LOCK, _OWNER, *names):
+            path.unlink(missing_ok=True)
 
 
 def is_being_written(out: str | Path) -> bool:
-    """Says whether another process is working on a folder that ``new_folder`` will make appear.
+    """Says whether another process is working on a folder that ``atomic_folder`` will make appear.
 
     Example:
       >>> is_being_written("no/such/folder")
       False
     """
-    final = Path(out).resolve()
-    path = final.with_name(final.name + ".partial") / _LOCK
-    if not fcntl:
+    from filelock import FileLock, Timeout
+
+    path = _partial(Path(out).resolve()) / _LOCK
+    if not path.exists():
         return False
     try:
-        with path.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
         return True
-    except OSError:  # not there, or just now renamed: finished
+    except (OSError, NotImplementedError):  # just now renamed, or no locks there
         return False
-    return False
 
 
 def check_out(out: str) -> Path:

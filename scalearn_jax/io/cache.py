@@ -1,4 +1,4 @@
-"""Where things are kept between runs: folders that only their owner may read or write."""
+"""What is kept between runs, in folders that only their owner may read or write."""
 
 import hashlib
 import os
@@ -50,7 +50,7 @@ def state() -> dict[str, Any]:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file; ``None`` for anything else, and for one that a run has just removed."""
+    """Returns the bytes of a file; ``None`` for anything else, and for one that was just removed."""
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
@@ -65,7 +65,7 @@ def _private(folder: Path) -> bool:
 
 
 def machine() -> str:
-    """Hashes what compiled CPU programs depend on, so that machines sharing a home folder do not share programs."""
+    """Hashes the features of the CPU, so that machines sharing a home folder do not share compiled programs."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 
 _LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which some are for suffixes
 _POINTER = b"version https://git-lfs.github.com/"
-POINTER = "it only tells where Git LFS keeps the file; fetch that with `git lfs pull`"
-MAX_BYTES = 16_000_000  # a run's JSON is kilobytes; this only keeps a wrong file from filling the memory
+POINTER = "it is a pointer of Git LFS, not the file; fetch that with `git lfs pull`"
+MAX_BYTES = 16_000_000  # a run's JSON has kilobytes; this keeps a wrong file from filling the memory
 MAX_DEPTH = 100  # of lists and objects in each other; ours have 10, and what walks them calls itself
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of file systems that flush no folders
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # to open a pipe without waiting for who writes it; Windows has none
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opens a pipe without waiting for its writer; Windows has none
 
 
 def safe_name(text: str) -> str:
-    """Makes one component of a path of a name that comes from a file.
+    """Makes a name that comes from a file one component of a path.
 
     Letters, digits and ``+._-`` stay and a slash becomes ``-``, so ``a/b`` and ``a-b`` are one. A name that loses
     anything else ends in a short hash, so that names which differ in that stay different.
@@ -40,25 +40,18 @@ def safe_name(text: str) -> str:
     return f"{safe}-{digest}" if safe else digest
 
 
-def leads_out(path: str) -> bool:
-    """Whether a path in a file from anyone is not one below the folder that it is to be taken from.
+def escapes_folder(path: str) -> bool:
+    """Whether a relative path, from a file of unknown origin, leads out of the folder it belongs to.
 
     Example:
-      >>> leads_out("a/b.json"), leads_out("a/../../b.json"), leads_out("/b.json")
+      >>> escapes_folder("a/b.json"), escapes_folder("a/../../b.json"), escapes_folder("/b.json")
       (False, True, True)
     """
     return bool(re.search(r"^$|^[/\\~]|^\w:|(^|[/\\])\.\.([/\\]|$)", path))
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Args:
-      path: the file.
-      max_bytes: how large it may be.
-
-    Returns:
-      Its content.
+    """Reads a JSON object of at most ``max_bytes`` bytes.
 
     Raises:
       InputError: missing, unreadable, no plain file, too large, nested too deep, or not an object.
@@ -90,12 +83,12 @@ def _is_deep(content: Any) -> bool:
 
 
 def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
-    """Reads a text file: whole, but never more than some bytes of it, and without waiting for any.
+    """Reads a text file, but never more than some bytes of it, and without waiting for any.
 
     Args:
       path: the file.
       max_bytes: how large it may be.
-      pipes: whether it may be another thing than a file, which is waited for: what a shell makes of ``<(command)``.
+      pipes: whether it may also be a pipe, which is waited for, as a shell makes of ``<(command)``.
 
     Raises:
       InputError: no plain file, or too large.
@@ -111,8 +104,46 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
     return content.decode("utf-8")
 
 
+def whole(value: Any, low: int, high: int, what: str) -> int:
+    """Checks a size that a file gives, before anything is made of that size.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: no whole number, or out of bounds.
+
+    Example:
+      >>> whole(768, 1, 65536, "config.json: hidden_size")
+      768
+    """
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(
+            f"{what} must be a whole number from {low} to {high}, got {format_value(value)}; restore the file."
+        )
+    return value
+
+
+def fraction(value: Any, what: str) -> float:
+    """Checks a rate that a file gives: at least 0 and below 1.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: it is something else.
+
+    Example:
+      >>> fraction(0.1, "config.json: hidden_dropout_prob")
+      0.1
+    """
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise InputError(f"{what} must be a number from 0 to below 1, got {format_value(value)}; restore the file.")
+    return float(value)
+
+
 def is_pointer(path: str | Path) -> bool:
-    """Says whether a file only tells where Git LFS keeps it: what a clone without LFS has in its place."""
+    """Whether a file is a pointer of Git LFS, which a clone without LFS has in the file's place."""
     with Path(path).open("rb") as stream:
         return stream.read(len(_POINTER)) == _POINTER
 
@@ -123,7 +154,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """The text of a JSON file.
+    """Formats an object as the text of a JSON file.
 
     Example:
       >>> as_json({})
@@ -139,10 +170,29 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Writes a file whole or not at all, by any library.
+
+    Yields the path to write to; it takes the place of the file at the end, and on an exception nothing is left of it.
+
+    Raises:
+      OSError: see ``named``.
+
+    Example:
+      >>> with whole_file(Path("/tmp/example.npy")) as temporary:
+      ...     _ = temporary.write_bytes(b"whole")
+      >>> Path("/tmp/example.npy").read_bytes()
+      b'whole'
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with named(path):
-            temporary.write_bytes(content)
+            yield temporary
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -163,7 +213,7 @@ def sync(folder: Path, *, whole: bool = True) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Has errors of the disk name the file they are about, which those of a full disk do not do by themselves.
+    """Makes errors of the disk name the file they are about, which those of a full disk do not do by themselves.
 
     Raises:
       OSError: also for what libraries in other languages raise in their own way.
@@ -178,7 +228,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def disk_fault(error: Exception) -> int | None:
-    """The number of the operating system's error that an exception is or, as others write it, tells of.
+    """Returns the number of the operating system's error in an exception, also in those of other languages' libraries.
 
     Example:
       >>> disk_fault(ValueError("No space left on device (os error 28)")), disk_fault(ValueError("28"))

@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub: their ids, their files in the local cache, and why they cannot be had."""
+"""Repositories of the Hugging Face hub: their ids, their files in the local cache, and its errors in plain words."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalearn_jax.errors import InputError, masked
-from scalearn_jax.io.files import leads_out
+from scalearn_jax.io.files import escapes_folder
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-_OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub's own program knows further rules
-_LONGEST = 300  # characters of what the hub says
+_OWN = r"(?:\w|\w[\w.-]{0,94}\w)"  # a name's letters; the hub has further rules
+_LONGEST = 300  # characters of the hub's own message
 
 
 def is_id(text: str) -> bool:
@@ -88,41 +88,26 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: 
       repo: its id.
       revision: branch, tag or commit; ``None`` for ``main``.
       patterns: of the files' names.
-      what: what is looked for, which begins the error.
+      what: begins the error, for instance ``"backbone 'roberta-base'"``.
       kind: ``"model"`` or ``"dataset"``.
 
     Returns:
       The folder of the files, whose name is the commit.
 
     Raises:
-      InputError: they cannot be had: no such repository or revision, no permission, no network.
+      InputError: no such repository or revision, no permission, no network.
     """
     from huggingface_hub import snapshot_download
 
-    if revision and leads_out(revision):  # it names a file in the cache
+    if revision and escapes_folder(revision):  # it names a file in the cache
         raise InputError(f"{what} has no revision {revision!r}; name a branch, tag or commit of it.")
     with explained(f"{what} could not be read from the hub (revision {revision or 'main'})"):
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
 
 
-def in_cache(repo: str, commit: str, kind: str = "model") -> Path:
-    """Names the folder in the hub's cache that holds what was fetched of a commit; it need not be there."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "snapshots" / commit
-
-
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Words what the hub's own program raises.
-
-    Args:
-      what: could not be done, which begins the error.
-
-    Raises:
-      InputError: in place of its many errors, with what to do.
-    """
+    """Turns the many errors of the hub's library into an ``InputError`` that begins with ``what`` and names a fix."""
     from huggingface_hub.errors import HTTPError
 
     try:
@@ -132,9 +117,9 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Says in one sentence what went wrong with the hub, and what to do."""
     from huggingface_hub import constants, errors
 
+    first_line = masked(str(error).strip().split("\n")[0])[:_LONGEST] or type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return f"access to it must be granted; ask for it on its page, then {LOG_IN}."
@@ -155,9 +140,5 @@ def _reason(error: Exception) -> str:
         return f"its answer lacks {error}; does HF_ENDPOINT name a hub?"
     if is_absent or (status is None and isinstance(error, errors.HTTPError | ConnectionError)):
         lacks = ", and the cache lacks it" if is_absent else ""
-        return f"the hub cannot be reached{lacks}; is there a network? ({_first_line(error)})"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return masked(str(error).strip().split("\n")[0])[:_LONGEST] or type(error).__name__
+        return f"the hub cannot be reached{lacks}; is there a network? ({first_line})"
+    return first_line

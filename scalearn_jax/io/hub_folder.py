@@ -10,7 +10,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub import download, explained, is_id, split_revision
 from scalearn_jax.io.model_folder import inside
 
-# What a folder that is shared may hold: an adapter, a head, a fusion layer, a run, and what it says of itself.
+# Files of a shared folder: an adapter, a head, a fusion layer, a run, and its description.
 FILES = (
     *("adapter_config.json", "adapter.safetensors"),
     *("head_config.json", "model_head.safetensors", "head.safetensors"),
@@ -30,13 +30,7 @@ PICKLES: Mapping[str, Sequence[str]] = {
 
 
 class Commit(NamedTuple):
-    """What an upload made.
-
-    Attributes:
-      repo: id of the repository.
-      revision: its commit.
-      url: page of the commit, or of the pull request.
-    """
+    """An uploaded commit of a repository; ``url`` is its page, or that of the pull request."""
 
     repo: str
     revision: str
@@ -58,15 +52,14 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
 
     Args:
       path_or_id: a folder, or ``OWNER/NAME[@REVISION]``.
-      flag: what names it on the command line, for errors.
+      flag: its flag on the command line, for errors.
       allow_pickle: whether to fetch pickles where the hub has no safetensors.
 
     Returns:
-      The folder, which need not exist where a path is given, and its place: the path as given, or
-      ``OWNER/NAME@COMMIT``.
+      The folder, which need not exist if a path is given, and the path as given or ``OWNER/NAME@COMMIT``.
 
     Raises:
-      InputError: it is on no hub within reach, or holds none of the files that an adapter or run has.
+      InputError: it cannot be downloaded, or is neither an adapter nor a run.
 
     Example:
       >>> source_folder("AdapterHub/roberta-base-pf-rte@main", flag="--sources")[1]  # doctest: +SKIP
@@ -88,20 +81,12 @@ def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> 
     return where, f"{repo}@{where.name}"
 
 
-def _patterns(names: Sequence[str]) -> list[str]:
-    """Names of files, at the top and in the folders of a setup."""
+def _patterns(names: Sequence[str]) -> list[str]:  # at the top and in the folders of a setup
     return [*names, SETUP, *(f"*/{name}" for name in names)]
 
 
 def shareable(folder: Path, *more: str) -> dict[str, Path]:
-    """Lists the files of a folder that an adapter, a run or a setup may have, each checked to lie in it.
-
-    Args:
-      folder: the folder.
-      *more: names of files that count, too.
-
-    Returns:
-      Name in the folder -> file.
+    """Lists the files of an adapter, a run or a setup in a folder, and those named in ``more``: name -> file.
 
     Raises:
       InputError: one is a link that leads out of the folder, or no plain file.
@@ -121,7 +106,7 @@ def _known(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
 def upload(
     files: Mapping[str, Path], repo: str, *, message: str, private: bool = False, create_pr: bool = False
 ) -> Commit:
-    """Uploads files in one commit; the repository is made where there is none.
+    """Uploads files in one commit; makes the repository if there is none.
 
     Args:
       files: name in the repository -> file.
@@ -130,12 +115,8 @@ def upload(
       private: whether a new repository is private.
       create_pr: whether to open a pull request instead of writing to ``main``.
 
-    Returns:
-      The commit.
-
     Raises:
-      InputError: no network, no permission, a name the hub refuses, or a public repository where a private one is
-        asked for.
+      InputError: no network, no permission, a name the hub refuses, or a public repository despite ``private``.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -50,7 +50,7 @@ MAX_SHARDS, _LONGEST_NAME = 1000, 255
 
 
 def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle: bool = False) -> Path:
-    """Finds a checkpoint: a local folder as it is, or a snapshot of a hub repository.
+    """Finds a backbone: a local folder as it is, or a snapshot of a hub repository.
 
     Args:
       path_or_id: folder or hub id, which may end in ``@REVISION``.
@@ -61,7 +61,7 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
       A local folder with configuration, weights and tokenizer.
 
     Raises:
-      InputError: no such folder, and no such hub repository within reach; or a file in it that leads out of it.
+      InputError: no such folder and no such repository, or a link in it that leads out of it.
     """
     local = Path(os.path.expanduser(path_or_id))
     if local.is_dir():
@@ -77,7 +77,7 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
 
 
 def checked(where: Path) -> Path:
-    """Checks the files of a folder that are read as ``inside`` does; for readers that open files themselves.
+    """Checks all files that a library may read in a folder, as ``inside`` does, and their sizes.
 
     Raises:
       InputError: a file leads out of the folder, is none, or is too large.
@@ -93,17 +93,10 @@ def checked(where: Path) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Names a file of a folder, and checks that it lies there.
+    """Returns the path of a file in a folder, which need not exist, and checks that it does not lead out of it.
 
-    In a snapshot of the hub's cache, files are links to the blobs of the same repository; those lie there too. So do
-    the blobs in the user's own cache, to which older versions of the hub's program make links from any folder.
-
-    Args:
-      folder: the folder.
-      name: the file's name; need not exist.
-
-    Returns:
-      Its path.
+    Allowed are links from a snapshot of the hub's cache to the blobs of the same repository, and links to the blobs in
+    the user's own cache, which older versions of the hub's library make in any folder.
 
     Raises:
       InputError: it is a link that leads out of the folder, or neither a file nor a link to one.
@@ -111,10 +104,10 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     try:
         target = path.resolve()
-        leads_out = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
+        escapes = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
     except (OSError, RuntimeError):  # links in a circle
-        leads_out = True
-    if leads_out:
+        escapes = True
+    if escapes:
         raise InputError(f"{path} is a link that leads out of its folder; put the file itself there.")
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no plain file; expected one.")
@@ -122,31 +115,23 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _roots(folder: Path) -> Iterator[Path]:
-    """What links in a folder may lead to: it, and the repository in a cache of the hub that it is a snapshot of.
-
-    The repository's folder, which has the name that tells, may itself be a link to another disk.
-    """
+    """What links in a folder may lead to: the folder, and the repository in a hub's cache that it is a snapshot of."""
     yield folder.resolve()
     for place in (folder.absolute(), folder.resolve()):
-        for snapshot in (place, *place.parents):
+        for snapshot in (place, *place.parents):  # absolute as well: a repository may be a link to another disk
             snapshots = snapshot.parent
             if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
                 yield snapshots.parent.resolve()
 
 
 def _is_cached(file: Path) -> bool:
-    """Whether a file is a blob of a model in the user's own cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return any(file.is_relative_to(blobs.resolve()) for blobs in Path(HF_HUB_CACHE).glob("models--*/blobs"))
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
-    """Reads a JSON file of a folder.
-
-    Raises:
-      InputError: see ``inside`` and ``read_json``.
-    """
+    """Reads a JSON file of a folder; for errors see ``inside`` and ``read_json``."""
     return read_json(inside(folder, name), MAX_SETTINGS)
 
 

@@ -41,7 +41,11 @@ class Progress:
 
         The start of a run that goes on has the step, too.
         """
-        {"start": self._start, "train": self._train, "eval": self._eval}.get(event["event"], self._say)(event)
+        kinds = {"start": self._start, "train": self._train, "eval": self._eval}
+        if event["event"] in kinds:
+            kinds[event["event"]](event)
+        else:
+            self._line("  ".join(f"{name} {value}" for name, value in event.items()))
 
     def _start(self, event: dict[str, Any]) -> None:
         self._num_steps, self._first, self._started = event["num_steps"], event.get("step", 0), perf_counter()
@@ -55,12 +59,13 @@ class Progress:
             self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
 
     def _train(self, event: dict[str, Any]) -> None:
-        loss, rate, step = f"loss {_mean(event['loss']):.4f}", _rate(event), event["step"]
+        loss, step = f"loss {_mean(event['loss']):.4f}", event["step"]
+        rate = f"{event['examples_per_second']:,.0f} examples/s"
         if self._bar:
             self._bar.update(self._task, completed=step, loss=loss, rate=rate)
             return
         left = (perf_counter() - self._started) / max(step - self._first, 1) * (self._num_steps - step)
-        self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {clock(left)} left")
+        self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {format_duration(left)} left")
 
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
@@ -71,9 +76,6 @@ class Progress:
         if self._bar and steps == self._num_steps:
             self._bar.update(self._task, completed=event["step"])
 
-    def _say(self, event: dict[str, Any]) -> None:
-        self._line("  ".join(f"{name} {value}" for name, value in event.items()))
-
     def _line(self, text: str) -> None:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
@@ -81,11 +83,11 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
 
-def clock(seconds: float) -> str:
-    """Writes a duration as minutes and seconds, or hours, minutes and seconds.
+def format_duration(seconds: float) -> str:
+    """Formats a duration as minutes and seconds, or hours, minutes and seconds.
 
     Example:
-      >>> clock(75), clock(3675)
+      >>> format_duration(75), format_duration(3675)
       ('1:15', '1:01:15')
     """
     minutes, seconds = divmod(int(seconds), 60)
@@ -94,7 +96,6 @@ def clock(seconds: float) -> str:
 
 
 def _make_bar(stream: TextIO):
-    """Builds the rich bar; the caller starts and stops it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -102,10 +103,6 @@ def _make_bar(stream: TextIO):
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
     left = TimeRemainingColumn(), TextColumn("left")
     return Bar(*columns, *left, console=Console(file=stream), transient=True)
-
-
-def _rate(event: dict[str, Any]) -> str:
-    return f"{event['examples_per_second']:,.0f} examples/s"
 
 
 def _mean(values: Any) -> float:

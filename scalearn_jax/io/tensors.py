@@ -3,7 +3,6 @@
 Our own files name each tensor by its path in the parameter tree, for instance ``"adapters/down/kernel"``.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.files import POINTER, is_pointer, named
+from scalearn_jax.io.files import POINTER, is_pointer, whole_file
 from scalearn_jax.typing import Array, Params
 
 
@@ -32,13 +31,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Array]) -> None:
     # safetensors writes the buffer of a transposed view as it lies, without an error: every array is made
     # contiguous first. (np.ascontiguousarray would turn a scalar into a vector.)
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
-        with named(Path(path)):
-            save_file(contiguous, str(temporary))
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path)) as temporary:
+        save_file(contiguous, str(temporary))
 
 
 def load_tensors(path: str | Path) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from scalearn_jax.config.checks import fraction, whole
 from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.io.files import fraction, whole
 from scalearn_jax.models.adapter import NON_LINEARITIES
 
 MAX_HIDDEN_SIZE = 65_536

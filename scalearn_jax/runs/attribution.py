@@ -22,7 +22,8 @@ from scalearn_jax import model, tree
 from scalearn_jax.combiners.scalearn import omega_norms, source_updates
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.typing import Array, Params
 
@@ -61,7 +62,7 @@ def _observe_step(spec: model.ModelSpec) -> Callable:
         _, norms = model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)  # [L, R, S, T]
         return jnp.where((batch.segments > 0)[None, :, :, None], norms, 0).sum((1, 2))
 
-    return parallel.compile_predict_step(observe, parallel.make_mesh())
+    return compile_predict_step(observe, sharding.make_mesh())
 
 
 def contributions(
@@ -133,7 +134,7 @@ def masked_scores(
     layout = Layout.of([encoded], members.task.max_length, batch_size)
     scores = dict.fromkeys(map(tuple, choices.tolist()))
     for number, kept in enumerate(scores, 1):
-        bank = parallel.replicate(banks.mask(members.frozen["adapters"], jnp.asarray(kept)), layout.mesh)
+        bank = sharding.replicate(banks.mask(members.frozen["adapters"], jnp.asarray(kept)), layout.mesh)
         pruned = members._replace(frozen=members.frozen | {"adapters": bank})
         scores[kept] = [result[members.task.metrics[0]] for result in score(pruned, encoded, layout)]
         on_score(number, len(scores))

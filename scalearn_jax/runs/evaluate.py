@@ -14,9 +14,8 @@ from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.data.rows import Table
 from scalearn_jax.models.layers import cast_frozen
-from scalearn_jax.runs import load as runs
-from scalearn_jax.stages.checks import check_tokens
-from scalearn_jax.train import parallel
+from scalearn_jax.runs.load import Run, load_run
+from scalearn_jax.train import sharding
 from scalearn_jax.train.evaluate import Layout, Members, score
 
 
@@ -32,7 +31,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
       InputError: damaged run folder, other backbone, missing data.
     """
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
+    run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
     results = score(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
     return {
@@ -44,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def read_split(
-    run: runs.Run,
+    run: Run,
     split: str,
     *,
     data_dir: str | None = None,
@@ -78,10 +77,10 @@ def read_split(
     )
     tokenizer = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
-    return check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
-def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
+def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
     """Reads and tokenises any file of a run's task, which needs no labels.
 
     Args:
@@ -97,18 +96,18 @@ def read_texts(run: runs.Run, path: str, *, backbone: str | None = None) -> tupl
     """
     table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
     encoded = tokens.encode(_tokenizer(run, backbone), run.task, table, max_length=run.task.max_length, labels=False)
-    return table, check_tokens(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return table, tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
 
 
-def members_of(run: runs.Run) -> Members:
+def members_of(run: Run) -> Members:
     """Splits the parameters of a run's seeds into trainable trees [M ...] and one frozen tree, on all devices."""
     keep = methods.is_trainable(methods.get(run.info["method"]))
     halves = [tree.partition(params, keep) for params in run.members.values()]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
-    return Members(run.spec, run.task, *parallel.replicate((trainable, frozen), parallel.make_mesh()))
+    return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
-def _tokenizer(run: runs.Run, override: str | None):
+def _tokenizer(run: Run, override: str | None):
     backbone = run.info["backbone"]
     return tokens.load_tokenizer(override or backbone["path"], None if override else backbone["revision"])

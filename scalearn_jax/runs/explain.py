@@ -26,11 +26,11 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_json, write_text
-from scalearn_jax.runs import attribution, software
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import attribution, provenance
 from scalearn_jax.runs.attribution import Attribution
+from scalearn_jax.runs.evaluate import members_of, read_split
+from scalearn_jax.runs.load import Run, open_run
+from scalearn_jax.runs.sources import Trust
 
 
 def explain_run(config: ExplainConfig) -> str:
@@ -49,25 +49,30 @@ def explain_run(config: ExplainConfig) -> str:
         raise InputError(f"RUN {config.run} is no folder here; pass --out for what is written about a run of the hub.")
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
-    check_method(config.run, run_info.read_info(hub.source_folder(config.run, flag="RUN")[0]))
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
-    run = run if config.seed is None else runs.only_seed(run, config.seed)
-    where = dict(data_dir=config.data_dir, backbone=config.backbone)
-    encoded = inference.read_split(run, config.split, max_eval_samples=config.max_samples, **where)
+    folder = open_run(config.run)
+    check_explainable(config.run, folder.info)
+    run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
+    encoded = read_split(
+        run,
+        config.split,
+        data_dir=config.data_dir,
+        backbone=config.backbone,
+        max_eval_samples=config.max_samples,
+    )
     found = attribution.attribute(
-        inference.members_of(run),
+        members_of(run),
         encoded,
         config.batch_size,
         sources=tuple(source["name"] for source in run.info["sources"]),
         seeds=tuple(run.members),
         on_score=_tell,
     )
-    facts = describe(run, found, encoded, config.split)
-    write(out, found, facts)
-    return f"{as_table(found, facts)}\n\nwrote {out}"
+    facts = describe_explanation(run, found, encoded, config.split)
+    write_explanation(out, found, facts)
+    return f"{format_sources(found, facts)}\n\nwrote {out}"
 
 
-def check_method(path: str, info: dict) -> None:
+def check_explainable(path: str, info: dict) -> None:
     """Checks that a run has learned scales to explain.
 
     Raises:
@@ -82,7 +87,7 @@ def _tell(number: int, total: int) -> None:
     print(f"scored {number} of {total} choices of sources", file=sys.stderr, flush=True)
 
 
-def describe(run: runs.Run, found: Attribution, encoded: Encoded, split: str) -> dict:
+def describe_explanation(run: Run, found: Attribution, encoded: Encoded, split: str) -> dict:
     """Lists what was measured, and on what."""
     return {
         "run": str(run.folder),
@@ -94,11 +99,11 @@ def describe(run: runs.Run, found: Attribution, encoded: Encoded, split: str) ->
         "metric": run.task.metrics[0],
         "seeds": list(found.seeds),
         "scores": found.full.tolist(),
-        "versions": software.versions(),
+        "versions": provenance.versions(),
     }
 
 
-def write(out: Path, found: Attribution, facts: dict) -> None:
+def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
     """Writes all files, each whole or not at all; earlier ones are replaced."""
     texts = {
         "omega.csv": omega_csv(found),
@@ -113,10 +118,10 @@ def write(out: Path, found: Attribution, facts: dict) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return
-    from scalearn_jax.runs import figures as figure
+    from scalearn_jax.runs import figures
 
     title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
-    figure.draw(found, title, facts["metric"], out)
+    figures.draw_attribution(found, title, facts["metric"], out)
 
 
 def omega_csv(found: Attribution) -> str:
@@ -169,7 +174,7 @@ def mean_sd(values: np.ndarray) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def as_table(found: Attribution, facts: dict) -> str:
+def format_sources(found: Attribution, facts: dict) -> str:
     """Words the result for a terminal: the sources, the largest contribution first."""
     metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
     header = ["source", "share of contribution", f"{metric} without it", "drop"]

@@ -1,21 +1,120 @@
-"""The figure of ``scalearn explain``: what each source adds, what the score loses without it, and with only a few.
+"""Figures of one run: what its sources contribute, of ``scalearn explain``, and its learned scales.
 
 Everything is grey with its value written out, so that a print loses nothing.
 
-Letters: M seeds, L layers, T source tasks.
+Letters: M seeds, L layers, T source tasks, w width of a scale (d or 1).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from scalearn_jax.io.plot import drawing, heat_map
+from scalearn_jax.combiners.scalearn import effective_omega
+from scalearn_jax.errors import InputError
+from scalearn_jax.io import plot
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs.attribution import Attribution
 
 _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
+# Size of a value in inches, whether it is written out, and every which layer is numbered; the first that fits a page.
+_CELLS = ((0.36, 0.24, True, 1), (0.21, 0.17, False, 1), (0.11, 0.15, False, 4))
+_GUTTER = 1.5  # inches, of the sources' names and the bar
 
 
-def draw(found: Attribution, title: str, metric: str, out: Path) -> None:
+class Panel(NamedTuple):
+    """One target's learned scales.
+
+    Attributes:
+      target: its task.
+      sources: T names.
+      omega: Float[T L], or Float[T 1] where the layers share it.
+    """
+
+    target: str
+    sources: Sequence[str]
+    omega: np.ndarray
+
+
+def mean_omega(folder: Path, normalise: str) -> np.ndarray:
+    """Reads a ScaLearn run's scales as they act, averaged over seeds and hidden dimensions.
+
+    Args:
+      folder: the run.
+      normalise: the run's normalisation over sources.
+
+    Returns:
+      Float[T L], or Float[T 1] where the layers share it.
+
+    Raises:
+      InputError: no weights in the folder, or damaged ones.
+    """
+    omegas = []
+    for path in sorted(folder.glob("seed-*.safetensors")):
+        tensors = load_tensors(path)
+        if "transfer/omega" not in tensors:
+            raise InputError(f"{path} holds no transfer/omega, expected of a ScaLearn run; the run is damaged.")
+        omega = tensors["transfer/omega"]  # [L, T, w] or [T, w]
+        if omega.ndim not in (2, 3) or not omega.size or (omegas and omegas[0].shape[-1] != omega.shape[-2]):
+            raise InputError(f"{path}: transfer/omega has shape {omega.shape}, not that of a run; the run is damaged.")
+        omegas.append(np.mean(effective_omega(omega, omega.shape[0] if omega.ndim == 3 else 1, normalise), -1))
+    if not omegas:
+        raise InputError(f"{folder} holds no weights (seed-*.safetensors); the run is damaged.")
+    return np.mean(omegas, axis=0).T  # [L, T] -> [T, L]
+
+
+def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
+    """Draws a method's scales: a panel a target, layers across, sources down, the target's own adapter framed.
+
+    All panels share one scale of grey. The values are written out where a page has room for them.
+
+    Args:
+      method: its name.
+      panels: its targets.
+      out: the folder to write.
+      name: the file's name, without suffix.
+    """
+    shape = np.max([panel.omega.shape for panel in panels], axis=0)
+    plans = [(_plan(len(panels), shape, width, height), *rest) for width, height, *rest in _CELLS]
+    fitting = [plan for plan in plans if plan[0][1] <= plot.PAGE[1]]
+    (width, height, columns), written, step = (fitting or plans[-1:])[0]
+    low, high = min(panel.omega.min() for panel in panels), max(panel.omega.max() for panel in panels)
+    titles = plot.short(panel.target for panel in panels)
+    with plot.drawing(out, name, width, height) as figure:
+        axes = plot.panels(figure, len(panels), columns)
+        for number, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+            image = plot.heat_map(axis, panel.omega, ".2f", low, high, written=written)
+            named = number % columns == 0 or panel.sources != panels[number - 1].sources
+            _name_axes(axis, panel, named, step)
+            axis.set_title(titles[panel.target])
+        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 2.5 / height), aspect=20, pad=0.02)
+        bar.outline.set_visible(False)
+        own = "; framed: the target's own" if any(panel.target in panel.sources for panel in panels) else ""
+        plot.title(figure, f"{method}: learned scale of each source{own}")
+
+
+def _plan(num_panels: int, shape: Sequence[int], width: float, height: float) -> tuple[float, float, int]:
+    """Lays out panels with values of a size; returns the figure's width and height, and the number of columns."""
+    num_sources, num_layers = shape
+    panel = min(max(width * num_layers, 1.0) + 0.1, plot.PAGE[0] - _GUTTER)
+    columns = plot.num_columns(num_panels, panel, _GUTTER)
+    return _GUTTER + columns * panel, 0.4 + -(-num_panels // columns) * (0.6 + height * num_sources), columns
+
+
+def _name_axes(axis, panel: Panel, named: bool, step: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    num_layers = panel.omega.shape[1]
+    axis.set_xticks(range(0, num_layers, step), ["all"] if num_layers == 1 else range(1, num_layers + 1, step))
+    axis.set_xlabel("layers" if num_layers == 1 else "layer")
+    axis.set_yticks(range(len(panel.sources)), plot.short(panel.sources).values() if named else [])
+    if panel.target in panel.sources:
+        corner = (-0.5, panel.sources.index(panel.target) - 0.5)
+        axis.add_patch(Rectangle(corner, num_layers, 1, fill=False, linewidth=1.2, clip_on=False, zorder=3))
+
+
+def draw_attribution(found: Attribution, title: str, metric: str, out: Path) -> None:
     """Draws the three panels as ``explain.png`` and ``explain.svg``.
 
     Args:
@@ -27,7 +126,7 @@ def draw(found: Attribution, title: str, metric: str, out: Path) -> None:
     _, num_layers, num_sources = found.contributions.shape
     heights = (0.9 + 0.24 * num_sources, 1.9 + 0.16 * num_sources)
     size = (max(6.6, 1.8 + 0.36 * num_layers), 0.6 + sum(heights))
-    with drawing(out, "explain", *size) as figure:
+    with plot.drawing(out, "explain", *size) as figure:
         axes = figure.subplot_mosaic([["map", "map"], ["drops", "curve"]], height_ratios=heights)
         _draw_map(axes["map"], found)
         _draw_drops(axes["drops"], found, metric)
@@ -39,7 +138,7 @@ def _draw_map(axis, found: Attribution) -> None:
     values = found.contributions.mean(0).T  # [T, L]
     high = values.max() or 1.0
     digits = int(np.clip(1 - np.floor(np.log10(high)), 0, 5))  # two, or more for large ones
-    heat_map(axis, values, f".{digits}f", 0, high)
+    plot.heat_map(axis, values, f".{digits}f", 0, high)
     axis.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
     axis.set_yticks(range(len(found.sources)), found.sources)
     axis.set_xlabel("layer")

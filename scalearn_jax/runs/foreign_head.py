@@ -12,6 +12,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs.adapterhub import HeadFile
+from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
 
 
@@ -32,13 +33,13 @@ class Head:
     file: HeadFile
 
 
-def read_head(folder: Path, backbone: BackboneSpec, *, allow_pickle: bool) -> Head:
+def read_head(folder: Path, backbone: BackboneSpec, trust: Trust = NO_TRUST) -> Head:
     """Reads a head for a backbone.
 
     Raises:
       InputError: no head, a damaged one, or one of another size.
     """
-    params, spec = adapterhub.load_head(folder, allow_pickle=allow_pickle)
+    params, spec = adapterhub.load_head(folder, allow_pickle=trust.allow_pickle)
     hidden_size = params["dense"]["bias"].size
     if hidden_size != backbone.hidden_size:
         raise InputError(

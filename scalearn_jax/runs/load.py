@@ -22,7 +22,96 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A finished run whose description is read and checked, and whose weights are not read yet.
+
+    Attributes:
+      name: the folder or hub id that it was asked for by.
+      folder: where it lies.
+      info: the content of ``run.json``.
+    """
+
+    name: str
+    folder: Path
+    info: dict[str, Any]
+
+    def load(
+        self,
+        *,
+        backbone: str | None = None,
+        seed: int | None = None,
+        trust: Trust = NO_TRUST,
+        headless: bool = False,
+    ) -> "Run":
+        """Reads the weights of the run and its backbone.
+
+        Args:
+          backbone: where the backbone lies now, if not where it lay in training.
+          seed: the one seed to read; ``None`` for all.
+          trust: whether a backbone without safetensors is read.
+          headless: whether the run may be without a head, which some imported ones are.
+
+        Raises:
+          InputError: a damaged folder, a backbone with other weights, no such seed, or no head where one is needed.
+        """
+        folder, info = self.folder, self.info
+        spec, task = run_info.read_spec(folder, info)
+        if not (spec.heads or headless):
+            raise InputError(
+                f"{self.name} holds no head, so it answers nothing; train one with `scalearn transfer --method soup"
+                f" --sources {self.name}`, or import it with `--head FOLDER`."
+            )
+        run_info.check_settings(folder, info)
+        trained, kept = run_info.load_leaves(folder, info)
+        if seed is not None:
+            trained = {seed: trained[choose_seed(folder, trained, seed)]}
+        shared = {}
+        if "backbone" not in methods.get(info["method"]).trainable:
+            shared = tree.flatten({"backbone": self._load_backbone(backbone, trust)})
+        expected = run_info.expected_shapes(spec, "backbone", "adapters", "transfer", "heads")
+        members = {}
+        for own, leaves in trained.items():
+            whole = shared | kept | leaves
+            if not spec.backbone.has_pooler:  # one that no head uses
+                whole = {name: leaf for name, leaf in whole.items() if "backbone/pooler/" not in name}
+            run_info.check_leaves(folder, whole, expected)
+            empty: Params = {"adapters": {}, "transfer": {}, "heads": {}}
+            members[own] = empty | tree.unflatten(shared | kept | leaves)
+        return Run(folder, info, spec, task, members)
+
+    def _load_backbone(self, override: str | None, trust: Trust) -> Params:
+        recorded = self.info["backbone"]
+        where, revision = (override, None) if override else (recorded["path"], recorded["revision"])
+        weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=trust.allow_pickle)
+        if found != recorded["hash"]:
+            raise InputError(
+                f"backbone {where} has content {found[:12]}, the run {self.name} was trained on"
+                f" {recorded['hash'][:12]}; pass the right one with --backbone."
+            )
+        return weights
+
+
+def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
+    """Finds a run folder, here or on the hub, and reads what it says of itself.
+
+    Args:
+      name: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
+      trust: whether weights without safetensors are fetched from the hub, too.
+
+    Raises:
+      InputError: no run folder, or a damaged description.
+
+    Example:
+      >>> open_run("runs/rte").load().task.name  # doctest: +SKIP
+      'glue/rte'
+    """
+    folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
+    return RunFolder(name, folder, run_info.read_info(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +148,8 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    folder, _ = hub.source_folder(path, flag="RUN", allow_pickle=allow_pickle)
-    info = run_info.read_info(folder)
-    spec, task = run_info.read_spec(folder, info)
-    if not (spec.heads or headless):
-        raise InputError(
-            f"{path} holds no head, so it answers nothing; train one with `scalearn transfer --method soup --sources"
-            f" {path}`, or import it with `--head FOLDER`."
-        )
-    run_info.check_settings(folder, info)
-    trained, kept = run_info.load_leaves(folder, info)
-    shared = {}
-    if "backbone" not in methods.get(info["method"]).trainable:
-        shared = tree.flatten({"backbone": _checked_backbone(path, info, backbone, allow_pickle)})
-    groups, pooled = ("adapters", "transfer", "heads"), spec.backbone.has_pooler
-    for leaves in trained.values():
-        whole = {name: x for name, x in (shared | kept | leaves).items() if pooled or "backbone/pooler/" not in name}
-        run_info.check_leaves(folder, whole, spec, "backbone", *groups)
-    empty: Params = {group: {} for group in groups}
-    members = {seed: empty | tree.unflatten(shared | kept | leaves) for seed, leaves in trained.items()}
-    return Run(folder, info, spec, task, members)
+    trust = Trust(allow_pickle)
+    return open_run(path, trust).load(backbone=backbone, trust=trust, headless=headless)
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
@@ -105,16 +176,3 @@ def only_seed(run: Run, seed: int | None) -> Run:
     """
     chosen = choose_seed(run.folder, run.members, seed)
     return dataclasses.replace(run, members={chosen: run.members[chosen]})
-
-
-def _checked_backbone(path: str, info: dict[str, Any], override: str | None, allow_pickle: bool) -> Params:
-    recorded = info["backbone"]
-    where = override or recorded["path"]
-    revision = None if override else recorded["revision"]
-    weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=allow_pickle)
-    if found != recorded["hash"]:
-        raise InputError(
-            f"backbone {where} has content {found[:12]}, the run {path} was trained on {recorded['hash'][:12]};"
-            " pass the right one with --backbone."
-        )
-    return weights

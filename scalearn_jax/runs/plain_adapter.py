@@ -27,7 +27,7 @@ from scalearn_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Portable:
+class PlainAdapter:
     """One adapter with its head, over a backbone that is kept elsewhere.
 
     Attributes:
@@ -72,7 +72,7 @@ class Portable:
         return {"backbone": backbone, "adapters": bank, "transfer": {}, "heads": heads}
 
 
-def of_run(run: runs.Run, seed: int) -> Portable:
+def to_plain_adapter(run: runs.Run, seed: int) -> PlainAdapter:
     """Folds one seed of a finished run.
 
     Args:
@@ -86,7 +86,7 @@ def of_run(run: runs.Run, seed: int) -> Portable:
       InputError: the method does something else to the hidden states; names those that do not.
 
     Example:
-      >>> of_run(runs.load_run("runs/rte"), 0).width  # doctest: +SKIP
+      >>> to_plain_adapter(runs.load_run("runs/rte"), 0).width  # doctest: +SKIP
       384
     """
     params, spec = run.members[seed], run.spec
@@ -95,7 +95,7 @@ def of_run(run: runs.Run, seed: int) -> Portable:
     if spec.combiner_functions.site != ADAPTER:
         raise _not_ordinary(run.folder, run.info["method"])
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
-    return Portable(
+    return PlainAdapter(
         task=run.task,
         adapter=without_scale(model.adapt(params, spec=dataclasses.replace(spec, dtype="float32")).site),
         non_linearity=phi(spec),
@@ -106,7 +106,7 @@ def of_run(run: runs.Run, seed: int) -> Portable:
     )
 
 
-def check_method(folder: str | Path, info: dict[str, Any]) -> None:
+def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
     """Checks, before anything heavy is read, that a run's method folds.
 
     Args:

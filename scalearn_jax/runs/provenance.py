@@ -20,23 +20,46 @@ no place on the machine that wrote it.
 """
 
 import os.path
+import platform
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, masked
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
-from scalearn_jax.runs import software
 
 FILE, FORMAT = "scalearn.json", 1
 # An absolute path, or one from a home folder, as a word of a text.
 PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
 
 
-def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """Lists the versions a result depends on."""
+    names = ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return {"python": platform.python_version(), **found}
+
+
+def command() -> str:
+    """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked.
+
+    Empty in a notebook, where it is that of the kernel and says nothing of the work.
+    """
+    program = Path(sys.argv[0]).name
+    return "" if program.endswith("kernel_launcher.py") else masked(" ".join([program, *sys.argv[1:]]))
+
+
+def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
     """Builds the content for one seed of a run.
 
     Args:
@@ -63,11 +86,11 @@ def describe(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: in
         "sources": sources,
         "parameters": info["parameters"],
         "imported": _imported(info),
-        "scores": scores(folder, seed),
+        "scores": seed_scores(folder, seed),
         "most": most_examples(info["config"]),
         **more,
-        "versions": software.versions(),
-        "command": without_places(software.command()),
+        "versions": versions(),
+        "command": without_places(command()),
     }
 
 
@@ -120,7 +143,7 @@ def _imported(info: dict[str, Any]) -> str | None:
     return place if isinstance(place, str) and public_place({"path": place}) else None
 
 
-def scores(folder: Path, seed: int) -> dict[str, Any]:
+def seed_scores(folder: Path, seed: int) -> dict[str, Any]:
     """Reads the scores of a run's seed on development and test data; those that its folder holds."""
     path = folder / "results.json"
     results = read_json(path).get("seeds") if path.exists() else {}
@@ -141,12 +164,12 @@ def most_examples(config: dict[str, Any]) -> dict[str, int | None]:
     return {"dev": dev or test, "test": test}
 
 
-def write(folder: Path, content: dict[str, Any]) -> None:
+def write_provenance(folder: Path, content: dict[str, Any]) -> None:
     """Writes ``scalearn.json``."""
     write_json(folder / FILE, content)
 
 
-def read(folder: str | Path) -> dict[str, Any] | None:
+def read_provenance(folder: str | Path) -> dict[str, Any] | None:
     """Reads ``scalearn.json`` of a folder that may come from anyone.
 
     Returns:

@@ -244,17 +244,23 @@ def _scalar_problems(part: Any, place: str) -> list[str]:
     return [f"{place}{problem}" for problem in found]
 
 
-def _expected(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    return tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))
+def expected_shapes(spec: ModelSpec, *groups: str) -> dict[str, tuple[int, ...]]:
+    """Lists the parameters of a model's groups by path, with their shapes; traces the model once."""
+    leaves = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))
+    return {name: leaf.shape for name, leaf in leaves.items() if name.split("/")[0] in groups}
 
 
-def check_leaves(folder: Path, leaves: dict[str, Any], spec: ModelSpec, *groups: str) -> None:
+def check_leaves(folder: Path, leaves: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
     """Checks that parameters read from a folder have the names and shapes that its spec asks for.
+
+    Args:
+      folder: where they were read, for the error.
+      leaves: the parameters by path.
+      expected: see ``expected_shapes``.
 
     Raises:
       InputError: names the first that are missing, unknown or of another shape.
     """
-    expected = {name: leaf.shape for name, leaf in _expected(spec).items() if name.split("/")[0] in groups}
     found = {name: _shape(leaf) for name, leaf in leaves.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:

@@ -4,7 +4,7 @@ import dataclasses
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
@@ -17,6 +17,21 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.typing import Params
+
+
+class Trust(NamedTuple):
+    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count.
+
+    Attributes:
+      allow_pickle: weights without safetensors may be read; nothing in them is run.
+      any_base_model: an adapter may name another base model than the backbone.
+    """
+
+    allow_pickle: bool = False
+    any_base_model: bool = False
+
+
+NO_TRUST = Trust()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +77,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        noted = provenance.read(folder)
+        noted = provenance.read_provenance(folder)
         return Source(
             name=noted["task"].name if noted else config["name"],
             path=path,
@@ -86,7 +101,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     spec, task = run_info.read_spec(folder, info)
     weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
     bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
-    run_info.check_leaves(folder, bank, spec, "adapters")
+    run_info.check_leaves(folder, bank, run_info.expected_shapes(spec, "adapters"))
     adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
 
@@ -149,7 +164,7 @@ def is_hub_id(name: str | None) -> bool:
     return bool(name and is_model_id(name.partition("@")[0])) and not os.path.isdir(name)
 
 
-def check_base_model(what: str, base_model: str | None, backbone: str, *, any_base_model: bool) -> None:
+def check_base_model(what: str, base_model: str | None, backbone: str) -> None:
     """Checks that the base model that a file names is the backbone, where both are known by their name on the hub.
 
     Names are compared without their owner, since models move: ``roberta-base`` is ``FacebookAI/roberta-base``.
@@ -158,15 +173,14 @@ def check_base_model(what: str, base_model: str | None, backbone: str, *, any_ba
       what: whose base model, for the error.
       base_model: its name in the file, if there is one.
       backbone: folder or hub id.
-      any_base_model: whether not to check.
 
     Raises:
       InputError: another name.
 
     Example:
-      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base", any_base_model=False)
+      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base")
     """
-    if any_base_model or not (is_hub_id(base_model) and is_hub_id(backbone)):
+    if not (is_hub_id(base_model) and is_hub_id(backbone)):
         return
     theirs, ours = (name.partition("@")[0].rpartition("/")[2].lower() for name in (base_model, backbone))
     if theirs != ours:
@@ -176,9 +190,8 @@ def check_base_model(what: str, base_model: str | None, backbone: str, *, any_ba
         )
 
 
-def check_base_models(sources: Sequence[Source], backbone: str, *, any_base_model: bool) -> None:
+def check_base_models(sources: Sequence[Source], backbone: str) -> None:
     """``check_base_model`` for source adapters; a known hash of the backbone decides, see ``check_sources``."""
     for source in sources:
         if source.backbone_hash is None:
-            what = f"source {source.name} ({source.path})"
-            check_base_model(what, source.base_model, backbone, any_base_model=any_base_model)
+            check_base_model(f"source {source.name} ({source.path})", source.base_model, backbone)

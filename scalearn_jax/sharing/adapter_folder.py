@@ -10,7 +10,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import safe_name
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.typing import Params
 
 
@@ -24,7 +24,7 @@ def plain_name(name: str) -> str:
     return safe_name(name).replace(".", "-")
 
 
-def save(one: Portable, folder: Path, *, name: str, config: dict[str, Any]) -> Portable:
+def save_adapter_folder(one: PlainAdapter, folder: Path, *, name: str, config: dict[str, Any]) -> PlainAdapter:
     """Writes an adapter, and its head if it has one.
 
     Args:
@@ -44,14 +44,16 @@ def save(one: Portable, folder: Path, *, name: str, config: dict[str, Any]) -> P
     check_same(folder, one.adapter, adapter)
     found = dataclasses.replace(one, adapter=adapter, non_linearity=described["non_linearity"])
     if one.head:
-        save_head(one.head, one.head_spec, one.task, folder, name=name, config=config)
+        save_task_head(one.head, one.head_spec, one.task, folder, name=name, config=config)
         head, spec = adapterhub.load_head(folder)
         found = dataclasses.replace(found, head=head, head_spec=spec)
     return found
 
 
-def save_head(head: Params, spec: HeadSpec, task: Task, folder: Path, *, name: str, config: dict[str, Any]) -> None:
-    """Writes the head of a task; see ``save``."""
+def save_task_head(
+    head: Params, spec: HeadSpec, task: Task, folder: Path, *, name: str, config: dict[str, Any]
+) -> None:
+    """Writes the head of a task; see ``save_adapter_folder``."""
     adapterhub.save_head(
         head,
         folder,

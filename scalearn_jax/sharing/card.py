@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scalearn_jax.errors import masked, printable
-from scalearn_jax.sharing.card_metadata import known_base, metadata, most, scores
+from scalearn_jax.sharing.card_metadata import card_metadata, example_limit, finite_scores, known_base
 
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
@@ -27,7 +27,7 @@ _ABOUT = {
 }
 
 
-def write(
+def write_card(
     content: Mapping[str, Any],
     repo: str,
     files: Sequence[str],
@@ -39,7 +39,7 @@ def write(
     """Writes the card.
 
     Args:
-      content: as ``provenance.read`` gives it.
+      content: as ``provenance.read_provenance`` gives it.
       repo: id of the repository, OWNER/NAME.
       files: names of what is beside it, which tell the format and whether there is a figure.
       family: model family of the backbone, a key of ``BACKBONES``.
@@ -51,7 +51,7 @@ def write(
     """
     base = base_model or known_base(content)
     parts = [
-        f"---\n{metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
+        f"---\n{card_metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
         f"# {repo.partition('/')[2]}\n",
         _summary(content, files, base),
         _usage(content, repo, files, base),
@@ -65,7 +65,7 @@ def write(
 
 
 def is_ours(text: str) -> bool:
-    """Whether a card is just as ``write`` made it, and may be written anew; one that was edited is kept.
+    """Whether a card is just as ``write_card`` made it, and may be written anew; one that was edited is kept.
 
     Example:
       >>> is_ours("# My own words")
@@ -149,8 +149,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _scores(content: Mapping[str, Any]) -> list[str]:
     rows = [
-        [ours, split, inert(metric), f"{value:.4f}", _examples(most(content, ours))]
-        for ours, split, metric, value in scores(content)
+        [ours, split, inert(metric), f"{value:.4f}", _examples(example_limit(content, ours))]
+        for ours, split, metric, value in finite_scores(content)
     ]
     if not rows:
         return []

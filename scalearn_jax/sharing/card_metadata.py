@@ -25,13 +25,13 @@ _WITH_CONFIGS = ("glue", "superglue")  # suites whose tasks are configurations o
 _LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": ["en", "es", "fr"]}
 
 
-def metadata(
+def card_metadata(
     content: Mapping[str, Any], repo: str, files: Sequence[str], *, family: str, base: str | None, license: str | None
 ) -> str:
     """Writes the metadata of a card.
 
     Args:
-      content: as ``provenance.read`` gives it.
+      content: as ``provenance.read_provenance`` gives it.
       repo: id of the repository, OWNER/NAME.
       files: names of what is beside the card, which tell the format.
       family: model family of the backbone.
@@ -79,7 +79,7 @@ def eval_results(content: Mapping[str, Any]) -> list[Any]:
     """Lists the scores as the hub keeps them.
 
     Args:
-      content: as ``provenance.read`` gives it.
+      content: as ``provenance.read_provenance`` gives it.
 
     Returns:
       ``huggingface_hub.EvalResult`` of each finite score, by the split that the data set's publishers call it.
@@ -99,17 +99,17 @@ def eval_results(content: Mapping[str, Any]) -> list[Any]:
             metric_name=f"{ours} {metric}",
             metric_value=value,
         )
-        for ours, split, metric, value in scores(content)
-        if not most(content, ours)  # a part of a split is not the split
+        for ours, split, metric, value in finite_scores(content)
+        if not example_limit(content, ours)  # a part of a split is not the split
         if (ours, split) != ("dev", _split(task, "test"))  # the very examples of the test scores
     ]
 
 
-def scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+def finite_scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
     """Lists the scores that are numbers, as (our split, what its publishers call it, metric, value).
 
     Args:
-      content: as ``provenance.read`` gives it.
+      content: as ``provenance.read_provenance`` gives it.
     """
     task: Task = content["task"]
     for ours in ("test", "dev"):
@@ -120,7 +120,7 @@ def scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
                 yield ours, _split(task, ours), metric, float(value)
 
 
-def most(content: Mapping[str, Any], split: str) -> int | None:
+def example_limit(content: Mapping[str, Any], split: str) -> int | None:
     """How many examples the scores of one of our splits were limited to; ``None`` for all, or where it is not said."""
     limits = content.get("most")
     limit = limits.get(split) if isinstance(limits, dict) else None

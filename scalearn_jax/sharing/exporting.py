@@ -3,6 +3,8 @@
 Letters: L layers, d hidden size, r bottleneck.
 """
 
+import dataclasses
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,15 @@ from scalearn_jax import methods
 from scalearn_jax.config import ExportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
-from scalearn_jax.io.files import write_json
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
+from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.adapterhub.common import VERSION
-from scalearn_jax.sharing import adapter_folder, native, run_folder
+from scalearn_jax.runs.sources import Trust
+from scalearn_jax.sharing import adapter_folder, run_folder
 from scalearn_jax.sharing.adapter_folder import check_same, plain_name
 from scalearn_jax.sharing.recognise import SETUP_FILE
 from scalearn_jax.typing import Params
@@ -50,27 +52,27 @@ def export_run(config: ExportConfig) -> Path:
     check_out(config.out)
     if config.format == "native":
         return _export_native(config)
-    where, _ = hub.source_folder(config.run, flag="RUN")
-    kind = _kind(config, run_info.read_info(where)["method"])
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, headless=True)
-    seed = runs.choose_seed(run.folder, run.members, config.seed)
+    found = runs.open_run(config.run)
+    kind = _kind(config, found.info["method"])
+    seed = runs.choose_seed(found.folder, found.info["seeds"], config.seed)
+    run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
-    with new_folder(config.out) as partial:
+    with atomic_folder(config.out) as folder:
         if kind == "fusion":
-            write_setup(run, seed, partial)
+            write_setup(run, seed, folder.path)
         else:
-            write_adapter(run, seed, partial, config.name)
-        provenance.write(partial, provenance.describe(kind, run.folder, run.info, run.task, seed))
+            write_adapter(run, seed, folder.path, config.name)
+        provenance.write_provenance(folder.path, provenance.describe_run(kind, run.folder, run.info, run.task, seed))
     return Path(config.out)
 
 
 def _export_native(config: ExportConfig) -> Path:
     if config.name:
         raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
-    contents = native.contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
-    with new_folder(config.out) as partial:
-        run_folder.write(partial, contents)
+    contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
+    with atomic_folder(config.out) as folder:
+        run_folder.write_run_folder(folder.path, contents)
     return Path(config.out)
 
 
@@ -116,7 +118,7 @@ def _settings(run: runs.Run) -> dict[str, Any]:
 def write_adapter(run: runs.Run, seed: int, folder: Path, name: str | None = None) -> None:
     """Writes the adapter of a run and its head, by default named after its task, and reads them back."""
     name = name or plain_name(imported(run.info).get("name", run.task.name))
-    adapter_folder.save(portable.of_run(run, seed), folder, name=name, config=_settings(run))
+    adapter_folder.save_adapter_folder(portable.to_plain_adapter(run, seed), folder, name=name, config=_settings(run))
 
 
 def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
@@ -135,7 +137,7 @@ def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
     check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
     for task, spec in run.spec.heads:
         head = portable.two_layers(params["heads"][task], params["backbone"])
-        adapter_folder.save_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
+        adapter_folder.save_task_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
     write_json(folder / SETUP_FILE, setup(names, fusion if run.spec.heads else None))
 
 
@@ -185,3 +187,67 @@ def trimmed(adapter: Params) -> Params:
         "down": {"kernel": down["kernel"][:, :, :width], "bias": down["bias"][:, :width]},
         "up": {"kernel": up["kernel"][:, :width], "bias": up["bias"]},
     }
+
+
+def native_contents(folder: Path, seed: int | None) -> run_folder.Contents:
+    """Takes one seed out of a run folder, and every place on this machine out of its ``run.json``.
+
+    Args:
+      folder: the run.
+      seed: which of its seeds; ``None`` for the first.
+
+    Raises:
+      InputError: a damaged run, or no such seed.
+    """
+    whole, *_ = run_folder.read_run_folder(folder)
+    seed, path = runs.choose_seed(folder, whole.trained, seed), folder / "results.json"
+    return dataclasses.replace(
+        whole,
+        info=without_places(whole.info, seed),
+        trained={seed: whole.trained[seed]},
+        results=one_seed(read_json(path), seed) if path.exists() else None,
+    )
+
+
+def without_places(info: dict[str, Any], seed: int) -> dict[str, Any]:
+    """``run.json`` of one seed, without what leads to places on this machine."""
+    backbone = provenance.public_backbone(info["backbone"])
+    sources = [one | {"path": provenance.public_place(one) or one["name"]} for one in info["sources"]]
+    config = {name: _last_part(value) for name, value in info["config"].items()}
+    changes = {"backbone": backbone["name"], "revision": backbone["revision"], "data_dir": None, "coordinator": None}
+    changes |= {"sources": [one["path"] for one in sources], "seeds": [seed]}
+    public = {
+        "backbone": {"path": backbone["name"], "revision": backbone["revision"], "hash": backbone["hash"]},
+        "config": config | {name: value for name, value in changes.items() if name in config},
+        "data_dir": None,
+        "sources": sources,
+        "seeds": [seed],
+        "command": provenance.without_places(str(info.get("command", ""))),
+    }
+    return info | public | {name: _last_part(info[name]) for name in ("soup", "imported") if name in info}
+
+
+def _last_part(value: Any) -> Any:
+    """Cuts every text in a value that is a path from the root, from home or from here down to its last part."""
+    if isinstance(value, dict):
+        return {name: _last_part(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_last_part(one) for one in value]
+    is_place = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../")))
+    return os.path.basename(os.path.normpath(value)) if is_place else value
+
+
+def one_seed(results: dict[str, Any], seed: int) -> dict[str, Any]:
+    """``results.json`` of one seed: its test scores are the means.
+
+    Example:
+      >>> entry = {"dev": {"accuracy": 0.6}, "test": {"accuracy": 0.5}}
+      >>> one_seed({"seeds": {"3": entry, "4": {}}}, 3)["sd"]
+      {'accuracy': 0.0}
+    """
+    seeds = results.get("seeds")
+    entry = seeds.get(str(seed)) if isinstance(seeds, dict) else None
+    scores = entry.get("test") if isinstance(entry, dict) else None
+    if not isinstance(scores, dict):
+        raise InputError(f"results.json holds no scores of seed {seed}; restore the file.")
+    return results | {"seeds": {str(seed): entry}, "mean": scores, "sd": dict.fromkeys(scores, 0.0)}

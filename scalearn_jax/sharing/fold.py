@@ -24,8 +24,7 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import (
@@ -38,16 +37,14 @@ from scalearn_jax.runs import (
 from scalearn_jax.runs import (
     plain_adapter as portable,
 )
-from scalearn_jax.runs import (
-    run_json as run_info,
-)
-from scalearn_jax.runs.adapterhub.common import origin
+from scalearn_jax.runs.adapterhub.common import check_adapter_name
 from scalearn_jax.runs.attribution import contributions, keep_largest
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.plain_adapter import PlainAdapter
+from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing import adapter_folder
 from scalearn_jax.sharing import fold_narrow as folding
 from scalearn_jax.sharing.adapter_folder import plain_name
-from scalearn_jax.sharing.fold_check import Text, check_difference, compare, read_text
+from scalearn_jax.sharing.fold_check import Text, check_difference, compare_logits, read_fold_text
 from scalearn_jax.train.evaluate import Layout, member_logits
 from scalearn_jax.typing import Params
 
@@ -64,8 +61,8 @@ class Folded:
       expected: Float[n C], those of the kept sources, each evaluated by itself.
     """
 
-    exact: Portable
-    written: Portable
+    exact: PlainAdapter
+    written: PlainAdapter
     kept: np.ndarray | None
     before: np.ndarray
     expected: np.ndarray
@@ -90,17 +87,19 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
       384
     """
     check_out(config.out)
-    run = load(config)
+    run = load_foldable(config)
     [(seed, params)] = run.members.items()
-    name, description = named(config, run)
-    whole, (spec, params) = portable.of_run(run, seed), folding.published_form(run.spec, params)
+    name = plain_name(run.task.name) if config.name is None else config.name
+    check_adapter_name(name)
+    whole, (spec, params) = portable.to_plain_adapter(run, seed), folding.published_form(run.spec, params)
     check_sizes(config, spec, whole.width)
-    text = read_text(config, run)
+    text = read_fold_text(config, run)
     logits = partial(_logits, run.task, text.encoded, config.batch_size)
-    made = make(config, text, whole, spec, params, logits)
+    made = make_fold(config, text, whole, spec, params, logits)
     sources = [source["name"] for source in run.info["sources"]]
-    with new_folder(config.out) as folder:
-        found = adapter_folder.save(made.written, folder, name=name, config=description)
+    origin = {"model_type": spec.backbone.family, "model_name": provenance.base_model(run.info["backbone"])}
+    with atomic_folder(config.out) as folder:
+        found = adapter_folder.save_adapter_folder(made.written, folder.path, name=name, config=origin)
         measured = {
             "seed": seed,
             "best_of": len(run.info["seeds"]) if config.seed is None else 1,
@@ -108,25 +107,27 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
             "width_before": whole.width,
             "width": found.width,
             "reduction_factor": adapterhub.reduction_factor(found.backbone.hidden_size, found.width),
-            **measure(made, found, params["backbone"], text, logits),
+            **measure_fold(made, found, params["backbone"], text, logits),
         }
         more = {"fold": measured, **_scales(spec, params)}
         if found.width < whole.width:  # the run's scores are not those of what is written
             more["scores"] = _scores(config, measured)
-        provenance.write(folder, provenance.describe("fold", run.folder, run.info, run.task, seed, **more))
+        provenance.write_provenance(
+            folder.path, provenance.describe_run("fold", run.folder, run.info, run.task, seed, **more)
+        )
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
     return facts | measured | {"out": config.out, "name": name}
 
 
-def load(config: FoldConfig) -> runs.Run:
+def load_foldable(config: FoldConfig) -> runs.Run:
     """Reads the run with one of its seeds, by default the one with the best development score.
 
     Raises:
       InputError: it is damaged, has no such seed, or does not fold.
     """
-    folder, _ = hub.source_folder(config.run, flag="RUN")
-    portable.check_method(config.run, run_info.read_info(folder))
-    run = runs.load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
+    folder = runs.open_run(config.run)
+    portable.check_foldable(config.run, folder.info)
+    run = folder.load(backbone=config.backbone, trust=Trust(config.allow_pickle))
     return runs.only_seed(run, best_seed(run) if config.seed is None else config.seed)
 
 
@@ -134,23 +135,10 @@ def best_seed(run: runs.Run) -> int:
     """Finds the seed with the best development score; the first of equals, and where no scores are kept."""
 
     def score(seed: int) -> float:
-        value = provenance.scores(run.folder, seed).get("dev", {}).get(run.task.metrics[0])
+        value = provenance.seed_scores(run.folder, seed).get("dev", {}).get(run.task.metrics[0])
         return value if isinstance(value, float) and math.isfinite(value) else -math.inf
 
     return max(run.members, key=score)
-
-
-def named(config: FoldConfig, run: runs.Run) -> tuple[str, dict[str, Any]]:
-    """Names the adapter and its backbone as AdapterHub's files do.
-
-    Raises:
-      InputError: a name that they cannot hold.
-    """
-    name = plain_name(run.task.name) if config.name is None else config.name
-    base = provenance.base_model(run.info["backbone"])
-    description = {"model_type": run.spec.backbone.family, "model_name": base}
-    origin(name, description)
-    return name, description
 
 
 def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
@@ -189,7 +177,9 @@ def _logits(task: Task, encoded: Encoded, batch_size: int, spec: ModelSpec, para
     return member_logits(members, encoded, Layout.of([encoded], task.max_length, batch_size))[0]
 
 
-def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, params: Params, logits: Callable) -> Folded:
+def make_fold(
+    config: FoldConfig, text: Text, whole: PlainAdapter, spec: ModelSpec, params: Params, logits: Callable
+) -> Folded:
     """Makes the adapter, with fewer sources or units where that is asked for.
 
     Args:
@@ -218,7 +208,7 @@ def make(config: FoldConfig, text: Text, whole: Portable, spec: ModelSpec, param
     return Folded(exact, written, kept, before, expected)
 
 
-def measure(made: Folded, found: Portable, backbone: Params, text: Text, logits: Callable) -> dict[str, Any]:
+def measure_fold(made: Folded, found: PlainAdapter, backbone: Params, text: Text, logits: Callable) -> dict[str, Any]:
     """Checks the exact fold against what it stands for, and measures what the files lose of the run.
 
     Raises:
@@ -227,4 +217,4 @@ def measure(made: Folded, found: Portable, backbone: Params, text: Text, logits:
     after, exact = logits(found.spec, found.params(backbone)), made.exact
     same = after if found.width == exact.width else logits(exact.spec, exact.params(backbone))
     difference = check_difference(made.expected, same)
-    return {"logit_difference": difference, **compare(exact.task, text, made.before, after)}
+    return {"logit_difference": difference, **compare_logits(exact.task, text, made.before, after)}

@@ -39,7 +39,7 @@ class Text:
     fit: Encoded | None = None
 
 
-def read_text(config: FoldConfig, run: runs.Run) -> Text:
+def read_fold_text(config: FoldConfig, run: runs.Run) -> Text:
     """Reads the texts to check on, and, for another width, those to fit on.
 
     Raises:
@@ -100,7 +100,7 @@ def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
     return difference
 
 
-def compare(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+def compare_logits(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Measures what is lost between the logits of a run and those of what was written.
 
     Returns:

@@ -24,8 +24,9 @@ from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
-from scalearn_jax.runs.plain_adapter import Portable, without_scale
-from scalearn_jax.train import parallel
+from scalearn_jax.runs.plain_adapter import PlainAdapter, without_scale
+from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members
 from scalearn_jax.typing import Array, Params
 
@@ -90,10 +91,10 @@ def _gram_step(spec: ModelSpec) -> Callable:
 
         return model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)[1]
 
-    return parallel.compile_predict_step(gram, parallel.make_mesh())
+    return compile_predict_step(gram, sharding.make_mesh())
 
 
-def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
+def grams(adapter: PlainAdapter, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
     """Sums the products of activations over all tokens of a text; padding does not count.
 
     Args:
@@ -114,7 +115,7 @@ def grams(adapter: Portable, backbone: Params, encoded: Encoded, batch_size: int
 def only_member(spec: ModelSpec, task: Task, params: Params) -> Members:
     """Puts one model on the devices as evaluation takes it: transfer and head [1 ...], backbone and bank apart."""
     small, large = tree.partition(params, lambda path: path.split("/")[0] in ("transfer", "heads"))
-    return Members(spec, task, *parallel.replicate((tree.stack([small]), large), parallel.make_mesh()))
+    return Members(spec, task, *sharding.replicate((tree.stack([small]), large), sharding.make_mesh()))
 
 
 def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray:
@@ -183,7 +184,7 @@ def _ridged(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return gram / gram[-1, -1] / np.outer(scale, scale) + RIDGE * np.eye(len(gram)), scale
 
 
-def compress(adapter: Portable, gram: np.ndarray, width: int) -> Portable:
+def compress(adapter: PlainAdapter, gram: np.ndarray, width: int) -> PlainAdapter:
     """Keeps some units of each layer and refits the up-projection.
 
     Args:

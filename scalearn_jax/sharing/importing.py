@@ -9,18 +9,18 @@ from scalearn_jax.config import ImportConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io.atomic_folder import check_out, new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
-from scalearn_jax.runs.sources import check_base_model, check_base_models, check_sources, is_hub_id
+from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import run_folder
-from scalearn_jax.sharing.found import Found, find
+from scalearn_jax.sharing.recognise import Found, read_foreign
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
@@ -46,9 +46,11 @@ def import_source(config: ImportConfig) -> Path:
     source, place = hub.source_folder(config.src, flag="SRC", allow_pickle=config.allow_pickle)
     kind = formats.recognise(source)
     origin = source.resolve().name if place == config.src else place
-    contents = _own_run(config, source) if kind == "run" else _contents(config, find(config, source, kind), origin)
-    with new_folder(config.out) as partial:
-        run_folder.write(partial, contents)
+    contents = (
+        _own_run(config, source) if kind == "run" else _contents(config, read_foreign(config, source, kind), origin)
+    )
+    with atomic_folder(config.out) as folder:
+        run_folder.write_run_folder(folder.path, contents)
     return Path(config.out)
 
 
@@ -79,9 +81,9 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
         "sources": [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank if found.transfer],
         "seeds": [SEED],
         "parameters": count_parameters(tree.stack([trainable])),
-        "imported": describe(found, head, origin),
-        "versions": software.versions(),
-        "command": software.command(),
+        "imported": describe_import(found, head, origin),
+        "versions": provenance.versions(),
+        "command": provenance.command(),
     }
     return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
@@ -96,8 +98,10 @@ def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | 
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
         raise InputError(f"{found.folder} names no base model on the hub; pass its folder or hub id with --backbone.")
-    check_base_model(str(found.folder), named, path, any_base_model=config.any_base_model or "hash" in noted)
-    check_base_models(found.bank, path, any_base_model=config.any_base_model)
+    if not config.any_base_model:
+        if "hash" not in noted:
+            check_base_model(str(found.folder), named, path)
+        check_base_models(found.bank, path)
     if config.backbone is None and noted.get("name") == path:
         revision = revision or noted["revision"]
     place, spec = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
@@ -134,7 +138,7 @@ def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> He
     if not own:
         folder, _ = hub.source_folder(config.head, flag="--head", allow_pickle=config.allow_pickle)
     try:
-        return read_head(folder, backbone, allow_pickle=config.allow_pickle)
+        return read_head(folder, backbone, Trust(config.allow_pickle))
     except InputError as error:
         if own:
             raise InputError(f"{error} Pass --head none to import without it.") from error
@@ -165,7 +169,7 @@ def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Tas
     )
 
 
-def describe(found: Found, head: Head | None, origin: str) -> dict[str, Any]:
+def describe_import(found: Found, head: Head | None, origin: str) -> dict[str, Any]:
     """Says what was read, and what its files said that a run folder has no other place for.
 
     Args:
@@ -174,10 +178,10 @@ def describe(found: Found, head: Head | None, origin: str) -> dict[str, Any]:
       origin: name of the folder, or ``OWNER/NAME@COMMIT``.
     """
     row, factor = formats.FORMATS[found.kind], found.described.get("reduction_factor")
-    files = formats.hashes(found.folder, row)
+    files = formats.file_hashes(found.folder, row)
     if head:
         prefix = "" if head.folder == found.folder else "head/"
-        files |= {f"{prefix}{name}": digest for name, digest in formats.hashes(head.folder, formats.HEAD).items()}
+        files |= {f"{prefix}{name}": digest for name, digest in formats.file_hashes(head.folder, formats.HEAD).items()}
     return {
         "from": origin,
         "format": row.about,
@@ -193,7 +197,7 @@ def _own_run(config: ImportConfig, source: Path) -> run_folder.Contents:
     given = [name for name in ("sources", "head", "task") if getattr(config, name)]
     if given:
         raise InputError(f"--{given[0]}: {source} is a run folder, which has its own; leave it out.")
-    contents, *_ = run_folder.read(source)
+    contents, *_ = run_folder.read_run_folder(source)
     info, path = dict(contents.info), source / "results.json"
     if config.backbone:
         expected = info["backbone"]["hash"]

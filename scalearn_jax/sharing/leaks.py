@@ -11,7 +11,7 @@ from scalearn_jax.runs.provenance import PLACE
 _DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, in which a slash is no path
 
 
-def check(files: Sequence[Path], texts: Mapping[str, str]) -> None:
+def check_leaks(files: Sequence[Path], texts: Mapping[str, str]) -> None:
     """Checks that nothing gives a token, a password or a place on this machine away.
 
     Args:

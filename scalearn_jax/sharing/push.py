@@ -21,19 +21,20 @@ from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
-from scalearn_jax.io.model_folder import inside
+from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs import adapterhub, figures, provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.sharing import card, leaks, run_folder
 from scalearn_jax.sharing.card_metadata import known_base
-from scalearn_jax.studies.figures import omega
-from scalearn_jax.train.memory import words
+from scalearn_jax.train.memory import format_bytes as words
 
 FIGURE = "omega.png"
-_READERS = {
+# Configuration of what lies in a folder of AdapterHub -> its weights, and what reads both.
+_WEIGHTS = {
     "adapter_config.json": ("adapter.safetensors", adapterhub.load),
     "adapter_fusion_config.json": ("model_adapter_fusion.safetensors", adapterhub.load_fusion),
+    "head_config.json": ("", adapterhub.load_head),
 }
 
 
@@ -71,16 +72,16 @@ def push(config: PushConfig) -> dict[str, Any]:
       ['README.md']
     """
     folder = Path(config.dir)
-    content, family = describe(folder)
+    content, family = describe_folder(folder)
     kept = {name: path for name, path in hub.shareable(folder, FIGURE).items() if path.name not in hub.PICKLES}
-    leaks.check(list(kept.values()), {})
+    leaks.check_leaks(list(kept.values()), {})
     made = {} if FIGURE in kept else _figure(folder, content)
     made |= _card(config, content, family, [*kept, *made])
     if card.FILE in made:
-        leaks.check([], {card.FILE: made[card.FILE].decode()})
+        leaks.check_leaks([], {card.FILE: made[card.FILE].decode()})
     else:
         kept[card.FILE] = inside(folder, card.FILE)
-        leaks.check([kept[card.FILE]], {})
+        leaks.check_leaks([kept[card.FILE]], {})
     for name, written in made.items():
         write_bytes(folder / name, written)
     files = kept | {name: folder / name for name in made}
@@ -115,7 +116,7 @@ def _use(place: str, content: Mapping[str, Any], files: Mapping[str, Path]) -> s
     return f"scalearn transfer --sources {place} ..."
 
 
-def describe(folder: Path) -> tuple[dict[str, Any], str]:
+def describe_folder(folder: Path) -> tuple[dict[str, Any], str]:
     """Reads what a folder says of itself.
 
     Args:
@@ -127,10 +128,11 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     Raises:
       InputError: no such folder, or a damaged one.
     """
-    content = provenance.read(folder)
+    content = provenance.read_provenance(folder)
     if (folder / "run.json").exists():
         content, family = _of_run(folder, content)
     elif content:
+        check_weights(folder)
         family = _family(folder)
     else:
         raise InputError(
@@ -146,26 +148,29 @@ def describe(folder: Path) -> tuple[dict[str, Any], str]:
     return content, family
 
 
-def _family(folder: Path) -> str | None:
-    """Reads all that is to be uploaded of an AdapterHub folder or setup, which says the backbone's family."""
-    files, families = hub.shareable(folder), []
-    for path in files.values():
-        if path.name in _READERS:
-            weights, load = _READERS[path.name]
+def check_weights(folder: Path) -> None:
+    """Checks all weights of a folder or setup of AdapterHub that are to be uploaded, by reading them."""
+    for path in hub.shareable(folder).values():
+        if path.name in _WEIGHTS:
+            weights, load = _WEIGHTS[path.name]
             if not (path.parent / weights).exists():
                 raise InputError(f"DIR {path.parent} holds no {weights}, and pickles stay here; make the folder anew.")
-            families.append(load(path.parent)[1]["model_type"])
-        if path.name == "head_config.json":
-            adapterhub.load_head(path.parent)
-    if not families:
-        raise InputError(f"DIR {folder} holds no {' or '.join(_READERS)}; expected what `scalearn fold` wrote.")
-    return families[0]
+            load(path.parent)
+
+
+def _family(folder: Path) -> str | None:
+    """The backbone's family, as the first configuration of an adapter or fusion names it."""
+    names = [name for name in _WEIGHTS if name != "head_config.json"]
+    settings = [path for path in hub.shareable(folder).values() if path.name in names]
+    if not settings:
+        raise InputError(f"DIR {folder} holds no {' or '.join(names)}; expected what `scalearn fold` wrote.")
+    return read_settings(settings[0].parent, settings[0].name).get("model_type")
 
 
 def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """What a run folder says of itself, or of its first seed, and its backbone's family."""
-    run, spec, task = run_folder.read(folder)
-    content = content or provenance.describe("adapter", folder, run.info, task, run.info["seeds"][0])
+    run, spec, task = run_folder.read_run_folder(folder)
+    content = content or provenance.describe_run("adapter", folder, run.info, task, run.info["seeds"][0])
     return content | {"task": task}, spec.backbone.family
 
 
@@ -177,9 +182,9 @@ def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
     if importlib.util.find_spec("matplotlib") is None:
         _warn("the card has no figure of the learned scales: matplotlib is not installed.")
         return {}
-    panel = omega.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
+    panel = figures.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
     with tempfile.TemporaryDirectory() as scratch:
-        omega.draw_omegas(content["method"], [panel], Path(scratch), "omega")
+        figures.draw_omegas(content["method"], [panel], Path(scratch), "omega")
         return {FIGURE: Path(scratch, FIGURE).read_bytes()}
 
 
@@ -189,7 +194,7 @@ def _scales(folder: Path, content: Mapping[str, Any]) -> np.ndarray | None:
         info = run_info.read_info(folder)
         options = dict(info["spec"]["combiner_options"])
         is_scaled = info["spec"]["combiner"] in VARIANTS
-        return omega.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
+        return figures.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
     try:
         scales = np.asarray(content.get("omega"), float).T
     except (TypeError, ValueError):
@@ -207,7 +212,7 @@ def _card(config: PushConfig, content: Mapping[str, Any], family: str, names: Se
     if not (config.base_model or known_base(content)):
         _warn(f"no hub id of the backbone {content['backbone']['name']!r} is known; pass --base-model for the card.")
     options = {"family": family, "base_model": config.base_model, "license": config.license}
-    return {card.FILE: card.write(content, config.repo, names, **options).encode()}
+    return {card.FILE: card.write_card(content, config.repo, names, **options).encode()}
 
 
 def _warn(text: str) -> None:

@@ -1,12 +1,22 @@
-"""What a folder holds, told by the content of its files: their names serve several libraries."""
+"""What a foreign folder holds, recognised by the content of its files (several libraries share their names), and read.
 
+Letters: T source tasks.
+"""
+
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub_folder import SETUP as SETUP_FILE
 from scalearn_jax.io.model_folder import inside, is_plain_name, read_settings
+from scalearn_jax.runs import adapterhub, provenance
+from scalearn_jax.runs.sources import Source, load_source
+from scalearn_jax.sharing import release
+from scalearn_jax.typing import Params
 
 
 class Format(NamedTuple):
@@ -49,10 +59,10 @@ def recognise(folder: Path) -> str:
       InputError: none, several, or one under a wrong file name.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one with {', '.join(_names())}.")
-    found = {name: _format(read_settings(folder, name)) for name in _names() if (folder / name).exists()}
+        raise InputError(f"{folder} is no folder; expected one with {', '.join(_settings_files())}.")
+    found = {name: _format(read_settings(folder, name)) for name in _settings_files() if (folder / name).exists()}
     if not found:
-        raise InputError(f"{folder} holds none of {', '.join(_names())}; expected a folder with one of them.")
+        raise InputError(f"{folder} holds none of {', '.join(_settings_files())}; expected a folder with one of them.")
     for name, kind in found.items():
         if kind is None:
             raise InputError(f"{folder / name} describes nothing known; expected {_known()}.")
@@ -65,7 +75,7 @@ def recognise(folder: Path) -> str:
     return next(iter(found.values()))
 
 
-def _names() -> list[str]:
+def _settings_files() -> list[str]:
     return [row.settings for row in FORMATS.values()]
 
 
@@ -113,7 +123,7 @@ def _only(child: dict[str, Any]) -> list[Any]:
     return names if isinstance(names, list) and len(names) == 1 else [None]
 
 
-def hashes(folder: Path, *formats: Format) -> dict[str, str]:
+def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
     """Hashes the files of a folder that are read: configuration and weights of each format there is."""
     names = [row.settings for row in formats]
     names += [next((name for name in row.weights if (folder / name).exists()), "") for row in formats]
@@ -123,3 +133,82 @@ def hashes(folder: Path, *formats: Format) -> dict[str, str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder of another library holds.
+
+    Attributes:
+      folder: where it lies.
+      kind: a key of ``FORMATS``.
+      method: a key of ``METHODS``.
+      described: what its configuration says; ``name``, ``model_type`` and ``model_name`` at least.
+      transfer: of a combining layer.
+      bank: the adapters in bank order; one of method ``"single"``.
+      noted: content of ``scalearn.json``, which our own exports hold.
+    """
+
+    folder: Path
+    kind: str
+    method: str
+    described: dict[str, Any]
+    transfer: Params
+    bank: tuple[Source, ...]
+    noted: dict[str, Any] | None
+
+
+def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
+    """Reads what a folder holds, with the adapters it combines.
+
+    Args:
+      config: see ``ImportConfig``.
+      source: the folder.
+      kind: what ``recognise`` says of it, but ``"run"``.
+
+    Raises:
+      InputError: damaged files, or sources that are missing or others than the layers combine.
+    """
+    paths, noted = config.sources, provenance.read_provenance(source)
+    if kind == "setup":
+        fusion, members = setup_members(source)
+        paths = paths or tuple(str(source / name) for name in members)
+        source, kind = source / fusion, "fusion"
+    if kind == "adapter":
+        if paths:
+            raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
+        adapter, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
+        family, phi = described["model_type"], described["non_linearity"]
+        only = Source(described["name"], str(source), adapter, phi, None, family)
+        return Found(source, kind, "single", described, {}, (only,), noted)
+    load = adapterhub.load_fusion if kind == "fusion" else release.load_scalearn
+    transfer, described = load(source, allow_pickle=config.allow_pickle)
+    method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
+    if not paths:
+        raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
+    given = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
+    bank = in_layer_order(source, described["adapter_names"], given)
+    return Found(source, kind, method, described, transfer, bank, noted)
+
+
+def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) -> tuple[Source, ...]:
+    """Puts adapters into the order in which a layer names them; a name may lack its task's suite.
+
+    Raises:
+      InputError: they are not those that the layer names.
+    """
+    of_name = {name: [one for one in given if name in _layer_names(one.name)] for name in names}
+    missing = [name for name, found in of_name.items() if not found]
+    double = [name for name, found in of_name.items() if len(found) > 1]
+    unexpected = [one.name for one in given if not _layer_names(one.name) & set(names)]
+    if missing or double or unexpected or len(given) != len(names):
+        raise InputError(
+            f"--sources do not fit {source}, whose layers combine {', '.join(names)}; missing: {missing or 'none'},"
+            f" unexpected: {unexpected or 'none'}, twice: {double or 'none'}."
+        )
+    return tuple(found for (found,) in of_name.values())
+
+
+def _layer_names(name: str) -> set[str]:
+    """What a layer may call an adapter of ours: AdapterHub names have no slash."""
+    return {name, name.rsplit("/", 1)[-1], name.replace("/", "-")}

@@ -30,7 +30,7 @@ class Contents:
     results: dict[str, Any] | None = None
 
 
-def read(folder: Path) -> tuple[Contents, ModelSpec, Task]:
+def read_run_folder(folder: Path) -> tuple[Contents, ModelSpec, Task]:
     """Reads a run folder, and checks that its weights are those of the model it describes.
 
     Raises:
@@ -52,10 +52,10 @@ def _check(folder: Path, spec: ModelSpec, leaves: dict[str, Array], kept: dict[s
         groups.append("backbone")
     else:
         whole = {name: leaf for name, leaf in whole.items() if not name.startswith("backbone/pooler/")}
-    run_info.check_leaves(folder, whole, spec, *groups)
+    run_info.check_leaves(folder, whole, run_info.expected_shapes(spec, *groups))
 
 
-def write(folder: Path, contents: Contents) -> None:
+def write_run_folder(folder: Path, contents: Contents) -> None:
     """Fills a run folder and reads it back.
 
     Raises:
@@ -68,5 +68,5 @@ def write(folder: Path, contents: Contents) -> None:
     if contents.results:
         write_json(folder / "results.json", contents.results)
     write_json(folder / "run.json", contents.info)
-    found, *_ = read(folder)
+    found, *_ = read_run_folder(folder)
     check_same(folder, (contents.trained, contents.kept), (found.trained, found.kept))

@@ -1,4 +1,4 @@
-"""What can be told of a config before anything trains: whether sources, backbone, tokenizer and options fit together.
+"""Checks of a config before anything trains: whether sources, backbone, tokenizer and options fit together.
 
 Letters: d hidden size, r bottleneck.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import tokens
+from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import non_linearity
@@ -35,7 +35,7 @@ def check_settings(
         bottleneck_width(config, backbone)
         non_linearity(config.non_linearity or "relu")
     given = given_options(config)
-    for name in methods.foreign_flags(method, given):
+    for name in foreign_settings(method, given):
         raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
     for name in ("weights", "coefficients"):
         required = method.combiner == "fixed" and name == "coefficients"
@@ -62,7 +62,7 @@ def bottleneck_width(config: TrainConfig, backbone: BackboneSpec) -> int:
 
 def given_options(config: TrainConfig) -> dict[str, Any]:
     """Lists the options of single methods that a config sets."""
-    values = {name: getattr(config, name, None) for name in methods.all_flags()}
+    values = {name: getattr(config, name, None) for name in combiner_settings()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -78,9 +78,3 @@ def check_length(name: str, values: Sequence[float] | None, num_sources: int, *,
         raise InputError(
             f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
         )
-
-
-def check_tokens(encoded: tokens.Encoded, backbone: BackboneSpec, where: str) -> tokens.Encoded:
-    """``tokens.check_ids`` against the tables of a backbone."""
-    sizes = {"vocab_size": backbone.vocab_size, "type_vocab_size": backbone.type_vocab_size}
-    return tokens.check_ids(encoded, **sizes, where=where)

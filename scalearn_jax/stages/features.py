@@ -1,12 +1,10 @@
-"""Training a head alone: a frozen encoder without dropout gives an example the same features in every epoch.
+"""A head alone, trained on features that are computed once: without dropout they are the same in every epoch.
 
-AdapterSoup, probing and a head on the bare backbone change nothing below their head, so each example's features are
-computed once and the steps run on them.
+AdapterSoup, probing and a head on the bare backbone change nothing below their head.
 
 Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -16,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import parallel, preemption
+from scalearn_jax.train import preemption, sharding
+from scalearn_jax.train.compile import Compiled, compile_predict_step
 from scalearn_jax.train.evaluate import scores
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
@@ -36,7 +35,7 @@ def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
 
 
 def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> Array:
-    """``model.apply`` from features on, with the dropout masks that it would draw."""
+    """``model.apply`` from the features on, with the dropout masks that it would draw."""
     return model.predict(params, batch.features, spec=spec, task=task, key=keys.head)
 
 
@@ -51,12 +50,13 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     Returns:
       Float[n K d], in the order of ``examples``.
     """
-    nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
+    # The encoder uses nothing that trains, and the setup's own parameters may be donated to the first step by now.
+    unused = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), setup.trainable)
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
     found = []
     for batch in encode_batches(setup, encoded, examples):
         preemption.boundary()
-        encoded_rows = np.asarray(step(nothing, setup.frozen, batch))[0]
+        encoded_rows = np.asarray(step(unused, setup.frozen, batch))[0]
         found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)
 
@@ -64,57 +64,56 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
 def encode_batches(setup: Setup, encoded: Encoded, examples: np.ndarray) -> Iterator[Batch]:
     """Yields the batches that ``compute`` encodes, all of one shape."""
     size, length = setup.config.eval_batch_size, setup.task.max_length
-    rows = parallel.divisible(int(batches.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
+    rows = sharding.divisible(int(packing.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
     layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
     chunks = (examples[start : start + size] for start in range(0, len(examples), size))
     return (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
 
 
 @functools.cache
-def encode_step(spec: model.ModelSpec, mesh: Mesh) -> parallel.Compiled:
+def encode_step(spec: model.ModelSpec, mesh: Mesh) -> Compiled:
     """Compiles the encoder of a spec once a process and mesh: (trainable, frozen, batch) -> Float[1 N d]."""
 
     def encode(trainable: Params, frozen: Params, batch) -> Array:
         return model.features(tree.combine(trainable, frozen), batch, spec=spec)
 
-    return parallel.compile_predict_step(encode, mesh)
+    return compile_predict_step(encode, mesh)
 
 
 def train_batches(setup: Setup, num_steps: int, start_step: int = 0) -> Iterator[FeatureBatch]:
-    """Yields the batches of ``training.member_batches`` as features, with a leading member axis.
+    """Yields the batches of ``program.member_batches`` as features, with a leading member axis.
 
     Only examples that some step uses are encoded.
     """
-    config, encoded = setup.config, setup.data.train
-    orders = [_examples(encoded, seed, config.batch_size, num_steps) for seed in config.seeds]
-    used = used_examples(setup, num_steps)
+    encoded, size, used = setup.data.train, setup.config.batch_size, used_examples(setup, num_steps)
     table, place = compute(setup, encoded, used), np.zeros(len(encoded), int)
     place[used] = np.arange(len(used))
-    for members in itertools.islice(zip(*orders, strict=True), start_step, None):
-        lots = [_batch(table[place[examples]], encoded.labels[examples], config.batch_size) for examples in members]
-        yield FeatureBatch(*(np.stack(leaves) for leaves in zip(*lots, strict=True)))
+
+    def batch(examples: np.ndarray) -> FeatureBatch:
+        missing = size - len(examples)  # of a short last batch; features [n K d] become [B*K d]
+        chosen = table[place[examples]], encoded.labels[examples]
+        features, labels = (np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in chosen)
+        return FeatureBatch(features.reshape(-1, features.shape[-1]), np.arange(size) < len(examples), labels)
+
+    for members in itertools.islice(zip(*_examples(setup, num_steps), strict=True), start_step, None):
+        yield batches.stack([batch(examples) for examples in members])
 
 
 def used_examples(setup: Setup, num_steps: int) -> np.ndarray:
     """The training examples that some step of some seed uses, each once."""
-    encoded, size = setup.data.train, setup.config.batch_size
-    orders = (_examples(encoded, seed, size, num_steps) for seed in setup.config.seeds)
-    return np.unique(np.concatenate([examples for order in orders for examples in order]))
+    return np.unique(np.concatenate([examples for steps in _examples(setup, num_steps) for examples in steps]))
 
 
-def _examples(encoded: Encoded, seed: int, batch_size: int, num_steps: int) -> list[np.ndarray]:
-    """The examples of each step of a seed."""
-    per_epoch = batches.steps_per_epoch(len(encoded), batch_size)
-    orders = (batches.order(seed, epoch, len(encoded)) for epoch in range(-(-num_steps // per_epoch)))
-    steps = [order[start : start + batch_size] for order in orders for start in range(0, len(order), batch_size)]
-    return steps[:num_steps]
+def _examples(setup: Setup, num_steps: int) -> list[list[np.ndarray]]:
+    """The examples of each step, for each seed."""
+    count, size = len(setup.data.train), setup.config.batch_size
+    epochs = range(-(-num_steps // batches.steps_per_epoch(count, size)))
 
+    def of_seed(seed: int) -> list[np.ndarray]:
+        orders = (batches.order(seed, epoch, count) for epoch in epochs)
+        return [order[start : start + size] for order in orders for start in range(0, count, size)][:num_steps]
 
-def _batch(features: np.ndarray, labels: np.ndarray, size: int) -> FeatureBatch:
-    """Fills a short last batch up; features [n K d] become [B*K d]."""
-    missing = size - len(labels)
-    features, padded = (np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in (features, labels))
-    return FeatureBatch(features.reshape(-1, features.shape[-1]), np.arange(size) < len(labels), padded)
+    return [of_seed(seed) for seed in setup.config.seeds]
 
 
 def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[str, float]]]:
@@ -124,12 +123,14 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
 
     @jax.jit
     def logits(trainable: Params, frozen: Params, first: Array) -> Array:
-        one = lambda member: model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)  # noqa: E731
-        return jax.vmap(one)(trainable)
+        def predict(member: Params) -> Array:
+            return model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)
+
+        return jax.vmap(predict)(trainable)
 
     def evaluate(trainable: Params) -> list[dict[str, float]]:
-        if not tables:  # training has given up the setup's own parameters by now
-            table = compute(dataclasses.replace(setup, trainable=trainable), encoded, np.arange(len(encoded)))
+        if not tables:
+            table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
         return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
 

@@ -1,4 +1,4 @@
-"""What makes a run the same one: to go on, settings, backbone, sources and data; to count as finished, the settings."""
+"""What makes two runs the same: to resume, settings, backbone, sources and data; to count as finished, the settings."""
 
 import dataclasses
 import json
@@ -10,28 +10,21 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.config import TrainConfig
+from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
+from scalearn_jax.config.checks import fields_where
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
+from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs import software
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
-
-# Places; what lies there is compared instead.
-_OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
-# What changes how a run is made but not what comes of it, but for the last bits.
-_FREE = (
-    *("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
-    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle", "any_base_model"),
-)
 
 _SHOWN = 16  # digits of a hash
 
 
 def flag(name: str) -> str:
-    """Writes a field as it stands on the command line."""
+    """Formats a field's name as on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -39,40 +32,38 @@ def facts(setups: Sequence[Setup]) -> dict[str, Any]:
     """Lists what must be the same in every process of some runs: configs, backbone, sources and data; JSON types."""
     if len(setups) == 1:
         return _facts(setups[0])
-    numbered = [
-        (f"{name} of run {number}", value)
-        for number, setup in enumerate(setups, 1)
-        for name, value in _facts(setup).items()
-    ]
-    return {"the number of runs": len(setups), **dict(numbered)}
+    every = {"the number of runs": len(setups)}
+    for number, setup in enumerate(setups, 1):
+        every |= {f"{name} of run {number}": value for name, value in _facts(setup).items()}
+    return every
 
 
 def _facts(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
-    settings = {flag(name): value for name, value in config.items() if name not in _OF_ONE_HOST}
+    elsewhere = fields_where(type(setup.config), "per_host")  # what lies in these places is compared instead
+    settings = {flag(name): value for name, value in config.items() if name not in elsewhere}
     model = {f"the model's {name}": value for name, value in run_info.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
-    data = {f"the {name} data": _hash_of_arrays(split)[:_SHOWN] for name, split in vars(setup.data).items()}
+    data = {}
+    for name, split in vars(setup.data).items():
+        arrays = {field: x for field, x in vars(split).items() if isinstance(x, np.ndarray)}
+        data[f"the {name} data"] = tree.content_hash(arrays)[:_SHOWN]
     sources = {f"source {number}": f"{s.name} {s.hash[:_SHOWN]}" for number, s in enumerate(setup.sources, 1)}
     return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
 
 
-def _hash_of_arrays(split: Any) -> str:
-    return tree.content_hash({name: x for name, x in vars(split).items() if isinstance(x, np.ndarray)})
-
-
 def of_results(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that the results follow from: those that a run must keep to go on."""
-    free = {flag(name) for name in _FREE}
+    free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
     return {name: value for name, value in facts.items() if name.split(" of run ")[0] not in free}
 
 
 def machine(setup: Setup) -> dict[str, Any]:
-    """Lists what the last bits of the results follow from, too: software, devices and how the work is shared out."""
+    """Lists what the last bits of the results depend on: software, devices and how the work is shared out."""
     mesh, config = setup.mesh, setup.config
     devices = {"devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}", "mesh": dict(mesh.shape)}
-    return software.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
+    return provenance.versions() | devices | {"processes": jax.process_count(), "dispatch": config.steps_per_dispatch}
 
 
 def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
@@ -93,7 +84,12 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
         info, results = run_info.read_info(folder), read_json(folder / "results.json")
     except InputError:
         return None
-    found = differences(*_settings(kind, config, info))
+    # Only settings that the run knows: those of a newer version are compared with none.
+    names = fields_where(type(config), "result")
+    here = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **info["config"]}
+    names = [name for name in here if name in there]
+    found = differences({name: there[name] for name in names}, {name: here[name] for name in names})
     if found:
         raise InputError(
             f"--out {config.out} already exists and is not empty, it holds a run with other settings"
@@ -101,12 +97,3 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
         )
     tidy(folder, SCRATCH)
     return results
-
-
-def _settings(kind: str, config: TrainConfig, info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a finished run and of a config that say what comes of them; those the run does not know aside."""
-    here = {name: value for name, value in dataclasses.asdict(config).items() if name not in (*_FREE, "out")}
-    there = {"kind": info.get("kind"), **info["config"]}
-    here = {"kind": kind, **json.loads(json.dumps(here))}
-    names = [name for name in here if name in there]
-    return {name: there[name] for name in names}, {name: here[name] for name in names}

@@ -1,36 +1,37 @@
-"""Where the events of runs that train together go: a log each, and one display for all."""
+"""Where the events of runs that train together go: a log for each, and one display for all."""
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
 
 from scalearn_jax.io.files import named, write_text
 from scalearn_jax.io.progress import Progress
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train.checkpoint import Saved
-from scalearn_jax.train.loop import Schedule
+from scalearn_jax.train.checkpoint import Checkpoint
+from scalearn_jax.train.loop import Event, Schedule
 
 LOG, TIMING = "metrics.jsonl", "timing.jsonl"
 
 
 @contextlib.contextmanager
 def recorders(
-    title: str, setups: Sequence[Setup], folders: Sequence[Path | None], schedules, begun: Saved | None = None
-) -> Iterator[list]:
+    title: str,
+    setups: Sequence[Setup],
+    folders: Sequence[Path | None],
+    schedule: Schedule,
+    saved: Checkpoint | None = None,
+) -> Iterator[list[Callable[[Event], None]]]:
     """Opens the log of each run and one display for all; without folders, all stay silent.
 
-    What took how long goes to a file of its own, so that a log holds nothing but what the same run always gives.
+    Times go to a file of their own, so that a log holds only what the same run always gives.
 
     Args:
-      title: of the display.
+      title: of the display: the folder above those of the runs, or the run's own.
       setups: the runs.
       folders: of each; ``None`` where nothing is to be written.
-      schedules: of each.
-      begun: the checkpoint that the runs go on from, with the logs until then.
+      schedule: of them all.
+      saved: the checkpoint that the runs go on from, with the logs until then.
 
     Yields:
       For each run, what takes its events.
@@ -38,63 +39,52 @@ def recorders(
     if not any(folders):
         yield [lambda event: None] * len(setups)
         return
-    main = int(np.argmax([schedule.num_steps for schedule in schedules]))
-    logs = begun.meta["logs"] if begun else [""] * len(setups)
+    logs = saved.meta["logs"] if saved else [""] * len(setups)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(title, setups[main].config.seeds))
-        records = [
-            _record(
-                _Log(stack, folder, text) if folder else None,
-                progress,
-                _label(title, setup, schedule) if len(setups) > 1 else {},
-                shown=number == main,
-            )
-            for number, (folder, text, setup, schedule) in enumerate(zip(folders, logs, setups, schedules, strict=True))
-        ]
-        for record, setup, schedule in zip(records, setups, schedules, strict=True):
+        progress = stack.enter_context(Progress(title, setups[0].config.seeds))
+        records = []
+        for number, (setup, folder, text) in enumerate(zip(setups, folders, logs, strict=True)):
+            write = _open_log(stack, folder, text) if folder else None
+            run = {"run": str(Path(setup.config.out).relative_to(title))} if len(setups) > 1 else {}
+            records.append(_recorder(write, progress, run, shown=number == 0))
+        for record, setup in zip(records, setups, strict=True):
             start = {"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)}
-            record(start | ({"step": begun.step} if begun else {}))
+            record(start | ({"step": saved.step} if saved else {}))
         yield records
+
+
+def _recorder(write: Callable | None, progress: Progress, run: dict[str, str], *, shown: bool) -> Callable:
+    """Returns what takes a run's events; of runs together, the display shows every evaluation, the steps of one."""
+
+    def record(event: Event) -> None:
+        if write:
+            write(event)
+        if shown or event["event"] == "eval":
+            progress.update(run | event)
+
+    return record
+
+
+def _open_log(stack: contextlib.ExitStack, folder: Path, text: str) -> Callable[[Event], None]:
+    """Opens a run's log, begun with what it held before, and its times; returns what writes an event."""
+    write_text(folder / LOG, text)
+    log, timing = (stack.enter_context((folder / name).open("a")) for name in (LOG, TIMING))
+
+    def put(file, event: Event) -> None:
+        with named(Path(file.name)):
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+
+    def write(event: Event) -> None:
+        rate = {name: event[name] for name in event if name == "examples_per_second"}
+        if rate or event["event"] == "start":
+            put(timing, {"event": event["event"], "step": event.get("step", 0), **rate})
+        if not (event["event"] == "start" and "step" in event):  # where a run was resumed is no part of the log
+            put(log, {name: value for name, value in event.items() if name not in rate})
+
+    return write
 
 
 def logs_of(folders: Sequence[Path | None]) -> list[str]:
     """Reads the logs as they are now, for a checkpoint."""
     return [(folder / LOG).read_text() if folder else "" for folder in folders]
-
-
-class _Log:
-    """The files of one run: its log, begun with what it held before, and how long things took."""
-
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, text: str):
-        write_text(folder / LOG, text)
-        self._log, self._timing = (stack.enter_context((folder / name).open("a")) for name in (LOG, TIMING))
-
-    def write(self, event: dict[str, Any]) -> None:
-        """Writes an event; times, and where a run was taken up, are no part of the log."""
-        rate = {name: event[name] for name in event if name == "examples_per_second"}
-        if rate or event["event"] == "start":
-            self._put(self._timing, {"event": event["event"], "step": event.get("step", 0), **rate})
-        if not (event["event"] == "start" and "step" in event):
-            self._put(self._log, {name: value for name, value in event.items() if name not in rate})
-
-    def _put(self, file: IO[str], event: dict[str, Any]) -> None:
-        with named(Path(file.name)):
-            file.write(json.dumps(event) + "\n")
-            file.flush()
-
-
-def _label(title: str, setup: Setup, schedule: Schedule) -> dict[str, Any]:
-    """What the display needs to know of a run among others."""
-    return {"run": str(Path(setup.config.out).relative_to(title)), "num_steps": schedule.num_steps}
-
-
-def _record(log: _Log | None, progress: Progress, label: dict[str, Any], shown: bool) -> Callable:
-    """Writes events to a run's log, and to the display: of runs together, the evaluations of all, the steps of one."""
-
-    def record(event: dict[str, Any]) -> None:
-        if log:
-            log.write(event)
-        if shown or event["event"] == "eval":
-            progress.update(label | event)
-
-    return record

@@ -3,35 +3,36 @@
     train_adapter   stage 1: an adapter (or everything) on one task
     transfer        stage 2: a combiner over frozen source adapters, on a target task
 
-Letters: M members (seeds trained together), T source tasks.
+The runs of a target, one a learning rate, train in one program; targets follow one another over one backbone.
 """
 
 import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.atomic_folder import SCRATCH, check_out, clear_but, new_folder
+from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.stages import identity, rates, together
+from scalearn_jax.stages import identity
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
-from scalearn_jax.stages.outputs import write_run
+from scalearn_jax.stages.members import compare_rates, run_configs, runs_of
+from scalearn_jax.stages.outputs import outcomes, write_run
 from scalearn_jax.stages.prepare import Setup, prepare
 from scalearn_jax.stages.program import make_schedule, train, training_rows
-from scalearn_jax.train import out_of_memory, resume
-from scalearn_jax.train.agreement import check_joined, is_writer
-from scalearn_jax.train.agreement import prepare as prepare_to_agree
-from scalearn_jax.train.agreement import state as processes
-from scalearn_jax.train.checkpoint import Saved
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train import resume
+from scalearn_jax.train.agreement import processes
+from scalearn_jax.train.checkpoint import Checkpoint
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.loop import Schedule
+from scalearn_jax.train.memory import explain_out_of_memory
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -67,18 +68,18 @@ def transfer(config: TransferConfig) -> Path:
 
 
 def adapter_setups(config: AdapterConfig) -> list[Setup]:
-    """Checks and resolves a stage-1 config to its runs, one a learning rate; writes nothing.
+    """Checks and resolves a stage-1 config; writes nothing.
 
     Raises:
       InputError: anything wrong with the input.
     """
     if methods.get(config.method).uses_sources:
         raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return rates.at_each(prepare(config, config.task, ()))
+    return [prepare(config, config.task, ())]
 
 
 def transfer_setups(config: TransferConfig) -> list[Setup]:
-    """Checks and resolves a stage-2 config to its runs, one a target and learning rate; writes nothing.
+    """Checks and resolves a stage-2 config, one setup a target, which share one backbone; writes nothing.
 
     Raises:
       InputError: anything wrong with the input.
@@ -88,22 +89,49 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     sources = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
+    backbone = pretrained.load_hashed_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
     setups: list[Setup] = []
     for one in _of_targets(config):
-        setups.append(_sharing(prepare(one, one.target, sources), setups))
-    return [run for setup in setups for run in rates.at_each(setup)]
+        setup = prepare(one, one.target, sources, backbone)
+        placed = next((other for other in setups if other.spec.backbone == setup.spec.backbone), setup)
+        frozen = setup.frozen | {"backbone": placed.frozen["backbone"]}
+        setups.append(dataclasses.replace(setup, frozen=frozen))
+    return setups
 
 
-def _of_targets(config: TransferConfig) -> list[TransferConfig]:
-    """The config of each target."""
-    if config.target:
-        return [config]
-    each = (dict(target=target, targets=(), out=str(Path(config.out, target))) for target in config.targets)
-    return [dataclasses.replace(config, **changes) for changes in each]
+def _of_targets(config: TrainConfig) -> list[TrainConfig]:
+    """The config of each target, with a folder of its own."""
+    targets = getattr(config, "targets", ())
+    each = [dict(target=target, targets=(), out=str(Path(config.out, target))) for target in targets]
+    return [dataclasses.replace(config, **changes) for changes in each] or [config]
+
+
+def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
+    """Trains the runs of a config, one target after the other, and compares its learning rates.
+
+    Raises:
+      FloatingPointError: some run did not stay finite; the others are written.
+    """
+    processes.check_joined(config.num_processes)
+    results = _finished(kind, config) if processes.is_writer else {}
+    if config.out in results and processes.num_processes == 1:
+        return Path(config.out)
+    setups = make_setups(config)
+    schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
+    failures: dict[str, str] = {}
+    for setup, schedule in zip(setups, schedules, strict=True):
+        found, failed = _train_target(kind, setup, schedule, results)
+        results, failures = results | found, failures | failed
+    if config.learning_rates and results and processes.is_writer:
+        write_json(Path(config.out, "rates.json"), compare_rates(setups, results))
+    if failures:
+        each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
+        raise FloatingPointError(f"{each}; try a lower learning rate, and another --out.")
+    return Path(config.out)
 
 
 def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
-    """Checks the processes and the run folders of a config, before anything is computed.
+    """Checks the run folders of a config before anything is computed.
 
     Returns:
       run folder -> results, of the runs that an earlier call has finished.
@@ -111,12 +139,8 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     Raises:
       InputError: a folder is in use for something else.
     """
-    check_joined(config.num_processes)
-    if not is_writer():
-        return {}
-    targets = _of_targets(config) if isinstance(config, TransferConfig) else [config]
-    configs = [one for target in targets for one in rates.configs(target)]
-    found = {one.out: identity.finished(kind, one) for one in configs}
+    configs = [run for target in _of_targets(config) for run in run_configs(target)]
+    found = {run.out: identity.finished(kind, run) for run in configs}
     done = {out: results for out, results in found.items() if results}
     for out in found.keys() - done.keys():
         check_out(out)
@@ -129,127 +153,87 @@ def _warn(out: str, text: str) -> None:
     print(f"scalearn: {out}: {text}", file=sys.stderr)
 
 
-def _sharing(setup: Setup, others: Sequence[Setup]) -> Setup:
-    """Lets a run hold the same copy of the backbone as one of the others, if it is the same."""
-    owner = next((other for other in others if other.spec.backbone == setup.spec.backbone), setup)
-    return dataclasses.replace(setup, frozen=setup.frozen | {"backbone": owner.frozen["backbone"]})
-
-
-def programs(setups: Sequence[Setup]) -> list[list[Setup]]:
-    """Groups the runs of a config by what fits one program; see ``together.key``."""
-    groups: dict[tuple, list[Setup]] = {}
-    for setup in setups:
-        groups.setdefault(together.key(setup), []).append(setup)
-    return list(groups.values())
-
-
-def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
-    """Trains the runs of a config, and says which learning rate did best.
-
-    Raises:
-      FloatingPointError: some run did not stay finite; the others are written.
-    """
-    results, failures = _finished(kind, config), {}
-    if config.out in results and processes.num_processes == 1:
-        return Path(config.out)
-    setups = make_setups(config)
-    schedules = {setup.config.out: make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups}
-    for group in programs(setups):
-        found, failed = _run_together(kind, config, group, [schedules[setup.config.out] for setup in group], results)
-        results, failures = results | found, failures | failed
-    if config.learning_rates and results and is_writer():
-        write_json(Path(config.out, "rates.json"), rates.best(setups, results))
-    if failures:
-        each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
-        raise FloatingPointError(f"{each}; try a lower learning rate, and another --out.")
-    return Path(config.out)
-
-
-def _run_together(
-    kind: str, config: TrainConfig, setups: Sequence[Setup], schedules: Sequence[Schedule], done: dict[str, Any]
+def _train_target(
+    kind: str, setup: Setup, schedule: Schedule, results: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Trains runs in one program, scores their best checkpoints and writes their folders.
+    """Trains the runs of a target in one program, scores their best checkpoints and writes their folders.
 
-    A folder appears as soon as its run is scored. One that did not stay finite has none, and no results.
+    A folder appears as soon as its run is scored. A run that did not stay finite has none, and no results.
 
     Args:
       kind: of the runs.
-      config: of them all.
-      setups: the runs.
-      schedules: of each.
-      done: folder -> results, of those that an earlier call has finished.
+      setup: of the target.
+      schedule: of its runs.
+      results: folder -> results, of the runs that an earlier call has finished.
 
     Returns:
-      (folder -> results, folder -> why there are none).
+      (folder -> results, folder -> why there are none), of the runs trained now.
     """
-    prepare_to_agree()
-    steps, results, failures = [schedule.num_steps for schedule in schedules], {}, {}
-    shape = lambda: f"{training_rows(setups, steps)[1][-1]} rows of {setups[0].task.max_length} tokens"  # noqa: E731
-    with out_of_memory.explained(setups[0].config, shape), contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(_Folder(setup.config.out, setup.config.out not in done)) for setup in setups]
-        paths = [folder.path for folder in folders]
-        known = identity.facts(setups)
-        known_results = identity.of_results(known)
-        checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, paths, known_results)))
-        begun, done = _begun(checkpoints, config, setups[0], known, done)
-        if all(setup.config.out in done for setup in setups):
+
+    def shape() -> str:
+        return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"
+
+    processes.prepare()
+    runs = runs_of(setup)
+    found, failures = {}, {}
+    with explain_out_of_memory(setup.config, shape), contextlib.ExitStack() as stack:
+        start = _start(stack, setup, runs, results)
+        if all(run.config.out in start.done for run in runs):
             return {}, {}
-        for path in filter(None, paths):
-            clear_but(path, SCRATCH, TIMING)
-        checkpoints.begin()
-        meta = dict(facts=known_results, machine=identity.machine(setups[0]), restart=config.restart)
-        often = config.checkpoint_every, config.checkpoint_minutes
-        keeper = resume.Keeper(checkpoints, *often, lambda: meta | {"logs": logs_of(paths)})
-        with recorders(config.out, setups, paths, schedules, begun) as records:
-            trained = train(setups, schedules, records, begun, keeper if is_writer() else None)
-        for folder, setup, schedule, outcome in zip(folders, setups, schedules, trained, strict=True):
+        paths = [folder and folder.path for folder in start.folders]
+        with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
+            position = train(runs, schedule, records, start.saved, start.saver if processes.is_writer else None)
+        for run, folder, outcome in zip(runs, start.folders, outcomes(runs, position), strict=True):
             if outcome.failure:
-                failures[setup.config.out] = outcome.failure
-                folder.drop()
-            elif setup.config.out not in done:
-                results[setup.config.out] = write_run(kind, folder.path, setup, schedule, outcome)
-                folder.close()
-    return results, failures
+                failures[run.config.out] = outcome.failure
+                if folder:
+                    folder.discard()
+            elif run.config.out not in start.done:
+                found[run.config.out] = write_run(kind, folder and folder.path, run, schedule, outcome)
+                if folder:
+                    folder.keep()
+    return found, failures
 
 
-def _checkpoints(config: TrainConfig, paths: Sequence[Path | None], facts: dict[str, Any]) -> Checkpoints:
-    """The checkpoints of a program: in the run folder that comes out last, or where they lie already.
+class _Start(NamedTuple):
+    """What some runs begin with."""
 
-    With ``--restart`` they are removed first, unless they are of the same command, which may be stopped and go on, too.
+    folders: list[AtomicFolder | None]  # of each run; none where it is done, and in a process that only computes
+    saved: Checkpoint | None  # the checkpoint to go on from
+    done: list[str]  # folders of the runs that are finished, the same in every process
+    saver: resume.CheckpointSaver  # writes checkpoints
+
+
+def _start(stack: contextlib.ExitStack, setup: Setup, runs: Sequence[Setup], results: dict[str, Any]) -> _Start:
+    """Opens the folders of some runs, finds the checkpoint to go on from, and waits until all processes are ready.
+
+    Checkpoints lie in the run folder that is completed last, or where an earlier call has put them. With ``--restart``
+    they are removed first, unless they are of the same command, which may be stopped and go on, too.
     """
-    places = [Checkpoints(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
-    for place in places if config.restart else ():
-        if not resume.is_of_restart(place, facts):
-            place.clear()
-    nowhere = Checkpoints(Path(config.out, SCRATCH))
-    return next((place for place in places if place.steps()), places[-1] if places else nowhere)
+    config, folders = setup.config, []
+    for run in runs:
+        writes = processes.is_writer and run.config.out not in results
+        folders.append(stack.enter_context(atomic_folder(run.config.out, scratch=SCRATCH)) if writes else None)
+    facts, machine = identity.facts(runs), identity.machine(setup)
+    facts_of_results = identity.of_results(facts)
+    paths = [folder and folder.path for folder in folders]
+    stores = [CheckpointStore(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
+    for store in stores if config.restart else ():
+        if not resume.is_of_restart(store, facts_of_results):
+            store.clear()
+    unused = CheckpointStore(Path(config.out, SCRATCH))
+    store = next((store for store in stores if store.steps()), stores[-1] if stores else unused)
+    stack.callback(store.close)
+    saved = None
+    if processes.is_writer:
+        saved = resume.find(store, facts_of_results, machine, functools.partial(_warn, config.out))
+    saved, done = resume.share(saved, sorted(results), facts)
+    for path in filter(None, paths):
+        clear_except(path, SCRATCH, TIMING)
+    store.begin()
 
+    def meta() -> dict[str, Any]:
+        return dict(facts=facts_of_results, machine=machine, restart=config.restart, logs=logs_of(paths))
 
-def _begun(
-    checkpoints: Checkpoints, config: TrainConfig, first: Setup, known: dict[str, Any], done: Iterable[str]
-) -> tuple[Saved | None, list[str]]:
-    """Waits until all processes are ready; returns the checkpoint to go on from, and the folders that are done."""
-    begun, warn = None, functools.partial(_warn, config.out)
-    if is_writer():
-        begun = resume.find(checkpoints, identity.of_results(known), identity.machine(first), warn)
-    return resume.share(begun, sorted(done), known)
-
-
-class _Folder(contextlib.ExitStack):
-    """A run folder in the making, of the process that writes; ``close`` brings it out.
-
-    Any error removes it, unless checkpoints lie in it.
-    """
-
-    def __init__(self, out: str, needed: bool):
-        super().__init__()
-        self.path = self.enter_context(new_folder(out, scratch=SCRATCH)) if needed and is_writer() else None
-
-    def drop(self) -> None:
-        """Ends it as an error would."""
-        with contextlib.suppress(_Dropped), self:
-            raise _Dropped
-
-
-class _Dropped(Exception):
-    pass
+    saver = resume.CheckpointSaver(store, config.checkpoint_every, config.checkpoint_minutes, meta)
+    return _Start(folders, saved, done, saver)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
+from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -23,10 +24,19 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
-from scalearn_jax.stages.checks import bottleneck_width, check_settings, check_tokens, given_options
-from scalearn_jax.train import parallel
-from scalearn_jax.train.sharding import check_mesh
+from scalearn_jax.stages.checks import bottleneck_width, check_settings, given_options
+from scalearn_jax.train import sharding
+from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The three encoded splits of a task."""
+
+    train: tokens.Encoded
+    dev: tokens.Encoded
+    test: tokens.Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,33 +53,43 @@ class Setup:
       backbone_hash: content hash of the backbone.
       trainable: first trainable parameters, leading axis M.
       frozen: the frozen half, shared by the members.
-      mesh: the devices, see ``parallel.make_mesh``.
-      weighed: the sources' weights and where they come from, where they are computed.
+      mesh: the devices.
+      source_weights: the sources' weights and where they come from, where they are computed.
     """
 
     config: TrainConfig
     method: methods.Method
     task: Task
     spec: model.ModelSpec
-    data: "Data"
+    data: Data
     sources: Sequence[Source]
     backbone_hash: str
     trainable: Params
     frozen: Params
     mesh: Mesh
-    weighed: soup.Soup | None = None
+    source_weights: soup.Soup | None = None
+
+    @property
+    def evaluation_layout(self) -> Layout:
+        """The layout that both held-out sets share, so that one program serves them."""
+        held_out, config = [self.data.dev, self.data.test], self.config
+        length, size = self.task.max_length, config.eval_batch_size
+        return Layout.of(held_out, length, size, packed=config.packed, mesh=self.mesh)
 
 
-def prepare(config: TrainConfig, task_name: str, sources: Sequence[Source]) -> Setup:
+def prepare(
+    config: TrainConfig,
+    task_name: str,
+    sources: Sequence[Source],
+    loaded: tuple[Params, BackboneSpec, str] | None = None,
+) -> Setup:
     """Checks and resolves a config; writes nothing.
 
     Args:
       config: of either stage.
       task_name: the task to train on.
       sources: source adapters, empty where the method uses none.
-
-    Returns:
-      The setup.
+      loaded: the backbone with its sizes and hash, where it has been read already.
 
     Raises:
       InputError: anything wrong with the input.
@@ -77,25 +97,29 @@ def prepare(config: TrainConfig, task_name: str, sources: Sequence[Source]) -> S
     method = methods.get(config.method)
     task = resolve_task(config, task_name)
     where = config.backbone, config.revision
-    backbone, backbone_spec, backbone_hash = pretrained.load_hashed_backbone(*where, allow_pickle=config.allow_pickle)
+    backbone, backbone_spec, backbone_hash = loaded or pretrained.load_hashed_backbone(
+        *where, allow_pickle=config.allow_pickle
+    )
     check_sources(sources, backbone_spec, backbone_hash)
-    if sources:
-        check_base_models(sources, config.backbone, any_base_model=config.any_base_model)
+    if sources and not config.any_base_model:
+        check_base_models(sources, config.backbone)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
     mesh = make_mesh(config, backbone_spec)
     tables = load_tables(config, task)
-    own = soup.Embedder(*where, backbone, backbone_spec, backbone_hash)
-    weighed = soup.measure(config, task, tables.train, sources, own) if getattr(config, "top_sources", None) else None
-    spec = make_spec(config, method, task, backbone_spec, sources, weighed)
+    source_weights = None
+    if getattr(config, "top_sources", None):
+        embedder = soup.Embedder(*where, backbone, backbone_spec, backbone_hash)
+        source_weights = soup.measure(config, task, tables.train, sources, embedder)
+    spec = make_spec(config, method, task, backbone_spec, sources, source_weights)
     data = encode_tables(config, task, backbone_spec, tables)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
-        backbone.pop("pooler", None)
+        backbone = {name: part for name, part in backbone.items() if name != "pooler"}
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
-    return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, weighed)
+    return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, source_weights)
 
 
 def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
@@ -104,13 +128,13 @@ def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
     Raises:
       InputError: it fits neither the devices nor the batch nor the backbone.
     """
-    mesh = parallel.make_mesh(config.mesh)
-    check_mesh(config.mesh, mesh, config.batch_size, backbone)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_mesh(config.mesh, mesh, config.batch_size, backbone)
     return mesh
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:
-    """Looks up a task and gives it the config's length."""
+    """GroupProgress up a task and sets its length as the config says."""
     task = tasks.get(name, data_dir=config.data_dir)
     return dataclasses.replace(task, max_length=config.max_length or task.max_length)
 
@@ -129,20 +153,11 @@ def make_spec(
     task: Task,
     backbone: BackboneSpec,
     sources: Sequence[Source],
-    weighed: soup.Soup | None = None,
+    source_weights: soup.Soup | None = None,
 ) -> model.ModelSpec:
-    """Resolves config, method and sources to a static model.
+    """Resolves config, method and sources (in bank order) to a static model with one head, named like the task.
 
-    Args:
-      config: whose settings are checked, see ``check_settings``.
-      method: its row of ``METHODS``.
-      task: the task to train on.
-      backbone: sizes of the encoder.
-      sources: source adapters, in bank order.
-      weighed: computed weights of the sources, if any.
-
-    Returns:
-      The spec, with one head named like the task.
+    The settings must have been checked, see ``check_settings``.
     """
     if method.trains_adapter:
         width, phi = bottleneck_width(config, backbone), config.non_linearity or "relu"
@@ -150,7 +165,9 @@ def make_spec(
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
-    options = combiner_options(config, method, backbone) | ({"weights": weighed.weights} if weighed else {})
+    options = combiner_options(config, method, backbone)
+    if source_weights:
+        options["weights"] = source_weights.weights
     pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
     head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
@@ -169,10 +186,10 @@ def make_spec(
 
 
 def compute_dtype(config: TrainConfig) -> str:
-    """The type of the forward pass: where the config leaves it open, what the machine is fast in.
+    """Returns the type of the forward pass: where the config leaves it open, what the machine is fast in.
 
     Raises:
-      InputError: what is frozen would be kept in fewer bits than are computed with.
+      InputError: frozen parameters would be stored in fewer bits than are computed with.
     """
     dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     if config.frozen_dtype == "bfloat16" and dtype not in ("mixed", "bfloat16"):
@@ -182,23 +199,14 @@ def compute_dtype(config: TrainConfig) -> str:
 
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins."""
-    flags = methods.FLAGS.get(method.combiner, {})
+    options = combiner_settings(method.combiner)
     of_backbone = {
         "fusion": {"dropout": backbone.attention_dropout},
         "ia3": {"intermediate_size": backbone.intermediate_size},
     }
     defaults = of_backbone.get(method.combiner, {})
-    given = {flags[name]: value for name, value in given_options(config).items() if flags[name]}
+    given = {options[name]: value for name, value in given_options(config).items() if options[name]}
     return defaults | method.options | given
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The three encoded splits of a task."""
-
-    train: tokens.Encoded
-    dev: tokens.Encoded
-    test: tokens.Encoded
 
 
 def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
@@ -224,7 +232,7 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
     """
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
-    return Data(*(check_tokens(split, backbone, config.backbone) for split in encoded))
+    return Data(*(tokens.check_ids(split, backbone, config.backbone) for split in encoded))
 
 
 def init_members(
@@ -235,12 +243,12 @@ def init_members(
     bank: Params | None,
     mesh: Mesh,
 ) -> tuple[Params, Params]:
-    """Draws each seed's trainable parameters and keeps one frozen copy of the rest.
+    """Draws the trainable parameters of M seeds and keeps one frozen copy of the rest.
 
     Args:
       seeds: M seeds.
       spec: the model.
-      method: says what is trainable.
+      method: its row of ``METHODS``.
       backbone: pretrained weights.
       bank: the source bank, or ``None`` for a fresh adapter (or none at all).
       mesh: the devices.
@@ -262,5 +270,5 @@ def init_members(
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
     if bank is not None:
         del drawn["adapters"]
-    frozen = parallel.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
-    return parallel.replicate(copies | drawn, mesh), frozen
+    frozen = sharding.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
+    return sharding.replicate(copies | drawn, mesh), frozen

@@ -1,6 +1,6 @@
-"""What the loop runs: the compiled step of some runs, their first state, their batches and their evaluations.
+"""From some runs to their training: what is compiled, the first state, the batches, the evaluation; then the loop.
 
-Letters: M members (of all runs), n steps.
+The runs of a program differ in their learning rate only. Letters: M members (of all runs), n steps.
 """
 
 import functools
@@ -14,99 +14,84 @@ import numpy as np
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.errors import InputError
-from scalearn_jax.stages import features, together
-from scalearn_jax.stages.outcomes import Trained, outcomes
+from scalearn_jax.stages import features
+from scalearn_jax.stages.members import first_state
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import feed, loop, parallel, resume
-from scalearn_jax.train import state as states
-from scalearn_jax.train.checkpoint import Saved
-from scalearn_jax.train.evaluate import Layout, Members, score
+from scalearn_jax.train import feed, loop, resume
+from scalearn_jax.train.checkpoint import Checkpoint
+from scalearn_jax.train.compile import compile_dispatches, forward
+from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.position import Position
-from scalearn_jax.train.step import make_train_step, skip_faults
+from scalearn_jax.train.sharding import divisible, replicate
+from scalearn_jax.train.state import TrainState
+from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
 
 
-class Training(NamedTuple):
-    """Some runs as one program.
+class Program(NamedTuple):
+    """What trains some runs together.
 
     Attributes:
-      step: (state, frozen, batch) -> (state, metrics), not compiled yet: of one member.
+      step: (state, frozen, batch) -> (state, metrics) of one member, not compiled yet.
       state: the first, leading axis M.
       frozen: the frozen half.
       batches: one a step, leading axis M, from the start step on.
-      evaluations: of each run: trainable trees of its members -> development metrics.
-      leave: (run, trees of the program) -> trees of the run, see ``together``.
+      evaluate: trainable trees of a run's members -> development metrics of each.
     """
 
     step: Callable
-    state: states.TrainState
+    state: TrainState
     frozen: Params
-    batches: Iterator
-    evaluations: list[Callable[[Params], list[dict[str, float]]]]
-    leave: Callable[[Setup, Params], Params]
+    batches: Iterator[Batch | FeatureBatch]
+    evaluate: Callable[[Params], list[dict[str, float]]]
 
 
-def make_training(setups: Sequence[Setup], schedules: Sequence[loop.Schedule], start_step: int = 0) -> Training:
+def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: int = 0) -> Program:
     """Builds the program of some runs; computes no step.
 
     Args:
-      setups: runs that agree in all but seeds, learning rate and target.
-      schedules: of each run.
+      setups: the runs, which differ in their learning rate only.
+      schedule: their steps.
       start_step: steps done before.
 
     Returns:
       The program.
     """
-    first = setups[0]
-    constant = features.trains_head_only(first.method, first.spec)
-    joint = together.join(setups, features.forward if constant else parallel.forward(first.mesh))
-    optimizers = [_optimizer(*run) for run in zip(setups, schedules, strict=True)]
-    states_ = [_first_state(setup, joint, tx) for setup, tx in zip(setups, optimizers, strict=True)]
-    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states_)
-    evaluators = _evaluators(setups, constant)
-    leaving = lambda setup, evaluate: lambda trainable: evaluate(joint.leave(setup, trainable))  # noqa: E731
-    return Training(
-        skip_faults(make_train_step(joint.loss, optimizers[0], num_parts=num_parts(first)), first.config.max_faults),
-        parallel.replicate(state, first.mesh),
-        joint.frozen,
-        _joint_batches(setups, schedules, joint, constant, start_step),
-        [leaving(*run) for run in zip(setups, evaluators, strict=True)],
-        joint.leave,
-    )
+    setup, config = setups[0], setups[0].config
+    optimizers = [
+        make_optimizer(
+            learning_rate=_default(run.config.learning_rate, setup.method.learning_rate),
+            num_steps=schedule.num_steps,
+            trainable=setup.method.trainable,
+            optimizer=config.optimizer,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm or None,
+        )
+        for run in setups
+    ]  # they keep their rates in the state, so that the first one's update serves all
+    if features.trains_head_only(setup.method, setup.spec):
+        apply, evaluate = features.forward, features.evaluator(setup, setup.data.dev)
+        stream = features.train_batches(setup, schedule.num_steps, start_step)
+    else:
+        apply, evaluate = forward(setup.mesh), functools.partial(_evaluate, setup)
+        stream = member_batches(setup, training_rows(setup, schedule.num_steps)[1], start_step)
+    if len(setups) > 1:  # all learning rates see the same batches
+        stream = (batches.concatenate([batch] * len(setups)) for batch in stream)
+    loss = make_loss(setup.spec, setup.task.name, setup.task.kind, apply)
+    step = skip_faults(make_train_step(loss, optimizers[0], num_parts=num_parts(setup)), config.max_faults)
+    state = replicate(first_state(setups, optimizers), setup.mesh)
+    return Program(step, state, setup.frozen, stream, evaluate)
 
 
-def num_parts(setup: Setup) -> int:
-    """Parts that a step is accumulated from; cached features need no memory worth it."""
-    return 1 if features.trains_head_only(setup.method, setup.spec) else setup.config.accumulate
-
-
-def _dispatch_size(config: TrainConfig) -> int:
-    """Steps that are sent off together: a CPU is busy with one, an accelerator would wait for the next."""
-    return config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 8)
-
-
-def _optimizer(setup: Setup, schedule: loop.Schedule):
-    config = setup.config
-    return make_optimizer(
-        learning_rate=_default(config.learning_rate, setup.method.learning_rate),
-        num_steps=schedule.num_steps,
-        trainable=setup.method.trainable,
-        optimizer=config.optimizer,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm or None,
-    )
-
-
-def _first_state(setup: Setup, joint: together.Joint, tx) -> states.TrainState:
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in setup.config.seeds])
-    trainable = joint.enter(setup, setup.trainable)
-    return jax.vmap(lambda trainable, key: states.create(trainable, tx, key))(trainable, keys)
+def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
+    members = Members(setup.spec, setup.task, trainable, setup.frozen)
+    return score(members, setup.data.dev, setup.evaluation_layout)
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
@@ -132,158 +117,108 @@ def _default(value: Any, otherwise: Any) -> Any:
     return otherwise if value is None else value
 
 
-# ---------------------------------------------------------------- evaluation
+def num_parts(setup: Setup) -> int:
+    """Parts that a step is accumulated from; cached features need no memory worth it."""
+    return 1 if features.trains_head_only(setup.method, setup.spec) else setup.config.accumulate
 
 
-def evaluation_layout(setup: Setup) -> Layout:
-    """The layout that both held-out sets share, so that one program serves them."""
-    held_out, config = [setup.data.dev, setup.data.test], setup.config
-    return Layout.of(
-        held_out, setup.task.max_length, config.eval_batch_size, packed=config.packed, mesh=setup.mesh
-    )
-
-
-def _evaluators(setups: Sequence[Setup], constant: bool) -> list[Callable]:
-    """One a run; runs on the same data share one, and with it what it keeps."""
-    make = (lambda setup: features.evaluator(setup, setup.data.dev)) if constant else _evaluator
-    made: dict[int, Callable] = {}
-    return [made.get(id(setup.data)) or made.setdefault(id(setup.data), make(setup)) for setup in setups]
-
-
-def _evaluator(setup: Setup) -> Callable[[Params], list[dict[str, float]]]:
-    layout = evaluation_layout(setup)
-
-    def evaluate(trainable: Params) -> list[dict[str, float]]:
-        return score(Members(setup.spec, setup.task, trainable, setup.frozen), setup.data.dev, layout)
-
-    return evaluate
-
-
-# ---------------------------------------------------------------- batches
-
-
-def training_rows(setups: Sequence[Setup], num_steps: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Counts the rows of each step, and picks the counts they are rounded up to.
-
-    Args:
-      setups: the runs, trained together.
-      num_steps: of each run; a shorter one repeats its last batch until the others end.
+def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Counts the rows of each step of a run, and picks the counts they are rounded up to.
 
     Returns:
       (Int[n], the choices).
     """
-    counts = [_rows(setup, steps) for setup, steps in zip(setups, num_steps, strict=True)]
-    longest = max(num_steps)
-    rows = np.max([np.pad(count, (0, longest - len(count)), mode="edge") for count in counts], axis=0)
-    if setups[0].config.packed:
-        rows = parallel.divisible(rows, setups[0].mesh)
-    return rows, batches.row_choices(rows, program_cost=_PROGRAM_COST)
-
-
-def _rows(setup: Setup, num_steps: int) -> np.ndarray:
-    config, encoded = setup.config, setup.data.train
-    if not config.packed:
-        return np.full(num_steps, config.batch_size // num_parts(setup) * encoded.num_choices)
-    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length, num_parts=num_parts(setup))
-    return batches.train_rows(encoded, seeds=config.seeds, num_steps=num_steps, **layout)
+    config, encoded, parts = setup.config, setup.data.train, num_parts(setup)
+    if config.packed:
+        rows = batches.train_rows(
+            encoded,
+            seeds=config.seeds,
+            batch_size=config.batch_size,
+            row_length=setup.task.max_length,
+            num_steps=num_steps,
+            num_parts=parts,
+        )
+        rows = divisible(rows, setup.mesh)
+    else:
+        rows = np.full(num_steps, config.batch_size // parts * encoded.num_choices)
+    return rows, packing.row_choices(rows, program_cost=_PROGRAM_COST)
 
 
 def member_batches(setup: Setup, choices: Sequence[int], start_step: int = 0) -> Iterator[Batch]:
-    """Yields training batches with a leading member axis; each seed has its own order."""
-    config = setup.config
-    layout = dict(batch_size=config.batch_size, row_length=setup.task.max_length, num_parts=num_parts(setup))
-    layout |= dict(row_choices=choices, packed=config.packed, start_step=start_step)
-    streams = [batches.train_batches(setup.data.train, seed=seed, **layout) for seed in config.seeds]
+    """Yields training batches without end, with a leading member axis; each seed has its own order."""
+    streams = [
+        batches.train_batches(
+            setup.data.train,
+            seed=seed,
+            batch_size=setup.config.batch_size,
+            start_step=start_step,
+            num_parts=num_parts(setup),
+            row_length=setup.task.max_length,
+            row_choices=choices,
+            packed=setup.config.packed,
+        )
+        for seed in setup.config.seeds
+    ]
     return map(batches.stack, zip(*streams, strict=True))
-
-
-def _joint_batches(
-    setups, schedules, joint: together.Joint, constant: bool, start_step: int
-) -> Iterator[Batch | FeatureBatch]:
-    steps = [schedule.num_steps for schedule in schedules]
-    choices = () if constant else training_rows(setups, steps)[1]
-
-    def stream(setup: Setup, num_steps: int) -> Iterator:
-        start = min(start_step, num_steps - 1)
-        own = features.train_batches(setup, num_steps, start) if constant else member_batches(setup, choices, start)
-        return map(functools.partial(joint.labelled, setup), itertools.islice(own, num_steps - start))
-
-    if len(setups) == 1:
-        return stream(setups[0], steps[0])
-    streams: dict[int, tuple[Iterator, int]] = {}  # runs that differ in their rate alone have the same batches
-    for setup, num_steps in zip(setups, steps, strict=True):
-        own, count = streams.get(id(setup.data)) or (_lasting(stream(setup, num_steps)), 0)
-        streams[id(setup.data)] = own, count + 1
-    repeated = (map(functools.partial(_repeated, count=count), own) for own, count in streams.values())
-    return map(batches.concatenate, zip(*repeated, strict=True))
-
-
-def _repeated(batch: Batch | FeatureBatch, count: int) -> Batch | FeatureBatch:
-    return batch if count == 1 else batches.concatenate([batch] * count)
-
-
-def _lasting(items: Iterator) -> Iterator:
-    """Repeats the last item without end: a run that is done goes along with the others and changes nothing."""
-    for item in items:
-        yield item
-    yield from itertools.repeat(item)
 
 
 def train(
     setups: Sequence[Setup],
-    schedules: Sequence[loop.Schedule],
+    schedule: loop.Schedule,
     on_events: Sequence[Callable],
-    saved: Saved | None = None,
-    keeper: resume.Keeper | None = None,
-) -> list[Trained]:
+    saved: Checkpoint | None = None,
+    saver: resume.CheckpointSaver | None = None,
+) -> Position:
     """Trains some runs together.
 
     Args:
-      setups: the runs.
-      schedules: of each.
-      on_events: of each, receives its events.
+      setups: the runs, which differ in their learning rate only.
+      schedule: their steps and evaluations.
+      on_events: of each run, receives its events.
       saved: a checkpoint of the same runs, to go on from.
-      keeper: writes checkpoints; one process of several has it.
+      saver: writes checkpoints; one process of several has it.
 
     Returns:
-      What came of each run.
+      Where they ended, with the best checkpoint of each member.
 
     Raises:
       Preempted: the process was told to stop.
     """
-    mesh, start = setups[0].mesh, saved.step if saved else 0
-    training = make_training(setups, schedules, start)
-    groups = [
-        loop.Group(len(setup.config.seeds), schedule, evaluate, setup.task.metrics[0], on_event)
-        for setup, schedule, evaluate, on_event in zip(setups, schedules, training.evaluations, on_events, strict=True)
-    ]
-    lots = feed.lots(training.batches, loop.lookups(groups), _dispatch_size(setups[0].config), start)
-    lots = itertools.chain(list(itertools.islice(lots, 1)), lots)  # cached features are computed here, not in a thread
-    position = _begin(training.state, groups, saved, keeper, mesh)
-    placed = feed.in_background(lots, functools.partial(parallel.place, mesh=mesh))
-    save = keeper or (lambda position, why: None)
+    setup, config, start = setups[0], setups[0].config, saved.step if saved else 0
+    program = make_program(setups, schedule, start)
+    if saved:
+        position = _restore(saved, program.state, setup)
+        if saver:
+            saver.resumed(position)
+    else:
+        position = loop.start(program.state, len(setups), len(config.seeds))
+    # A CPU is busy with one step; an accelerator would wait for the next one to be sent.
+    size = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 8)
+    dispatches = feed.dispatches(program.batches, schedule.stops(), size, start)
+    dispatches = itertools.chain(list(itertools.islice(dispatches, 1)), dispatches)  # no features from the thread
+    placed = feed.in_background(dispatches, functools.partial(feed.place, mesh=setup.mesh))
     try:
-        loop.train(parallel.compile_lots(training.step, mesh), position, training.frozen, placed, groups, save)
+        loop.train(
+            compile_dispatches(program.step, setup.mesh),
+            position,
+            program.frozen,
+            placed,
+            schedule,
+            loop.Evaluation(program.evaluate, setup.task.metrics[0]),
+            on_events,
+            saver or (lambda position, why: None),
+        )
     finally:
         placed.close()
-    return outcomes(setups, position, training.leave)
-
-
-def _begin(state: states.TrainState, groups, saved: Saved | None, keeper, mesh) -> Position:
-    """The position to begin at: the first one, or that of a checkpoint."""
-    if saved is None:
-        return loop.start(state, groups)
-    position = resume.unpack(saved, _without_memory(state))
-    position.state = jax.tree.map(lambda leaf: parallel.replicate(jnp.array(leaf), mesh), position.state)
-    if keeper:
-        keeper.resumed(position)
     return position
 
 
-def _without_memory(state: states.TrainState) -> states.TrainState:
-    """Gives up the memory of a first state that another one takes the place of; keeps its key."""
-    big = state.trainable, state.opt_state
-    abstract = jax.eval_shape(lambda leaves: leaves, big)
-    for leaf in jax.tree.leaves(big):
+def _restore(saved: Checkpoint, first: TrainState, setup: Setup) -> Position:
+    """Puts a checkpoint in the place of the first state, whose memory is freed before."""
+    learned = first.trainable, first.opt_state
+    trainable, opt_state = jax.eval_shape(lambda leaves: leaves, learned)
+    for leaf in jax.tree.leaves(learned):
         leaf.delete()
-    return state._replace(trainable=abstract[0], opt_state=abstract[1])
+    position = resume.unpack(saved, first._replace(trainable=trainable, opt_state=opt_state))
+    position.state = jax.tree.map(lambda leaf: replicate(jnp.array(leaf), setup.mesh), position.state)
+    return position

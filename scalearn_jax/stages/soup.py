@@ -3,10 +3,10 @@
 Letters: T source tasks, d hidden size.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.files import whole_file
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import similarity
-from scalearn_jax.stages.checks import check_tokens
 from scalearn_jax.typing import Params
 
 SAMPLES = 1000
@@ -59,7 +59,7 @@ class Soup:
       weights: T weights in bank order, sum 1.
       similarities: of each source with the target, by name.
       embedder: path, revision and hash of the sentence encoder.
-      samples: training texts a task, at most.
+      samples: largest number of training texts a task.
     """
 
     weights: tuple[float, ...]
@@ -68,17 +68,12 @@ class Soup:
     samples: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The provenance, for ``run.json``; the weights stand in the spec already."""
+        """Returns the provenance, for ``run.json``; the spec holds the weights."""
         return {"similarities": self.similarities, "embedder": self.embedder, "samples": self.samples}
 
 
 def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Embedder:
     """Reads a sentence encoder of any family that backbones may have.
-
-    Args:
-      path: folder or hub id.
-      revision: commit, tag or branch of a hub id.
-      allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
       InputError: nothing found there, or weights the encoder cannot read.
@@ -94,7 +89,7 @@ def measure(
 ) -> Soup:
     """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
 
-    The draw of texts depends on the tasks alone, so all seeds of a run, and all runs, weigh alike.
+    The draw of texts depends on the tasks alone, so all seeds and runs get the same weights.
 
     Args:
       config: with ``top_sources``.
@@ -113,7 +108,7 @@ def measure(
     for source in sources:
         if source.info is None:
             raise InputError(
-                f"source {source.name} ({source.path}) is an AdapterHub folder, which tells nothing of its training"
+                f"source {source.name} ({source.path}) is an AdapterHub folder, which does not name its training"
                 " data; --top-sources needs the texts of every source: pass --weights instead."
             )
     other = config.embedder
@@ -137,9 +132,8 @@ def measure(
 
 
 def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
-    """Reads a source's training split, from where it lay in training or else from the target's data folder."""
-    info = source.info
-    recorded = info["data_dir"]
+    """Reads a source's training split: from the place it had in training, or else from the target's data folder."""
+    info, recorded = source.info, source.info["data_dir"]
     try:
         task = Task.from_dict(info["task"])
         return task, splits.load_splits(
@@ -159,7 +153,7 @@ def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str
     if vector is None:
         plain = Task(task.name, "regression", ("text",))
         encoded = tokens.encode(tokenizer, plain, {"text": texts}, max_length=length, labels=False)
-        check_tokens(encoded, embedder.spec, embedder.path)
+        tokens.check_ids(encoded, embedder.spec, embedder.path)
         vectors = similarity.embed(embedder.params, embedder.spec, encoded, row_length=length)
         vector = similarity.mean_unit_vector(vectors)
         if path:
@@ -186,9 +180,5 @@ def _load(path: Path, size: int) -> np.ndarray | None:
 
 
 def _save(path: Path, vector: np.ndarray) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.save(temporary, vector)
-        temporary.replace(path)
-    except OSError:  # the cache is a convenience: a full disk must not end the run
-        temporary.unlink(missing_ok=True)

@@ -1,21 +1,20 @@
 """What a study will do and how long it may take, before it starts."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from scalearn_jax.config import AdapterConfig, StudyConfig
-from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import text_table as tables
-from scalearn_jax.io.progress import clock
+from scalearn_jax.io import text_table
+from scalearn_jax.io.progress import format_duration
 from scalearn_jax.models import pretrained
-from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies.cells import Cell
 
+_DECIDE_DATA = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples", "max_dev_samples")
 
-def outlook(study: StudyConfig, chosen: Sequence[Cell]) -> str:
+
+def cells_with_costs(study: StudyConfig, chosen: Sequence[Cell]) -> str:
     """Lists cells with their steps and about how long each will take; nothing is fetched from the hub.
 
     Args:
@@ -26,15 +25,14 @@ def outlook(study: StudyConfig, chosen: Sequence[Cell]) -> str:
       A table and the time of all that is missing; "-" where backbone or data are not on this machine.
     """
     costs, reason = _costs(study, [cell for cell in chosen if not cell.done])
-    lines = [
-        ["done" if cell.done else "to do", cell.name, str(costs[cell.name].steps), clock(costs[cell.name].seconds)]
-        if cell.name in costs
-        else ["done" if cell.done else "to do", cell.name, "-", "-"]
-        for cell in chosen
-    ]
+    lines = []
+    for cell in chosen:
+        cost = costs.get(cell.name)
+        numbers = [str(cost.steps), format_duration(cost.seconds)] if cost else ["-", "-"]
+        lines.append(["done" if cell.done else "to do", cell.name, *numbers])
     total = sum(cost.seconds for cost in costs.values())
-    summary = f"about {clock(total)} on this machine, half or double is possible" if costs else reason
-    return f"{tables.plain(['state', 'cell', 'steps', 'about'], lines)}\n\n{len(chosen)} cells; {summary}"
+    summary = f"about {format_duration(total)} on this machine, half or double is possible" if costs else reason
+    return f"{text_table.plain(['state', 'cell', 'steps', 'about'], lines)}\n\n{len(chosen)} cells; {summary}"
 
 
 def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any], str]:
@@ -46,27 +44,19 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
     from scalearn_jax.stages import prepare
     from scalearn_jax.stages.planning import estimate
 
-    spec, load, costs = pretrained.backbone_spec(study.backbone), cache(_data), {}
+    spec, costs, encoded = pretrained.backbone_spec(study.backbone), {}, {}
     try:
         for cell in missing:
             task = prepare.resolve_task(cell.config, cell.task)
             if study.data_dir is None and task.hub is not None:
                 return {}, "no estimate: the data are on the hub; --data-dir names a local folder"
-            data = load(_of_data(cell.config), task, spec)
+            # Cells whose data are the same share them.
+            source = AdapterConfig(task="", out="", **{name: getattr(cell.config, name) for name in _DECIDE_DATA})
+            if (source, task) not in encoded:
+                tables = prepare.load_tables(source, task)
+                encoded[source, task] = prepare.encode_tables(source, task, spec, tables)
             num_sources = len(getattr(cell.config, "sources", ()))
-            costs[cell.name] = estimate.cost(cell.config, task, spec, data, num_sources)
+            costs[cell.name] = estimate.cost(cell.config, task, spec, encoded[source, task], num_sources)
     except InputError as error:
         return {}, f"no estimate: {error}"
     return costs, ""
-
-
-def _data(config: Any, task: Task, spec: BackboneSpec) -> Any:
-    from scalearn_jax.stages import prepare
-
-    return prepare.encode_tables(config, task, spec, prepare.load_tables(config, task))
-
-
-def _of_data(config: Any) -> AdapterConfig:
-    """Only what decides the encoded data, so that cells which share them read them once."""
-    names = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples", "max_dev_samples")
-    return AdapterConfig(task="", out="", **{name: getattr(config, name) for name in names})

@@ -1,14 +1,19 @@
-"""The paper's numbers, of base models: test scores in percent, mean over seeds, from the official repository's tables.
+"""The paper's numbers, and results beside them.
 
-A table is one suite on one backbone. RTE stands in both GLUE and SuperGLUE, with other source adapters.
+Scores are those of base models: test scores in percent, mean over seeds, from the official repository's tables. A table
+is one suite on one backbone. RTE is in both GLUE and SuperGLUE, with other source adapters.
 """
 
 import functools
 import json
+import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from scalearn_jax.errors import unknown
+from scalearn_jax.studies.results import Result, format_score
+from scalearn_jax.studies.tables import ABSENT, Table, by_method, describe_seeds, targets_of, to_csv
 
 
 @functools.cache
@@ -16,17 +21,17 @@ def _tables() -> dict[str, dict[str, Any]]:
     return json.loads(resources.files("scalearn_jax.studies").joinpath("published.json").read_text(encoding="utf-8"))
 
 
-def names() -> list[str]:
+def table_names() -> list[str]:
     """Lists the tables.
 
     Example:
-      >>> names()
+      >>> table_names()
       ['glue/roberta-base', 'superglue/roberta-base', 'humset/xlm-roberta-base']
     """
     return list(_tables())
 
 
-def get(table: str) -> dict[str, Any]:
+def get_table(table: str) -> dict[str, Any]:
     """Looks up a table.
 
     Args:
@@ -48,7 +53,7 @@ def lookup(table: str, method: str, task: str) -> float | None:
     """Looks up one number.
 
     Args:
-      table: see ``names``.
+      table: see ``table_names``.
       method: a row of ``METHODS``, or a baseline that only the paper has.
       task: the target.
 
@@ -62,7 +67,86 @@ def lookup(table: str, method: str, task: str) -> float | None:
       >>> lookup("glue/roberta-base", "fusion", "glue/rte")
       79.49
     """
-    found = get(table)
+    found = get_table(table)
     if method not in found["scores"] or task not in found["tasks"]:
         return None
     return found["scores"][method][found["tasks"].index(task)]
+
+
+def published_table(
+    results: Sequence[Result], title: str, *, table: str, backbone: str, all_targets: Sequence[str] = ()
+) -> Table | None:
+    """Lays out scores beside the paper's: for each method three rows, ours, published and their difference.
+
+    Averages are over the study's targets, where both sides have all of them.
+
+    Args:
+      results: finished runs on all the data.
+      title: the heading.
+      table: name of the published table.
+      backbone: folder or hub id of the study's backbone.
+      all_targets: the study's, finished or not; by default those of the results.
+
+    Returns:
+      The table; ``None`` if the paper has none of these methods and targets.
+
+    Raises:
+      InputError: unknown table.
+    """
+    import pandas as pd
+
+    targets, rows = targets_of(results), {}
+    for method, row in by_method(results).items():
+        theirs = pd.Series({target: lookup(table, method, target) for target in targets}, dtype=float)
+        ours = pd.Series({target: 100 * row[target].mean for target in row}, dtype=float).reindex(theirs.index)
+        texts = pd.Series({target: format_score(row[target]) for target in row}).reindex(theirs.index)
+        if (ours - theirs).isna().all():
+            continue
+        if len(targets) > 1:
+            whole = set(targets) >= set(all_targets) and (ours - theirs).notna().all()
+            ours["average"], theirs["average"] = (ours.mean(), theirs.mean()) if whole else (None, None)
+            texts["average"] = f"{ours['average']:.2f}" if whole else None
+        rows[method, "ours"] = texts
+        rows[method, "published"] = theirs.map("{:.2f}".format, na_action="ignore")
+        # + 0: no minus before a zero
+        rows[method, "difference"] = ((ours - theirs).round(2) + 0.0).map("{:+.2f}".format, na_action="ignore")
+    if not rows:
+        return None
+    texts = pd.DataFrame({row: values.astype(object).fillna(ABSENT) for row, values in rows.items()}).T
+    texts = texts.rename_axis(["method", "scores"]).rename(
+        columns={t: f"{t} {metric}" for t, metric in targets.items()}
+    )
+    theirs, name = get_table(table)["backbone"], backbone_name(backbone)
+    same = f"of backbone {name}"
+    other = f"of ANOTHER BACKBONE, {name}: the differences do not measure how well the paper is reproduced"
+    caption = (
+        f"Test scores in percent. Published: ScaLearn (arXiv 2310.01217), table {table}, backbone {theirs}, mean over"
+        f" seeds. Ours: {describe_seeds(results)}, {same if name == theirs else other}"
+    )
+    return Table(f"{title}: beside the published numbers", texts, caption, group_by="method")
+
+
+def backbone_name(backbone: str) -> str:
+    """The last part of a backbone's folder or hub id.
+
+    Example:
+      >>> backbone_name("FacebookAI/roberta-base"), backbone_name("hub/models--x--roberta-base/snapshots/0a1b/")
+      ('roberta-base', 'roberta-base')
+    """
+    return re.split(r"[/\\]|--", re.sub(r"[/\\](snapshots[/\\].*)?$", "", backbone))[-1]
+
+
+def published_csv(results: Sequence[Result], table: str) -> str:
+    """Formats a line a result that has a published counterpart, in percent.
+
+    Raises:
+      InputError: unknown table.
+    """
+    import pandas as pd
+
+    rows = []
+    for result in results:
+        theirs, ours = lookup(table, result.method, result.target), 100 * result.mean
+        if theirs is not None:
+            rows.append([result.method, result.target, result.metric, ours, theirs, ours - theirs])
+    return to_csv(pd.DataFrame(rows, columns=["method", "target", "metric", "ours", "published", "difference"]))

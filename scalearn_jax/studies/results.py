@@ -1,15 +1,19 @@
 """Finished runs as results: one method on one target, with the score of every seed."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.config.schema import check_values, problems
 from scalearn_jax.errors import InputError, is_plain
 from scalearn_jax.io.files import read_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
 _NEEDED = ("name", "backbone", "targets", "methods", "shots", "published")  # what tables need of a study
@@ -72,28 +76,33 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
     Raises:
       InputError: there is none, one is damaged, or two are the same method on the same target.
     """
-    is_study = (root / STUDY).exists()
-    study = read_study(root) if is_study else {}
-    folders = sorted(path.parent for path in root.rglob("run.json") if not _apart(path.relative_to(root), is_study))
-    found = [result for folder in folders if (result := _read_cell(folder, study, strict))]
+    study = read_study(root) if (root / STUDY).exists() else {}
+    found: dict[tuple[str, str, int | None], Result] = {}
+    for folder in sorted(path.parent for path in root.rglob("run.json")):
+        parts = folder.relative_to(root).parts
+        if any(part.endswith(".partial") for part in parts) or (study and parts[:1] == (ADAPTERS,)):
+            continue
+        try:
+            result = _read_cell(folder, study) if study else read_result(folder)
+        except InputError as error:
+            if strict:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        other = found.setdefault((result.method, result.target, result.shots), result)
+        if other is not result:
+            few = f" with {result.shots} examples" if result.shots else ""
+            raise InputError(
+                f"{other.folder} and {result.folder} are both {result.method} on {result.target}{few};"
+                " a table needs one."
+            )
     if not found:
         raise InputError(f"{root}: no finished run (run.json) below it; pass the --out folder of `scalearn run`.")
-    _check_distinct(found)
-    return sorted(found, key=lambda result: _rank(result, study))
+    return sorted(found.values(), key=lambda result: _rank(result, study))
 
 
-def _read_cell(folder: Path, study: dict[str, Any], strict: bool) -> Result | None:
-    try:
-        return _placed(folder, study) if study else read_result(folder)
-    except InputError as error:
-        if strict:
-            raise
-        print(f"left out: {error}", file=sys.stderr)
-        return None
-
-
-def _placed(folder: Path, study: dict[str, Any]) -> Result:
-    """Reads a cell of a study; its place says what it is."""
+def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
+    """Reads a cell of a study; where it lies tells what it is."""
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)
     shots = next((k for k in study.get("shots", ()) if folder.parent.name == f"{k}-shot"), None)
@@ -101,31 +110,61 @@ def _placed(folder: Path, study: dict[str, Any]) -> Result:
 
 
 def _rank(result: Result, study: dict[str, Any]) -> tuple:
-    targets, methods = study.get("targets", []), study.get("methods", [])
-    target = _place(targets, result.target)
+    def place(order: list[str], name: str) -> tuple[int, str]:
+        return (order.index(name), "") if name in order else (len(order), name)
+
+    target = place(study.get("targets", []), result.target)
     if result.coefficients:
         return True, target, result.sources, result.coefficients
-    return False, _place(methods, result.method), result.shots or 0, target
+    return False, place(study.get("methods", []), result.method), result.shots or 0, target
 
 
-def _apart(path: Path, is_study: bool) -> bool:
-    return any(part.endswith(".partial") for part in path.parts) or is_study and path.parts[0] == ADAPTERS
+def results_frame(folder: str | Path) -> "DataFrame":
+    """Reads the results of a study, or of any folder of runs, as a DataFrame of pandas.
+
+    Args:
+      folder: the ``--out`` of ``scalearn run``, or a folder with runs below it.
+
+    Returns:
+      A row a result, with ``method``, ``target``, ``shots`` (of a few-shot cell), ``metric``, ``num_seeds``, ``mean``
+      and ``sd`` over seeds (fractions), ``transfer_parameters``, and as tuples ``sources``, ``coefficients`` (of a
+      probing cell), ``seeds`` and ``scores``.
+
+    Raises:
+      InputError: see ``read_results``.
+
+    Example:
+      ::
+
+        frame = results_frame("runs/glue")
+        frame.pivot(index="method", columns="target", values="mean")
+        frame.explode(["seeds", "scores"])  # a row a seed
+    """
+    return as_frame(read_results(Path(folder)))
 
 
-def _place(order: list[str], name: str) -> tuple[int, str]:
-    return (order.index(name), "") if name in order else (len(order), name)
+def as_frame(results: Iterable[Result]) -> "DataFrame":
+    """Lays out results as ``results_frame`` does."""
+    import pandas as pd
 
-
-def _check_distinct(found: list[Result]) -> None:
-    first: dict[tuple[str, str, int | None], Result] = {}
-    for result in found:
-        other = first.setdefault((result.method, result.target, result.shots), result)
-        if other is not result:
-            few = f" with {result.shots} examples" if result.shots else ""
-            raise InputError(
-                f"{other.folder} and {result.folder} are both {result.method} on {result.target}{few};"
-                " a table needs one."
-            )
+    rows = [
+        {
+            "method": result.method,
+            "target": result.target,
+            "shots": result.shots,
+            "metric": result.metric,
+            "num_seeds": len(result.values),
+            "mean": result.mean,
+            "sd": result.sd,
+            "transfer_parameters": result.parameters,
+            "sources": result.sources,
+            "coefficients": result.coefficients,
+            "seeds": result.seeds,
+            "scores": result.values,
+        }
+        for result in results
+    ]
+    return pd.DataFrame(rows).astype({"shots": "Int64", "sd": float})
 
 
 def read_result(folder: Path, *, label: str | None = None, shots: int | None = None, probing: bool = False) -> Result:
@@ -218,16 +257,16 @@ def read_study(root: Path) -> dict[str, Any]:
     return study
 
 
-def spread(result: Result) -> str:
-    """Words a result in percent.
+def format_score(result: Result) -> str:
+    """Formats a result in percent.
 
     Example:
-      >>> spread(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), (0, 1), 0, (), ""))
+      >>> format_score(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), (0, 1), 0, (), ""))
       '55.00 ± 7.07'
     """
-    return percent(result.mean) + ("" if result.sd is None else f" ± {percent(result.sd)}")
+    return format_percent(result.mean) + ("" if result.sd is None else f" ± {format_percent(result.sd)}")
 
 
-def percent(value: float) -> str:
-    """Words a fraction in percent."""
+def format_percent(value: float) -> str:
+    """Formats a fraction in percent."""
     return f"{100 * value:.2f}"

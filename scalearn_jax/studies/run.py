@@ -19,16 +19,16 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
-from scalearn_jax.config import checks as limits
-from scalearn_jax.config.schema import from_dict, problems, read_yaml, to_dict
+from scalearn_jax.config.checks import parse_shard
+from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
-from scalearn_jax.io.progress import clock
-from scalearn_jax.studies import checks as study_checks
-from scalearn_jax.studies import dry_run as outlook
-from scalearn_jax.studies import report, results
-from scalearn_jax.studies.cells import Cell, cells, check
+from scalearn_jax.io.progress import format_duration
+from scalearn_jax.io.yaml_file import read_yaml
+from scalearn_jax.studies import checks, report, results
+from scalearn_jax.studies.cells import Cell, cells
+from scalearn_jax.studies.dry_run import cells_with_costs
 
 FORMAT = 1
 _POLL_SECONDS = 2.0
@@ -46,15 +46,23 @@ def run_command(config: RunConfig) -> int:
     Raises:
       InputError: a bad study, or a folder that holds another one; nothing has been trained then.
     """
-    given = {"backbone": config.backbone, "data_dir": config.data_dir, "seeds": config.seeds}
-    content = read_yaml(config.study) | {name: value for name, value in given.items() if value is not None}
+    content = read_yaml(config.study)
+    for name in ("backbone", "data_dir", "seeds"):
+        if getattr(config, name) is not None:
+            content[name] = getattr(config, name)
     study = from_dict(StudyConfig, content, where=config.study)
     if config.seeds is not None:
         plain = {task: {k: v for k, v in values.items() if k != "seeds"} for task, values in study.tasks.items()}
         study = dataclasses.replace(study, tasks=plain)
-    options = {"only": config.only, "dry_run": config.dry_run, "max_minutes": config.max_minutes}
-    share = limits.shard(config.shard) if config.shard else (1, 1)
-    return run_study(study, config.out, share=share, where=config.study, **options)
+    return run_study(
+        study,
+        config.out,
+        only=config.only,
+        share=parse_shard(config.shard) if config.shard else (1, 1),
+        max_minutes=config.max_minutes,
+        dry_run=config.dry_run,
+        where=config.study,
+    )
 
 
 def run_study(
@@ -84,21 +92,22 @@ def run_study(
     Raises:
       InputError: a bad study, or a folder that holds another one; nothing has been trained then.
     """
-    found = check(study)
+    found = checks.study_problems(study)
     if found:
         raise problems(where, found)
-    study_checks.check_folder(study, Path(out))
+    checks.check_folder(study, Path(out))
     chosen = _share([cell for cell in cells(study, out) if (only or "") in cell.name], share)
     if not chosen:
         raise InputError(f"no cell of the study is left by --only {only} and --shard; see --dry-run.")
     if dry_run:
-        print(outlook.outlook(study, chosen))
+        print(cells_with_costs(study, chosen))
         return 0
-    study_checks.check_inputs(study, [cell for cell in chosen if not cell.done], where)
-    _claim(study, Path(out))
+    checks.check_inputs(study, [cell for cell in chosen if not cell.done], where)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_json(Path(out) / results.STUDY, {"format": FORMAT, "study": to_dict(study)})
     num_failed, num_left = _run_cells(chosen, 60 * max_minutes if max_minutes is not None else math.inf)
     if any(cell.done and not cell.is_source for cell in cells(study, out)):
-        # A damaged cell outside this part of the study must not cost it the table.
+        # Not strict: a damaged cell outside this part of the study is left out of its table.
         print(f"\n{report.make_report(ReportConfig(dir=out), strict=False)}")
     if num_failed:
         print(f"scalearn: {num_failed} of {len(chosen)} cells failed; run again to retry them", file=sys.stderr)
@@ -108,18 +117,12 @@ def run_study(
 
 
 def _share(chosen: Sequence[Cell], share: tuple[int, int]) -> list[Cell]:
-    """Deals the cells to n processes. Every one needs all source adapters, so each makes its own first, then helps."""
+    """Deals the cells to n processes. All need every source adapter: each makes its own first, then the others'."""
     number, count = share
     sources = [cell for cell in chosen if cell.is_source]
     own = sources[number - 1 :: count]
     others = [cell for cell in sources if cell not in own]
     return [*own, *others, *[cell for cell in chosen if not cell.is_source][number - 1 :: count]]
-
-
-def _claim(study: StudyConfig, out: Path) -> None:
-    """Writes the study into its folder, whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / results.STUDY, {"format": FORMAT, "study": to_dict(study)})
 
 
 def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
@@ -132,14 +135,15 @@ def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
             how = _run(cell, until)
             if not how:
                 return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
-            outcome = f"{how}  {_score(cell)}"
-        except Exception as error:  # one cell must not take the others with it
-            if not isinstance(error, InputError | FloatingPointError | OSError):  # else its text says all
+            result = results.read_result(Path(cell.config.out))
+            outcome = f"{how}  {result.metric} {results.format_score(result)}"
+        except Exception as error:  # the other cells go on
+            if not isinstance(error, InputError | FloatingPointError | OSError):  # whose text is enough
                 traceback.print_exc()
             num_failed += 1
             outcome = f"FAILED  {type(error).__name__}: {error}"
         now = perf_counter()
-        times = f"{clock(now - began)}, {clock(now - started)} in all"
+        times = f"{format_duration(now - began)}, {format_duration(now - started)} in all"
         print(f"[{number}/{len(chosen)}] {cell.name}  {outcome}  ({times})", flush=True)
     return num_failed, 0
 
@@ -155,7 +159,7 @@ def _run(cell: Cell, until: float) -> str:
             break
         if perf_counter() >= until:
             return ""
-        study_checks.clear(Path(cell.config.out))
+        checks.clear_damaged_run(Path(cell.config.out))
         try:
             _train(cell)
             return "done"
@@ -176,8 +180,3 @@ def _train(cell: Cell) -> None:
     if missing:
         raise InputError(f"needs source adapters that are not there: {', '.join(missing)}")
     pipeline.transfer(cell.config)
-
-
-def _score(cell: Cell) -> str:
-    result = results.read_result(Path(cell.config.out))
-    return f"{result.metric} {results.spread(result)}"

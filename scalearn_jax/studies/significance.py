@@ -1,14 +1,17 @@
 """How sure a difference between two methods is: paired over (seed, target)."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.io.text_table import Cell, Table, comma_separated
-from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.results import Result, as_frame
+from scalearn_jax.studies.tables import Table, to_csv
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 BASELINES = ("fusion", "single")
 MIN_PAIRS = 6  # five pairs can never reach p < 0.05
@@ -50,41 +53,35 @@ def compare_all(results: Sequence[Result]) -> list[Comparison]:
     """
     found = []
     for shots in dict.fromkeys(result.shots for result in results):
-        scores = _scores(result for result in results if result.shots == shots)
+        frame = as_frame(result for result in results if result.shots == shots).explode(["seeds", "scores"])
+        scores = frame.set_index(["target", "seeds", "method"])["scores"].astype(float).unstack("method", sort=False)
         for number, baseline in enumerate(BASELINES):
             others = [method for method in scores if method not in BASELINES[: number + 1]]
-            found += [compare(scores, method, baseline, shots) for method in others if baseline in scores]
+            found += [compare_methods(scores, method, baseline, shots) for method in others if baseline in scores]
     return found
 
 
-Scores = dict[str, dict[tuple[str, int], float]]  # method -> (target, seed) -> score
+def compare_methods(scores: "DataFrame", method: str, baseline: str, shots: int | None = None) -> Comparison:
+    """Compares two methods where both ran the same seed on the same target.
 
+    Args:
+      scores: a row a (target, seed), a column a method; NaN where it was not run.
+      method: a column.
+      baseline: another one.
+      shots: number of training examples, in a few-shot study.
 
-def _scores(results: Iterable[Result]) -> Scores:
-    scores: Scores = {}
-    for result in results:
-        seeds = zip(result.seeds, result.values, strict=True)
-        scores.setdefault(result.method, {}).update({(result.target, seed): value for seed, value in seeds})
-    return scores
-
-
-def compare(scores: Scores, method: str, baseline: str, shots: int | None = None) -> Comparison:
-    """Compares two methods where both ran the same seed on the same target."""
-    pairs = [pair for pair in scores[method] if pair in scores[baseline]]
+    Returns:
+      The comparison.
+    """
     # Scores are ratios of counts: without rounding, equal differences would not tie.
-    differences = np.round([scores[method][pair] - scores[baseline][pair] for pair in pairs], 12)
-    p, low, high = _test(differences)
-    return Comparison(method, baseline, shots, len(pairs), fmean(differences) if pairs else None, p, low, high)
-
-
-def _test(differences: np.ndarray) -> tuple[float, float, float] | tuple[None, None, None]:
-    """Differences Float[n] -> p, and the ends of the interval of their mean."""
-    if len(differences) < MIN_PAIRS or not differences.any() or not np.isfinite(differences).all():
-        return None, None, None
+    differences = (scores[method] - scores[baseline]).dropna().round(12).to_numpy()
+    mean = fmean(differences) if len(differences) else None
+    if len(differences) < MIN_PAIRS or not differences.any():
+        return Comparison(method, baseline, shots, len(differences), mean, None, None, None)
     from scipy import stats
 
     p = float(stats.wilcoxon(differences, alternative="two-sided").pvalue)
-    return p, *bootstrap(differences)
+    return Comparison(method, baseline, shots, len(differences), mean, p, *bootstrap(differences))
 
 
 def bootstrap(differences: np.ndarray) -> tuple[float, float]:
@@ -105,11 +102,19 @@ def bootstrap(differences: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def as_table(comparisons: Sequence[Comparison], title: str) -> Table:
+def significance_table(comparisons: Sequence[Comparison], title: str) -> Table:
     """Lays out comparisons, a group a baseline."""
-    few = any(c.shots for c in comparisons)
-    groups = [list(_rows(comparisons, baseline, few)) for baseline in BASELINES]
-    header = ["method", "against", *(["k"] if few else []), "pairs", "difference", "95 % interval", "p"]
+    import pandas as pd
+
+    rows = []
+    for c in sorted(comparisons, key=lambda c: BASELINES.index(c.baseline)):
+        row = {"method": c.method, "against": c.baseline, "k": str(c.shots or "all"), "pairs": str(c.num_pairs)}
+        row["difference"] = "-" if c.difference is None else f"{100 * c.difference:+.2f}"
+        row["95 % interval"] = "-" if c.p is None else f"{100 * c.low:+.2f} to {100 * c.high:+.2f}"
+        rows.append(row | {"p": format_p(c.p)})
+    texts = pd.DataFrame(rows).set_index(["method", "against"])
+    if not any(c.shots for c in comparisons):
+        texts = texts.drop(columns="k")
     caption = (
         "Mean difference of the test scores, in percentage points, paired over (seed, target), with the paired"
         f" bootstrap's 95 % interval ({NUM_RESAMPLES:,} resamples) and the two-sided p of Wilcoxon's signed-rank test;"
@@ -117,27 +122,14 @@ def as_table(comparisons: Sequence[Comparison], title: str) -> Table:
         " one target are not independent of each other, and the p-values are not corrected for the number of"
         " comparisons"
     )
-    return Table(f"{title}: significance", header, [group for group in groups if group], caption, num_names=2)
+    return Table(f"{title}: significance", texts, caption, group_by="against")
 
 
-def _rows(comparisons: Sequence[Comparison], baseline: str, few: bool) -> Iterator[list[Cell]]:
-    for c in comparisons:
-        if c.baseline == baseline:
-            interval = "-" if c.p is None else f"{100 * c.low:+.2f} to {100 * c.high:+.2f}"
-            shots = [str(c.shots or "all")] if few else []
-            words = [c.method, baseline, *shots, str(c.num_pairs), _points(c.difference), interval, _p(c.p)]
-            yield list(map(Cell, words))
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f}"
-
-
-def _p(p: float | None) -> str:
-    """Words a p-value with two digits.
+def format_p(p: float | None) -> str:
+    """Formats a p-value with two digits.
 
     Example:
-      >>> _p(0.03125), _p(0.5), _p(1e-6)
+      >>> format_p(0.03125), format_p(0.5), format_p(1e-6)
       ('0.031', '0.50', '< 0.0001')
     """
     if p is None:
@@ -145,6 +137,8 @@ def _p(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"
 
 
-def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """Writes a line a comparison, in full precision, scores as fractions."""
-    return comma_separated([*Comparison._fields], [[*c] for c in comparisons])
+def significance_csv(comparisons: Sequence[Comparison]) -> str:
+    """Formats a line a comparison, in full precision, scores as fractions."""
+    import pandas as pd
+
+    return to_csv(pd.DataFrame(comparisons).astype({"shots": "Int64"}))

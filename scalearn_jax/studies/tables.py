@@ -1,21 +1,52 @@
-"""Results laid out as tables: a study's scores, few-shot scores and probing."""
+"""Results laid out as tables for people, DataFrames of texts, and how a table is written as Markdown and LaTeX."""
 
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
-from statistics import fmean
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from scalearn_jax.io.text_table import Cell, Table, comma_separated
-from scalearn_jax.studies.results import Result, percent, spread
+from scalearn_jax.studies.results import Result, as_frame, format_percent, format_score
 
-Rows = dict[str, dict[Any, Result]]  # method -> target, or any other key of a column -> result
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 ABSENT = "-"
-_SCORES = ("metric", "num_seeds", "mean", "sd", "transfer_parameters")
+SCORES = ["metric", "num_seeds", "mean", "sd", "transfer_parameters"]  # columns of every CSV, the last ones
+# How each format shows the best and the second best of a column, and what its caption calls them.
+_MARKDOWN = {"best": ("**{}**", "best in bold"), "second": ("_{}_", "second best in italics")}
+_LATEX = {"best": (r"\textbf{{{}}}", "best in bold"), "second": (r"\underline{{{}}}", "second best underlined")}
+_ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
+}
 
 
-def by_method(results: Iterable[Result]) -> Rows:
+class Table(NamedTuple):
+    """A table for people, in no format yet.
+
+    Attributes:
+      title: its heading.
+      texts: what it shows; the index holds the names of the rows.
+      caption: a sentence below it, without a full stop.
+      group_by: the level of the index by which rows belong together, if they do.
+      marks: of the shape of ``texts``: ``"best"``, ``"second"`` or empty.
+    """
+
+    title: str
+    texts: "DataFrame"
+    caption: str
+    group_by: str | None = None
+    marks: "DataFrame | None" = None
+
+
+def by_method(results: Iterable[Result]) -> dict[str, dict[str, Result]]:
     """Groups results into the rows of a table: method -> target -> result."""
-    rows: Rows = {}
+    rows: dict[str, dict[str, Result]] = {}
     for result in results:
         rows.setdefault(result.method, {})[result.target] = result
     return rows
@@ -29,7 +60,7 @@ def targets_of(results: Iterable[Result]) -> dict[str, str]:
 def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
     """Lays out scores: a row a method, a column a target.
 
-    Averages stand only in complete rows: an incomplete one would compare other tasks.
+    Only complete rows have an average: averages of different tasks could not be compared.
 
     Args:
       results: finished runs on all the data.
@@ -39,24 +70,24 @@ def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str]
     Returns:
       The table.
     """
-    rows, targets = by_method(results), targets_of(results)
-    columns = [mark({m: spread(row[t]) for m, row in rows.items() if t in row}) for t in targets]
+    frame, targets = _with_texts(results), targets_of(results)
+    texts = frame.pivot(index="method", columns="target", values="text")
+    texts = texts.reindex(index=frame["method"].unique(), columns=list(targets)).fillna(ABSENT)
     if len(targets) > 1:  # else the average would repeat the only column
-        complete = {m: row for m, row in rows.items() if set(row) >= {*targets, *all_targets}}
-        columns.append(mark({m: percent(average(row.values())) for m, row in complete.items()}))
-    lines = [
-        [Cell(method), *_counts(row.values(), results), *(column.get(method, Cell(ABSENT)) for column in columns)]
-        for method, row in rows.items()
-    ]
-    names = [f"{target} {metric}" for target, metric in targets.items()]
-    header = ["method", *_count_names(results), *names, *(["average"] if len(targets) > 1 else [])]
-    return Table(title, header, [lines], f"Test scores in percent, {spreads(results)}")
+        means = frame.pivot(index="method", columns="target", values="mean").loc[texts.index]
+        texts["average"] = _averages(means, whole=set(targets) >= set(all_targets))
+    marks = mark_best(texts)
+    names = {target: f"{target} {metric}" for target, metric in targets.items()}
+    texts = _counts(frame, "method").join(texts)
+    marks = marks.reindex(columns=texts.columns, fill_value="")
+    caption = f"Test scores in percent, {describe_seeds(results)}"
+    return Table(title, texts.rename(columns=names), caption, marks=marks)
 
 
 def few_shot_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
     """Lays out few-shot scores: for each target a row a method, a column a number of examples.
 
-    The average over targets stands where a method has every target.
+    A method has an average over targets where it has a score on each.
 
     Args:
       results: finished few-shot runs.
@@ -66,117 +97,187 @@ def few_shot_table(results: Sequence[Result], title: str, all_targets: Sequence[
     Returns:
       The table, a group of rows a target.
     """
-    shots = sorted({result.shots for result in results})
-    targets = targets_of(results)
-    grouped = {target: _by_shots(result for result in results if result.target == target) for target in targets}
-    groups = []
-    for target, rows in grouped.items():
-        columns = [mark({m: spread(row[k]) for m, row in rows.items() if k in row}) for k in shots]
-        groups.append(_few_shot_rows(f"{target} {targets[target]}", rows, columns, results))
+    import pandas as pd
+
+    frame, targets = _with_texts(results), targets_of(results)
+    frame["target"] += " " + frame["metric"]
+    shots, methods = sorted({result.shots for result in results}), frame["method"].unique()
+    order = pd.MultiIndex.from_product([frame["target"].unique(), methods], names=["target", "method"])
+    texts = frame.pivot(index=["target", "method"], columns="shots", values="text").reindex(columns=shots)
+    texts = texts.reindex([row for row in order if row in texts.index]).fillna(ABSENT)
     if len(targets) > 1:
-        methods = {result.method: {} for result in results}
-        complete = set(targets) >= set(all_targets)
-        columns = [mark(_few_shot_averages(grouped, methods, k) if complete else {}) for k in shots]
-        groups.append(_few_shot_rows("average", methods, columns, results))
-    header = ["target", "method", *_count_names(results), *(f"k = {k}" for k in shots)]
-    caption = f"Test scores in percent after training on k examples, {spreads(results)}"
-    return Table(f"{title}: few-shot", header, groups, caption, num_names=2)
+        means = frame.pivot(index="method", columns=["shots", "target"], values="mean").loc[methods]
+        means = means.reindex(columns=pd.MultiIndex.from_product([shots, frame["target"].unique()]))
+        whole = set(targets) >= set(all_targets)
+        averages = pd.DataFrame({k: _averages(means[k], whole=whole) for k in shots}, methods)
+        texts = pd.concat([texts, pd.concat({"average": averages}, names=["target", "method"])])
+    marks = pd.concat([mark_best(group) for _, group in texts.groupby(level="target", sort=False)])
+    texts = _counts(frame, ["target", "method"]).reindex(texts.index, fill_value="").join(texts)
+    marks = marks.reindex(columns=texts.columns, fill_value="")
+    caption = f"Test scores in percent after training on k examples, {describe_seeds(results)}"
+    names = {k: f"k = {k}" for k in shots}
+    return Table(f"{title}: few-shot", texts.rename(columns=names), caption, group_by="target", marks=marks)
 
 
-def _by_shots(results: Iterable[Result]) -> Rows:
-    rows: Rows = {}
-    for result in results:
-        rows.setdefault(result.method, {})[result.shots] = result
-    return rows
+def _with_texts(results: Sequence[Result]) -> "DataFrame":
+    return as_frame(results).assign(text=[format_score(result) for result in results])
 
 
-def _few_shot_averages(grouped: dict[str, Rows], methods: Iterable[str], shots: int) -> dict[str, str]:
-    found = {m: [rows[m][shots] for rows in grouped.values() if shots in rows.get(m, {})] for m in methods}
-    return {method: percent(average(row)) for method, row in found.items() if len(row) == len(grouped)}
+def _averages(means: "DataFrame", *, whole: bool) -> list[str]:
+    """The mean of every row that has all its columns, in percent."""
+    return [format_percent(mean) if whole and mean == mean else ABSENT for mean in means.mean(axis=1, skipna=False)]
 
 
-def _few_shot_rows(name: str, rows: Rows, columns: Sequence[dict[str, Cell]], results: Sequence[Result]) -> list:
-    lines = []
-    for method, row in rows.items():
-        counts = _counts(row.values(), results) if row else [Cell("")] * len(_count_names(results))
-        lines.append([Cell(name), Cell(method), *counts, *(column.get(method, Cell(ABSENT)) for column in columns)])
-    return lines
+def _counts(frame: "DataFrame", by: str | list[str]) -> "DataFrame":
+    """The columns of counts; of seeds only if not all results have as many."""
+    columns = {"transfer_parameters": "transfer parameters"}
+    if frame["num_seeds"].nunique() > 1:
+        columns["num_seeds"] = "seeds"
+    return frame.groupby(by, sort=False)[list(columns)].agg(_format_range).rename(columns=columns)
 
 
-def scores_csv(results: Sequence[Result]) -> str:
-    """Writes a line a result, in full precision."""
-    rows = [[result.method, result.target, *_scores(result)] for result in results]
-    return comma_separated(["method", "target", *_SCORES], rows)
+def _format_range(numbers: Iterable[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def few_shot_csv(results: Sequence[Result]) -> str:
-    """Writes a line a few-shot result, in full precision."""
-    rows = [[result.method, result.target, result.shots, *_scores(result)] for result in results]
-    return comma_separated(["method", "target", "shots", *_SCORES], rows)
-
-
-def probing_csv(results: Sequence[Result]) -> str:
-    """Writes a line a probing result, in full precision, its sources with their coefficients first."""
-    width = max(len(result.coefficients) for result in results)
-    names = [f"{name}_{number}" for number in range(1, width + 1) for name in ("source", "coefficient")]
-    rows = []
-    for result in results:
-        pairs = [value for pair in zip_longest(result.sources, result.coefficients) for value in pair]
-        rows.append([result.target, *pairs, *[None] * (2 * width - len(pairs)), *_scores(result)])
-    return comma_separated(["target", *names, *_SCORES], rows)
-
-
-def _scores(result: Result) -> list[Any]:
-    return [result.metric, len(result.values), result.mean, result.sd, result.parameters]
-
-
-def average(results: Iterable[Result]) -> float:
-    """Mean of several results' means."""
-    return fmean(result.mean for result in results)
-
-
-def mark(column: dict[str, str]) -> dict[str, Cell]:
-    """Marks the best of a column, and from three rows on the second best; what looks equal is marked equally.
+def mark_best(texts: "DataFrame") -> "DataFrame":
+    """Marks the best of each column, and from three rows on the second best; what looks equal is marked equally.
 
     Args:
-      column: row -> what it shows, a score at its start.
+      texts: what the columns show, a score at its start, or ``-``.
 
     Returns:
-      Row -> cell.
+      A DataFrame of the same shape, of ``"best"``, ``"second"`` and empty texts.
 
     Example:
-      >>> [cell.mark for cell in mark({"a": "1.00", "b": "2.00 ± 0.1", "c": "2.00", "d": "0.50"}).values()]
+      >>> import pandas as pd
+      >>> mark_best(pd.DataFrame({"rte": ["1.00", "2.00 ± 0.1", "2.00", "0.50"]}))["rte"].tolist()
       ['second', 'best', 'best', '']
     """
-    shown = {name: float(text.split(" ")[0]) for name, text in column.items()}
-    first, second, *_ = *sorted({score for score in shown.values() if score == score}, reverse=True), None, None
-    marks = {first: "best"} if len(column) > 1 else {}
-    if len(column) > 2 and second is not None:
-        marks[second] = "second"
-    return {name: Cell(text, marks.get(shown[name], "")) for name, text in column.items()}
+    import pandas as pd
+
+    numbers = texts.apply(lambda column: pd.to_numeric(column.str.split().str[0], errors="coerce"))
+    rank, present = numbers.rank(ascending=False, method="dense"), (texts != ABSENT).sum()
+    marks = pd.DataFrame("", index=texts.index, columns=texts.columns)
+    return marks.mask((rank == 1) & (present > 1), "best").mask((rank == 2) & (present > 2), "second")
 
 
-def spreads(results: Sequence[Result]) -> str:
-    """Words how many seeds a table shows, and how."""
-    seeds = _range(len(result.values) for result in results)
+def describe_seeds(results: Sequence[Result]) -> str:
+    """Describes how many seeds a table shows, and how."""
+    seeds = _format_range([len(result.values) for result in results])
     return "1 seed" if seeds == "1" else f"mean ± standard deviation over {seeds} seeds"
 
 
-def _count_names(results: Sequence[Result]) -> list[str]:
-    return ["transfer parameters", *(["seeds"] if _differing_seeds(results) else [])]
+def scores_csv(results: Sequence[Result]) -> str:
+    """Formats a line a result, in full precision."""
+    return to_csv(as_frame(results)[["method", "target", *SCORES]])
 
 
-def _counts(row: Iterable[Result], results: Sequence[Result]) -> list[Cell]:
-    """The row's columns of counts; of seeds only if not all results have as many."""
-    row = list(row)
-    counts = [Cell(_range(result.parameters for result in row))]
-    return [*counts, Cell(_range(len(result.values) for result in row))] if _differing_seeds(results) else counts
+def few_shot_csv(results: Sequence[Result]) -> str:
+    """Formats a line a few-shot result, in full precision."""
+    return to_csv(as_frame(results)[["method", "target", "shots", *SCORES]])
 
 
-def _differing_seeds(results: Sequence[Result]) -> bool:
-    return len({len(result.values) for result in results}) > 1
+def probing_csv(results: Sequence[Result]) -> str:
+    """Formats a line a probing result, in full precision, its sources with their coefficients first."""
+    frame, columns = as_frame(results), []
+    for number in range(max(len(result.coefficients) for result in results)):
+        for name, values in (("source", frame["sources"]), ("coefficient", frame["coefficients"])):
+            columns.append(f"{name}_{number + 1}")
+            frame[columns[-1]] = values.str.get(number)
+    return to_csv(frame[["target", *columns, *SCORES]])
 
 
-def _range(numbers: Iterable[int]) -> str:
-    numbers = sorted(set(numbers))
-    return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
+def to_csv(frame: "DataFrame") -> str:
+    """Formats a DataFrame as CSV; numbers keep full precision, what is missing is empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def markdown(table: Table) -> str:
+    """Formats a heading, a Markdown table that also reads well unrendered, and its caption.
+
+    Example:
+      >>> import pandas as pd
+      >>> texts = pd.DataFrame({"score": ["1.0 ± 0.1"]}, index=pd.Index(["fusion_2"], name="method"))
+      >>> print(markdown(Table("RTE", texts, "Scores", marks=texts.replace("1.0 ± 0.1", "best"))))
+      ## RTE
+      <BLANKLINE>
+      | method   | score         |
+      |----------|---------------|
+      | fusion_2 | **1.0** ± 0.1 |
+      <BLANKLINE>
+      Scores; best in bold.
+    """
+    shown, caption = _emphasised(table, _MARKDOWN, lambda text: text.replace("|", r"\|"))
+    return (
+        f"## {table.title}\n\n{shown.to_markdown(index=False, tablefmt='github', disable_numparse=True)}\n\n{caption}"
+    )
+
+
+def latex(table: Table) -> str:
+    """Formats a LaTeX ``table`` with its caption; the document needs ``booktabs``.
+
+    Example:
+      >>> import pandas as pd
+      >>> texts = pd.DataFrame({"score": ["1.0 ± 0.1"]}, index=pd.Index(["fusion_2"], name="method"))
+      >>> print(latex(Table("RTE", texts, "Scores", marks=texts.replace("1.0 ± 0.1", "best"))), end="")
+      % Needs \\usepackage{booktabs}.
+      \\begin{table}
+      \\centering
+      \\footnotesize
+      \\setlength{\\tabcolsep}{3pt}
+      \\caption{RTE. Scores; best in bold.}
+      \\begin{tabular}{lr}
+      \\toprule
+      method & score \\\\
+      \\midrule
+      fusion\\_2 & \\textbf{1.0} $\\pm$ 0.1 \\\\
+      \\bottomrule
+      \\end{tabular}
+      \\end{table}
+    """
+    shown, caption = _emphasised(table, _LATEX, escape_latex)
+    stacked = [re.sub(r"(.*) (.*)", r"\\shortstack[r]{\1\\\\\2}", name) for name in shown]  # a task over its metric
+    shown.columns = [new if len(old) >= 15 else old for old, new in zip(shown, stacked, strict=True)]
+    if table.group_by:
+        groups = table.texts.index.get_level_values(table.group_by)
+        starts = [number for number in range(1, len(groups)) if groups[number] != groups[number - 1]]
+        shown.iloc[starts, 0] = "\\midrule\n" + shown.iloc[starts, 0]
+    text = shown.style.hide(axis="index").to_latex(
+        hrules=True,
+        column_format="l" * table.texts.index.nlevels + "r" * table.texts.shape[1],
+        position_float="centering",
+        caption=f"{escape_latex(table.title.rstrip('.'))}. {escape_latex(caption)}",
+    )
+    text = text.replace("\\centering\n", "\\centering\n\\footnotesize\n\\setlength{\\tabcolsep}{3pt}\n", 1)
+    return f"% Needs \\usepackage{{booktabs}}.\n{text}"
+
+
+def _emphasised(
+    table: Table, styles: dict[str, tuple[str, str]], escape: Callable[[str], str]
+) -> tuple["DataFrame", str]:
+    """Escapes a table and emphasises the first word, the score, of marked cells; returns it and its caption."""
+    shown, legend = table.texts.map(escape), []
+    for mark, (form, words) in styles.items():
+        if table.marks is not None and (cells := table.marks.to_numpy() == mark).any():
+            legend.append(words)
+            shown = shown.mask(
+                cells, shown.map(lambda text, form=form: re.sub(r"^\S+", lambda score: form.format(score[0]), text))
+            )
+    names = list(table.texts.index.names)
+    shown = shown.reset_index()
+    shown[names] = shown[names].map(escape)
+    shown.columns = map(escape, shown)
+    return shown, f"{table.caption}{'; ' if legend else ''}{', '.join(legend)}."
+
+
+def escape_latex(text: str) -> str:
+    r"""Escapes what LaTeX would read as its own, and sets the minus of negative numbers.
+
+    Example:
+      >>> escape_latex("my_task & 5 % of -1.5 ± 0.2")
+      'my\_task \& 5 \% of $-$1.5 $\pm$ 0.2'
+    """
+    text = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+    return "".join(_ESCAPES.get(char, char) for char in " ".join(text.split()))

@@ -26,7 +26,7 @@ from scalearn_jax.io.files import as_json, read_json, sync, write_json
 FORMAT = 1
 
 
-class Saved(NamedTuple):
+class Checkpoint(NamedTuple):
     """What a checkpoint holds.
 
     Attributes:
@@ -41,10 +41,7 @@ class Saved(NamedTuple):
 
 
 class Damaged(Exception):
-    """A checkpoint that is not as it was written; the text says what of it."""
-
-
-# ---------------------------------------------------------------- names for the leaves of any tree
+    """A checkpoint that is not as it was written; the message names what differs."""
 
 
 def to_host(values: Any) -> dict[str, np.ndarray]:
@@ -54,7 +51,7 @@ def to_host(values: Any) -> dict[str, np.ndarray]:
       >>> list(to_host({"a": (np.zeros(2), np.ones(3))}))
       ['a/0', 'a/1']
     """
-    return {name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _named(values)[0]}
+    return {name: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _leaves(values)[0]}
 
 
 def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -67,33 +64,34 @@ def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     Raises:
       KeyError: an array is missing.
     """
-    leaves, structure = _named(like)
-    return structure.unflatten([_leaf(leaf, arrays[name]) for name, leaf in leaves])
+    leaves, structure = _leaves(like)
+    return structure.unflatten(
+        jax.random.wrap_key_data(arrays[name].copy(), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else arrays[name]
+        for name, leaf in leaves
+    )
 
 
-def _named(values: Any) -> tuple[list[tuple[str, Any]], Any]:
+def _leaves(values: Any) -> tuple[list[tuple[str, Any]], Any]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(values)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves], structure
+    return [(tree.path_string(path, slash="/"), leaf) for path, leaf in leaves], structure
 
 
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _leaf(like: Any, array: np.ndarray) -> Any:
-    return jax.random.wrap_key_data(array.copy(), impl=jax.random.key_impl(like)) if _is_key(like) else array
-
-
 def describe(values: Any) -> dict[str, str]:
-    """Says the dtype and shape of each array that ``to_host`` gives, or would give for abstract leaves.
+    """Returns the dtype and shape of each array that ``to_host`` gives, or would give for abstract leaves.
 
     Example:
       >>> describe({"omega": np.ones((2, 3), np.float32)})
       {'omega': 'float32[2, 3]'}
     """
-    data = lambda leaf: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf  # noqa: E731
-    named = ((name, data(leaf)) for name, leaf in _named(values)[0])
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named}
+    found = {}
+    for name, leaf in _leaves(values)[0]:
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        found[name] = f"{leaf.dtype}{list(leaf.shape)}"
+    return found
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -103,12 +101,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
       >>> differences({"seeds": [0], "rate": 1}, {"seeds": [1], "rate": 1})
       ['seeds: there [0], here [1]']
     """
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    shown = lambda table, name: shortened(str(table.get(name)))  # noqa: E731
-    return [f"{name}: there {shown(there, name)}, here {shown(here, name)}" for name in names]
-
-
-# ---------------------------------------------------------------- one step
+    pairs = [(name, there.get(name), here.get(name)) for name in {**there, **here}]
+    return [f"{name}: there {shortened(str(a))}, here {shortened(str(b))}" for name, a, b in pairs if a != b]
 
 
 @functools.cache
@@ -143,7 +137,7 @@ def seal(folder: Path) -> None:
     write_json(folder / "manifest.json", {"files": files, "sha256": _of_json(files)})
 
 
-def read(folder: Path) -> Saved:
+def read(folder: Path) -> Checkpoint:
     """Reads a step, after verifying every file of it.
 
     Raises:
@@ -151,26 +145,22 @@ def read(folder: Path) -> Saved:
     """
     try:
         _verify(folder)
-        return _read(folder)
+        content = json.loads((folder / "meta.json").read_bytes())  # of any size: it holds the logs
+        if content.get("format") != FORMAT:
+            raise Damaged(f"has format {content.get('format')}, this version reads {FORMAT}")
+        names, arrays = content["arrays"], {}
+        if names:
+            ocp, reader = _orbax()
+            nested = tree.unflatten(dict.fromkeys(names, ocp.RestoreArgs(restore_type=np.ndarray)))
+            args = ocp.args.PyTreeRestore(restore_args=nested)
+            arrays = tree.flatten(reader.restore(folder / "arrays", args=args))
+        if not isinstance(content["meta"], dict) or type(content["step"]) is not int:
+            raise Damaged("meta.json holds no step")
+        if describe(arrays) != names:
+            raise Damaged(f"arrays: {'; '.join(differences(names, describe(arrays)))}")
+        return Checkpoint(content["step"], arrays, content["meta"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Damaged(str(error).strip().split("\n")[0] or type(error).__name__) from error
-
-
-def _read(folder: Path) -> Saved:
-    content = json.loads((folder / "meta.json").read_bytes())  # of any size: it holds the logs
-    if content.get("format") != FORMAT:
-        raise Damaged(f"has format {content.get('format')}, this version reads {FORMAT}")
-    names = content["arrays"]
-    ocp, reader = _orbax()
-    host = ocp.RestoreArgs(restore_type=np.ndarray)
-    nested = tree.unflatten(dict.fromkeys(names, host))
-    args = ocp.args.PyTreeRestore(restore_args=nested) if names else None
-    arrays = tree.flatten(reader.restore(folder / "arrays", args=args)) if names else {}
-    if not isinstance(content["meta"], dict) or type(content["step"]) is not int:
-        raise Damaged("meta.json holds no step")
-    if describe(arrays) != names:
-        raise Damaged(f"arrays: {'; '.join(differences(names, describe(arrays)))}")
-    return Saved(content["step"], arrays, content["meta"])
 
 
 def _verify(folder: Path) -> None:

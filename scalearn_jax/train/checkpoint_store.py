@@ -20,19 +20,19 @@ import numpy as np
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import disk_fault, sync
 from scalearn_jax.train import checkpoint
-from scalearn_jax.train.checkpoint import Damaged, Saved
+from scalearn_jax.train.checkpoint import Checkpoint, Damaged
 
 _OVERHEAD = 256_000  # bytes of a step beside its arrays, in blocks of the disk, rounded up
 _STEP = re.compile(r"(\d+)\.(\d+)")
 
 
-class Checkpoints:
+class CheckpointStore:
     """The checkpoints of a run; the methods are for one thread.
 
     A step that was damaged, once the run has gone on from an earlier one, is renamed to ``damaged-STEP``.
 
     Args:
-      folder: where they lie.
+      folder: where they are.
       keep: how many of the last to keep.
     """
 
@@ -96,11 +96,11 @@ class Checkpoints:
         self.close()
         self._failure = None
 
-    def restore(self, warn: Callable[[str], None]) -> Saved | None:
+    def restore(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """Reads the last step that is whole.
 
         Args:
-          warn: is told of each step that is not, and why.
+          warn: called with a line for each step that is not, and why.
 
         Returns:
           The step; ``None`` where none was ever written.
@@ -133,9 +133,11 @@ class Checkpoints:
             writer.join()
 
     def begin(self) -> None:
-        """Makes ready for new steps: sets those aside that ``restore`` has passed over, and removes halves of steps."""
+        """Prepares for new steps: renames those that ``restore`` has passed over, and removes half-written ones."""
         for path in self._passed_over:
-            _set_aside(path)
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
         self._passed_over = []
         for path in self.folder.glob(".*") if self.exists() else ():
             shutil.rmtree(path, ignore_errors=True)
@@ -155,7 +157,7 @@ class Checkpoints:
                     return
             try:
                 self._write(*entry)
-            except Exception as error:  # told at the next call
+            except Exception as error:  # raised at the next call
                 self._failure = self._explained(entry[0], error)
 
     def _explained(self, step: int, error: Exception) -> InputError:
@@ -168,7 +170,7 @@ class Checkpoints:
         reason = getattr(error, "strerror", None) or (number and os.strerror(number)) or str(error).strip()
         reason = reason.split("\n")[0] or type(error).__name__
         return InputError(
-            f"cannot write the checkpoint of step {step} to {self.folder}: {reason}; {left}. Mend it and run the same"
+            f"cannot write the checkpoint of step {step} to {self.folder}: {reason}; {left}. Fix it and run the same"
             " command again to go on from there."
         )
 
@@ -190,12 +192,6 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"damaged-{path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
 
 
 def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,29 +1,28 @@
 """Many processes, one run: how they find each other and end together.
 
 Every process computes the same run on its own devices; process 0 writes. No process may outlive another, since it would
-wait for it forever: one that fails before training tells the others why, see ``agreement``; one that is lost later ends
-them, at the latest after the heartbeat timeout.
+wait for it forever: one that fails before training passes its error on, see ``agreement``; one that is lost later ends
+the others, at the latest after the heartbeat timeout, with JAX's own message.
 """
 
-import ctypes
-import functools
 import os
+import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import clusters
-from jax._src.lib import _jax
 
 from scalearn_jax.errors import STOPPED, InputError
-from scalearn_jax.train import preemption, signals
-from scalearn_jax.train.agreement import PARTING_MS, all_done, check_number, say, state, telling_others
+from scalearn_jax.train.agreement import processes
+from scalearn_jax.train.signals import signals
 
-_JOIN_SECONDS = 2.0
-CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")
+_PORTS = 61440, 4096  # first and number: those that the system gives to no one else, and that JAX takes, too
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
+_OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_orte_hnp_uri")
 
 
 def start(
@@ -49,76 +48,84 @@ def start(
     Raises:
       InputError: some process did not come, or they disagree on how many they are.
     """
-    found = (coordinator, num_processes, process_id, "deactivate") if coordinator else detect(start_timeout)
-    if not found or found[1] == 1:
+    if coordinator:
+        where = dict(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
+        where["cluster_detection_method"] = "deactivate"
+        hint = f"start {num_processes} of them with the same --coordinator and --num-processes."
+    else:
+        where, hint = detect() or ({"num_processes": 1}, "")
+    if where.get("num_processes") == 1:
         return
-    coordinator, num_processes, process_id, method = found
-    state.process_id, state.num_processes, state.settled = process_id, num_processes, True  # nobody to tell of errors
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    who = f"process {where['process_id']} of {where['num_processes']}: " if where else ""
+    at = f" at {where['coordinator_address']}" if "coordinator_address" in where else ""
+    failure = f"{who}not all processes met{at} within {start_timeout} s; {hint}"
+    jax.config.update("jax_enable_preemption_service", True)  # see ``preemption``
+    late = threading.Timer(start_timeout, _give_up, [failure])  # JAX would abort, with a stack trace
+    late.daemon = True
+    late.start()
     try:
-        _connect(
-            coordinator_address=coordinator,
-            num_processes=num_processes,
-            process_id=process_id,
-            cluster_detection_method=method,
-            initialization_timeout=start_timeout,
+        jax.distributed.initialize(
+            **where,
+            initialization_timeout=start_timeout + 60,
             heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=600,
         )
     except (RuntimeError, ValueError) as error:
-        why = "" if "bad_cast" in str(error) else f" ({error})"
-        raise InputError(
-            f"process {process_id} of {num_processes}: not all processes met at {coordinator} within {start_timeout} s"
-            f"{why}; start {num_processes} of them with the same --coordinator and --num-processes."
-        ) from error
-    check_number()
-    state.listener, state.settled = preemption.listen(), False
-    jax.devices()  # needs all processes, so now, while all are here
+        raise InputError(f"{failure} ({error})") from error
+    finally:
+        late.cancel()
+    signals.leave_sigterm_to_jax()
+    processes.join(where.get("num_processes") or jax.process_count())
 
 
-def detect(timeout: int) -> tuple[str, int, int, str] | None:
-    """Asks the environment who takes part.
+def _give_up(failure: str) -> None:
+    os.write(2, f"scalearn: error: {failure}\n".encode())
+    os._exit(2)
 
-    Args:
-      timeout: seconds to wait for the coordinator's name to be known.
+
+def detect() -> tuple[dict[str, Any], str] | None:
+    """Reads from the environment who takes part: of Slurm in the job step, not in the allocation around it.
 
     Returns:
-      (coordinator, number of processes, own number, name of the kind of cluster), or ``None`` for a process alone.
+      (arguments of ``jax.distributed.initialize``, what to check where the processes do not meet), or ``None`` for a
+      process alone.
+
+    Raises:
+      InputError: Open MPI has started several processes and does not say where they meet.
     """
-    for cluster in clusters.ClusterEnv._cluster_types:
-        if cluster.name in CLUSTERS and cluster.is_env_present() and cluster.get_process_count() > 1:
-            port = os.environ.get("JAX_COORDINATOR_PORT")
-            address = cluster.get_coordinator_address(timeout_secs=timeout, override_coordinator_port=port)
-            return address, cluster.get_process_count(), cluster.get_process_id(), cluster.name
+    known = os.environ
+    if "SLURM_STEP_NODELIST" in known and "SLURM_PROCID" in known:
+        count = int(known.get("SLURM_STEP_NUM_TASKS") or known.get("SLURM_NTASKS", 1))
+        where = dict(num_processes=count, process_id=int(known["SLURM_PROCID"]), cluster_detection_method="slurm")
+        return (where | {"coordinator_address": _slurm_address()}, _read_from("Slurm", _SLURM)) if count > 1 else None
+    if int(known.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        count, rank = int(known["OMPI_COMM_WORLD_SIZE"]), int(known["OMPI_COMM_WORLD_RANK"])
+        if "OMPI_MCA_orte_hnp_uri" not in known:
+            raise InputError(
+                f"Open MPI has started {count} processes and does not say where they meet, as from version 5 on; pass"
+                " --coordinator HOST:PORT --num-processes N --process-id I to each."
+            )
+        where = dict(num_processes=count, process_id=rank, cluster_detection_method="ompi")
+        return where, _read_from("Open MPI", _OPEN_MPI)
+    if known.get("TPU_ML_PLATFORM") == "JAX":  # which JAX sets on a Cloud TPU, when it is imported
+        hosts = known.get("TPU_PROCESS_ADDRESSES") or known.get("TPU_WORKER_HOSTNAMES")
+        asks = hosts is None and "TPU_SKIP_MDS_QUERY" not in known  # JAX then asks the metadata server
+        if asks or "," in (hosts or "") or int(known.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+            return {}, "run the command on every host of the Cloud TPU."
     return None
 
 
-def _connect(**arguments) -> None:
-    """``jax.distributed.initialize``, but a lost process ends this one with one line instead of a stack trace.
-
-    JAX's client aborts the process when another is lost. It takes a callback for that case, which jaxlib 0.10 cannot
-    call: the status it passes has no Python type. The call ends in ``std::terminate``, and that we can handle.
-    """
-    make = _jax.get_distributed_runtime_client
-    callback = functools.partial(make, missed_heartbeat_callback=lambda status: None, shutdown_on_destruction=False)
-    try:
-        ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_on_terminate)
-        _jax.get_distributed_runtime_client = callback
-    except (OSError, AttributeError):  # another C++ library: JAX's own message and abort have to do
-        pass
-    try:
-        jax.distributed.initialize(**arguments)
-    finally:
-        _jax.get_distributed_runtime_client = make
+def _slurm_address() -> str:
+    """The first node of the job step, and a port of its own for every step of an allocation."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", os.environ["SLURM_STEP_NODELIST"])[0]  # node[003-004,7],other
+    host = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
+    job, step = int(os.environ.get("SLURM_JOB_ID", 0)), int(os.environ.get("SLURM_STEP_ID", 0))
+    return f"{host}:{os.environ.get('JAX_COORDINATOR_PORT') or _PORTS[0] + (61 * job + step) % _PORTS[1]}"
 
 
-@ctypes.CFUNCTYPE(None)
-def _on_terminate() -> None:
-    if state.leaving:  # the main thread is about to end, with a better word
-        time.sleep(PARTING_MS / 1000)
-    if preemption.was_told() and not signals.state.unsaved:  # so was that one
-        os._exit(STOPPED)
-    say("lost another process: it died or cannot be reached; its own output says why.")
-    os._exit(1)
+def _read_from(launcher: str, names: tuple[str, ...]) -> str:
+    values = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    return f"{launcher} gave {values}; elsewhere pass --coordinator, --num-processes and --process-id."
 
 
 def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> int:
@@ -126,7 +133,7 @@ def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> 
 
     Args:
       work: the command; may call ``start``.
-      report: calls what it is given, words its errors, and returns the exit code.
+      report: calls what it is given, prints its errors, and returns the exit code.
 
     Returns:
       The exit code. Where other processes take part, a failed one does not return but ends here.
@@ -136,34 +143,31 @@ def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> 
       0
     """
     try:
-        code = report(lambda: telling_others(work))
+        code = report(lambda: processes.share_errors(work))
     except Exception as error:
-        if state.num_processes == 1:
+        if not processes.joined:
             raise
-        if not isinstance(error, jax.errors.JaxRuntimeError):
-            traceback.print_exc()
-        elif preemption.was_told():  # as the other was, which has ended already
-            os._exit(STOPPED)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            _print_error(f"the computation with the other processes failed, one may have died: {error}")
         else:
-            say(f"the computation with the other processes failed, one may have died: {error}")
+            traceback.print_exc()
         code = 1
-    if state.num_processes > 1:
-        _leave(code)
-    return code
-
-
-def _leave(code: int) -> None:
-    """Ends a failed process at once, where an ordinary exit would wait for the others, and a good one after them."""
-    signals.state.over = True
+    if not processes.joined:
+        return code
     sys.stdout.flush()
     sys.stderr.flush()
-    if code in (0, STOPPED) and not all_done():
-        code = STOPPED if preemption.was_told() else 1
-        if code == 1:
-            say("another process failed at the end; its own output says why.")
-    state.leaving = True
-    if code not in (0, STOPPED):
-        os._exit(code)
-    if state.listener:
-        state.listener.join(_JOIN_SECONDS)
-    jax.distributed.shutdown()
+    if code in (0, STOPPED):
+        try:
+            jax.distributed.shutdown()  # waits for the others
+            return code
+        except jax.errors.JaxRuntimeError:
+            _print_error("another process failed at the end; its own output says why.")
+            code = 1
+    else:  # most likely all fail alike, and the end of the coordinator ends those that have not yet said so
+        time.sleep(1 if processes.process_id else 2)
+    os._exit(code)  # an ordinary exit would wait for the others
+
+
+def _print_error(message: str) -> None:
+    line = f"scalearn: error: process {processes.process_id}: {' '.join(message.split())}\n"
+    os.write(2, line.encode())

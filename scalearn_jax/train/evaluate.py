@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import losses, metrics
-from scalearn_jax.data import batches
+from scalearn_jax.data import batches, packing
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
-from scalearn_jax.train import parallel, preemption
+from scalearn_jax.train import preemption, sharding
+from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Batch, Params
 
@@ -65,9 +66,9 @@ class Layout(NamedTuple):
         mesh: Mesh | None = None,
     ) -> "Layout":
         """Finds the rows that any batch of some splits fits in, evenly shared by the devices (by default all)."""
-        mesh = mesh or parallel.make_mesh()
-        [num_rows] = batches.eval_rows(splits, batch_size, row_length)
-        return cls(batch_size, row_length, parallel.divisible(num_rows, mesh), packed, mesh)
+        mesh = mesh or sharding.make_mesh()
+        [num_rows] = packing.eval_rows(splits, batch_size, row_length)
+        return cls(batch_size, row_length, sharding.divisible(num_rows, mesh), packed, mesh)
 
     def batches(self, encoded: Encoded) -> Iterator[Batch]:
         """Yields the batches of a split."""
@@ -95,7 +96,7 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, f
     return [
         {
             "loss": float(loss(jnp.asarray(one), labels).mean()),
-            **metrics.compute(task, one, encoded.labels, encoded.questions),
+            **metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions),
         }
         for one in logits
     ]
@@ -132,4 +133,4 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream:
 @cache
 def _predict_step(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
     """Compiles the prediction of a spec once a process and mesh."""
-    return parallel.compile_predict_step(make_predict_step(spec, task), mesh)
+    return compile_predict_step(make_predict_step(spec, task), mesh)

@@ -9,15 +9,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
+from jax.sharding import Mesh
 
-from scalearn_jax.data import batches as batching
+from scalearn_jax.data.batches import stack
+from scalearn_jax.train.sharding import shard_batch
 
 _END = object()
 
 
-class Lot(NamedTuple):
-    """The batches of one dispatch.
+class Dispatch(NamedTuple):
+    """The batches of steps that are sent to the devices at once.
 
     Attributes:
       num_steps: K.
@@ -30,8 +31,8 @@ class Lot(NamedTuple):
     batch: Any
 
 
-def lots(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> Iterator[Lot]:
-    """Groups batches into lots of ``size``, or of 1 where the next stop is nearer than that.
+def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> Iterator[Dispatch]:
+    """Groups batches by ``size``, or takes one alone where the next stop is nearer than that.
 
     Two sizes only, so that a dispatch of several steps costs one more program and not many.
 
@@ -42,15 +43,16 @@ def lots(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> 
       start: steps done before.
 
     Yields:
-      The lots, on the host.
+      The dispatches, on the host.
 
     Raises:
       ValueError: the batches end before the last stop.
 
     Example:
+      >>> import numpy as np
       >>> from scalearn_jax.typing import FeatureBatch
       >>> numbered = [FeatureBatch(np.array([number]), np.ones(1, bool), np.zeros(1)) for number in range(7)]
-      >>> [lot.batch.features.ravel().tolist() for lot in lots(iter(numbered), [5, 7], 2)]
+      >>> [dispatch.batch.features.ravel().tolist() for dispatch in dispatches(iter(numbered), [5, 7], 2)]
       [[0, 1], [2, 3], [4], [5, 6]]
     """
     done = start
@@ -60,9 +62,14 @@ def lots(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> 
             chunk = list(itertools.islice(batches, number))
             if len(chunk) < number:
                 raise ValueError(f"the batches end after {done + len(chunk)} steps, before the stop at {stop}.")
-            joined = chunk[0] if number == 1 else batching.stack(chunk)
-            yield Lot(number, int(joined.example_mask.sum()), joined)
+            joined = chunk[0] if number == 1 else stack(chunk)
+            yield Dispatch(number, int(joined.example_mask.sum()), joined)
             done += number
+
+
+def place(dispatch: Dispatch, mesh: Mesh) -> Dispatch:
+    """Puts the batches of a dispatch on a mesh; see ``shard_batch``."""
+    return dispatch._replace(batch=shard_batch(dispatch.batch, mesh))
 
 
 def in_background(items: Iterator, place: Callable[[Any], Any], ahead: int = 2) -> Iterator:
@@ -110,22 +117,3 @@ def in_background(items: Iterator, place: Callable[[Any], Any], ahead: int = 2) 
     finally:
         stopped.set()
         thread.join()
-
-
-def stops(ends: Iterable[tuple[int, int, int]]) -> list[int]:
-    """Lists the steps at which a loop must look up.
-
-    Args:
-      ends: (number of steps, steps between evaluations, steps between records) of everything it trains.
-
-    Returns:
-      Ascending steps; step 1 is among them, since compiling it says nothing about speed.
-
-    Example:
-      >>> stops([(10, 4, 5)])
-      [1, 4, 5, 8, 10]
-    """
-    found = {1}
-    for last, *periods in ends:
-        found |= {last, *np.concatenate([np.arange(period, last, period) for period in periods]).tolist()}
-    return sorted(map(int, found))

@@ -1,14 +1,12 @@
-"""The training loop: the only side effects of training are its events and its checkpoints.
+"""The training loop: step, log, evaluate, save. Its only side effects are its events and its checkpoints.
 
-Letters: M members (seeds trained together), n examples of a split, C outputs.
+Letters: M members (of all runs).
 """
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import jax
@@ -16,13 +14,15 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import Preempted
-from scalearn_jax.train import feed, preemption, signals
-from scalearn_jax.train.position import Looks, Member, Position
+from scalearn_jax.train import preemption
+from scalearn_jax.train.feed import Dispatch
+from scalearn_jax.train.position import GroupProgress, Member, Position
+from scalearn_jax.train.signals import signals
 from scalearn_jax.train.state import TrainState
 from scalearn_jax.typing import Params
 
 Event = dict[str, Any]
-_AHEAD = 2  # lots that may be under way beside the one being sent off
+_AHEAD = 2  # dispatches that may be under way beside the one being sent off
 
 
 @dataclass(frozen=True)
@@ -48,77 +48,117 @@ class Schedule:
         """Evaluations of the full schedule."""
         return -(-self.num_steps // self.eval_every)
 
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows a step."""
+        return step % self.eval_every == 0 or step == self.num_steps
+
+    def logs(self, step: int) -> bool:
+        """Whether a training record follows a step."""
+        return step % self.log_every == 0 or step == self.num_steps
+
+    def stops(self) -> list[int]:
+        """Lists the steps after which the loop looks at the state, for ``feed.dispatches``.
+
+        Step 1 is among them, since compiling it says nothing about speed.
+
+        Example:
+          >>> Schedule(num_steps=10, eval_every=4, log_every=5).stops()
+          [1, 4, 5, 8, 10]
+        """
+        periods = (range(every, self.num_steps, every) for every in (self.eval_every, self.log_every))
+        return sorted({1, self.num_steps}.union(*periods))
+
 
 @dataclass(frozen=True)
-class Group:
-    """Members that share a task: their schedule, their evaluation, and where their events go.
+class Evaluation:
+    """How members are compared on development data.
 
     Attributes:
-      num_members: how many; groups follow one another along the member axis.
-      schedule: when to evaluate, log and stop.
-      evaluate: trainable trees [M ...] of the group -> development metrics of each member, ``loss`` among them.
+      evaluate: trainable trees [members of a run ...] -> metrics of each, ``loss`` among them.
       main_metric: the metric of ``select="metric"``.
-      on_event: receives ``{"event": "train" | "eval", "step", ...}``.
     """
 
-    num_members: int
-    schedule: Schedule
     evaluate: Callable[[Params], list[dict[str, float]]]
     main_metric: str
-    on_event: Callable[[Event], None] = lambda event: None
 
 
-def start(state: TrainState, groups: Sequence[Group]) -> Position:
-    """Returns the position before the first step."""
-    return Position(0, state, {}, [Looks([Member() for _ in range(group.num_members)]) for group in groups])
-
-
-def lookups(groups: Sequence[Group]) -> list[int]:
-    """Lists the steps at which the loop evaluates or logs some group, for ``feed.lots``."""
-    return feed.stops((g.schedule.num_steps, g.schedule.eval_every, g.schedule.log_every) for g in groups)
+def start(state: TrainState, num_runs: int, num_members: int) -> Position:
+    """Returns the position before the first step of some runs of so many members each."""
+    return Position(0, state, {}, [GroupProgress([Member() for _ in range(num_members)]) for _ in range(num_runs)])
 
 
 def train(
     step: Callable,
     position: Position,
     frozen: Params,
-    lots: Iterator[feed.Lot],
-    groups: Sequence[Group],
+    dispatches: Iterator[Dispatch],
+    schedule: Schedule,
+    evaluation: Evaluation,
+    on_events: Sequence[Callable[[Event], None]],
     save: Callable[[Position, str], None] = lambda position, why: None,
 ) -> None:
-    """Trains all members of some groups together until their schedules end or they have run out of patience.
+    """Trains the members of some runs together until the schedule ends or they have run out of patience.
 
-    A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would
-    alone; so does a group whose schedule is shorter.
+    A member that has stopped keeps its best checkpoint and ignores later evaluations, so it ends as it would alone.
 
     Args:
-      step: compiled step over all members, for lots of one step and of several.
-      position: where to go on; moved forward in place.
+      step: compiled step over all members, for dispatches of one step and of several.
+      position: where to go on; moved forward in place. Its groups are the runs, which differ in learning rate.
       frozen: the frozen half, shared.
-      lots: batches with a leading member axis from there on, cut at ``lookups(groups)``.
-      groups: who is trained.
-      save: called after every lot, with what it was for the groups: ``"step"``, ``"evaluation"`` or ``"end"``; with
+      dispatches: batches with a leading member axis from there on, cut at ``schedule.stops()``.
+      schedule: when to log, evaluate and stop.
+      evaluation: how.
+      on_events: of each run, receives ``{"event": "train" | "eval", "step", ...}``.
+      save: called after every dispatch, with what it was for the runs: ``"step"``, ``"evaluation"`` or ``"end"``; with
         ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` when the
         process was told to stop.
 
     Raises:
       Preempted: the process was told to stop.
     """
-    runs, clock, compiled = _runs(groups, position, save), _Clock(), set()
-    with preemption.training():
+    clock, compiled = _Clock(), set()
+
+    def secure(program) -> None:
+        """Saves before a program is compiled, so that the process may end at any moment until the next step."""
+        if program not in compiled:
+            compiled.add(program)
+            if position.step:
+                save(position, "compilation")
+            signals.mark_saved()
+
+    with signals.training():
         try:
-            _look(runs, clock, position, save)
-            while not all(run.finished for run in runs):
-                lot = next(lots)
-                if (shape := _shape(lot)) not in compiled:
-                    compiled.add(shape)
-                    _secure(position, save)
-                position.state, position.metrics = step(position.state, frozen, lot)
-                position.step += lot.num_steps
-                clock.count(lot, position.metrics)
-                signals.state.unsaved = True
+            while True:
+                logs, evaluates = schedule.logs(position.step), schedule.evaluates(position.step)
+                for number, (run, on_event) in enumerate(zip(position.groups, on_events, strict=True)):
+                    if not (logs or evaluates) or run.last == position.step or _is_finished(run, schedule):
+                        continue
+                    own = slice(number * len(run.members), (number + 1) * len(run.members))
+                    events = [_train_event(position, own, clock.rate(position.metrics))] if logs else []
+                    gave_up = np.asarray(position.metrics["gave_up"])[own].tolist()
+                    run.gave_up = [
+                        gave and _goes_on(member, schedule) for gave, member in zip(gave_up, run.members, strict=True)
+                    ]
+                    if evaluates and not any(run.gave_up):
+                        paused = time.perf_counter()
+                        secure("evaluation")
+                        events.append(_evaluate(run, position, own, schedule, evaluation))
+                        clock.started += time.perf_counter() - paused
+                    run.last = position.step  # from here on a checkpoint holds what was logged
+                    for event in events:
+                        on_event(event)
+                ends = all(_is_finished(run, schedule) for run in position.groups)
+                if position.step:
+                    save(position, "end" if ends else "evaluation" if evaluates else "step")
+                if ends:
+                    return
+                dispatch = next(dispatches)
+                secure(tuple(leaf.shape for leaf in dispatch.batch))
+                position.state, position.metrics = step(position.state, frozen, dispatch)
+                position.step += dispatch.num_steps
+                clock.count(dispatch, position.metrics)
+                signals.mark_unsaved()
                 preemption.boundary()
-                _look(runs, clock, position, save)
         except Preempted:
             save(position, "stop")
             raise Preempted(
@@ -126,46 +166,52 @@ def train(
             ) from None
 
 
-def _look(runs: Sequence["_Run"], clock: "_Clock", position: Position, save: Callable) -> None:
-    """Lets each group log and evaluate, and then saves."""
-    evaluated = [run.look(clock, position) for run in runs]
-    ends = all(run.finished for run in runs)
-    if position.step:
-        save(position, "end" if ends else "evaluation" if any(evaluated) else "step")
+def _goes_on(member: Member, schedule: Schedule) -> bool:
+    return member.waited < schedule.patience
 
 
-def _secure(position: Position, save: Callable) -> None:
-    """Brings a position to the disk, so that the process may end at any moment until the next step."""
-    if position.step:
-        save(position, "compilation")
-    signals.state.unsaved = False
+def _is_finished(run: GroupProgress, schedule: Schedule) -> bool:
+    """Whether a run has evaluated its last step, has a member that gave up, or has no patience left."""
+    ended = max(member.stopped_at for member in run.members) >= schedule.num_steps
+    return ended or any(run.gave_up) or not any(_goes_on(member, schedule) for member in run.members)
 
 
-def _shape(lot: feed.Lot) -> tuple:
-    """What lots of one program have in common."""
-    return tuple(leaf.shape for leaf in lot.batch)
+def _train_event(position: Position, own: slice, rate: float) -> Event:
+    values = {name: np.asarray(value)[own].tolist() for name, value in sorted(position.metrics.items())}
+    values.pop("gave_up")
+    return {"event": "train", "step": position.step, **values, "examples_per_second": round(rate, 2)}
 
 
-def _runs(groups: Sequence[Group], position: Position, save: Callable) -> list["_Run"]:
-    ends = list(accumulate(group.num_members for group in groups))
-    places = [slice(end - group.num_members, end) for group, end in zip(groups, ends, strict=True)]
-    return [_Run(*run, save) for run in zip(groups, places, position.groups, strict=True)]
+def _evaluate(run: GroupProgress, position: Position, own: slice, schedule: Schedule, evaluation: Evaluation) -> Event:
+    """Evaluates the members of a run, and keeps those that are better than before."""
+    trainable = jax.tree.map(lambda leaf: leaf[own], position.state.trainable)
+    results = evaluation.evaluate(trainable)
+    for index, (member, metrics) in enumerate(zip(run.members, results, strict=True)):
+        if _goes_on(member, schedule):
+            score = -metrics["loss"] if schedule.select == "loss" else metrics[evaluation.main_metric]
+            score = score if np.isfinite(metrics["loss"]) else np.nan  # whose accuracy may look fine
+            member.update(position.step, metrics, score, tree.index(trainable, index))
+    return {"event": "eval", "step": position.step, "dev": results}
 
 
 class _Clock:
-    """Counts examples, and the time they took; the first lot, whose program is compiled, and evaluation aside."""
+    """Counts examples and the time they took; the first dispatch, whose program is compiled, is left out.
+
+    Attributes:
+      started: when counting began; move it forward by what is not to count.
+    """
 
     def __init__(self):
-        self._examples, self._started = None, time.perf_counter()
+        self.started, self._examples = time.perf_counter(), None
         self._under_way: deque = deque()
 
-    def count(self, lot: feed.Lot, metrics: dict) -> None:
-        """Takes in a lot; keeps the devices from falling behind by more than a few, so that a run can be stopped."""
+    def count(self, dispatch: Dispatch, metrics: dict) -> None:
+        """Takes in a dispatch; keeps the devices from falling behind by more than a few, so that a run can stop."""
         if self._examples is None:
             jax.block_until_ready(metrics)
-            self._examples, self._started = 0, time.perf_counter()
+            self._examples, self.started = 0, time.perf_counter()
             return
-        self._examples += lot.num_examples
+        self._examples += dispatch.num_examples
         self._under_way.append(metrics)
         if len(self._under_way) > _AHEAD:
             jax.block_until_ready(self._under_way.popleft())
@@ -173,74 +219,4 @@ class _Clock:
     def rate(self, metrics: dict) -> float:
         """Examples a second so far, once the steps asked for are done."""
         jax.block_until_ready(metrics)
-        return (self._examples or 0) / max(time.perf_counter() - self._started, 1e-9)
-
-    @contextlib.contextmanager
-    def paused(self):
-        paused = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - paused
-
-
-class _Run:
-    """A group on its way."""
-
-    def __init__(self, group: Group, where: slice, looks: Looks, save: Callable):
-        self._group, self._where, self._looks, self._save, self._compiled = group, where, looks, save, False
-
-    @property
-    def finished(self) -> bool:
-        members, schedule = self._looks.members, self._group.schedule
-        done = max(member.stopped_at for member in members) >= schedule.num_steps
-        return done or any(self._looks.gave_up) or not any(self._goes_on)
-
-    @property
-    def _goes_on(self) -> list[bool]:
-        """For each member, whether it has patience left."""
-        return [member.waited < self._group.schedule.patience for member in self._looks.members]
-
-    def look(self, clock: _Clock, position: Position) -> bool:
-        """Logs and evaluates where the schedule says so, once; returns whether it evaluated."""
-        schedule, step = self._group.schedule, position.step
-        if self.finished or not self._looks.last < step <= schedule.num_steps:
-            return False
-        logs, evaluates = (step % every == 0 or step == schedule.num_steps for every in _periods(schedule))
-        if not (logs or evaluates):
-            return False
-        events = [self._logged(clock, position)] if logs else []
-        gave_up = np.asarray(position.metrics["gave_up"])[self._where].tolist()
-        self._looks.gave_up = [gave and goes_on for gave, goes_on in zip(gave_up, self._goes_on, strict=True)]
-        if evaluates and not any(self._looks.gave_up):
-            with clock.paused():
-                if not self._compiled:
-                    self._compiled = True
-                    _secure(position, self._save)
-                events.append(self._evaluated(position))
-        self._looks.last = step  # the look is part of the position now
-        for event in events:
-            self._group.on_event(event)
-        return evaluates
-
-    def _logged(self, clock: _Clock, position: Position) -> Event:
-        rate = clock.rate(position.metrics)
-        values = {name: np.asarray(value)[self._where].tolist() for name, value in sorted(position.metrics.items())}
-        values.pop("gave_up")
-        return {"event": "train", "step": position.step, **values, "examples_per_second": round(rate, 2)}
-
-    def _evaluated(self, position: Position) -> Event:
-        own = jax.tree.map(lambda leaf: leaf[self._where], position.state.trainable)
-        results = self._group.evaluate(own)
-        _update(self._looks.members, position.step, results, own, self._group.schedule, self._group.main_metric)
-        return {"event": "eval", "step": position.step, "dev": results}
-
-
-def _periods(schedule: Schedule) -> tuple[int, int]:
-    return schedule.log_every, schedule.eval_every
-
-
-def _update(members, step, results, trainable, schedule: Schedule, main_metric: str) -> None:
-    for index, (member, metrics) in enumerate(zip(members, results, strict=True)):
-        if member.waited < schedule.patience:
-            score = -metrics["loss"] if schedule.select == "loss" else metrics[main_metric]
-            score = score if np.isfinite(metrics["loss"]) else np.nan  # whose accuracy may look fine
-            member.update(step, metrics, score, tree.index(trainable, index))
+        return (self._examples or 0) / max(time.perf_counter() - self.started, 1e-9)

@@ -1,11 +1,21 @@
-"""Memory: what a compiled program needs, and what the machine has."""
+"""Memory: what a compiled program needs, what the machine has, and what to do where it was not enough.
 
-import os
+The command line loads this file before JAX, which is imported only where a function needs it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scalearn_jax.errors import InputError
+
 SHARE = 0.9  # of what is available that programs may take; the rest is for data, the runtime and fragmentation
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)\s*([KMGT]?)(?:i?B|bytes)?\b"
+_USED_OF = re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}")
+_ALLOCATING = re.compile(rf"allocat\w+ {_SIZE}")
 
 
 class Memory(NamedTuple):
@@ -36,7 +46,7 @@ def of_program(compiled: Any) -> Memory | None:
       compiled: what ``jax.jit(f).lower(...).compile()`` returns.
 
     Returns:
-      The bytes on one device; ``None`` where the compiler does not tell them.
+      The bytes on one device; ``None`` where the compiler does not report them.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -44,63 +54,42 @@ def of_program(compiled: Any) -> Memory | None:
       16
     """
     found = compiled.memory_analysis()
-    if found is None:
-        return None
     sizes = "argument", "temp", "output", "alias"
-    return Memory(*(int(getattr(found, f"{size}_size_in_bytes")) for size in sizes))
+    return found and Memory(*(int(getattr(found, f"{size}_size_in_bytes")) for size in sizes))
 
 
 def available() -> int | None:
     """Returns the bytes that each device of this process may take; ``None`` where the system does not say.
 
-    An accelerator tells its limit. CPU devices share what the system, or the container, has left.
+    An accelerator reports its limit. CPU devices share what the system, or the container, has left.
     """
     import jax
 
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        left = _system_memory()
-        return left and left // jax.local_device_count()
+        return _system_memory() // jax.local_device_count()
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _system_memory() -> int | None:
-    found = [_meminfo(), _container(), _address_space()]
-    return min((size for size in found if size is not None), default=None)
+def _system_memory() -> int:
+    """What the machine, a container (cgroup 2) and a limit on the address space (``ulimit -v``) leave."""
+    import psutil
 
-
-def _meminfo() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        names = getattr(os, "sysconf_names", {})
-        total = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if total else None
-
-
-def _container() -> int | None:
-    """What the limit of a container (cgroup 2) leaves."""
+    left = [psutil.virtual_memory().available]
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
         kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         cached = sum(int(kinds.get(name, 0)) for name in ("active_file", "inactive_file"))  # given up when needed
-        return max(0, limit - used + cached)
+        left.append(limit - used + cached)
     except (OSError, ValueError):  # no such limit, or "max"
-        return None
-
-
-def _address_space() -> int | None:
-    """What the shell's or the batch system's limit (``ulimit -v``) leaves."""
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError, ValueError, IndexError):  # Windows, macOS
-        return None
-    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
+        pass
+    process = psutil.Process()
+    if hasattr(process, "rlimit"):  # not on Windows and macOS
+        limit, _ = process.rlimit(psutil.RLIMIT_AS)
+        if limit != psutil.RLIM_INFINITY:
+            left.append(limit - process.memory_info().vms)
+    return max(0, min(left))
 
 
 def fits(needed: int | None, limit: int | None) -> bool | None:
@@ -113,11 +102,11 @@ def fits(needed: int | None, limit: int | None) -> bool | None:
     return None if needed is None or limit is None else needed <= SHARE * limit
 
 
-def words(size: float | None) -> str:
-    """Writes a number of bytes with three digits.
+def format_bytes(size: float | None) -> str:
+    """Formats a number of bytes with three digits.
 
     Example:
-      >>> words(1_234_567), words(None)
+      >>> format_bytes(1_234_567), format_bytes(None)
       ('1.18 MiB', '-')
     """
     if size is None:
@@ -126,3 +115,80 @@ def words(size: float | None) -> str:
     value = size / UNITS[unit]
     digits = 0 if not unit or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {unit}iB" if unit else f"{value:.0f} B"
+
+
+class OutOfMemory(InputError, MemoryError):
+    """A run needs more memory than there is; the message says what to change."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory did not suffice, of the device or of the system.
+
+    Example:
+      >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: ..."))
+      (True, True)
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error))
+
+
+def out_of_memory_advice(error: BaseException, config: Any, shape: str = "", limit: int | None = None) -> str:
+    """Describes an out-of-memory error in one line: what ran, what it needed, and what to change.
+
+    Args:
+      error: see ``is_out_of_memory``.
+      config: of the command; only the fields that it has are named.
+      shape: rows and lengths of its batches, if known.
+      limit: bytes that are available, if known.
+
+    Returns:
+      One line.
+
+    Example:
+      >>> from scalearn_jax.config import EvaluateConfig
+      >>> out_of_memory_advice(MemoryError(), EvaluateConfig(run="r"))
+      'out of memory: batch size 128; pass a smaller --batch-size.'
+    """
+    seeds, size = getattr(config, "seeds", None) or (), getattr(config, "batch_size", None)
+    what = [f"method {config.method!r}"] if hasattr(config, "method") else []
+    what += [f"batch size {size}{f' ({shape})' if shape else ''}"] if size else []
+    what += [f"{len(seeds)} seeds at once"] if len(seeds) > 1 else []
+    needed = None
+    if found := _USED_OF.search(str(error)):
+        needed, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
+    elif found := _ALLOCATING.search(str(error)):
+        needed = _bytes(*found.groups())
+    sizes = [f"needed {format_bytes(needed)}"] if needed else []
+    sizes += [f"available {format_bytes(limit)}"] if limit else []
+    changes = ["a smaller --batch-size"] if size else []
+    changes += ["a smaller --eval-batch-size"] if hasattr(config, "eval_batch_size") else []
+    changes += ["a larger --accumulate"] if hasattr(config, "accumulate") else []
+    changes += ["--remat"] if getattr(config, "remat", True) is False else []
+    changes += ["fewer --seeds at once"] if len(seeds) > 1 else []
+    remedy = f"pass {' or '.join(changes)}" if changes else "free some memory, or choose a smaller model"
+    if hasattr(config, "remat") and not hasattr(config, "suggest"):  # a run, not the plan of one
+        stage = "transfer" if hasattr(config, "target") else "train-adapter"
+        remedy += f"; `scalearn plan {stage}` with the same flags shows the numbers"
+    return f"out of memory: {'; '.join(filter(None, [', '.join(what), ', '.join(sizes), remedy]))}."
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number.rstrip(".")) * UNITS[unit])
+
+
+@contextmanager
+def explain_out_of_memory(config: Any, shape: Callable[[], str] = str) -> Iterator[None]:
+    """Turns an out-of-memory error inside into one line; all others pass.
+
+    Args:
+      config: of what runs inside.
+      shape: returns rows and lengths of its batches; called only when it is needed.
+
+    Raises:
+      OutOfMemory: memory did not suffice.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(out_of_memory_advice(error, config, shape(), available())) from error

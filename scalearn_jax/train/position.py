@@ -43,7 +43,7 @@ class Member:
 
 
 @dataclass
-class Looks:
+class GroupProgress:
     """What the loop has seen of a group.
 
     Attributes:
@@ -72,4 +72,4 @@ class Position:
     step: int
     state: TrainState
     metrics: dict[str, Any]
-    groups: list[Looks]
+    groups: list[GroupProgress]

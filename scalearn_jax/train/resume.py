@@ -6,7 +6,7 @@ Letters: M members (of all groups).
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +15,10 @@ from jax.experimental import multihost_utils
 
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
-from scalearn_jax.train import agreement
-from scalearn_jax.train.checkpoint import Saved, describe, differences, from_host, to_host
-from scalearn_jax.train.checkpoint_store import Checkpoints
-from scalearn_jax.train.position import Looks, Member, Position
+from scalearn_jax.train.agreement import processes
+from scalearn_jax.train.checkpoint import Checkpoint, describe, differences, from_host, to_host
+from scalearn_jax.train.checkpoint_store import CheckpointStore
+from scalearn_jax.train.position import GroupProgress, Member, Position
 from scalearn_jax.train.state import TrainState
 
 _OF_MEMBER = [field.name for field in dataclasses.fields(Member) if field.name != "trainable"]
@@ -45,7 +45,7 @@ def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
     return to_host({"state": position.state, "metrics": position.metrics, "best": best}), groups
 
 
-def unpack(saved: Saved, state: TrainState) -> Position:
+def unpack(saved: Checkpoint, state: TrainState) -> Position:
     """Makes the position that ``pack`` took apart.
 
     Args:
@@ -58,62 +58,50 @@ def unpack(saved: Saved, state: TrainState) -> Position:
     Raises:
       InputError: some array is missing, left over, or of another shape or dtype; every one is named.
     """
-    like = _like(saved.meta["groups"], state)
-    names = {name for name in saved.arrays if not name.startswith("metrics/")}
-    found = differences(describe({name: saved.arrays[name] for name in names}), describe(like))
+    groups = saved.meta["groups"]
+    member = jax.eval_shape(lambda trainable: tree.index(trainable, 0), state.trainable)
+    best = {  # a member that was never evaluated has no best checkpoint
+        str(number): {str(index): member for index, entry in enumerate(group["members"]) if entry["best_step"]}
+        for number, group in enumerate(groups)
+    }
+    like = {"state": state, "best": best}
+    metrics = {name: value for name, value in saved.arrays.items() if name.startswith("metrics/")}
+    arrays = {name: value for name, value in saved.arrays.items() if name not in metrics}
+    found = differences(describe(arrays), describe(like))
     if found:
         raise InputError(
             f"the checkpoint of step {saved.step} is of another model ({'; '.join(found)}); take the version that wrote"
             " it, or pass --restart to begin anew."
         )
-    trees = from_host(like, saved.arrays)
-    metrics = {name.removeprefix("metrics/"): value for name, value in saved.arrays.items() if name not in names}
-    groups = [
-        Looks(
-            [
-                Member(trainable=trees["best"][str(number)].get(str(index)), **entry)
-                for index, entry in enumerate(group["members"])
-            ],
-            group["last"],
-            group["gave_up"],
-        )
-        for number, group in enumerate(saved.meta["groups"])
-    ]
-    return Position(saved.step, trees["state"], metrics, groups)
+    trees = from_host(like, arrays)
+    progress = []
+    for number, group in enumerate(groups):
+        trained = trees["best"][str(number)]
+        members = [Member(trained.get(str(index)), **entry) for index, entry in enumerate(group["members"])]
+        progress.append(GroupProgress(members, group["last"], group["gave_up"]))
+    metrics = {name.removeprefix("metrics/"): value for name, value in metrics.items()}
+    return Position(saved.step, trees["state"], metrics, progress)
 
 
-def _like(groups: Sequence[Mapping[str, Any]], state: TrainState) -> dict[str, Any]:
-    """A tree like the one that was saved: what it lacks for lack of a best checkpoint is said in ``groups``."""
-    one = jax.eval_shape(lambda trainable: tree.index(trainable, 0), state.trainable)
-    best = {
-        str(number): {str(index): one for index, member in enumerate(group["members"]) if member["best_step"]}
-        for number, group in enumerate(groups)
-    }
-    return {"state": state, "best": best}
-
-
-# ---------------------------------------------------------------- when to save
-
-
-class Keeper:
-    """Saves a run as it goes: called by the loop after every lot.
+class CheckpointSaver:
+    """Saves a run as it goes: called by the loop after every dispatch.
 
     Args:
       checkpoints: where to.
       every: steps between two; ``None`` for none by steps.
       minutes: minutes between two.
-      meta: what else to keep.
+      meta: what else to store.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, every: int | None, minutes: float, meta: Callable[[], Mapping[str, Any]]
+        self, checkpoints: CheckpointStore, every: int | None, minutes: float, meta: Callable[[], Mapping[str, Any]]
     ):
         self._checkpoints, self._every, self._seconds, self._meta = checkpoints, every, 60 * minutes, meta
-        self._last: tuple[int, ...] = (0,)  # the step, and what the groups had seen
-        self._at = time.monotonic()
+        self._last: tuple[int, ...] = (0,)  # the step, and the last one that each group logged or evaluated
+        self._time = time.monotonic()
 
     def __call__(self, position: Position, why: str) -> None:
-        """Saves where it is time to; but for a mere step or evaluation, waits until it is on the disk.
+        """Saves where it is due; waits until it is on the disk, except after a step or an evaluation.
 
         Raises:
           InputError: it cannot be written.
@@ -122,35 +110,30 @@ class Keeper:
         if why in ("end", "stop"):  # the last chance
             self._checkpoints.forget()
         self._checkpoints.check()
-        if here != self._last and (why != "step" or self._is_due(position.step)):
+        by_steps = self._every is not None and position.step // self._every > self._last[0] // self._every
+        due = why != "step" or by_steps or time.monotonic() - self._time >= self._seconds
+        if due and here != self._last:
             arrays, groups = pack(position)
             self._checkpoints.save(position.step, arrays, {**self._meta(), "groups": groups})
-            self._last, self._at = here, time.monotonic()
+            self._last, self._time = here, time.monotonic()
         if why not in ("step", "evaluation"):
             self._checkpoints.flush()
 
     def resumed(self, position: Position) -> None:
-        """Takes note of what is on the disk already."""
+        """Notes what is on the disk already."""
         self._last = (position.step, *(group.last for group in position.groups))
-
-    def _is_due(self, step: int) -> bool:
-        by_steps = self._every is not None and step // self._every > self._last[0] // self._every
-        return by_steps or time.monotonic() - self._at >= self._seconds
-
-
-# ---------------------------------------------------------------- whether to go on
 
 
 def find(
-    checkpoints: Checkpoints, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
-) -> Saved | None:
+    checkpoints: CheckpointStore, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
+) -> Checkpoint | None:
     """Reads the checkpoint to go on from, and checks that it is of this run.
 
     Args:
       checkpoints: where they lie.
       facts: what must be equal for the results to be; JSON types.
       machine: what should be equal for them to be equal to the last bit; JSON types.
-      warn: is told of damaged checkpoints and of another machine.
+      warn: receives a line on damaged checkpoints, and one on another machine.
 
     Returns:
       The checkpoint; ``None`` if there is none.
@@ -173,7 +156,7 @@ def find(
     return saved
 
 
-def is_of_restart(checkpoints: Checkpoints, facts: Mapping[str, Any]) -> bool:
+def is_of_restart(checkpoints: CheckpointStore, facts: Mapping[str, Any]) -> bool:
     """Whether the same run, begun anew with ``--restart``, has written these checkpoints."""
     try:
         saved = checkpoints.restore(lambda text: None)
@@ -182,8 +165,8 @@ def is_of_restart(checkpoints: Checkpoints, facts: Mapping[str, Any]) -> bool:
     return bool(saved and saved.meta.get("restart") and saved.meta.get("facts") == json.loads(json.dumps(facts)))
 
 
-def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Saved | None, list[str]]:
-    """Waits until all processes are ready with the same facts, and tells them what the one that writes has found.
+def share(saved: Checkpoint | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Checkpoint | None, list[str]]:
+    """Waits until all processes are ready with the same facts; gives all what the one that writes has found.
 
     Args:
       saved: its checkpoint; ``None`` on the others.
@@ -196,22 +179,18 @@ def share(saved: Saved | None, done: list[str], facts: Mapping[str, Any]) -> tup
     Raises:
       InputError: another process failed, or its facts differ.
     """
-    alone = agreement.state.num_processes == 1
-    told = agreement.agree(facts, {"done": done, "saved": None if alone or saved is None else _head(saved)})
-    if alone or told["saved"] is None:
-        return saved, told["done"]
-    step, groups, shapes = (told["saved"][name] for name in ("step", "groups", "arrays"))
-    arrays = saved.arrays if saved else {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
-    arrays = {name: _broadcast(array) for name, array in sorted(arrays.items())}
-    return Saved(step, arrays, saved.meta if saved else {"groups": groups}), told["done"]
-
-
-def _broadcast(array: np.ndarray) -> np.ndarray:
-    """Gives all processes the array of the one that writes: as bytes, since a sum does it, which knows no -0.0."""
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return np.array(multihost_utils.broadcast_one_to_all(flat)).view(array.dtype).reshape(array.shape)
-
-
-def _head(saved: Saved) -> dict[str, Any]:
-    shapes = {name: [str(array.dtype), array.shape] for name, array in saved.arrays.items()}
-    return {"step": saved.step, "groups": saved.meta["groups"], "arrays": shapes}
+    found = None
+    if saved:
+        shapes = {name: (str(array.dtype), array.shape) for name, array in saved.arrays.items()}
+        found = {"step": saved.step, "groups": saved.meta["groups"], "arrays": shapes}
+    shared = processes.agree(facts, {"done": done, "saved": found})
+    found = shared["saved"]
+    if found is None or not processes.joined:
+        return saved, shared["done"]
+    arrays = {}
+    for name, (dtype, shape) in sorted(found["arrays"].items()):
+        array = np.ascontiguousarray(saved.arrays[name] if saved else np.zeros(shape, dtype))
+        # as bytes: JAX broadcasts by a sum, which loses -0.0, and turns float64 into float32
+        flat = multihost_utils.broadcast_one_to_all(array.reshape(-1).view(np.uint8))
+        arrays[name] = np.array(flat).view(array.dtype).reshape(shape)
+    return Checkpoint(found["step"], arrays, saved.meta if saved else {"groups": found["groups"]}), shared["done"]

@@ -1,132 +1,135 @@
 """SIGTERM and SIGINT, from the moment a command knows its settings: no library is loaded here.
 
-The first signal asks. Training ends at its next boundary, see ``train.preemption``; elsewhere, where there is nothing
-to save, the process ends at once, as if killed: an exception at any moment is more than libraries stand, such as those
-that are being imported. A second signal ends it whatever it is doing.
+After a signal, training ends at its next boundary, see ``preemption``. Elsewhere, where there is nothing to save,
+the process ends at once, as if killed: libraries, such as those that are being imported, do not survive an exception at
+any moment. A second signal ends it whatever it is doing.
 """
 
 import contextlib
-import functools
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from types import FrameType
 
 from scalearn_jax.errors import STOPPED, Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SWALLOW = ("__del__", "_xla_gc_callback")  # the latter is JAX's
 _PATIENCE = 3.0  # seconds in which a process with nothing to save may end in an orderly way
 
 
-@dataclass
-class State:
-    """What this process was told, and whether it may end.
+class Signals:
+    """The signals that this process has received, and whether it may end at once. There is one, ``signals``."""
 
-    Attributes:
-      signum: the signal that came, if any.
-      defers: whether it ends at boundaries only.
-      raises: whether it ends by an exception, since others are to be told.
-      unsaved: whether it has learned something that is not on the disk.
-      tell_others: called when a signal comes, in a thread of its own.
-      over: whether nobody watches any more.
-      lingers: seconds that others are given to end first.
-      errors: where to write, since standard error may be held back, see ``data.panics``.
-    """
+    def __init__(self) -> None:
+        self._reset()
 
-    signum: int | None = None
-    defers: Callable[[], bool] = lambda: False
-    raises: bool = False
-    unsaved: bool = False
-    tell_others: Callable[[], None] = lambda: None
-    over: bool = False
-    lingers: float = 0.0
-    errors: int = 2
+    def _reset(self) -> None:
+        self._signum: int | None = None
+        self._training = False
+        self._unsaved = False
+        self._joined = False
+        self._errors = 2  # where to write: standard error may be held back, see ``data.tokens``
 
     @property
-    def name(self) -> str:
-        """What the signal is called."""
-        return signal.Signals(self.signum).name if self.signum else "another process"
+    def received(self) -> bool:
+        """Whether a signal has come."""
+        return self._signum is not None
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether this process has learned something that is not on the disk."""
+        return self._unsaved
+
+    def mark_unsaved(self) -> None:
+        """Notes that there is something to lose: the process must not end before it is saved."""
+        self._unsaved = True
+
+    def mark_saved(self) -> None:
+        """Notes that all is on the disk: until the next step the process may end at any moment."""
+        self._unsaved = False
+
+    def preempted(self) -> Preempted:
+        """Returns the exception that ends this process."""
+        name = signal.Signals(self._signum).name if self._signum else "a signal to one of its processes"
+        return Preempted(f"stopped by {name}; run the same command again.")
+
+    def leave_sigterm_to_jax(self) -> None:
+        """Notes that JAX's preemption service has replaced the handler of SIGTERM; SIGINT is passed on to it."""
+        self._joined = True
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Catches the signals while a command runs; only in the main thread, elsewhere it does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._errors = os.dup(2)
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(read, over), name="scalearn-signals", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+            os.close(write)
+            watcher.join()  # which may be ending the process
+            over.set()
+            os.close(self._errors)
+            self._reset()
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Lets the process end at boundaries only.
+
+        Raises:
+          Preempted: a signal came after the last boundary.
+        """
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = self._unsaved = False
+        if self.received and not self._joined:
+            raise self.preempted()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        """Runs in the main thread, when that next runs Python."""
+        self._signum = self._signum or signum
+
+    def _watch(self, read: int, over: threading.Event) -> None:
+        """Receives signals also while the main thread is not in Python, such as when it compiles."""
+        with os.fdopen(read, "rb", buffering=0) as pipe:
+            asked = False
+            while signum := pipe.read(1):
+                if signum[0] not in _SIGNALS:
+                    continue
+                if asked:
+                    os._exit(128 + signum[0])
+                asked, self._signum = True, self._signum or signum[0]
+                if self._joined:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                elif self._training:
+                    threading.Thread(target=self._end_if_idle, args=(over,), daemon=True).start()
+                else:
+                    self._end()
+
+    def _end_if_idle(self, over: threading.Event) -> None:
+        """Ends the process, after a while, if it has nothing to save and has not come to an end by itself."""
+        if not over.wait(_PATIENCE) and not self._unsaved:
+            self._end()
+
+    def _end(self) -> None:
+        name = signal.Signals(self._signum).name
+        line = f"scalearn: stopped by {name}; nothing was lost; run the same command again.\n"
+        os.write(self._errors, line.encode())
+        os._exit(STOPPED)
 
 
-state = State()
-
-
-@contextlib.contextmanager
-def watching() -> Iterator[None]:
-    """Catches the signals while a command runs; only in the main thread, elsewhere it does nothing."""
-    global state
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    state.errors = os.dup(2)
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = {signum: signal.signal(signum, _on_signal) for signum in _SIGNALS}
-    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=functools.partial(_watch, read), name="scalearn-signals", daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        os.close(write)
-        state.over = True
-        os.close(state.errors)
-        state = State()
-
-
-def stopped() -> Preempted:
-    """The exception that ends this process."""
-    return Preempted(f"stopped by {state.name}; run the same command again.")
-
-
-def _on_signal(signum: int, frame: FrameType | None) -> None:
-    """Runs in the main thread, when that next runs Python."""
-    state.signum = state.signum or signum
-    if state.raises and not state.defers() and not _is_swallowed(frame):
-        raise stopped()
-
-
-def _is_swallowed(frame: FrameType | None) -> bool:
-    """Whether Python would print an exception and go on: in destructors, and in what the garbage collector calls."""
-    while frame and frame.f_code.co_name not in _SWALLOW:
-        frame = frame.f_back
-    return frame is not None
-
-
-def _watch(read: int) -> None:
-    """Learns of signals also while the main thread is not in Python, such as when it compiles."""
-    with os.fdopen(read, "rb", buffering=0) as pipe:
-        asked = False
-        while signum := pipe.read(1):
-            if signum[0] not in _SIGNALS:
-                continue
-            if asked:
-                os._exit(128 + signum[0])
-            asked, state.signum = True, state.signum or signum[0]
-            if not state.raises and not state.defers():
-                _end(state)
-            end_if_idle()
-            threading.Thread(target=state.tell_others, daemon=True).start()
-
-
-def end_if_idle() -> None:
-    """Ends the process, after a while, if it has nothing to save and has not come to an end by itself."""
-    threading.Thread(target=_end_if_idle, args=(state,), daemon=True).start()
-
-
-def _end_if_idle(state: State) -> None:
-    time.sleep(_PATIENCE + state.lingers)
-    if not state.unsaved and not state.over:
-        _end(state)
-
-
-def _end(state: State) -> None:
-    line = f"scalearn: stopped by {state.name}; nothing was lost; run the same command again.\n"
-    os.write(state.errors, line.encode())
-    os._exit(STOPPED)
+signals = Signals()

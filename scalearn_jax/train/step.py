@@ -1,4 +1,4 @@
-"""The training step, written for one run on one device; ``parallel.py`` maps it over both.
+"""The training step, written for one run on one device; ``compile.py`` maps it over both.
 
 Letters: B examples, C outputs.
 """
@@ -39,15 +39,10 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
         losses = LOSSES[kind](logits, batch.labels)  # [B]
         chex.assert_equal_shape([losses, batch.example_mask])
         loss = masked_mean(losses, batch.example_mask)
-        return penalised(loss, params, spec, step), {"loss": loss}
+        penalty = jnp.where(step > 0, spec.combiner_functions.penalty(params["transfer"]), 0.0)
+        return loss + penalty.astype(loss.dtype), {"loss": loss}
 
     return loss_fn
-
-
-def penalised(loss: Array, params: Params, spec: model.ModelSpec, step: Array) -> Array:
-    """Adds the combiner's penalty, from the second step on."""
-    penalty = spec.combiner_functions.penalty(params["transfer"])
-    return loss + jnp.where(step > 0, penalty, 0.0).astype(loss.dtype)
 
 
 def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_parts: int = 1) -> Callable:

@@ -1,15 +1,28 @@
 """Configs: strict reading, helpful errors, and the way back to plain values."""
 
 import contextlib
+import dataclasses
+import inspect
 import json
 import os
+import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scalearn_jax import config as configs
+from scalearn_jax.cli.flags import field_help
+from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
+from scalearn_jax.config.checks import fields_where
+from scalearn_jax.config.schema import field_types
+from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.errors import InputError, masked
+from scalearn_jax.methods import METHODS
 
 ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
 TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
@@ -37,17 +50,18 @@ def test_dict_round_trip_through_json(cls, content):
         ({"batch_size": "4"}, "key 'batch_size': expected a whole number, got '4'"),
         ({"batch_size": True}, "expected a whole number, got True"),
         ({"packed": 1}, "expected true or false, got 1"),
-        ({"seeds": 0}, "expected a list of a whole number, got 0"),
+        ({"seeds": 0}, "expected a list of whole numbers, got 0"),
         ({"seeds": []}, "seeds must be"),
         ({"seeds": [1, 1]}, "seeds must be"),
         ({"seeds": [-1]}, "seeds must be"),
         ({"seeds": "5-2"}, "expected a range FIRST-LAST of at most a thousand numbers, got '5-2'"),
         ({"seeds": "0-99999999"}, "of at most a thousand numbers"),
-        ({"seeds": [[0, 1], 2]}, "expected a whole number, got [[0, 1], 2]"),
-        ({"learning_rates": [1e-3, float("nan")]}, "learning_rates must be different numbers from 0 on"),
+        ({"seeds": [[0, 1], 2]}, "'seeds': expected a whole number, got [0, 1] at [0]"),
+        ({"learning_rates": [1e-3, -1.0]}, "learning_rates must be different numbers from 0 on"),
         ({"batch_size": 8, "accumulate": 3}, "accumulate 3 does not divide batch_size 8"),
         ({"learning_rate": "fast"}, "expected a number, got 'fast'"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, got nan"),
+        ({"learning_rate": float("nan")}, "'learning_rate': expected a finite number, got nan"),
+        ({"learning_rate": -1}, "learning_rate must be at least 0, got -1.0"),
         ({"select": "los"}, "expected one of loss, metric (did you mean 'loss'?)"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"reduction_factor": 0}, "reduction_factor must be larger than 0"),
@@ -70,9 +84,9 @@ def test_ranges_are_written_out():
     "extra, message",
     [
         ({"weights": [1.0, -1.0]}, "weights are divided by their sum"),
-        ({"weights": [float("nan")]}, "weights must be finite"),
-        ({"coefficients": [float("inf")]}, "coefficients must be finite"),
-        ({"omega_init": float("nan")}, "omega_init must be finite"),
+        ({"weights": [float("nan")]}, "'weights': expected a finite number, got nan at .0."),
+        ({"coefficients": [float("inf")]}, "'coefficients': expected a finite number, got inf at .0."),
+        ({"omega_init": float("nan")}, "'omega_init': expected a finite number"),
         ({"omega_dropout": 1.0}, "omega_dropout must be below 1"),
     ],
 )
@@ -104,7 +118,9 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
         b"a: [",
         b"- 1\n",
         b"",
-        b"{[1]: 2}",
+        b"a: &a 1\nb: &a 2\n",
+        b"%YAML 1.1\n---\na: 12:30\n",
+        b"a: !!int 1\n",
         b"\xff\xfe\x00",
         b'a: !!python/object/apply:os.system ["true"]',
         b"[" * 5000,
@@ -150,9 +166,10 @@ def fill(writer, content):
         stream.write(content)
 
 
-def test_a_time_of_day_is_no_number(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: '12:30'\nb: 0x1F\nc: [.5, 1_000, 017]\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"a": "12:30", "b": 31, "c": [0.5, 1000, 15]}
+def test_values_have_the_types_of_yaml_1_2(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 12:30\nb: 0x1F\nc: [.5, 1_000, 0o17, 6e-3]\nd: [yes, no, true]\n")
+    read = read_yaml(tmp_path / "a.yaml")
+    assert read == {"a": "12:30", "b": 31, "c": [0.5, 1000, 15, 0.006], "d": ["yes", "no", True]}
 
 
 def test_every_field_is_documented():
@@ -162,6 +179,43 @@ def test_every_field_is_documented():
         cls = getattr(configs, name)
         for field in getattr(cls, "__dataclass_fields__", {}):
             assert get_field_docstring(cls, field, ()), f"{name}.{field} has no help text"
+
+
+CLASSES = [cls for cls in vars(configs).values() if dataclasses.is_dataclass(cls)]
+
+
+@pytest.mark.parametrize("cls", [AdapterConfig, TransferConfig])
+def test_every_setting_of_a_run_says_whether_the_result_follows_from_it(cls):
+    for field in dataclasses.fields(cls):
+        assert isinstance(field.metadata.get("result"), bool), f"{field.name}: declare it with _result or _means"
+
+
+def test_settings_of_a_combiner_are_options_that_it_knows():
+    for field in dataclasses.fields(TransferConfig):
+        assert set(field.metadata["combiners"]) <= COMBINERS.keys()
+        for combiner in field.metadata["combiners"] if field.metadata["option"] else ():
+            assert field.metadata["option"] in inspect.signature(COMBINERS[combiner]).parameters, (field.name, combiner)
+        about = field_help(TransferConfig)[field.name].split(":")[0]
+        assert field.metadata["combiners"] or about.split(",")[0] not in (*METHODS, "ScaLearn"), field.name
+
+
+def test_what_only_one_process_or_place_has_is_marked():
+    for cls in (AdapterConfig, TransferConfig):
+        paths, own = (fields_where(cls, mark) for mark in ("path", "per_host"))
+        assert own - {"process_id"} == paths - {"embedder"}  # an embedder is part of what is asked for
+        assert fields_where(cls, "by_study") >= own
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_is_called_a_folder_or_file_is_a_path(cls):
+    for name, text in field_help(cls).items():
+        if field_types(cls)[name] is not bool and text.startswith(("Folder", "Run folder", "File", "Where the")):
+            assert name in fields_where(cls, "path"), name
+
+
+def test_methods_with_a_bottleneck_of_their_own_take_its_size():
+    for method in METHODS.values():
+        assert method.trains_adapter == ("reduction_factor" in combiner_settings(method.combiner))
 
 
 def test_config_is_frozen():
@@ -227,19 +281,75 @@ def test_all_kinds_of_tokens_and_passwords_are_masked(secret, left):
 
 
 def test_the_recorded_command_masks_tokens(monkeypatch):
-    from scalearn_jax.runs import software
+    from scalearn_jax.runs import provenance
 
     monkeypatch.setattr("sys.argv", ["/bin/scalearn", "transfer", f"--backbone={TOKEN}", "https://a:b@c/d"])
-    assert software.command() == "scalearn transfer --backbone=*** https://***@c/d"
+    assert provenance.command() == "scalearn transfer --backbone=*** https://***@c/d"
 
 
 def test_a_notebook_has_no_command(monkeypatch):
-    from scalearn_jax.runs import software
+    from scalearn_jax.runs import provenance
 
     monkeypatch.setattr("sys.argv", ["/lib/ipykernel_launcher.py", "-f", "kernel.json"])
-    assert software.command() == ""
+    assert provenance.command() == ""
 
 
 def test_a_path_object_is_a_path(tmp_path):
     config = AdapterConfig(task="glue/rte", backbone=tmp_path, data_dir=tmp_path, out=tmp_path / "out")
     assert (config.backbone, config.out) == (str(tmp_path), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "given, taken",
+    [
+        ({"seeds": [0, 1]}, {"seeds": (0, 1)}),
+        ({"seeds": range(3)}, {"seeds": (0, 1, 2)}),
+        ({"seeds": np.arange(3)}, {"seeds": (0, 1, 2)}),
+        ({"seeds": "0-2"}, {"seeds": (0, 1, 2)}),
+        ({"seeds": (np.int64(4),), "max_steps": np.int32(5)}, {"seeds": (4,), "max_steps": 5}),
+        ({"learning_rate": 1}, {"learning_rate": 1.0}),
+        ({"learning_rate": np.float32(0.5)}, {"learning_rate": 0.5}),
+        ({"sources": [Path("a"), "b"]}, {"sources": ("a", "b")}),
+        ({"packed": np.bool_(False)}, {"packed": False}),
+    ],
+)
+def test_values_that_mean_the_same_are_taken_in_python(given, taken):
+    config = TransferConfig(**TRANSFER | given)
+    found = {name: getattr(config, name) for name in taken}
+    assert found == taken and [type(value) for value in found.values()] == [type(value) for value in taken.values()]
+    assert all(type(item) in (int, str) for value in found.values() if isinstance(value, tuple) for item in value)
+    assert hash(config) == hash(TransferConfig(**TRANSFER | taken)) and dataclasses.replace(config) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"max_steps": "2"}, "key 'max_steps': expected a whole number, got '2'"),
+        ({"max_steps": True}, "key 'max_steps': expected a whole number, got True"),
+        ({"max_steps": 2.0}, "key 'max_steps': expected a whole number, got 2.0"),
+        ({"learning_rate": "1e-3"}, "key 'learning_rate': expected a number, got '1e-3'"),
+        ({"learning_rate": False}, "key 'learning_rate': expected a number, got False"),
+        ({"learning_rate": 10**400}, "key 'learning_rate': expected a number, got 1000"),
+        ({"packed": 1}, "key 'packed': expected true or false, got 1"),
+        ({"sources": "a"}, "key 'sources': expected a list of text, got 'a'"),
+        ({"seeds": {0, 1}}, "key 'seeds': expected a list of whole numbers, got {0, 1}"),
+        ({"seeds": (0, True)}, "key 'seeds': expected a whole number, got True at [1]"),
+        ({"out": None}, "key 'out': expected text, got None"),
+        ({"select": "los"}, "key 'select': expected one of loss, metric (did you mean 'loss'?), got 'los'"),
+        (
+            {"max_steps": "2", "epochs": 1.5},
+            "key 'epochs': expected a whole number, got 1.5; key 'max_steps': expected a whole number, got '2'",
+        ),
+    ],
+)
+def test_wrong_types_are_one_line_in_python_too(given, message):
+    with pytest.raises(InputError) as error:
+        TransferConfig(**TRANSFER | given)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_configs_are_imported_without_what_checks_them():
+    code = "import sys, scalearn_jax.config; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic", "pydantic_core", "ruamel", "ruamel.yaml", "numpy", "jax"} & set(loaded)

@@ -161,7 +161,7 @@ def test_the_rows_of_every_step_are_known_ahead(num_examples, num_choices, seeds
 
 def test_one_row_count_serves_all_evaluation_batches():
     splits = [encoded(50), encoded(33, seed=1)]
-    choices = batches.eval_rows(splits, 8, ROW)
+    choices = packing.eval_rows(splits, 8, ROW)
     shapes = {
         batch.tokens.shape
         for data in splits
@@ -236,7 +236,7 @@ def test_real_batches_take_few_token_slots(shared, minilm, name, reduction):
     table = splits.load_splits(task, data_dir=shared / "data").train
     data = tokens.encode(tokens.load_tokenizer(minilm), task, table, max_length=128)
     layout = dict(batch_size=32, row_length=128)
-    choices = batches.row_choices(batches.train_rows(data, seeds=[0], num_steps=500, **layout))
+    choices = packing.row_choices(batches.train_rows(data, seeds=[0], num_steps=500, **layout))
     stream = batches.train_batches(data, seed=0, row_choices=choices, **layout)
     rows = [next(stream).tokens.shape[0] for _ in range(500)]
     assert 32 / np.mean(rows) > reduction

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -108,3 +111,64 @@ def test_shards_are_joined_where_their_columns_agree():
     assert tables.concatenate([{"a": [1]}, {"a": [2, 3]}], "x") == {"a": [1, 2, 3]}
     with pytest.raises(InputError, match="shards with different columns"):
         tables.concatenate([{"a": [1]}, {"b": [2]}], "x")
+
+
+SETS = {
+    "a list of rows": lambda: ROWS,
+    "columns": lambda: TABLE,
+    "a DataFrame": lambda: pytest.importorskip("pandas").DataFrame(TABLE),
+    "a Dataset": lambda: tables.to_arrow(TABLE),
+    "some of a Dataset": lambda: tables.to_arrow({name: [*v, *v] for name, v in TABLE.items()}).select([3, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_in_memory_gives_the_same_table(name):
+    assert tables.read_table(SETS[name]()) == TABLE
+
+
+def test_a_saved_data_set_gives_the_same_table(tmp_path, capfd):
+    tables.to_arrow(TABLE).save_to_disk(tmp_path / "train")
+    capfd.readouterr()
+    assert tables.read_table(tmp_path / "train") == TABLE
+    assert capfd.readouterr() == ("", "")  # no progress bar
+    next((tmp_path / "train").glob("*.arrow")).write_bytes(b"no more")
+    with pytest.raises(InputError, match="train: not readable"):
+        tables.read_table(tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    "values,kept",
+    [
+        ([0, "fair", None], ["0", "fair", None]),
+        ([0, 0.5], [0.0, 0.5]),
+        ([10**30, 1], [str(10**30), "1"]),
+        (["a\ud800", "b"], ["a?", "b"]),
+        ([["a"], [1, 2]], ['["a"]', "[1, 2]"]),
+        ([["a"], []], [["a"], []]),
+        ([{"b": 1}, 2], ['{"b": 1}', "2"]),
+    ],
+)
+def test_arrow_holds_any_column(values, kept):
+    assert tables.to_arrow({"a": values})[:] == {"a": kept}
+
+
+def test_text_columns_stay_texts_in_arrow():
+    assert tables.to_arrow({"a": [1, 0.5, "x"]}, ["a"])[:] == {"a": ["1", "0.5", "x"]}
+
+
+def test_reading_needs_no_cache_and_writes_none(tmp_path):
+    """In a home where nothing can be written, and one where something could."""
+    write(tmp_path, ".jsonl", {"text": ["a", "b"] * 20, "label": [0, 1] * 20}).rename(tmp_path / "validation.jsonl")
+    write(tmp_path, ".parquet", {"text": ["c", "d"] * 20, "label": [0, 1] * 20})
+    (tmp_path / "home").mkdir()
+    code = """
+from scalearn_jax.data import splits, task
+mine = task.Task("mine", "classification", ("text",), ("no", "yes"))
+print([len(table) for table in splits.load_splits(mine, data_dir=".")])
+"""
+    for home in ("/proc/none", str(tmp_path / "home")):
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "HOME": home, "HF_HUB_OFFLINE": "1"}
+        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (run.stdout, run.stderr, run.returncode) == ("[36, 4, 40]\n", "", 0)
+    assert not list((tmp_path / "home").iterdir())

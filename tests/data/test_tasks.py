@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.data.derive import RULES
 from scalearn_jax.data.labels import labels_of
-from scalearn_jax.data.task import HubFiles, Metric, Task
+from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.data.tasks import SUITES, TASKS
 from scalearn_jax.errors import InputError
-from scalearn_jax.metrics import METRICS
 
 # Our own examples in the official columns, and the texts the published code would tokenise.
 ROWS = {
@@ -168,10 +166,6 @@ def test_outputs_and_main_metrics_are_the_published_ones(name, num_outputs, main
 
 def test_mnli_is_tested_on_the_matched_set():
     assert dict(tasks.get("glue/mnli").hub.files)["validation"] == "mnli/validation_matched-*.parquet"
-
-
-def test_the_metrics_a_row_may_name_are_those_there_are():
-    assert set(get_args(Metric)) == set(METRICS)
 
 
 def test_templates_and_choices_are_filled():

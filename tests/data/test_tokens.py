@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import chex
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from scalearn_jax.data import panics, tokens
+from scalearn_jax.data import tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from tests.support import tiny_backbone
@@ -185,9 +186,9 @@ def test_the_cache_depends_on_the_side_that_is_cut(cache):
 )
 def test_ids_without_an_embedding_are_refused(sizes, message):
     encoded = tokens.encode(tokenizer(), PAIR, TABLE | {"a": ["one two", "eight"]}, max_length=16)
-    assert tokens.check_ids(encoded, vocab_size=12, type_vocab_size=2, where="b") is encoded
+    assert tokens.check_ids(encoded, SimpleNamespace(vocab_size=12, type_vocab_size=2), "b") is encoded
     with pytest.raises(InputError, match=message):
-        tokens.check_ids(encoded, vocab_size=sizes[0], type_vocab_size=sizes[1], where="b")
+        tokens.check_ids(encoded, SimpleNamespace(vocab_size=sizes[0], type_vocab_size=sizes[1]), "b")
 
 
 def test_the_cache_depends_on_everything_else(cache):
@@ -240,16 +241,16 @@ def test_a_panic_is_an_error_and_all_else_on_standard_error_stays(capfd):
     class PanicException(BaseException):
         pass
 
-    with pytest.raises(panics.Panic, match="^one two$"), panics.as_errors():
+    with pytest.raises(tokens.Panic, match="^one two$"), tokens.panics_as_errors():
         os.write(2, b"thread panicked")
         raise PanicException("one\ntwo")
     assert capfd.readouterr().err == ""
     for stop in (KeyboardInterrupt, SystemExit, KeyError):
-        with pytest.raises(stop), panics.as_errors():
+        with pytest.raises(stop), tokens.panics_as_errors():
             os.write(2, b"a warning")
             raise stop
         assert capfd.readouterr().err == "a warning"
-    with panics.as_errors():
+    with tokens.panics_as_errors():
         os.write(2, b"a warning")
     os.write(2, b", later")
     assert capfd.readouterr().err == "a warning, later"

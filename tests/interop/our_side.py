@@ -39,7 +39,7 @@ ENCODERS = {BERT: 3, ROBERTA: 6, XLMR: 12}  # -> r of the folded sources, such t
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A finished run of ours with random parameters, as ``portable.of_run`` takes it."""
+    """A finished run of ours with random parameters, as ``portable.to_plain_adapter`` takes it."""
 
     encoder: Encoder
     name: str

@@ -3,8 +3,8 @@
 # Where that environment cannot be made, without a network for instance, it says so and succeeds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-if ! bash experiments/benchmark_env.sh; then
-  echo "skipped: experiments/benchmark_env.sh could not make .venv-torch, for the reason above"
+if ! bash experiments/benchmark/environment.sh; then
+  echo "skipped: experiments/benchmark/environment.sh could not make .venv-torch, for the reason above"
   exit 0
 fi
 exec bash tests/run.sh tests/interop "$@"

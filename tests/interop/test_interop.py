@@ -35,7 +35,7 @@ NAMES += [(case.encoder.name, name) for case in WRITTEN if case.num_sources for 
 def torch_side() -> Callable[[str, Path], str]:
     """Calls the other side with a command and a folder; gives what it printed."""
     if not PYTHON.exists() or subprocess.run([PYTHON, "-c", FOUND]).returncode:
-        pytest.skip("no PyTorch with `adapters` in .venv-torch; bash experiments/benchmark_env.sh installs them")
+        pytest.skip("no PyTorch with `adapters` in .venv-torch; `bash experiments/benchmark/environment.sh` makes it")
 
     def call(command: str, folder: Path) -> str:
         script = Path(__file__).with_name("torch_side.py")

@@ -5,19 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import atomic_folder as folders
-from scalearn_jax.io.atomic_folder import new_folder
+from scalearn_jax.io.atomic_folder import atomic_folder
 from scalearn_jax.io.files import named, read_json, safe_name, write_json
 
 HOLD = """
 import sys
 from pathlib import Path
-from scalearn_jax.folders import new_folder
-with new_folder(sys.argv[1]) as folder:
-    (folder / "weights").write_text("half")
+from scalearn_jax.io.atomic_folder import atomic_folder
+with atomic_folder(sys.argv[1]) as folder:
+    (folder.path / "weights").write_text("half")
     print("ready", flush=True)
     sys.stdin.readline()
 """
@@ -36,15 +36,15 @@ def names(folder):
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
-    with new_folder(str(tmp_path / "a" / "run")) as folder:
-        (folder / "weights").write_text("x")
+    with atomic_folder(str(tmp_path / "a" / "run")) as folder:
+        (folder.path / "weights").write_text("x")
         assert not (tmp_path / "a" / "run").exists()
     assert names(tmp_path) == ["a", "run", "weights"]
 
 
 def test_a_failure_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), new_folder(str(tmp_path / "run")) as folder:
-        (folder / "weights").write_text(str(1 / 0))
+    with pytest.raises(ZeroDivisionError), atomic_folder(str(tmp_path / "run")) as folder:
+        (folder.path / "weights").write_text(str(1 / 0))
     assert names(tmp_path) == []
 
 
@@ -53,8 +53,8 @@ def test_an_empty_folder_is_taken_over(out, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     monkeypatch.chdir(tmp_path / "empty" if out == "." else tmp_path)
-    with new_folder(out) as folder:
-        (folder / "weights").write_text("x")
+    with atomic_folder(out) as folder:
+        (folder.path / "weights").write_text("x")
     assert (tmp_path / "empty" / "weights").read_text() == "x"
 
 
@@ -62,7 +62,7 @@ def test_a_living_process_keeps_its_folder(tmp_path):
     process = hold(tmp_path / "run")
     with (
         pytest.raises(InputError, match="run.partial is being written by process [0-9]+ of "),
-        new_folder(str(tmp_path / "run")),
+        atomic_folder(str(tmp_path / "run")),
     ):
         pass
     process.communicate("done\n")
@@ -73,22 +73,22 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
     process = hold(tmp_path / "run")
     process.kill()
     process.communicate()
-    assert names(tmp_path) == [".lock", "run.partial", "weights"]
-    with new_folder(str(tmp_path / "run")) as folder:
-        assert names(folder) == [".lock"]
+    assert names(tmp_path) == [".lock", ".owner", "run.partial", "weights"]
+    with atomic_folder(str(tmp_path / "run")) as folder:
+        assert names(folder.path) == [".lock", ".owner"]
     assert names(tmp_path) == ["run"]
 
 
 def test_a_folder_that_came_out_meanwhile_is_found(tmp_path, monkeypatch):
-    take = folders._take
+    acquire = filelock.FileLock.acquire
 
     def late(lock):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "weights").write_text("whole")
-        return take(lock)
+        return acquire(lock)
 
-    monkeypatch.setattr(folders, "_take", late)
-    with pytest.raises(InputError, match="already exists"), new_folder(str(tmp_path / "run")):
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
+    with pytest.raises(InputError, match="already exists"), atomic_folder(str(tmp_path / "run")):
         pass
     assert names(tmp_path) == ["run", "weights"]
 
@@ -96,7 +96,7 @@ def test_a_folder_that_came_out_meanwhile_is_found(tmp_path, monkeypatch):
 def test_a_folder_of_the_user_is_left_alone(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "thesis").write_text("x")
-    with pytest.raises(InputError, match="was not left by a run"), new_folder(str(tmp_path / "run")):
+    with pytest.raises(InputError, match="was not left by a run"), atomic_folder(str(tmp_path / "run")):
         pass
     assert names(tmp_path) == ["run.partial", "thesis"]
 
@@ -104,7 +104,7 @@ def test_a_folder_of_the_user_is_left_alone(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write the folder: Not a directory"):
-        with new_folder(str(tmp_path / "file" / "run")):
+        with atomic_folder(str(tmp_path / "file" / "run")):
             pass
 
 

@@ -8,25 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FAST
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import accelerator, cells, flops, ours, predict, tables
+from tests.conftest import FAST, ROOT
 from tests.support import tiny, tiny_backbone
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))  # its scripts import each other, as they do when called
-
-import benchmark  # noqa: E402
-import benchmark_accelerator  # noqa: E402
-import benchmark_cells  # noqa: E402
-import benchmark_flops  # noqa: E402
-import benchmark_plan  # noqa: E402
-import benchmark_predict  # noqa: E402
-import benchmark_tables  # noqa: E402
 
 
 def call(*arguments):
     """Runs the script in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(EXPERIMENTS.parent), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST}
-    command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST}
+    command = [sys.executable, "-m", "experiments.benchmark", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
@@ -45,20 +36,20 @@ def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
 
 
 def test_the_accelerator_part_runs_and_is_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_accelerator, "CELLS", [benchmark_accelerator.Cell("scalearn", 32, seeds=10)])
+    monkeypatch.setattr(accelerator, "CELLS", [accelerator.Cell("scalearn", 32, seeds=10)])
     monkeypatch.setattr("scalearn_jax.io.cache.keep_compiled_programs", lambda: None)
     for _ in range(2):
-        assert benchmark_accelerator.main([str(tmp_path), "--tiny", "--repeats", "1"]) == 0
+        assert accelerator.main([str(tmp_path), "--tiny", "--repeats", "1"]) == 0
         [entry] = json.loads((tmp_path / "accelerator.json").read_text())["cells"].values()
         assert entry["seconds"] > 0
-        monkeypatch.setattr(benchmark_accelerator, "measure_cell", None)  # the second call has nothing to measure
+        monkeypatch.setattr(accelerator, "measure_cell", None)  # the second call has nothing to measure
     assert "scalearn" in (tmp_path / "README.md").read_text()
 
 
 def test_mixed_batches_are_measured_against_single_tasks(tmp_path):
     model = tiny_backbone.write(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=128)
     given = [str(tmp_path / "r"), "--tiny", "--repeats", "1", "--backbone", str(model)]
-    assert benchmark_predict.main(given) == 0
+    assert predict.main(given) == 0
     cells = json.loads((tmp_path / "r/predict.json").read_text())["cells"]
     assert [(cell["tasks"], cell["texts"]) for cell in cells] == [(2, 4), (2, 8)]
     assert all(cell["ratio"] > 0 and cell["difference"] < 1e-5 for cell in cells)
@@ -69,7 +60,7 @@ def result_classes() -> int:
     """Outputs of the task that --tiny trains on."""
     from scalearn_jax.data import tasks
 
-    return tasks.get(benchmark_plan.TINY.real_task).num_outputs
+    return tasks.get(cells.TINY.real_task).num_outputs
 
 
 @pytest.mark.parametrize("arguments", [["--backbone", "nowhere"], ["--tiny", "--backbone", ".", "--repeats", "0"]])
@@ -80,12 +71,12 @@ def test_wrong_input_is_one_line(arguments, capsys):
 
 
 def test_the_full_table_of_cells_is_consistent():
-    cells = [cell for make in benchmark_plan.CELLS for cell in make(benchmark_plan.Sizes())]
-    names = [cell.name for cell in cells]
+    every = [cell for make in cells.CELLS for cell in make(cells.Sizes())]
+    names = [cell.name for cell in every]
     assert len(set(names)) == len(names)
-    assert {cell.setting["task"] for cell in cells if cell.name.startswith("tasks/")} == set(benchmark_plan.GLUE)
-    assert all(cell.worker in benchmark_cells.WORKERS for cell in cells)
-    chosen = [cell.name for cell in benchmark_plan.select(cells, "tasks/rte/torch.1")]
+    assert {cell.setting["task"] for cell in every if cell.name.startswith("tasks/")} == set(cells.GLUE)
+    assert all(cell.worker in ours.WORKERS for cell in every)
+    chosen = [cell.name for cell in cells.select(every, "tasks/rte/torch.1")]
     assert chosen == ["tasks/rte/batches", "tasks/rte/torch.1"]  # with what it reads
 
 
@@ -96,7 +87,7 @@ def test_needed_operations_of_the_smallest_model():
     forward = 2 * slots * attend + (slots + places) * (rest + 2 * one)
     backward = slots * (attend + products) + places * (rest + one) + (slots + places) * 3 * one
     expected = forward + backward + 2 * 5 * 16 * (3 * 16 + 3 * 3)
-    assert benchmark_flops.needed_flops(spec, rows=3, row_length=8, examples=5, num_outputs=3) == expected
+    assert flops.needed_flops(spec, rows=3, row_length=8, examples=5, num_outputs=3) == expected
 
 
 def test_collectives_are_read_off_a_program():
@@ -106,7 +97,7 @@ def test_collectives_are_read_off_a_program():
       %fusion = f32[99]{0} fusion(%all-reduce.1)
       %g = s32[8]{0} all-gather(%d), dimensions={0}
     """
-    assert benchmark_cells.collective_bytes(text) == {"all-reduce": 32 + 12 + 4, "all-gather": 32}
+    assert ours.collective_bytes(text) == {"all-reduce": 32 + 12 + 4, "all-gather": 32}
 
 
 def write_cells(out: Path, results: dict[str, dict]) -> None:
@@ -134,7 +125,7 @@ def test_tables_take_the_best_time_and_the_worst_memory_and_say_what_is_met(tmp_
             "start/help": {"seconds": 0.6},
         },
     )
-    benchmark_tables.write(tmp_path, command="this one")
+    tables.write(tmp_path, command="this one")
     lines = (tmp_path / "README.md").read_text().splitlines()
     found = {line.split(" | ")[0][2:]: line for line in lines if line.startswith("| ")}
     measured = {name: line.split(" | ")[2:] for name, line in found.items()}

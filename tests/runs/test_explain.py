@@ -24,7 +24,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import attribution, explain
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages import outputs, prepare
-from scalearn_jax.train import evaluate, parallel
+from scalearn_jax.train import evaluate, sharding
 from scalearn_jax.train.evaluate import Layout, Members
 from tests.support import tiny, tiny_backbone
 
@@ -52,7 +52,7 @@ def make(combiner="scalearn", normalise="none", num_seeds=1, **changes):
 
 
 def members(spec, trainable, frozen):
-    return Members(spec, TASK, *parallel.replicate((trainable, frozen), parallel.make_mesh()))
+    return Members(spec, TASK, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
 def score(spec, trainable, frozen):
@@ -228,8 +228,8 @@ def measured(monkeypatch):
     """Puts ready numbers in the place of the measurement; yields what was asked for."""
     asked = {}
 
-    def attribute(spec, task, trainable, frozen, encoded, batch_size, *, sources, seeds, on_score):
-        asked.update(examples=len(encoded), members=len(trainable["transfer"]["omega"]), batch_size=batch_size)
+    def attribute(members, encoded, batch_size, *, sources, seeds, on_score):
+        asked.update(examples=len(encoded), members=len(members.trainable["transfer"]["omega"]), batch_size=batch_size)
         by_layer, by_source = np.ones((len(seeds), 2, len(sources))), np.full((len(sources), len(seeds)), 0.25)
         full, kept = np.full(len(seeds), 0.5), attribution.keep_largest(np.ones(len(sources)))
         return attribution.Attribution(sources, seeds, *[by_layer] * 3, full, by_source, kept, by_source)

@@ -46,9 +46,9 @@ def test_foldable_methods_are_those_that_bind_to_an_adapter(method):
 @pytest.mark.parametrize("method", OTHERS)
 def test_other_methods_are_refused(method):
     with pytest.raises(InputError, match=f"run is a {method!r} run, .* expected one of scalearn, "):
-        portable.of_run(make_run(method), 0)
+        portable.to_plain_adapter(make_run(method), 0)
     with pytest.raises(InputError, match=f"folder is a {method!r} run"):
-        portable.check_method("folder", {"method": method})
+        portable.check_foldable("folder", {"method": method})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_other_methods_are_refused(method):
 )
 def test_logits_are_those_of_the_run(method, head):
     run = make_run(method, head=head)
-    folded, params, batch = portable.of_run(run, 0), run.members[0], tiny.batch()
+    folded, params, batch = portable.to_plain_adapter(run, 0), run.members[0], tiny.batch()
     backbone = {name: leaf for name, leaf in params["backbone"].items() if name != "pooler"}
     apply = jax.jit(model.apply, static_argnames=("spec", "task"))
     expected = apply(params, batch, spec=run.spec, task="demo")
@@ -75,7 +75,7 @@ def test_logits_are_those_of_the_run(method, head):
 def test_a_fold_is_the_scaled_sum_of_its_sources(method, num_sources):
     """In float64, source by source and layer by layer, from the factors alone."""
     run = make_run(method, num_sources)
-    folded, z = portable.of_run(run, 0), np.random.default_rng(1).normal(size=(5, 16))
+    folded, z = portable.to_plain_adapter(run, 0), np.random.default_rng(1).normal(size=(5, 16))
     bank = jax.tree.map(lambda leaf: np.asarray(leaf, float), run.members[0]["adapters"])
     omega = run.members[0]["transfer"].get("omega", np.array(COEFFICIENTS[:num_sources])[:, None])
     omega = np.broadcast_to(np.asarray(omega, float), (2, num_sources, np.shape(omega)[-1]))

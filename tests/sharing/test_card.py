@@ -20,7 +20,7 @@ def content(**changes):
 
 
 def write(described, files=FILES, **options):
-    return card.write(described, "me/rte-fold", files, family="roberta", **options)
+    return card.write_card(described, "me/rte-fold", files, family="roberta", **options)
 
 
 def test_the_hub_reads_the_metadata_back():

@@ -77,7 +77,7 @@ def logits_of(folder, run, num_texts=24):
     seed = json.loads((folder / "scalearn.json").read_text())["seed"]
     adapter, _ = adapterhub.load(folder)
     head, head_spec = adapterhub.load_head(folder)
-    made = portable.of_run(loaded, seed)
+    made = portable.to_plain_adapter(loaded, seed)
     made = dataclasses.replace(made, adapter=adapter, head=head, head_spec=head_spec)
     encoded = inference.read_split(loaded, "dev", max_eval_samples=num_texts)
     spec = dataclasses.replace(made.spec, dtype="strict")  # so that nothing is compiled again
@@ -104,7 +104,7 @@ def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
     assert report["scores"] == pytest.approx(own, abs=1e-5) == report["scores_before"]
     found, encoded, task = logits_of(out, run)
     assert scores(task, found[None], encoded)[0] == pytest.approx(own, abs=1e-5)
-    told = provenance.read(out)
+    told = provenance.read_provenance(out)
     assert (told["kind"], told["method"], told["seed"]) == ("fold", "scalearn-mean", 4)
     assert told["fold"] == {name: report[name] for name in told["fold"]} and str(tmp_path) not in str(told["fold"])
     assert adapterhub.describe_head(out).labels == task.labels
@@ -140,7 +140,9 @@ def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     assert report["logit_difference"] < 1e-5  # to the other sources masked, not to all of them
     masked = attribution.masked_scores(members, encoded, 8, kept[None])[0, 0]
     assert report["scores"]["accuracy"] == pytest.approx(masked)
-    assert provenance.read(tmp_path / "out")["scores"] == {"dev": report["scores"]}  # not those of the whole run
+    assert provenance.read_provenance(tmp_path / "out")["scores"] == {
+        "dev": report["scores"]
+    }  # not those of the whole run
     after, *_ = logits_of(tmp_path / "out", run)
     before = logits(members, encoded)
     assert report["agreement"] == (after.argmax(-1) == before.argmax(-1)).mean()
@@ -152,11 +154,11 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert cli.main(["fold", str(run), "--out", str(out), *"--width 5 --batch-size 8 --max-samples 20".split()]) == 0
     shown = capsys.readouterr().out
     assert "seed 4, the best of 2 on development data" in shown and "12 -> 5 units a layer" in shown
-    report = provenance.read(out)["fold"]
+    report = provenance.read_provenance(out)["fold"]
     assert report["width"] == 5 and int(16 // report["reduction_factor"]) == 5
     assert report["logit_difference"] < 1e-5  # of the fold before it is compressed
     assert report["fitted_on"]["num_texts"] == report["num_texts"] == 20
-    assert provenance.read(out)["scores"] == {}  # twenty texts are not the split
+    assert provenance.read_provenance(out)["scores"] == {}  # twenty texts are not the split
     found, encoded, task = logits_of(out, run, num_texts=20)
     assert scores(task, found[None], encoded)[0] == pytest.approx(report["scores"], abs=1e-6)
     assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
@@ -185,14 +187,14 @@ def test_damaged_scores_choose_the_first_seed(run, tmp_path):
 
 
 def _larger(monkeypatch):
-    fold_exactly = portable.of_run
+    fold_exactly = portable.to_plain_adapter
 
-    def of_run(run, seed):
+    def to_plain_adapter(run, seed):
         made = fold_exactly(run, seed)
         up = made.adapter["up"] | {"kernel": 1.01 * made.adapter["up"]["kernel"]}
         return dataclasses.replace(made, adapter=made.adapter | {"up": up})
 
-    monkeypatch.setattr(portable, "of_run", of_run)
+    monkeypatch.setattr(portable, "to_plain_adapter", to_plain_adapter)
 
 
 def _one_bit(monkeypatch):

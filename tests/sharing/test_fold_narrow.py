@@ -100,7 +100,7 @@ def folded():
     """A run of ScaLearn with its fold."""
     run = make_run("scalearn")
     return run.members[0], dataclasses.replace(
-        portable.of_run(run, 0), task=dataclasses.replace(run.task, max_length=8)
+        portable.to_plain_adapter(run, 0), task=dataclasses.replace(run.task, max_length=8)
     )
 
 
@@ -167,4 +167,6 @@ def test_a_pruned_fold_is_the_model_with_the_other_sources_masked(method):
             expected = spec.combiner_functions.apply(jax.tree.map(of_layer, site), z)
             found = bottleneck(jax.tree.map(of_layer, adapter), z)
             np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
-    jax.tree.map(np.testing.assert_array_equal, adapter, portable.of_run(run, 0).adapter)  # the last keeps all
+    jax.tree.map(
+        np.testing.assert_array_equal, adapter, portable.to_plain_adapter(run, 0).adapter
+    )  # the last keeps all

@@ -12,7 +12,7 @@ from scalearn_jax import cli, model, tree
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors
-from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs import adapterhub, sources
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs.sources import check_base_model, load_source
@@ -52,7 +52,7 @@ def error(folder, case=GOLDEN, stored=None, labels="labels_target"):
     run = runs.load_run(str(folder))
     spec, params = run.spec, run.members[0]
     if run.info["method"] in portable.foldable():
-        one = portable.of_run(run, 0)
+        one = portable.to_plain_adapter(run, 0)
         spec, params = one.spec, one.params(params["backbone"])
     with np.load(case / "inputs.npz") as file:
         given = [file.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", labels)]
@@ -317,18 +317,21 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, what):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_another_base_model_is_refused_unless_told_otherwise(tmp_path):
+def test_another_base_model_is_refused_unless_told_otherwise(tmp_path, monkeypatch):
     names = {"base_model": "bert-base-cased", "backbone": "google-bert/bert-base-uncased"}
     with pytest.raises(InputError, match=r"base model 'bert-base-cased', .*bert-base-uncased'.*--any-base-model"):
-        check_base_model("adapter", **names, any_base_model=False)
-    check_base_model("adapter", **names, any_base_model=True)
+        check_base_model("adapter", **names)
     with pytest.raises(InputError, match="bert-base-uncased@main"):
-        check_base_model("adapter", "bert-base-cased", "google-bert/bert-base-uncased@main", any_base_model=False)
+        check_base_model("adapter", "bert-base-cased", "google-bert/bert-base-uncased@main")
     folder = edited(ADAPTER, tmp_path / "a", CONFIG, model_name="some/other-base")
     assert load_source(str(folder)).base_model == "some/other-base"
     imported(folder, tmp_path / "run")  # a backbone in a folder has no name to compare
     with pytest.raises(InputError, match="'some/other-base', the backbone is 'roberta-base'"):
         imported(folder, tmp_path / "out", backbone="roberta-base")
+    monkeypatch.setattr(sources, "is_hub_id", lambda name: True)
+    with pytest.raises(InputError, match="'some/other-base', the backbone is '.*/backbone'"):
+        imported(folder, tmp_path / "out")
+    imported(folder, tmp_path / "out", any_base_model=True)
 
 
 def test_a_run_on_another_backbone_is_refused(tmp_path):

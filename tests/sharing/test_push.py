@@ -264,7 +264,7 @@ def test_places_on_this_machine_stay_here(hub, tmp_path, backbone, folder):
 def test_a_folder_that_says_nothing_or_nonsense_is_named(tmp_path, folder):
     with pytest.raises(InputError, match="holds neither scalearn.json nor run.json; pass a folder made by"):
         push(tmp_path)
-    provenance.write(folder, shareable.content(sources="x", scores=[]))
+    provenance.write_provenance(folder, shareable.content(sources="x", scores=[]))
     with pytest.raises(InputError, match="scalearn.json.*key 'sources'.*key 'scores'"):
         push(folder)
     for repo in ("rte", "a/b/c", "a--b/c", "a/b.git", "a b/c", "-a/b"):
@@ -303,11 +303,9 @@ def test_a_fusion_goes_with_its_adapters_and_comes_back(hub, tmp_path):
     assert tree.content_hash(first.members[0]) == tree.content_hash(second.members[0])
     assert second.info["imported"]["from"] == f"{REPO}@{result['commit']}"
     exported = export_run(ExportConfig(run=str(again), out=str(tmp_path / "c")))
-    assert provenance.read(exported)["imported"] == f"{REPO}@{result['commit']}"
+    assert provenance.read_provenance(exported)["imported"] == f"{REPO}@{result['commit']}"
     assert second.info["backbone"]["path"] == "org/base" and len(second.info["backbone"]["revision"]) == 40
-    out = str(tmp_path / "carried")
-    offline.fetch(FetchConfig(sources=(REPO,), out=out))
-    assert offline.check(FetchConfig(check=True, out=out)).startswith("all as fetched")
+    assert result["commit"][:12] in offline.fetch(FetchConfig(sources=(REPO,)))
 
 
 def test_the_scales_of_a_fold_are_drawn(hub, tmp_path):

@@ -1,5 +1,6 @@
 """``scalearn plan``: its figures are those of the run's own programs, and it writes nothing."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from scalearn_jax.cli import commands, listing
 from scalearn_jax.config import PlanAdapterConfig
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages import program as training
-from scalearn_jax.stages.planning import extrapolation, forecast, workload
+from scalearn_jax.stages.planning import forecast
 from scalearn_jax.stages.planning import plan as preview
 from scalearn_jax.train import memory
 from scalearn_jax.train.state import count_parameters
@@ -49,14 +50,14 @@ def planned(backbone, tmp_path_factory):
 
 def test_figures_are_those_of_the_runs_own_step(planned, setup):
     schedule = training.make_schedule(setup.config, setup.method, len(setup.data.train))
-    step, state = workload.compiled_training(setup, schedule)
+    step, state = forecast.compiled_training(setup, schedule)
     result, trained = planned[0], planned[0]["programs"][0]
-    compiled = step.lower(state, setup.frozen, next(training.make_training([setup], [schedule]).batches)).compile()
+    compiled = step.lower(state, setup.frozen, next(training.make_program([setup], schedule).batches)).compile()
     found = memory.of_program(compiled)
     assert trained["memory"] == found._asdict() | {"peak": found.peak}
     assert trained["flops"] == compiled.cost_analysis()["flops"] > 0
     assert result["parameters"] == count_parameters(setup.trainable)
-    rows, _ = training.training_rows([setup], [schedule.num_steps])
+    rows, _ = training.training_rows(setup, schedule.num_steps)
     assert trained["rows"] == max(rows) and trained["length"] == 16
 
 
@@ -77,14 +78,31 @@ def test_the_total_is_the_sum_of_its_parts(planned):
     assert result["memory"]["fits"] is True
 
 
-def test_suggestions_are_compiled_and_fit(planned):
-    found = planned[0]["suggestions"]
-    for name, now in (("batch_size", 8), ("seeds", 1)):
-        best = found[name]
-        assert best["verified"] and best["value"] > now
-        assert best["peak"] <= memory.SHARE * LIMIT
-    largest = max(p["memory"]["peak"] for p in planned[0]["programs"] if p["name"] == "train")
-    assert found["remat"]["saves"] == largest - found["remat"]["peak"]
+def test_the_largest_batch_is_where_the_line_through_two_compiled_sizes_meets_the_memory(planned, setup):
+    largest = planned[0]["suggestions"]["batch_size"]
+    assert largest["value"] % 8 == 0 and 8 < largest["value"] <= len(setup.data.train)
+    assert largest["peak"] <= memory.SHARE * LIMIT
+
+    schedule = training.make_schedule(setup.config, setup.method, len(setup.data.train))
+    step, state = forecast.compiled_training(setup, schedule)
+
+    def peak(size):
+        config = dataclasses.replace(setup.config, batch_size=size)
+        *_, (batch, _) = forecast.train_batches(dataclasses.replace(setup, config=config), schedule.num_steps)
+        return memory.of_program(step.lower(state, setup.frozen, batch).compile()).peak
+
+    slope = (peak(64) - peak(8)) / 56
+    found = forecast.Forecast(
+        [forecast.MeasuredProgram("train", 8, 16, 5, memory.Memory(peak(8), 0, 0, 0), 1.0, 1.0, None)],
+        schedule,
+        {},
+        1.0,
+        int((peak(8) + 34.5 * slope) / memory.SHARE),
+    )
+    assert preview.largest_batch(setup, step, state, found) == {"value": 40, "peak": round(peak(8) + 32 * slope)}
+    assert preview.largest_batch(setup, step, state, found._replace(available=1000)) is None
+    assert preview.largest_batch(setup, step, state, found._replace(available=None)) is None
+    assert preview.largest_batch(setup, step, state, found._replace(available=2**40))["value"] == 96  # of 100 examples
 
 
 def test_nothing_is_written(planned):
@@ -93,14 +111,14 @@ def test_nothing_is_written(planned):
 
 def test_the_table_names_what_json_holds(planned):
     text = listing.forecast(json.loads(listing.as_json(planned[0])))
-    for word in ("batch size 8", "5 steps, 3 evaluations", "fits", "--remat", "number of seeds together", "x 16"):
+    for word in ("batch size 8", "5 steps, 3 evaluations", "fits", "largest      --batch-size", "an estimate", "x 16"):
         assert word in text
 
 
 def test_what_does_not_fit_is_not_called(setup):
     schedule = training.make_schedule(setup.config, setup.method, len(setup.data.train))
-    step, state = workload.compiled_training(setup, schedule)
-    evaluation = workload.workload(setup, schedule, step)[-1]
+    step, state = forecast.compiled_training(setup, schedule)
+    evaluation = forecast.workload(setup, schedule, step)[-1]
     program, after = forecast.measure(evaluation, setup, state, available=1000)
     assert program.memory.peak > 1000 and program.seconds is None and after is state
     found = forecast.Forecast([program], schedule, count_parameters(setup.trainable), 1.0, 1000)
@@ -125,26 +143,6 @@ def test_a_head_on_features_is_planned_with_its_encoder(backbone):
     calls = {(p["name"], p["calls"]) for p in result["programs"]}
     assert calls == {("train", 5), ("encode", 5), ("encode", 2), ("evaluate", 2)}  # 40 and 16 examples, 8 at once
     assert result["suggestions"] is None
-
-
-@pytest.mark.parametrize("fixed", [0, 50])
-@pytest.mark.parametrize("each", [1.0, 3.0])
-@pytest.mark.parametrize("tries", [1, 2])
-def test_the_largest_size_fits_and_the_next_would_not(fixed, each, tries):
-    peak = lambda size: int(fixed + each * size)  # noqa: E731
-    points = [(4, peak(4)), (8, peak(8))]
-    best = extrapolation.largest(peak, points, now=8, slope=each, budget=500, most=10_000, tries=tries)
-    assert best.verified and peak(best.value) <= 500 < peak(best.value + 1) and not best.enough
-
-
-def test_a_size_that_does_not_fit_is_made_smaller():
-    best = extrapolation.largest(lambda size: 10 * size, [(64, 640)], now=64, slope=10, budget=100, most=64, tries=1)
-    assert best == (10, 100, True, False)
-    steep = extrapolation.largest(lambda size: size**2, [(4, 16)], now=4, slope=4, budget=100, most=64, tries=2)
-    assert steep.value**2 <= 100  # growth that is not affine costs a try, not a wrong answer
-    assert (
-        extrapolation.largest(lambda size: 100 * size, [(2, 200)], now=2, slope=100, budget=10, most=9, tries=1) is None
-    )
 
 
 def test_memory_of_the_system_is_told():

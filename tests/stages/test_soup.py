@@ -19,6 +19,7 @@ from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import pipeline, similarity, soup
 from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies.checks import study_problems
 from tests.support import tiny, tiny_backbone
 
 SHORT = dict(max_steps=2, batch_size=8, eval_every=2, log_every=2, max_train_samples=24, max_eval_samples=16)
@@ -213,7 +214,7 @@ def _opposite(task):
 def test_a_study_takes_the_options_and_names_bad_ones():
     values = dict(name="n", backbone="b", sources=("glue/rte",), targets=("glue/mrpc",), methods=("soup", "scalearn"))
     study = StudyConfig(**values, methods_options={"soup": {"top_sources": 5}})
-    assert plan.check(study) == []
+    assert study_problems(study) == []
     configs = {cell.name: cell.config for cell in plan.cells(study, "o")}
     assert configs["glue/mrpc/soup"].top_sources == 5 and configs["glue/mrpc/scalearn"].top_sources is None
     for options, message in (
@@ -221,4 +222,4 @@ def test_a_study_takes_the_options_and_names_bad_ones():
         ({"top_sources": 1, "weights": [1.0]}, "glue/mrpc/soup: weights and top_sources both"),
         ({"embedder": "e"}, "glue/mrpc/soup: embedder is for"),
     ):
-        assert message in "; ".join(plan.check(StudyConfig(**values, methods_options={"soup": options})))
+        assert message in "; ".join(study_problems(StudyConfig(**values, methods_options={"soup": options})))

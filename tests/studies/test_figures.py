@@ -12,11 +12,18 @@ from matplotlib.text import Text
 
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.io import plot as look
+from scalearn_jax.runs.figures import mean_omega
 from scalearn_jax.studies import report
 from scalearn_jax.studies.figures import draw_all, few_shot, omega, parameters, probing
 from scalearn_jax.studies.results import read_results
 from tests.support.fake_runs import write_probe, write_run, write_study
 
+DRAWINGS = (
+    omega.draw_omegas_by_method,
+    parameters.draw_parameters,
+    few_shot.draw_few_shot,
+    probing.draw_probing,
+)
 SOURCES = ("glue/mrpc", "glue/rte")
 
 
@@ -103,9 +110,9 @@ def test_figures_fit_a_page(tmp_path):
 
 
 def test_omegas_are_shown_by_source_and_layer(study):
-    np.testing.assert_array_equal(omega.mean_omega(study / "glue/rte/scalearn", "none"), [[0, 1, 2], [10, 11, 12]])
-    np.testing.assert_array_equal(omega.mean_omega(study / "glue/rte/scalearn++", "none"), [[0], [10]])
-    weights = omega.mean_omega(study / "glue/rte/scalearn", "softmax")  # as they act
+    np.testing.assert_array_equal(mean_omega(study / "glue/rte/scalearn", "none"), [[0, 1, 2], [10, 11, 12]])
+    np.testing.assert_array_equal(mean_omega(study / "glue/rte/scalearn++", "none"), [[0], [10]])
+    weights = mean_omega(study / "glue/rte/scalearn", "softmax")  # as they act
     np.testing.assert_allclose(weights.sum(0), 1.0, rtol=1e-6)
 
 
@@ -157,7 +164,7 @@ def test_pairs_are_laid_out_by_constant(everything):
     np.testing.assert_allclose(values, [[12.5, 25.0], [62.5, np.nan]])
 
 
-@pytest.mark.parametrize("draw", [omega.draw, parameters.draw, few_shot.draw, probing.draw])
+@pytest.mark.parametrize("draw", DRAWINGS)
 def test_nothing_is_drawn_of_nothing(draw, tmp_path):
     assert draw([], tmp_path) == [] and not list(tmp_path.iterdir())
 

@@ -8,6 +8,7 @@ from scalearn_jax import methods
 from scalearn_jax.config import StudyConfig, from_dict, read_yaml
 from scalearn_jax.data.tasks import SUITES
 from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies.checks import study_problems
 
 PAPER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
 TEN, THREE = tuple(range(10)), (0, 1, 2)
@@ -31,7 +32,7 @@ PUBLISHED = {
 def read(name: str) -> StudyConfig:
     path = PAPER / f"{name}.yaml"
     study = from_dict(StudyConfig, read_yaml(path), where=str(path))
-    assert plan.check(study) == []
+    assert study_problems(study) == []
     return study
 
 

@@ -8,14 +8,13 @@ import pytest
 from scalearn_jax.config import ReportConfig, StudyConfig
 from scalearn_jax.data.tasks import SUITES
 from scalearn_jax.errors import InputError
-from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import published, report
-from scalearn_jax.studies.comparison import backbone_name
+from scalearn_jax.studies.checks import study_problems
 from tests.support.fake_runs import write_run, write_study
 
 # ProPETL's average on SuperGLUE stands as 73.69 in the source; its row averages to 73.66.
 OFF = {("superglue/roberta-base", "propetl"): 73.65625}
-TABLES = {name: published.get(name) for name in published.names()}
+TABLES = {name: published.get_table(name) for name in published.table_names()}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -47,7 +46,7 @@ def test_lookup():
 
 def test_an_unknown_table_is_a_problem_of_the_study():
     study = StudyConfig(name="n", backbone="b", targets=("glue/rte",), methods=("single",), published="roberta-base")
-    (problem,) = plan.check(study)
+    (problem,) = study_problems(study)
     assert problem.startswith("published: unknown published table 'roberta-base'") and "glue/roberta-base" in problem
 
 
@@ -62,7 +61,7 @@ def test_an_unknown_table_is_a_problem_of_the_study():
     ],
 )
 def test_backbone_name(backbone, name):
-    assert backbone_name(backbone) == name
+    assert published.backbone_name(backbone) == name
 
 
 @pytest.fixture

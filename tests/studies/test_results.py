@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.studies.results import read_results
+from scalearn_jax.studies.results import read_results, results_frame
 from tests.support.fake_runs import write_probe, write_run, write_study
 
 
@@ -90,4 +90,24 @@ def test_the_same_cell_twice_is_refused_with_its_number_of_examples(study):
 def test_a_damaged_study_is_named(study, values):
     write_study(study, **values)
     with pytest.raises(InputError, match="study.json is damaged"):
+        read_results(study)
+
+
+def test_the_frame_holds_every_result_and_every_seed(study):
+    frame, found = results_frame(study), read_results(study)
+    assert frame["method"].tolist() == [result.method for result in found]
+    assert [None if shots != shots else shots for shots in frame["shots"].astype(float)] == [r.shots for r in found]
+    assert frame["mean"].tolist() == [result.mean for result in found]
+    seeds = frame.explode(["seeds", "scores"])
+    plain = seeds[(seeds["method"] == "single") & seeds["shots"].isna()]
+    assert list(zip(plain["seeds"], plain["scores"], strict=True)) == [(7, 0.5), (3, 0.6)]
+    assert len(seeds) == sum(len(result.values) for result in found)
+
+
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "1.5", '"0.5"', "true"])
+def test_a_score_must_be_a_number_that_a_metric_gives(study, score):
+    path = study / "glue/rte/4-shot/single/results.json"
+    results = '{"main_metric": "accuracy", "seeds": {"0": {"test": {"accuracy": SCORE}}}}'
+    path.write_text(results.replace("SCORE", score))
+    with pytest.raises(InputError, match="4-shot/single"):
         read_results(study)

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-import scalearn_jax
+import scalearn_jax.stages
 from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
-from scalearn_jax.io.atomic_folder import Busy, new_folder
+from scalearn_jax.io.atomic_folder import Busy, atomic_folder
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import run as study
+from scalearn_jax.studies.checks import study_problems
 from tests.support.fake_runs import write_run
 
 STUDY = StudyConfig(
@@ -101,14 +102,14 @@ def test_options_for_all_methods_reach_those_that_know_them():
         STUDY, methods=("scalearn", "fusion"), methods_options={}, stage2={"omega_dropout": 0.1}
     )
     configs = {cell.name: cell.config for cell in plan.cells(study, "o")}
-    assert plan.check(study) == []
+    assert study_problems(study) == []
     assert configs["glue/rte/scalearn"].omega_dropout == 0.1 and configs["glue/rte/fusion"].omega_dropout is None
     wrong = dataclasses.replace(study, methods_options={"fusion": {"omega_dropout": 0.1}})
-    assert plan.check(wrong) == ["methods_options: fusion: 'omega_dropout' does not apply to this method"]
+    assert study_problems(wrong) == ["methods_options: fusion: 'omega_dropout' does not apply to this method"]
 
 
 def test_good_study_has_no_problems():
-    assert plan.check(STUDY) == []
+    assert study_problems(STUDY) == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_good_study_has_no_problems():
     ],
 )
 def test_problems_are_named(values, message):
-    assert message in "; ".join(plan.check(change(**values)))
+    assert message in "; ".join(study_problems(change(**values)))
 
 
 def test_all_problems_come_at_once_and_nothing_is_written(tmp_path, pipeline):
@@ -325,7 +326,7 @@ def test_few_shot_targets_bring_their_own_few_shot_adapter():
 
 def test_a_few_shot_study_may_say_how_single_adapters_learn():
     study = dataclasses.replace(FEW, methods=("scalearn",), methods_options={"single": {"learning_rate": 1e-3}})
-    assert plan.check(study) == []
+    assert study_problems(study) == []
     cells = {cell.name: cell.config for cell in plan.cells(study, "o")}
     assert cells["adapters/4-shot/glue/rte"].learning_rate == 1e-3
 
@@ -333,7 +334,7 @@ def test_a_few_shot_study_may_say_how_single_adapters_learn():
 def test_probing_takes_every_combination():
     values = dict(methods=(), targets=("glue/rte", "glue/mrpc"), methods_options={}, tasks={}, seeds=(3,))
     pairs = change(**values, probe_sources=(("self",), ("glue/mrpc",)), probe_constants=(0.0, 0.5))
-    assert plan.check(pairs) == []
+    assert study_problems(pairs) == []
     cells = {cell.name: cell.config for cell in plan.cells(pairs, "o") if not cell.is_source}
     assert list(cells) == [
         *(f"glue/rte/probe/{name}={value}" for name in ("self", "glue-mrpc") for value in ("0", "0.5")),
@@ -374,7 +375,7 @@ def test_probing_takes_every_combination():
     ],
 )
 def test_problems_of_probing_and_tasks_are_named(values, message):
-    assert message in "; ".join(plan.check(change(**values)))
+    assert message in "; ".join(study_problems(change(**values)))
 
 
 @pytest.mark.parametrize("values", [{"shots": (0,)}, {"shots": (4, 4)}, {"probe_constants": (float("nan"),)}])
@@ -427,9 +428,9 @@ def test_shares_make_all_cells_between_them(tmp_path, pipeline, capsys):
 
 def test_a_share_waits_for_an_adapter_that_another_makes(tmp_path, pipeline, monkeypatch):
     out, waited = tmp_path / "o", []
-    study._claim(STUDY, out)
+    study.run_study(STUDY, str(out), max_minutes=0)
     source = out / "adapters/glue/rte"
-    other = new_folder(str(source))
+    other = atomic_folder(str(source))
     other.__enter__()
 
     def wait(seconds):
@@ -460,8 +461,8 @@ def test_what_another_process_began_meanwhile_is_waited_for(tmp_path, pipeline, 
 
 
 def test_waiting_ends_when_the_time_is_up(tmp_path, pipeline, monkeypatch):
-    study._claim(STUDY, tmp_path / "o")
-    with new_folder(str(tmp_path / "o/adapters/glue/rte")):
+    study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0)
+    with atomic_folder(str(tmp_path / "o/adapters/glue/rte")):
         monkeypatch.setattr(study, "sleep", lambda seconds: None)
         assert study.run_study(STUDY, str(tmp_path / "o"), only="adapters/", max_minutes=0.01) == STOPPED
     assert not pipeline.calls

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -77,14 +78,14 @@ def test_p_values_are_scipys(tmp_path):
 def test_equal_differences_tie_in_spite_of_rounding():
     differences = [0.6 - 0.5, 0.7 - 0.6, 0.8 - 0.7, 0.5 - 0.6, 0.4 - 0.3, 0.3 - 0.2]
     assert len(set(map(abs, differences))) > 1  # in floating point
-    scores = {"a": {("t", n): d for n, d in enumerate(differences)}, "b": {("t", n): 0.0 for n in range(6)}}
-    assert sig.compare(scores, "a", "b").p == stats.wilcoxon([0.1, 0.1, 0.1, -0.1, 0.1, 0.1]).pvalue
+    scores = pd.DataFrame({"a": differences, "b": 0.0})
+    assert sig.compare_methods(scores, "a", "b").p == stats.wilcoxon([0.1, 0.1, 0.1, -0.1, 0.1, 0.1]).pvalue
 
 
-@pytest.mark.parametrize("values", [[0.0] * 8, [0.1] * 5, [0.1, 0.2, 0.3, 0.4, 0.5, float("nan")]])
+@pytest.mark.parametrize("values", [[0.0] * 8, [0.1] * 5, []])
 def test_nothing_to_test(values):
-    scores = {"a": {("t", n): value for n, value in enumerate(values)}, "b": {("t", n): 0.0 for n in range(9)}}
-    found = sig.compare(scores, "a", "b")
+    missing = [float("nan")] * (9 - len(values))
+    found = sig.compare_methods(pd.DataFrame({"a": values + missing, "b": 0.0}), "a", "b")
     assert (found.p, found.low, found.high) == (None, None, None) and found.num_pairs == len(values)
 
 
@@ -93,8 +94,8 @@ def test_few_shot_results_are_compared_by_number_of_examples(study):
     write(study, "soup", {"a/x": seeds([0.2] * 6)}, shots=4)
     assert compare(study, "soup", "single").num_pairs == 6 and compare(study, "soup", "single").difference < 0.05
     assert compare(study, "soup", "single", 4).difference == pytest.approx(0.1, abs=1e-12)
-    table = sig.as_table(sig.compare_all(results.read_results(study)), "t")
-    assert [[row[2].text for row in group] for group in table.groups] == [["all", "4"]]
+    table = sig.significance_table(sig.compare_all(results.read_results(study)), "t")
+    assert table.texts["k"].tolist() == ["all", "4"] and {against for _, against in table.texts.index} == {"single"}
 
 
 def test_two_baselines_are_compared_once(study):

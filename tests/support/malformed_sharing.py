@@ -10,7 +10,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.sharing.adapter_folder import save_head
+from scalearn_jax.sharing.adapter_folder import save_task_head
 from scalearn_jax.sharing.exporting import setup
 from tests.support.malformed import ROWS, TASK, Place, as_bytes, good
 
@@ -38,8 +38,9 @@ def _write_adapter(folder: Path) -> None:
     info = json.loads((good() / "single" / "run.json").read_text())
     head = {"dense": _linear(16, 16), "out": _linear(16, 2)}
     adapterhub.save(_adapter(), folder, name="mine", config=SIZES)
-    save_head(head, HeadSpec("two_layer", 2), Task.from_dict(TASK), folder, name="mine", config=SIZES)
-    provenance.write(folder, provenance.describe("fold", good() / "single", info, Task.from_dict(TASK), 0))
+    save_task_head(head, HeadSpec("two_layer", 2), Task.from_dict(TASK), folder, name="mine", config=SIZES)
+    said = provenance.describe_run("fold", good() / "single", info, Task.from_dict(TASK), 0)
+    provenance.write_provenance(folder, said)
 
 
 def _write_setup(folder: Path) -> None:

@@ -54,7 +54,7 @@ def write(folder: Path, **changes) -> Path:
     head = {"dense": _linear(HIDDEN, HIDDEN), "out": _linear(HIDDEN, 2)}
     adapterhub.save(adapter, folder, name="rte", config={"model_type": "bert"})
     adapterhub.save_head(head, folder, name="rte", kind="classification", config={"model_type": "bert"})
-    provenance.write(folder, content(**changes))
+    provenance.write_provenance(folder, content(**changes))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, no flipped bit goes unnoticed, and the step before is taken instead."""
+"""CheckpointStore: whole or not at all, no flipped bit goes unnoticed, and the step before is taken instead."""
 
 import itertools
 import shutil
@@ -13,7 +13,7 @@ import pytest
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import checkpoint
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 
 ARRAYS = {
     "state/omega": np.arange(12, dtype=np.float32).reshape(3, 4).T,
@@ -29,7 +29,7 @@ META = {"logs": ["a line\n"], "best": -np.inf}
 def store(tmp_path):
     with_folder = tmp_path / "run"
     with_folder.mkdir()
-    return Checkpoints(with_folder / "checkpoints", keep=2)
+    return CheckpointStore(with_folder / "checkpoints", keep=2)
 
 
 def save(store, *steps):
@@ -92,7 +92,7 @@ def test_a_step_that_waits_gives_way_to_a_newer_one(store, monkeypatch):
 def test_a_damaged_step_never_takes_the_place_of_a_whole_one(store, keep):
     save(store, 4, 8)
     truncate(store.folder / "8.0" / "meta.json")
-    later, said = Checkpoints(store.folder, keep), []
+    later, said = CheckpointStore(store.folder, keep), []
     assert later.restore(said.append).step == 4 and len(said) == 1
     assert names(later) == ["8.0", "4.0"]  # until it is sure that the run goes on
     later.begin()
@@ -103,14 +103,14 @@ def test_a_damaged_step_never_takes_the_place_of_a_whole_one(store, keep):
 
 def test_what_cannot_be_read_is_damaged(store, monkeypatch):
     save(store, 4, 8)
-    read = checkpoint._read
+    verify = checkpoint._verify
 
     def fails(folder):
         if folder.name == "8.0":
             raise OSError(5, "Input/output error")
-        return read(folder)
+        return verify(folder)
 
-    monkeypatch.setattr(checkpoint, "_read", fails)
+    monkeypatch.setattr(checkpoint, "_verify", fails)
     said = []
     assert store.restore(said.append).step == 4 and "Input/output error" in said[0]
 
@@ -146,7 +146,7 @@ def test_damage_to_any_file_is_noticed_and_the_step_before_is_taken(store, tmp_p
             shutil.copytree(store.folder, folder)
             harm(folder / name)
             said = []
-            assert Checkpoints(folder).restore(said.append).step == 4, (name, harm.__name__)
+            assert CheckpointStore(folder).restore(said.append).step == 4, (name, harm.__name__)
             inside = str(name).removeprefix("8.0/")
             assert len(said) == 1 and "going on from step 4" in said[0] and "8.0" in said[0] and inside in said[0]
             count += 1
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_step_before(store, monkeypatch):
         store.flush()
     monkeypatch.undo()
     assert names(store) == ["4.0"] and not list(store.folder.glob(".*"))
-    assert Checkpoints(store.folder).restore(pytest.fail).step == 4
+    assert CheckpointStore(store.folder).restore(pytest.fail).step == 4
     with pytest.raises(InputError, match="step 8"):  # told again, until it is to be forgotten
         store.save(9, ARRAYS, META)
     store.forget()

@@ -16,20 +16,20 @@ def numbered(count):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
 @pytest.mark.parametrize("stops", [[7], [1, 2, 7], [3, 6, 7]])
-def test_every_batch_comes_once_and_no_lot_passes_a_stop(size, stops):
+def test_every_batch_comes_once_and_no_dispatch_passes_a_stop(size, stops):
     done, seen = 0, []
-    for lot in feed.lots(iter(numbered(7)), stops, size):
-        assert lot.num_steps in (1, size) and lot.num_examples == lot.batch.example_mask.sum()
-        assert not any(done < stop < done + lot.num_steps for stop in stops)
-        done += lot.num_steps
-        seen += lot.batch.features.ravel().tolist()
+    for dispatch in feed.dispatches(iter(numbered(7)), stops, size):
+        assert dispatch.num_steps in (1, size) and dispatch.num_examples == dispatch.batch.example_mask.sum()
+        assert not any(done < stop < done + dispatch.num_steps for stop in stops)
+        done += dispatch.num_steps
+        seen += dispatch.batch.features.ravel().tolist()
     assert seen == list(range(7))
 
 
-def test_lots_end_with_the_schedule_and_not_before():
+def test_dispatches_end_with_the_schedule_and_not_before():
     with pytest.raises(ValueError, match="end after 3 steps, before the stop at 9"):
-        list(feed.lots(iter(numbered(3)), [9], 2))
-    assert sum(lot.num_steps for lot in feed.lots(itertools.cycle(numbered(3)), [5], 2)) == 5
+        list(feed.dispatches(iter(numbered(3)), [9], 2))
+    assert sum(dispatch.num_steps for dispatch in feed.dispatches(itertools.cycle(numbered(3)), [5], 2)) == 5
 
 
 def test_the_background_keeps_order_and_places():

@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 
-from scalearn_jax.train import evaluate, feed, loop, signals
+from scalearn_jax.train import evaluate, feed, loop
+from scalearn_jax.train.signals import signals
 from scalearn_jax.train.state import TrainState
 from tests.support import tiny
 
@@ -12,36 +13,39 @@ BATCH = tiny.batch()
 STACKED = BATCH._replace(**{name: value[None] for name, value in BATCH._asdict().items()})
 
 
-def train(curves, gives_up_at=np.inf, accuracy=None, save=lambda position, why: None, **schedule):
+def train(curves, gives_up_at=np.inf, accuracy=None, save=lambda position, why: None, num_runs=1, **schedule):
     """Runs the loop on a step that only counts; ``curves`` holds each member's development losses."""
     num_members = len(curves)
 
     def step(state, frozen, batch):
         trainable = {"omega": state.trainable["omega"] + 1, "head": state.trainable["head"] + 1}
-        state = state._replace(step=state.step + 1, trainable=trainable)
+        state = state._replace(step=state.step + 1, trainable=trainable | {"number": state.trainable["number"]})
         gave_up = np.full(num_members, False)
         gave_up[0] = state.step >= gives_up_at
         return state, {"loss": np.zeros(num_members), "grad_norm": np.ones(num_members), "gave_up": gave_up}
 
     def evaluate(trainable):
         done = int(trainable["omega"][0]) // settings["eval_every"] - 1
-        return [{"loss": curve[done], "accuracy": -curve[done] if accuracy is None else accuracy} for curve in curves]
+        losses = [curves[int(number)][done] for number in trainable["number"]]
+        return [{"loss": loss, "accuracy": -loss if accuracy is None else accuracy} for loss in losses]
 
     settings = {"num_steps": 2 * len(curves[0]), "eval_every": 2, "log_every": 3, "patience": 99} | schedule
     events = []
     schedule = loop.Schedule(**settings)
-    group = loop.Group(num_members, schedule, evaluate, "accuracy", events.append)
-    lots = feed.lots(itertools.repeat(STACKED), loop.lookups([group]), 1)
-    state = TrainState(0, {"omega": np.zeros(num_members), "head": np.zeros(num_members)}, (), None, None)
-    position = loop.start(state, [group])
-    loop.train(step, position, {}, lots, [group], save)
-    return position.groups[0].members, events
+    dispatches = feed.dispatches(itertools.repeat(STACKED), schedule.stops(), 1)
+    zeros = np.zeros(num_members)
+    state = TrainState(0, {"omega": zeros, "head": zeros, "number": np.arange(num_members)}, (), None, None)
+    position = loop.start(state, num_runs, num_members // num_runs)
+    sinks = [lambda event, run=run: events.append(event if num_runs == 1 else (run, event)) for run in range(num_runs)]
+    evaluation = loop.Evaluation(evaluate, "accuracy")
+    loop.train(step, position, {}, dispatches, schedule, evaluation, sinks, save)
+    return [member for run in position.groups for member in run.members], events
 
 
 def test_best_checkpoint_is_restored_whole():
     (member,), _ = train([[3.0, 1.0, 2.0]])
     assert member.best_step == 4 and member.metrics["loss"] == 1.0
-    assert member.trainable == {"omega": 4.0, "head": 4.0}  # transfer and head from the same step
+    assert member.trainable == {"omega": 4.0, "head": 4.0, "number": 0}  # transfer and head from the same step
 
 
 def test_metric_selection_takes_the_largest():
@@ -90,6 +94,24 @@ def test_a_member_that_has_stopped_may_give_up():
     assert events[-1] == {"event": "eval", "step": 8, "dev": events[-1]["dev"]}
 
 
+def test_runs_beside_each_other_end_and_log_as_alone():
+    """The first run out of patience, the second with a better loss in the end."""
+    curves = [[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0], [4.0, 3.0, 2.0, 1.0], [5.0, 3.0, 4.0, 2.0]]
+    members, events = train(curves, num_runs=2, patience=2)
+    for run in range(2):
+        alone, expected = train(curves[2 * run :][:2], patience=2)
+        timeless = [{k: v for k, v in event.items() if "second" not in k} for who, event in events if who == run]
+        assert timeless == [{k: v for k, v in event.items() if "second" not in k} for event in expected]
+        for member, other in zip(members[2 * run :][:2], alone, strict=True):
+            assert (member.best_step, member.metrics) == (other.best_step, other.metrics)
+
+
+def test_a_run_that_gives_up_takes_no_other_with_it():
+    members, events = train([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]], num_runs=2, gives_up_at=3)
+    assert max(event["step"] for run, event in events if run == 0) == 3
+    assert members[1].best_step == 6 and events[-1][1]["event"] == "eval"
+
+
 def test_the_last_step_is_always_evaluated_and_logged():
     _, events = train([[3.0, 2.0]], num_steps=4, eval_every=4)
     assert [(event["event"], event["step"]) for event in events] == [("train", 3), ("train", 4), ("eval", 4)]
@@ -106,7 +128,7 @@ def test_logits_come_back_in_the_order_of_the_split():
 
 def test_before_anything_is_compiled_the_position_is_secure():
     saved = []
-    train([[3.0, 2.0, 1.0]], save=lambda position, why: saved.append((position.step, why, signals.state.unsaved)))
+    train([[3.0, 2.0, 1.0]], save=lambda position, why: saved.append((position.step, why, signals.unsaved)))
     assert ("compilation" in [why for _, why, _ in saved]) and saved[0] == (1, "step", True)
     assert saved[1:4] == [(2, "compilation", True), (2, "evaluation", False), (3, "step", True)]
     assert saved[-1][:2] == (6, "end")

@@ -12,7 +12,7 @@ from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.stages import identity, pipeline
 from scalearn_jax.train import feed, preemption
 from scalearn_jax.train.checkpoint import seal
-from scalearn_jax.train.checkpoint_store import Checkpoints
+from scalearn_jax.train.checkpoint_store import CheckpointStore
 from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
@@ -116,14 +116,14 @@ def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypa
 
 def test_several_steps_really_are_sent_at_once(inputs, tmp_path, monkeypatch):
     changes, _ = CASES["several steps a dispatch, in parts"]
-    sizes, make = [], feed.lots
+    sizes, make = [], feed.dispatches
 
     def spied(*arguments, **options):
-        for lot in make(*arguments, **options):
-            sizes.append(lot.num_steps)
-            yield lot
+        for dispatch in make(*arguments, **options):
+            sizes.append(dispatch.num_steps)
+            yield dispatch
 
-    monkeypatch.setattr(feed, "lots", spied)
+    monkeypatch.setattr(feed, "dispatches", spied)
     run(inputs, tmp_path / "run", **changes)
     assert sizes == [1, 3, 3, 1, 1]
 
@@ -164,10 +164,10 @@ def begun(stopped, tmp_path):
 
 
 def test_only_what_learns_is_stored(begun):
-    saved = Checkpoints(begun).restore(pytest.fail)
+    saved = CheckpointStore(begun).restore(pytest.fail)
     assert saved.step == 3
     assert not [name for name in saved.arrays if "backbone" in name or "adapters" in name]
-    assert [path.name for path in Checkpoints(begun).steps()] == ["3.0", "2.1"]
+    assert [path.name for path in CheckpointStore(begun).steps()] == ["3.0", "2.1"]
 
 
 def test_every_difference_is_listed(begun, inputs, tmp_path):
@@ -195,7 +195,7 @@ def test_what_changes_no_result_may_change(begun, whole, inputs, tmp_path):
 
 
 def test_other_software_is_said(begun, inputs, tmp_path, capsys):
-    for path in Checkpoints(begun).steps():
+    for path in CheckpointStore(begun).steps():
         meta = path / "meta.json"
         content = json.loads(meta.read_text())
         content["meta"]["machine"]["jax"] = "0.9"
@@ -233,7 +233,7 @@ def test_a_damaged_step_is_named_and_the_one_before_goes_on(begun, whole, inputs
 
 
 def test_a_run_whose_steps_are_all_damaged_is_not_begun_anew(begun, inputs, tmp_path, capsys):
-    for path in Checkpoints(begun).steps():
+    for path in CheckpointStore(begun).steps():
         (path / "manifest.json").write_text("{}")
     before = contents(begun)
     code = cli.main(
@@ -259,7 +259,7 @@ def test_a_finished_run_is_not_made_again(inputs, tmp_path, capsys):
 
 
 def test_runs_of_one_program_that_came_out_before_the_end_stay(inputs, tmp_path, monkeypatch):
-    changes = dict(target=None, targets=("builtin/sentiment", "builtin/topic"), max_steps=2)
+    changes = dict(learning_rates=(1e-3, 1e-2), max_steps=2)
     run(inputs, tmp_path / "whole", **changes)
     lives = Lives(monkeypatch, 2 + 3 + 3 + 3 + 1)  # steps, both evaluations, one test, and into the second
     assert until_done(lives, lambda: run(inputs, tmp_path / "stopped", **changes)) == 1

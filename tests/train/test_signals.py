@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from scalearn_jax.train import signals
+from scalearn_jax.train.signals import signals
 from tests.conftest import ROOT
 
 HEAD = """
 import ctypes, signal, sys, time
 sys.path.insert(0, {root!r})
-from scalearn_jax import signals
+from scalearn_jax.train.signals import signals
 from scalearn_jax.errors import Preempted
 try:
     with signals.watching():
@@ -28,9 +28,9 @@ except Preempted as error:
 OUTSIDE_PYTHON = "ctypes.CDLL(None).sleep(30)"
 TO_ANOTHER_THREAD = "signal.pthread_sigmask(signal.SIG_BLOCK, (2, 15))"
 SAVES = "\n        ".join(
-    ["while not signals.state.signum: time.sleep(0.01)", "time.sleep(5)", "print('saved', flush=True)"]
+    ["while not signals.received: time.sleep(0.01)", "time.sleep(5)", "print('saved', flush=True)"]
 )
-IN_TRAINING = "signals.state.defers, signals.state.unsaved = lambda: True, True"
+IN_TRAINING = "training = signals.training(); training.__enter__(); signals.mark_unsaved()"
 
 
 def start(work: str, setting: str = "pass") -> subprocess.Popen:
@@ -64,15 +64,25 @@ def test_also_while_no_python_runs():
     assert took < 25  # not the 30 seconds that it would take by itself
 
 
-@pytest.mark.parametrize("name", ["__del__", "_xla_gc_callback"])
-def test_it_is_not_lost_where_python_swallows_exceptions(name):
-    swallowing = f"exec('def {name}(): print(0, flush=True), time.sleep(30)')"
-    process = start(f"{swallowing}; {name}()", "signals.state.raises = True")
-    assert process.stdout.readline() == "0\n"
+def test_training_with_all_saved_ends_after_a_while():
+    process = start("time.sleep(30)", f"{IN_TRAINING}; signals.mark_saved()")
     process.send_signal(signal.SIGTERM)
     code, said, took = end(process)
-    assert code == 75 and "nothing was lost" in said and "Traceback" not in said
-    assert took < 20
+    assert code == 75 and "nothing was lost" in said and took < 25
+
+
+def test_a_signal_after_the_last_boundary_ends_the_command():
+    process = start("os.kill(os.getpid(), 15); training.__exit__(None, None, None)", f"import os; {IN_TRAINING}")
+    code, said, _ = end(process)
+    assert code == 75 and "stopped by SIGTERM;" in said and "run the same command again" in said
+
+
+def test_beside_others_an_interrupt_is_passed_on_as_the_signal_that_jax_waits_for():
+    another = "signal.signal(signal.SIGTERM, signal.SIG_DFL)"  # a handler outside Python, as JAX's is
+    process = start("time.sleep(30)", f"signals.leave_sigterm_to_jax(); {another}")
+    process.send_signal(signal.SIGINT)
+    code, said, _ = end(process)
+    assert (code, said) == (-signal.SIGTERM, "")
 
 
 def test_a_save_may_take_longer():

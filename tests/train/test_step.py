@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.train import parallel
+from scalearn_jax.train import sharding
 from scalearn_jax.train import state as states
+from scalearn_jax.train.compile import compile_train_step
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from tests.support import tiny
@@ -26,13 +27,13 @@ def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, num_devi
     frozen = jax.tree.map(jnp.asarray, frozen)
     before = jax.tree.map(np.array, frozen)
     tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=method.trainable)
-    mesh = parallel.make_mesh(devices=jax.devices()[:num_devices])
-    step = parallel.compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx), mesh)
+    mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
+    step = compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx), mesh)
     members = tree.stack([trainable] * len(seeds))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(
         members, jnp.stack([jax.random.key(seed) for seed in seeds])
     )
-    state, frozen = parallel.replicate((state, frozen), mesh)
+    state, frozen = sharding.replicate((state, frozen), mesh)
     first = jax.tree.map(np.array, members)
     for number in range(num_steps):
         each = [tiny.batch(seed=10 * seed + number) for seed in seeds]

@@ -5,11 +5,11 @@ training never shows. Two low-resource targets of 64 rows need what the sources 
 weighs opinions about other things, ``builtin/agreement`` compares two reports in another frame.
 """
 
-from scalearn_jax.data.builtin import reviews, topics
+from scalearn_jax.data.builtin import opinions, topics
 from scalearn_jax.data.builtin.generate import rows as rows
 from scalearn_jax.data.builtin.generate import splits as splits
 from scalearn_jax.data.builtin.generate import write as write
-from scalearn_jax.data.tasks import Task
+from scalearn_jax.data.task import Task
 
 
 def _row(name: str, texts: tuple[str, ...], labels: tuple[str, ...], kind: str = "classification", **fields) -> Task:
@@ -21,7 +21,7 @@ BUILTIN = {
     for task in (
         _row("sentiment", ("sentence",), ("negative", "positive")),
         _row("topic", ("sentence",), topics.NAMES, metrics=("accuracy", "macro_f1")),
-        _row("complaints", ("sentence",), reviews.ASPECTS, "multilabel", metrics=("macro_f1",), stratify=False),
+        _row("complaints", ("sentence",), opinions.ASPECTS, "multilabel", metrics=("macro_f1",), stratify=False),
         _row("entailment", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
         _row("paraphrase", ("sentence1", "sentence2"), ("different", "same"), metrics=("accuracy", "f1")),
         _row(

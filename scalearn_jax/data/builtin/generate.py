@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from scalearn_jax.data.builtin import causes, pairs, reviews, topics
+from scalearn_jax.data.builtin import causes, opinions, pairs, topics
 from scalearn_jax.data.builtin.draw import Draw
 from scalearn_jax.errors import unknown
 from scalearn_jax.io.files import write_text
@@ -33,15 +33,15 @@ _SOURCE = {"train": 2000, "validation": 400}
 _LOW_RESOURCE = {"train": 64, "validation": 64, "test": 500}
 
 RECIPES = {
-    "builtin/sentiment": Recipe(reviews.sentiment, 2, _SOURCE),
+    "builtin/sentiment": Recipe(opinions.sentiment, 2, _SOURCE),
     "builtin/topic": Recipe(topics.topic, len(topics.NAMES), _SOURCE),
-    "builtin/complaints": Recipe(reviews.complaints, len(reviews.ASPECTS), _SOURCE),
+    "builtin/complaints": Recipe(opinions.complaints, len(opinions.ASPECTS), _SOURCE),
     "builtin/entailment": Recipe(pairs.entailment, 3, _SOURCE),
     "builtin/paraphrase": Recipe(pairs.paraphrase, 2, _SOURCE),
     "builtin/similarity": Recipe(pairs.similarity, 5, _SOURCE),
     "builtin/answer": Recipe(pairs.answer, 2, _SOURCE),
     "builtin/cause": Recipe(causes.cause, 2, _SOURCE),
-    "builtin/recommendation": Recipe(reviews.recommendation, 2, _LOW_RESOURCE, held_out=False),
+    "builtin/recommendation": Recipe(opinions.recommendation, 2, _LOW_RESOURCE, held_out=False),
     "builtin/agreement": Recipe(pairs.agreement, 2, _LOW_RESOURCE, held_out=False),
 }
 
@@ -100,20 +100,14 @@ def write(folder: str | Path) -> Path:
 @cache
 def _generate(name: str) -> dict[str, list[dict]]:
     make, num_strata, sizes, held_out = RECIPES[name]
-    seen: set[tuple] = set()
-    made = {}
+    made, seen = {}, set()
     for split, size in sizes.items():
-        draw = Draw(f"{name} {split}", held_out=held_out and split != "train")
-        made[split] = draw.shuffled([_new_row(make, draw, index % num_strata, seen) for index in range(size)])
+        draw, split_rows = Draw(f"{name} {split}", held_out=held_out and split != "train"), []
+        while len(split_rows) < size:
+            row = make(draw, len(split_rows) % num_strata)
+            texts = tuple(sorted(value for value in row.values() if isinstance(value, str)))
+            if texts not in seen:
+                seen.add(texts)
+                split_rows.append(row)
+        made[split] = draw.shuffled(split_rows)
     return made
-
-
-def _new_row(make: Callable[[Draw, int], dict], draw: Draw, stratum: int, seen: set[tuple]) -> dict:
-    while (texts := _texts(row := make(draw, stratum))) in seen:
-        pass
-    seen.add(texts)
-    return row
-
-
-def _texts(row: dict) -> tuple:
-    return tuple(sorted(value for value in row.values() if isinstance(value, str)))

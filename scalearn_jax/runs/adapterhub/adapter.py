@@ -18,7 +18,15 @@ from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
-from scalearn_jax.runs.adapterhub.common import MAX_NAME, check_name, check_owner, of_layers, origin, stacked, weights
+from scalearn_jax.runs.adapterhub.common import (
+    MAX_NAME,
+    check_name,
+    check_owner,
+    describe_origin,
+    of_layers,
+    stacked,
+    weights,
+)
 from scalearn_jax.typing import Params
 
 # What makes an adapter the Pfeiffer one of this package; another value means other maths.
@@ -163,7 +171,7 @@ def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, An
     Raises:
       InputError: unknown ``model_type``, or a name that the format cannot hold.
     """
-    described, family = origin(name, config), config["model_type"]
+    described, family = describe_origin(name, config), config["model_type"]
     Path(folder).mkdir(parents=True, exist_ok=True)
     _, hidden_size, width = adapter["down"]["kernel"].shape
     details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}

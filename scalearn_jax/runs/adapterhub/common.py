@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.config.checks import whole
 from scalearn_jax.errors import InputError, shortened, unknown
+from scalearn_jax.io.files import whole
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin
@@ -86,21 +86,26 @@ def read_combination(folder: Path, file: str, layout: Mapping[str, Any], only: s
     return content | {"adapter_names": tuple(names)}
 
 
-def origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Says whose weights a folder holds, in the words of its configuration file.
-
-    Args:
-      name: of the adapter, head or fusion; without dots, which separate the parts of tensor names.
-      config: ``model_type``, a key of ``BACKBONES``, and optionally ``model_name``.
-
-    Raises:
-      InputError: unknown ``model_type``, or a name that the format cannot hold.
-    """
+def check_adapter_name(name: str) -> None:
+    """Checks a name for an adapter, head or fusion to write; dots separate the parts of tensor names."""
     if not is_name(name) or "." in name:
         raise InputError(
             f"adapter name {shortened(name)!r} cannot be written: expected 1 to {MAX_NAME} printable characters, and no"
             " dot."
         )
+
+
+def describe_origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Describes whose weights a folder holds, as its configuration file does.
+
+    Args:
+      name: of the adapter, head or fusion; without dots.
+      config: ``model_type``, a key of ``BACKBONES``, and optionally ``model_name``.
+
+    Raises:
+      InputError: unknown ``model_type``, or a name that the format cannot hold.
+    """
+    check_adapter_name(name)
     family = config.get("model_type")
     if family not in BACKBONES:
         raise unknown("model_type", family, BACKBONES)

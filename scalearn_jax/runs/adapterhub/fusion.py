@@ -16,10 +16,10 @@ from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs.adapterhub.common import (
+    describe_origin,
     layers_of_stacks,
     of_layers,
     of_one,
-    origin,
     read_combination,
     stacked,
     weights,
@@ -104,7 +104,7 @@ def save_fusion(transfer: Params, folder: str | Path, *, names: Sequence[str], c
     if wrong := [name for name in names if "," in name]:
         raise InputError(f"adapter name {wrong[0]!r} cannot be written: a comma parts the names of a fusion.")
     name = ",".join(names)
-    described, has_value = origin(name, config), "value" in transfer
+    described, has_value = describe_origin(name, config), "value" in transfer
     details = LAYOUT | {"dropout_prob": None, "regularization": has_value}
     details |= {"value": has_value, "value_initialized": has_value}
     content = {"adapter_names": list(names), "config": dict(sorted(details.items()))}

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.config.checks import fraction, whole
 from scalearn_jax.errors import InputError, is_plain, unknown
-from scalearn_jax.io.files import write_json
+from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs.adapterhub.common import check_dtype, check_name, of_one, origin, weights
+from scalearn_jax.runs.adapterhub.common import check_dtype, check_name, describe_origin, of_one, weights
 from scalearn_jax.typing import Params
 
 MAX_CHOICES = 1000
@@ -159,7 +158,7 @@ def save_head(
     Raises:
       InputError: unknown ``model_type`` or kind, or a name that the format cannot hold.
     """
-    described = origin(name, config)
+    described = describe_origin(name, config)
     if kind not in HEAD_TYPES:
         raise unknown("kind", kind, HEAD_TYPES)
     hidden_size, num_outputs = np.shape(head["out"]["kernel"])

@@ -13,13 +13,22 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.layers import cast_frozen
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs import provenance
+from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.load import Run, RunFolder, choose_seed
+from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
-from scalearn_jax.runs.sources import Source, check_base_models, check_sources, is_hub_id, load_source
+from scalearn_jax.runs.sources import (
+    NO_TRUST,
+    Source,
+    Trust,
+    check_base_models,
+    check_sources,
+    is_hub_id,
+    load_source,
+)
 from scalearn_jax.typing import Params
 
 
@@ -40,7 +49,7 @@ class Served:
     task: Task
     spec: ModelSpec
     params: Params
-    portable: Portable | None
+    portable: PlainAdapter | None
     path: str
     revision: str | None
     hash: str
@@ -50,8 +59,7 @@ def open_folders(
     *folders: str,
     backbone: str | None = None,
     seed: int | None = None,
-    allow_pickle: bool = False,
-    any_base_model: bool = False,
+    trust: Trust = NO_TRUST,
 ) -> list[Served]:
     """Opens folders that share a backbone, of which one copy is kept, the first's.
 
@@ -59,8 +67,7 @@ def open_folders(
       *folders: each a run folder or a folder of AdapterHub, told apart by their files; or ``OWNER/NAME[@REVISION]``.
       backbone: where the backbone lies now; by default where the first folder says.
       seed: which seed of a run; by default its first.
-      allow_pickle: whether to read weights without safetensors.
-      any_base_model: whether an adapter may name another base model than the backbone.
+      trust: what to read and not to check.
 
     Returns:
       What each answers with, in their order.
@@ -74,7 +81,7 @@ def open_folders(
     served: list[Served] = []
     for folder in folders:
         folder = os.path.expanduser(folder)
-        one = _open(folder, backbone, seed, allow_pickle, any_base_model, served[0] if served else None)
+        one = _open(folder, backbone, seed, trust, served[0] if served else None)
         if one.portable is None and len(folders) > 1:
             raise InputError(
                 f"{folder}: its method cannot be served together with others, only alone; those that can are one"
@@ -86,22 +93,16 @@ def open_folders(
     return served
 
 
-def _open(
-    folder: str,
-    backbone: str | None,
-    seed: int | None,
-    allow_pickle: bool,
-    any_base_model: bool,
-    beside: Served | None,
-) -> Served:
-    where, _ = hub.source_folder(folder, flag="RUN", allow_pickle=allow_pickle)
+def _open(folder: str, backbone: str | None, seed: int | None, trust: Trust, beside: Served | None) -> Served:
+    where, _ = hub.source_folder(folder, flag="RUN", allow_pickle=trust.allow_pickle)
     if (where / "adapter_config.json").exists():
-        return _of_adapterhub(str(where), backbone, allow_pickle, any_base_model, beside)
-    run = runs.load_run(folder, backbone=backbone, allow_pickle=allow_pickle)
-    return _of_run(runs.only_seed(run, seed), backbone, beside)
+        return _of_adapterhub(str(where), backbone, trust, beside)
+    found = RunFolder(folder, where, run_info.read_info(where))
+    seed = choose_seed(where, found.info["seeds"], seed)
+    return _of_run(found.load(backbone=backbone, seed=seed, trust=trust), backbone, beside)
 
 
-def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Served:
+def _of_run(run: Run, backbone: str | None, beside: Served | None) -> Served:
     [seed], origin = run.members, run.info["backbone"]
     if beside and beside.hash != origin["hash"]:
         raise InputError(
@@ -114,14 +115,14 @@ def _of_run(run: runs.Run, backbone: str | None, beside: Served | None) -> Serve
         task=run.task,
         spec=run.spec,
         params=_kept(params["backbone"], beside) if folds else params,
-        portable=portable.of_run(run, seed) if folds else None,
+        portable=portable.to_plain_adapter(run, seed) if folds else None,
         path=backbone or origin["path"],
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
     )
 
 
-def _as_trained(run: runs.Run, seed: int) -> Params:
+def _as_trained(run: Run, seed: int) -> Params:
     """The parameters of a seed, the frozen ones in the type that they had in training."""
     trainable, frozen = tree.partition(run.members[seed], methods.is_trainable(methods.get(run.info["method"])))
     return tree.combine(trainable, cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32")))
@@ -132,24 +133,23 @@ def _kept(own: Params, beside: Served | None) -> Params:
     return beside.params if beside else {name: leaf for name, leaf in own.items() if name != "pooler"}
 
 
-def _of_adapterhub(
-    folder: str, backbone: str | None, allow_pickle: bool, any_base_model: bool, beside: Served | None
-) -> Served:
-    source = load_source(folder, allow_pickle=allow_pickle)
+def _of_adapterhub(folder: str, backbone: str | None, trust: Trust, beside: Served | None) -> Served:
+    source = load_source(folder, allow_pickle=trust.allow_pickle)
     if not (Path(folder) / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
-    content = provenance.read(folder) or {"task": None, "backbone": None}
+    content = provenance.read_provenance(folder) or {"task": None, "backbone": None}
     path, revision = _place(source, backbone, content["backbone"], beside)
     if beside:
         weights, sizes, found = beside.params, beside.spec.backbone, beside.hash
     else:
-        weights, sizes, found = pretrained.load_hashed_backbone(path, revision, allow_pickle=allow_pickle)
+        weights, sizes, found = pretrained.load_hashed_backbone(path, revision, allow_pickle=trust.allow_pickle)
     check_sources([source], sizes, found)
-    check_base_models([source], path, any_base_model=any_base_model)
-    head = read_head(Path(folder), sizes, allow_pickle=allow_pickle)
+    if not trust.any_base_model:
+        check_base_models([source], path)
+    head = read_head(Path(folder), sizes, trust)
     task, origin = _task(head, sizes, content["task"]), {"path": path, "revision": revision, "hash": found}
     sizes = dataclasses.replace(sizes, has_pooler=False)
-    one = Portable(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
+    one = PlainAdapter(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
     return Served(task, one.spec, _kept(weights, beside), one, **origin)
 
 

@@ -17,22 +17,27 @@ applied to all, and one result of each is chosen, which costs less than to copy 
 Letters: K tasks, N sequences, R rows, S row length, L layers, d hidden size, w adapter width, C outputs.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from scalearn_jax import model
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
-from scalearn_jax.runs.plain_adapter import Portable
+from scalearn_jax.runs.plain_adapter import PlainAdapter
+from scalearn_jax.runs.serving.folders import Served
+from scalearn_jax.train.compile import compile_forward
+from scalearn_jax.train.sharding import make_mesh, replicate
 from scalearn_jax.typing import Array, Batch, Params
 
 
@@ -67,7 +72,7 @@ def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
     return Rows(*shared, row_tasks=row_tasks)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MixedSpec:
     """Everything static about a model of several tasks; hashable.
 
@@ -82,7 +87,7 @@ class MixedSpec:
     num_outputs: int
 
 
-def stack(parts: Sequence[Portable]) -> Params:
+def stack(parts: Sequence[PlainAdapter]) -> Params:
     """Stacks the adapters and heads of K tasks; narrower ones are padded, an adapter with dead units.
 
     Args:
@@ -117,16 +122,16 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
     Returns:
       Float[N C], in float32 or wider; of a narrower head the first columns count.
     """
-    backbone, bank, model = params["backbone"], params["adapters"], spec.model
+    backbone, bank, sizes = params["backbone"], params["adapters"], spec.model
     tasks = rows.row_tasks[rows.example_at[:, 0]]  # [N]
-    with model.precision():
-        if model.dtype == "mixed":
+    with sizes.precision():
+        if sizes.dtype == "mixed":
             backbone, bank = half_kernels(backbone), half_kernels(bank)
-        site = {"layer": np.arange(model.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
+        site = {"layer": np.arange(sizes.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
         update = _update(bank, spec.non_linearities, rows.row_tasks, tasks)
-        first = encoder.encode_first(encoder.Adapted(backbone, site, update), rows, model.backbone, model.compute)
+        first = encoder.encode_first(encoder.Adapted(backbone, site, update), rows, sizes.backbone, sizes.compute)
         first = first.astype(jnp.promote_types(first.dtype, jnp.float32))
-        head = Head(HeadSpec(num_outputs=spec.num_outputs), model.backbone.hidden_size)
+        head = Head(HeadSpec(num_outputs=spec.num_outputs), sizes.backbone.hidden_size)
         return _chosen(jax.vmap(lambda own: head.apply({"params": own}, first))(params["heads"]), tasks)
 
 
@@ -177,3 +182,45 @@ def row_by_row(adapter: Callable[[Any, Array], Array]) -> Callable[[Array, Array
 def at_once(adapter: Callable[[Any, Array], Array]) -> Callable[[Array, Array], Array]:
     """Makes the same function as ``row_by_row``: all rows together."""
     return jax.vmap(adapter)
+
+
+def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callable[[Params, Rows], Array], Params]:
+    """Makes one model of what is served, compiled for all devices of the process.
+
+    Args:
+      served: one of any kind, or several that are adapters.
+      dtype: type of the computation; by default theirs, float32 where they differ.
+
+    Returns:
+      The compiled forward pass, (params, rows on the host) -> Float[N C], see ``apply``; and its parameters.
+    """
+    mesh, first = make_mesh(), served[0]
+    spec = dataclasses.replace(first.spec, dtype=dtype or _common([one.spec.dtype for one in served], "float32"))
+    if first.portable is None:
+        return _compile_single(spec, first.task.name, mesh), replicate(first.params, mesh)
+    parts = [one.portable for one in served]
+    sizes = ModelSpec(parts[0].backbone, dtype=spec.dtype, layers=_common([one.spec.layers for one in served], "loop"))
+    widest = max(part.head_spec.num_outputs for part in parts)
+    forward = _compile_mixed(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
+    backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
+    return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
+
+
+def _common(values: Sequence[str], otherwise: str) -> str:
+    return values[0] if len(set(values)) == 1 else otherwise
+
+
+@cache
+def _compile_mixed(spec: MixedSpec, mesh: Mesh) -> Callable:
+    return compile_forward(partial(apply, spec=spec), mesh)
+
+
+@cache
+def _compile_single(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
+    """Compiles a model of any kind; its head scores each sequence by itself, also where several are to choose from."""
+    spec = dataclasses.replace(spec, heads=((task, dataclasses.replace(spec.head(task), num_choices=1)),))
+
+    def answer(params: Params, rows: Rows) -> Array:
+        return model.predict(params, model.features(params, rows, spec=spec), spec=spec, task=task)
+
+    return compile_forward(answer, mesh)

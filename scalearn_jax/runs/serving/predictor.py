@@ -20,13 +20,12 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.files import write_text
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs.serving import answers, mixed, programs
-from scalearn_jax.runs.serving import questions as queries
+from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
-from scalearn_jax.stages.checks import check_tokens
-from scalearn_jax.train import parallel
+from scalearn_jax.runs.sources import Trust
+from scalearn_jax.train import sharding
 from scalearn_jax.typing import Array, Params
 
 _DTYPES = ("float32", "strict", "mixed", "bfloat16", "float64")
@@ -101,9 +100,8 @@ class Predictor:
             raise InputError(f"batch_size must be a whole number from 1 to {_MOST}, got {batch_size!r}.")
         if dtype not in (None, *_DTYPES):
             raise unknown("dtype", dtype, _DTYPES)
-        flags = {"allow_pickle": allow_pickle, "any_base_model": any_base_model}
-        served = open_folders(*folders, backbone=backbone, seed=seed, **flags)
-        forward, params = programs.assemble(served, dtype)
+        served = open_folders(*folders, backbone=backbone, seed=seed, trust=Trust(allow_pickle, any_base_model))
+        forward, params = mixed.assemble(served, dtype)
         return cls(
             tasks={one.task.name: one.task for one in served},
             backbone=served[0].spec.backbone,
@@ -117,7 +115,7 @@ class Predictor:
     @property
     def row_choices(self) -> tuple[int, ...]:
         """The numbers of rows that a step may have, evenly shared by the devices."""
-        return tuple(np.unique(parallel.divisible(np.array(packing.row_steps(self.batch_size)), parallel.make_mesh())))
+        return tuple(np.unique(sharding.divisible(np.array(packing.row_steps(self.batch_size)), sharding.make_mesh())))
 
     @property
     def row_lengths(self) -> tuple[int, ...]:
@@ -140,7 +138,7 @@ class Predictor:
           InputError: an unknown task, or a text that does not fit its task.
           FloatingPointError: damaged weights, whose logits are no finite numbers.
         """
-        return self._answers(queries.of_texts(texts, tasks, self.tasks))
+        return self._answers(questions.of_texts(texts, tasks, self.tasks))
 
     def predict_table(self, table: Table, where: str, tasks: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Answers the rows of a file, as ``predict`` does.
@@ -150,7 +148,7 @@ class Predictor:
           where: the file, for errors.
           tasks: the task of each row; ``None`` where there is one.
         """
-        return self._answers(queries.of_table(table, where, tasks, self.tasks))
+        return self._answers(questions.of_table(table, where, tasks, self.tasks))
 
     def logits(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
         """Computes what ``predict`` words.
@@ -159,13 +157,13 @@ class Predictor:
           For each text in order Float[C]; of a task with K choices Float[K], of one that makes several examples of a
           text, such as ReCoRD, Float[number of examples, C].
         """
-        asked = queries.of_texts(texts, tasks, self.tasks)
+        asked = questions.of_texts(texts, tasks, self.tasks)
         of_query = zip(asked, self._logits(asked), strict=True)
         return _in_order(asked, [_by_row(query, logits) for query, logits in of_query])
 
     def _answers(self, asked: list[Query]) -> list[dict[str, Any]]:
         of_query = zip(asked, self._logits(asked), strict=True)
-        return _in_order(asked, [answers.answers(query.task, query.table, logits) for query, logits in of_query])
+        return _in_order(asked, [questions.answers(query.task, query.table, logits) for query, logits in of_query])
 
     def _logits(self, asked: list[Query]) -> list[np.ndarray]:
         """Computes Float[n C] of each query's examples, or Float[n K]."""
@@ -184,7 +182,7 @@ class Predictor:
         task = query.task
         with self._lock:  # a tokenizer keeps the length it cuts at
             encoded = tokens.encode(self.tokenizer, task, query.table, max_length=task.max_length, labels=False)
-        return check_tokens(encoded, self.backbone, self.where)
+        return tokens.check_ids(encoded, self.backbone, self.where)
 
     def _of_sequences(self, encoded: tokens.Encoded, groups: np.ndarray) -> np.ndarray:
         """Computes the heads' outputs for single sequences, in order."""
@@ -222,7 +220,7 @@ def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:
 
 
 def _by_row(query: Query, logits: np.ndarray) -> list[np.ndarray]:
-    rows = answers.examples_of(query.task, query.table)
+    rows = questions.examples_of(query.task, query.table)
     return [logits[own] if query.task.derive == "record" else logits[own[0]] for own in rows]
 
 

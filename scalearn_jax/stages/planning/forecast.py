@@ -2,33 +2,61 @@
 
 Unlike ``estimate``, which counts from sizes, this compiles what the run would compile and calls it a few times.
 
-Letters: M members (seeds trained together).
+Letters: M members (seeds trained together), B examples, K sequences an example, R rows, S row length, d hidden size.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from scalearn_jax.stages.planning.workload import Work, workload
+from scalearn_jax.stages import features
+from scalearn_jax.stages import program as training
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import memory, parallel
+from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_train_step
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState, count_parameters
+from scalearn_jax.train.step import make_predict_step
+from scalearn_jax.typing import Batch, FeatureBatch
 
 _CALLS, _BUDGET_SECONDS = 3, 5.0  # timed calls of a program; fewer where one takes long
 
 
-class Program(NamedTuple):
+class Work(NamedTuple):
+    """One program of a run, and how often it is called.
+
+    Attributes:
+      name: ``"train"``, ``"evaluate"`` or ``"encode"`` (features for a head alone).
+      step: compiled on demand.
+      batch: one of the run's.
+      calls: how often a run calls it, if no seed stops early.
+    """
+
+    name: str
+    step: Compiled
+    batch: Batch | FeatureBatch
+    calls: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and length; of features examples, and 1."""
+        if isinstance(self.batch, FeatureBatch):
+            return self.batch.features.shape[-2], 1
+        return self.batch.tokens.shape[-2:]
+
+
+class MeasuredProgram(NamedTuple):
     """A program of a run, compiled and timed.
 
     Attributes:
-      name: see ``workload.Work``.
+      name: see ``Work``.
       rows: of a batch.
       length: of a row.
       calls: in the whole run.
-      memory: bytes on one device; ``None`` where the compiler does not tell.
+      memory: bytes on one device; ``None`` where the compiler does not report them.
       flops: floating-point operations of a call on one device, as XLA counts them (a loop's body once).
       compile_seconds: lowering and compilation now; a program in the cache is only read.
       seconds: one call; ``None`` where it was not made, because it would not fit.
@@ -55,7 +83,7 @@ class Forecast(NamedTuple):
       available: bytes for each device; ``None`` where unknown.
     """
 
-    programs: list[Program]
+    programs: list[MeasuredProgram]
     schedule: Schedule
     parameters: dict[str, int]
     prepare_seconds: float
@@ -69,23 +97,68 @@ class Forecast(NamedTuple):
     @property
     def seconds(self) -> dict[str, float | None]:
         """Seconds of the run by part, and ``total``, their sum: if no seed stops early."""
-        parts: dict[str, float | None] = {
-            "prepare": self.prepare_seconds,
-            "compile": sum(program.compile_seconds for program in self.programs),
-            "train": _sum(self.programs, lambda name: name != "evaluate"),
-            "evaluate": _sum(self.programs, lambda name: name == "evaluate"),
-        }
+        parts: dict[str, float | None] = {"prepare": self.prepare_seconds}
+        parts["compile"] = sum(program.compile_seconds for program in self.programs)
+        evaluations = [program for program in self.programs if program.name == "evaluate"]
+        trained = [program for program in self.programs if program.name != "evaluate"]
+        for part, programs in (("train", trained), ("evaluate", evaluations)):
+            known = all(program.seconds is not None for program in programs)
+            parts[part] = sum(program.seconds * program.calls for program in programs) if known else None
         known = all(value is not None for value in parts.values())
         return parts | {"total": sum(parts.values()) if known else None}
 
 
-def _sum(programs: list[Program], chosen: Callable[[str], bool]) -> float | None:
-    seconds = [(program.seconds, program.calls) for program in programs if chosen(program.name)]
-    return None if any(one is None for one, _ in seconds) else sum(one * calls for one, calls in seconds)
+def compiled_training(setup: Setup, schedule: Schedule) -> tuple[Compiled, TrainState]:
+    """The training step of a run, compiled on demand, and its first state."""
+    made = training.make_program([setup], schedule)
+    return compile_train_step(made.step, setup.mesh), made.state
+
+
+def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
+    """Lists the programs of a run, training first; needs no device.
+
+    Args:
+      setup: the run.
+      schedule: its steps and evaluations.
+      step: its training step, see ``compiled_training``.
+
+    Returns:
+      One entry for each program that the run compiles. Those that only read features off a table are left out, and
+      of several steps in one dispatch there is one.
+    """
+    config, data = setup.config, setup.data
+    size = config.eval_batch_size
+    predict = compile_predict_step(make_predict_step(setup.spec, setup.task.name), setup.mesh)
+    batch, on_dev, on_test = next(setup.evaluation_layout.batches(data.dev)), len(data.dev), len(data.test)
+    if not features.trains_head_only(setup.method, setup.spec):
+        calls = schedule.num_evaluations * -(-on_dev // size) + -(-on_test // size)
+        trained = [Work("train", step, *batch_calls) for batch_calls in train_batches(setup, schedule.num_steps)]
+        return [*trained, Work("evaluate", predict, batch, calls)]
+    # A head alone: trained on features that are zero, which takes as long as on any; each example is encoded once.
+    members, num_examples, encoded = len(config.seeds), config.batch_size, data.train
+    table = np.zeros((members, num_examples * encoded.num_choices, setup.spec.backbone.hidden_size), np.float32)
+    labels = np.zeros((members, num_examples, *encoded.labels.shape[1:]), encoded.labels.dtype)
+    examples = FeatureBatch(table, np.ones((members, num_examples), bool), labels)
+    works, encode = [Work("train", step, examples, schedule.num_steps)], features.encode_step(setup.spec, setup.mesh)
+    for split, used in (
+        (data.train, features.used_examples(setup, schedule.num_steps)),
+        (data.dev, np.arange(on_dev)),
+    ):
+        works.append(Work("encode", encode, next(features.encode_batches(setup, split, used)), -(-len(used) // size)))
+    return [*works, Work("evaluate", predict, batch, -(-on_test // size))]
+
+
+def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:
+    """Yields a real batch of each row count that training uses, ascending, and how many steps have that count."""
+    rows, choices = training.training_rows(setup, num_steps)
+    rounded = np.asarray(choices)[np.searchsorted(choices, rows)]
+    for choice in choices:
+        steps = np.flatnonzero(rounded == choice)
+        yield next(training.member_batches(setup, choices, start_step=int(steps[0]))), len(steps)
 
 
 def forecast(
-    setup: Setup, schedule: Schedule, step: parallel.Compiled, state: TrainState, prepared: float, available: int | None
+    setup: Setup, schedule: Schedule, step: Compiled, state: TrainState, prepared: float, available: int | None
 ) -> tuple[Forecast, TrainState]:
     """Compiles the programs of a run and times those that fit.
 
@@ -107,21 +180,20 @@ def forecast(
     return Forecast(programs, schedule, count_parameters(state.trainable), prepared, available), state
 
 
-def measure(work: Work, setup: Setup, state: TrainState, available: int | None) -> tuple[Program, TrainState]:
+def measure(work: Work, setup: Setup, state: TrainState, available: int | None) -> tuple[MeasuredProgram, TrainState]:
     """Compiles one program and calls it a few times, if it fits.
 
     Returns:
       (what was found, the state after it).
     """
     started = time.perf_counter()
-    carried = _carried(work, state)
-    compiled = work.step.lower(carried, setup.frozen, work.batch).compile()
+    compiled = work.step.lower(_carried(work, state), setup.frozen, work.batch).compile()
     compile_seconds, need, seconds = time.perf_counter() - started, memory.of_program(compiled), None
     if memory.fits(need and need.peak, available) is not False:
-        call = lambda carried: compiled(carried, setup.frozen, work.step.place(work.batch))  # noqa: E731
-        seconds, state = _timed(call, work, state)
-    program = Program(work.name, *work.shape, work.calls, need, flops(compiled), compile_seconds, seconds)
-    return program, state
+        seconds, state = _timed(compiled, work, setup, state)
+    operations = compiled.cost_analysis() or {}
+    flops = (operations[0] if isinstance(operations, list) else operations).get("flops")
+    return MeasuredProgram(work.name, *work.shape, work.calls, need, flops, compile_seconds, seconds), state
 
 
 def _carried(work: Work, state: TrainState) -> Any:
@@ -131,18 +203,12 @@ def _carried(work: Work, state: TrainState) -> Any:
     return jax.tree.map(lambda leaf: leaf[:1], state.trainable) if work.name == "encode" else state.trainable
 
 
-def _timed(call: Callable, work: Work, state: TrainState) -> tuple[float, TrainState]:
+def _timed(compiled: Callable, work: Work, setup: Setup, state: TrainState) -> tuple[float, TrainState]:
     """Seconds of a call: the median of a few after a first one, and the state they leave."""
     seconds, begun = [], time.perf_counter()
     while len(seconds) <= _CALLS and (len(seconds) < 2 or time.perf_counter() - begun < _BUDGET_SECONDS):
         started = time.perf_counter()
-        result = jax.block_until_ready(call(_carried(work, state)))
+        result = jax.block_until_ready(compiled(_carried(work, state), setup.frozen, work.step.place(work.batch)))
         seconds.append(time.perf_counter() - started)
         state = result[0] if work.name == "train" else state
     return sorted(seconds[1:])[(len(seconds) - 1) // 2], state
-
-
-def flops(compiled: Any) -> float | None:
-    """Floating-point operations of a compiled program, as XLA counts them; ``None`` where it does not."""
-    found = compiled.cost_analysis() or {}
-    return (found[0] if isinstance(found, list) else found).get("flops")

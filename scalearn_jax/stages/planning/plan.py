@@ -1,6 +1,7 @@
 """``scalearn plan``: what a run of either stage will need, as JSON types; it trains a few steps and writes nothing."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -8,20 +9,24 @@ import jax
 
 from scalearn_jax.config import PlanAdapterConfig, PlanTransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.stages import pipeline
-from scalearn_jax.stages.planning.forecast import Forecast, Program, forecast
-from scalearn_jax.stages.planning.suggest import suggest
-from scalearn_jax.stages.planning.workload import compiled_training
+from scalearn_jax.stages import features, pipeline
+from scalearn_jax.stages.planning.forecast import Forecast, compiled_training, forecast, train_batches
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train import memory
+from scalearn_jax.train.compile import Compiled
+from scalearn_jax.train.state import TrainState
+
+_LARGER = 8  # times the run's own batch: the second size that is compiled
+_COUNTED_STEPS = 200  # over which the rows of another batch size are counted
+_MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
 def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
-    """Says what a run of this config will need; writes nothing.
+    """Measures what a run of this config will need; writes nothing.
 
     Args:
-      config: of either stage; with ``suggest``, other sizes are compiled, too.
+      config: of either stage; with ``suggest``, its step is also compiled with a larger batch.
 
     Returns:
       JSON types; ``listing.forecast`` lays them out.
@@ -35,23 +40,55 @@ def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
     step, state = compiled_training(setup, schedule)
     prepared = time.perf_counter() - started
     found, state = forecast(setup, schedule, step, state, prepared, available)
-    suggestions = suggest(setup, schedule, step, state, found) if config.suggest else None
-    return to_dict(setup, found) | {"suggestions": suggestions}
+    largest = largest_batch(setup, step, state, found) if config.suggest else None
+    return to_dict(setup, found) | {"suggestions": largest and {"batch_size": largest}}
 
 
 def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     """The run of a config; several learning rates need what as many more seeds need.
 
     Raises:
-      InputError: several targets, whose memory is about that of as many seeds on the largest.
+      InputError: several targets, which a run trains one after the other.
     """
     if getattr(config, "targets", ()):
-        raise InputError("plan takes one --target; several together need about what as many --seeds on one need.")
+        raise InputError("plan takes one --target; several are trained one after the other.")
     if config.learning_rates:
         members = len(config.seeds) * len(config.learning_rates)
         config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
     stage = pipeline.transfer_setups if isinstance(config, PlanTransferConfig) else pipeline.adapter_setups
     return stage(config)[0]
+
+
+def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Forecast) -> dict[str, int] | None:
+    """Estimates the largest batch that fits, all else as it is: memory is linear in the batch.
+
+    The line goes through the run's own batch and a larger one, whose step is compiled here but not called.
+
+    Args:
+      setup: the run.
+      step: its training step.
+      state: its state now.
+      found: the forecast of the run.
+
+    Returns:
+      ``{"value": examples, "peak": bytes}``, both estimates; ``None`` where memory is unknown, nothing fits, the data
+      set has one batch at most, or a head alone trains on features.
+    """
+    config, parts = setup.config, setup.mesh.shape["data"] if setup.config.mesh else 1
+    trained = [program.memory for program in found.programs if program.name == "train"]
+    multiple = math.lcm(_MULTIPLE, config.accumulate, parts)
+    most = len(setup.data.train) // multiple * multiple
+    larger = min(most, _LARGER * config.batch_size // multiple * multiple)
+    unknown = found.available is None or None in trained or features.trains_head_only(setup.method, setup.spec)
+    if unknown or larger <= config.batch_size:
+        return None
+    resized = dataclasses.replace(setup, config=dataclasses.replace(config, batch_size=larger))
+    *_, (batch, _) = train_batches(resized, min(found.schedule.num_steps, _COUNTED_STEPS))
+    peak, compiled = max(need.peak for need in trained), step.lower(state, setup.frozen, batch).compile()
+    slope = max(memory.of_program(compiled).peak - peak, 1) / (larger - config.batch_size)
+    value = min(most, int(config.batch_size + (memory.SHARE * found.available - peak) / slope))
+    value = value // multiple * multiple if value >= multiple else value
+    return {"value": value, "peak": round(peak + slope * (value - config.batch_size))} if value > 0 else None
 
 
 def to_dict(setup: Setup, found: Forecast) -> dict[str, Any]:
@@ -67,7 +104,10 @@ def to_dict(setup: Setup, found: Forecast) -> dict[str, Any]:
         "parameters": found.parameters,
         "steps": found.schedule.num_steps,
         "evaluations": found.schedule.num_evaluations,
-        "programs": [_program(program) for program in found.programs],
+        "programs": [
+            program._asdict() | {"memory": program.memory and program.memory._asdict() | {"peak": program.memory.peak}}
+            for program in found.programs
+        ],
         "seconds": found.seconds,
         "memory": {
             "needed": found.needed,
@@ -75,8 +115,3 @@ def to_dict(setup: Setup, found: Forecast) -> dict[str, Any]:
             "fits": memory.fits(found.needed, found.available),
         },
     }
-
-
-def _program(program: Program) -> dict[str, Any]:
-    need = program.memory and program.memory._asdict() | {"peak": program.memory.peak}
-    return program._asdict() | {"memory": need}

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalearn_jax.studies.figures import few_shot, omega, parameters, probing
+from scalearn_jax.studies.figures.few_shot import draw_few_shot
+from scalearn_jax.studies.figures.omega import draw_omegas_by_method
+from scalearn_jax.studies.figures.parameters import draw_parameters
+from scalearn_jax.studies.figures.probing import draw_probing
 from scalearn_jax.studies.results import Result
 
 __all__ = ["draw_all"]
@@ -26,8 +29,8 @@ def draw_all(results: Sequence[Result], out: Path) -> list[str]:
     few = [result for result in results if result.shots]
     probes = [result for result in results if result.coefficients]
     return [
-        *omega.draw(plain, out),
-        *parameters.draw(plain, out),
-        *few_shot.draw(few, out),
-        *probing.draw(probes, out),
+        *draw_omegas_by_method(plain, out),
+        *draw_parameters(plain, out),
+        *draw_few_shot(few, out),
+        *draw_probing(probes, out),
     ]

@@ -10,7 +10,7 @@ from scalearn_jax.studies.tables import by_method, targets_of
 NAME = "few-shot"
 
 
-def draw(results: Sequence[Result], out: Path) -> list[str]:
+def draw_few_shot(results: Sequence[Result], out: Path) -> list[str]:
     """Draws ``few-shot``: a panel a target, a curve a method; returns its name.
 
     Args:

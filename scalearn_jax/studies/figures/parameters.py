@@ -54,7 +54,7 @@ def _point(method: str, row: Sequence[Result]) -> Point:
     return Point(method, fmean(r.parameters for r in row), 100 * fmean(r.mean for r in row), 100 * sd)
 
 
-def draw(results: Sequence[Result], out: Path) -> list[str]:
+def draw_parameters(results: Sequence[Result], out: Path) -> list[str]:
     """Draws ``score-vs-parameters`` if there are methods to compare; returns its name."""
     methods, targets = points(results)
     if len(methods) < 2:

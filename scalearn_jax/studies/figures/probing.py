@@ -13,7 +13,7 @@ SINGLE, PAIRS = "probing-single", "probing-pairs"
 _CELL = (0.36, 0.26)  # inches of one value
 
 
-def draw(results: Sequence[Result], out: Path) -> list[str]:
+def draw_probing(results: Sequence[Result], out: Path) -> list[str]:
     """Draws ``probing-single``, and ``probing-pairs-TARGET`` for each target that has any; returns the names.
 
     Args:

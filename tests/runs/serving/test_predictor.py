@@ -27,9 +27,9 @@ from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.runs.serving import mixed, programs
-from scalearn_jax.runs.serving.answers import answers
+from scalearn_jax.runs.serving import mixed
 from scalearn_jax.runs.serving.predictor import Predictor
+from scalearn_jax.runs.serving.questions import answers
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.train.evaluate import Layout, member_logits
 from tests.support import drawn_runs, tiny_backbone
@@ -138,7 +138,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
         traced.append(rows.tokens.shape)
         return apply(params, rows, **static)
 
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     monkeypatch.setattr(mixed, "apply", counted)
     predictor = Predictor.load(folders[SENTIMENT], folders[TOPIC], batch_size=16)
     assert predictor.row_choices == (8, 16) and predictor.row_lengths == (16, 32, 64)  # eight devices share the rows
@@ -149,7 +149,7 @@ def test_few_programs_serve_all_calls(folders, monkeypatch):
             assert (
                 len(predictor.predict([text] * count + [short], [TOPIC.name] * count + [SENTIMENT.name])) == count + 1
             )
-    programs._several.cache_clear()
+    mixed._compile_mixed.cache_clear()
     assert sorted(traced) == [(8, 16), (8, 64), (16, 64)]
 
 
@@ -260,13 +260,13 @@ def test_what_does_not_fit_together_is_refused(root, backbone, folders):
 def exported(folder, out, *, says=True, head=True):
     """Writes a run as a folder of AdapterHub, with or without what only this library reads."""
     run = runs.load_run(folder)
-    one = portable.of_run(run, next(iter(run.members)))
+    one = portable.to_plain_adapter(run, next(iter(run.members)))
     adapterhub.save(one.adapter, out, name="a b", config={"model_type": "bert", "non_linearity": one.non_linearity})
     kinds = dict(kind=one.task.kind, labels=one.task.labels, num_choices=one.task.num_choices)
     if head:
         adapterhub.save_head(one.head, out, name="a b", config={"model_type": "bert"}, **kinds)
     if says:
-        provenance.write(out, provenance.describe("fold", run.folder, run.info, run.task, 0))
+        provenance.write_provenance(out, provenance.describe_run("fold", run.folder, run.info, run.task, 0))
     return str(out)
 
 
@@ -366,7 +366,7 @@ def test_an_adapter_of_another_backbone_or_without_head_is_refused(folders, root
     with pytest.raises(InputError, match="holds an adapter without a head"):
         Predictor.load(exported(folders[TOPIC], tmp_path / "b", head=False), backbone=str(backbone))
     said = json.loads((tmp_path / "a/scalearn.json").read_text())
-    provenance.write(tmp_path / "a", said | {"task": SENTIMENT.to_dict()})
+    provenance.write_provenance(tmp_path / "a", said | {"task": SENTIMENT.to_dict()})
     with pytest.raises(InputError, match="is a classification of 6 outputs and 1 choices, task 'builtin/sentiment' a"):
         Predictor.load(folder, backbone=str(backbone))
 

@@ -1,0 +1,117 @@
+"""From one member on one device to all of them: members by ``vmap``, devices by ``jit`` over a mesh.
+
+Letters: M members (seeds trained together), B examples, C outputs, K steps of a dispatch.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from scalearn_jax import model
+from scalearn_jax.combiners.base import by_group
+from scalearn_jax.models.dropout import DropoutKeys
+from scalearn_jax.train.feed import Dispatch
+from scalearn_jax.train.sharding import shard_batch, whole
+from scalearn_jax.typing import Batch, Params
+
+# XLA hands groups of products, reductions and elementwise operations to a library on CPUs. Products alone are faster:
+# its exponentials and reductions are slower than XLA's own code (measured in experiments/PERFORMANCE.md).
+_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+class Compiled(NamedTuple):
+    """A compiled step that takes its batch from the host: call it, or ``lower`` it to look at its program.
+
+    Attributes:
+      jitted: (carried, frozen, batch on the devices) -> results.
+      place: spreads a batch over the devices.
+    """
+
+    jitted: Callable
+    place: Callable[[Batch], Batch]
+
+    def __call__(self, carried: Any, frozen: Params, batch: Batch) -> Any:
+        return self.jitted(carried, frozen, self.place(batch))
+
+    def lower(self, carried: Any, frozen: Params, batch: Batch) -> jax.stages.Lowered:
+        """Lowers the step for arguments of these shapes."""
+        return self.jitted.lower(carried, frozen, self.place(batch))
+
+
+def forward(mesh: Mesh) -> Callable:
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.by_group``."""
+
+    def apply(params: Params, batch: Batch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> jax.Array:
+        combiner = by_group(spec.combiner_functions, mesh.shape["data"])
+        return model.apply(params, batch, spec=spec, task=task, keys=keys, combiner=combiner)
+
+    return apply
+
+
+def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
+    """Maps a step over members and compiles it for a mesh, giving the old state's memory to the new one.
+
+    Every device holds the whole state; what it computes follows from its share of the batch.
+
+    Args:
+      step: (state, frozen, batch) -> (state, metrics) of one member.
+      mesh: the devices.
+
+    Returns:
+      The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
+      batch comes from the host; state and frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``.
+    """
+    members = jax.vmap(step, in_axes=(0, None, 0))
+    return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
+
+
+def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``compile_train_step`` for dispatches of one step and of several, see ``feed.place``.
+
+    Returns:
+      ``(state, frozen, dispatch) -> (state, metrics)``; the metrics are those of the dispatch's last step.
+    """
+    members = jax.vmap(step, in_axes=(0, None, 0))
+
+    def several(state, frozen, batches):
+        state, metrics = jax.lax.scan(lambda state, batch: members(state, frozen, batch), state, batches)
+        return state, jax.tree.map(lambda leaf: leaf[-1], metrics)
+
+    one, many = (_jit(function, mesh, donate_argnums=0) for function in (members, several))
+
+    def run(state, frozen, dispatch: Dispatch):
+        return (one if dispatch.num_steps == 1 else many)(state, frozen, dispatch.batch)
+
+    return run
+
+
+def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
+    """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
+    members = jax.vmap(predict, in_axes=(0, None, None))
+    return Compiled(_jit(members, mesh), functools.partial(shard_batch, mesh=mesh))
+
+
+def compile_forward(forward: Callable, mesh: Mesh) -> Callable:
+    """Compiles (params, batch) -> results for parameters on a mesh and batches from the host; see ``shard_batch``."""
+    jitted = _jit(forward, mesh)
+    return lambda params, batch: jitted(params, shard_batch(batch, mesh))
+
+
+def _jit(function: Callable, mesh: Mesh, **options) -> Callable:
+    """Compiles a function whose results every device shall hold whole."""
+    return jax.jit(function, out_shardings=whole(mesh), compiler_options=_compiler_options(), **options)
+
+
+@functools.cache
+def _compiler_options() -> dict[str, str]:
+    """``compiler_options`` for ``jax.jit`` on the default platform; empty where it knows none of ours."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
+    except Exception:  # another version of XLA: its errors have no common type, and its defaults are right as well
+        return {}
+    return _CPU
