@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from scalearn_jax import methods
+from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
@@ -77,7 +78,7 @@ def check_explainable(path: str, info: dict) -> None:
     Raises:
       InputError: it has not; names the methods that have.
     """
-    covered = [name for name, row in methods.METHODS.items() if row.combiner in attribution.VARIANTS]
+    covered = [name for name, row in methods.METHODS.items() if row.combiner in VARIANTS]
     if info["method"] not in covered:
         raise InputError(f"{path} is a {info['method']!r} run; explain covers {', '.join(covered)}.")
 

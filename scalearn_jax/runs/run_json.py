@@ -194,11 +194,10 @@ def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
 
 def _bound(params: Params, spec: ModelSpec) -> Params:
     """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
-    combiner = spec.make_combiner
-    site = combiner.bind(params["transfer"], params["adapters"])
-    if combiner.apply is None:
+    site, update = model.adapt(params, spec=spec)[1:3]
+    if update is None:
         return site
-    return combiner.apply(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
+    return update(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
 
 
 def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
@@ -222,7 +221,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
     method, num_sources = methods.get(info["method"]), len(info["sources"])
     if spec.combiner != method.combiner:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
-    if spec.num_sources != num_sources and not methods.has_fresh_bottleneck(method):
+    if spec.num_sources != num_sources and not method.trains_adapter:
         raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")
     if spec.backbone.hidden_size % spec.backbone.num_heads:
         raise InputError(f"hidden_size {spec.backbone.hidden_size} is no multiple of num_heads")

@@ -19,6 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from scalearn_jax.combiners.scalearn import VARIANTS, omega_norms
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
@@ -37,7 +38,7 @@ from scalearn_jax.runs import (
     plain_adapter as portable,
 )
 from scalearn_jax.runs.adapterhub.common import check_adapter_name
-from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
+from scalearn_jax.runs.attribution import contributions, keep_largest
 from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing import adapter_folder
@@ -144,7 +145,7 @@ def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
     """The scales of a ScaLearn model, from which a model card draws its figure."""
     if spec.combiner not in VARIANTS:
         return {}
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     return {"omega": omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)[1].tolist()}
 
 
