@@ -44,15 +44,15 @@ def setting(
     return dataclasses.field(default=default, metadata=marks)
 
 
-def fields_where(cls: type, mark: str, value: Any = True) -> set[str]:
+def fields_where(cls: type, mark: str, value: Any = True) -> list[str]:
     """Returns the names of a config's fields for which ``setting`` was told something.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
-      >>> sorted(fields_where(ReportConfig, "path"))
+      >>> fields_where(ReportConfig, "path")
       ['dir', 'out']
     """
-    return {field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value}
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,28 +130,6 @@ def _texts(value: Any) -> Iterator[str]:
         yield from itertools.chain.from_iterable(map(_texts, inner))
 
 
-def check_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Checks how a process is told of the others.
-
-    Raises:
-      InputError: only some of the three are given, or they are impossible.
-
-    Example:
-      >>> check_processes("host0:1234", 2, 1)
-    """
-    given = [coordinator, num_processes, process_id]
-    if all(value is None for value in given):
-        return
-    if None in given:
-        raise InputError("coordinator, num_processes and process_id belong together; give all three or none.")
-    if not re.fullmatch(r".+:\d+", coordinator):
-        raise InputError(f"coordinator must be HOST:PORT, for instance host0:1234, got {coordinator!r}.")
-    if not 0 <= process_id < num_processes:
-        raise InputError(
-            f"process_id must be from 0 to {num_processes - 1} for {num_processes} processes, got {process_id}."
-        )
-
-
 def check_seeds(seeds: tuple[int, ...]) -> None:
     """Checks seeds: one or more, all different, in 32 bits.
 
@@ -163,18 +141,3 @@ def check_seeds(seeds: tuple[int, ...]) -> None:
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")
-
-
-def check_rates(one: float | None, several: tuple[float, ...]) -> None:
-    """Checks learning rates: one or several, all different.
-
-    Raises:
-      InputError: they are not.
-
-    Example:
-      >>> check_rates(None, (3e-3, 6e-3))
-    """
-    if one is not None and several:
-        raise InputError("learning_rate and learning_rates both say how fast to learn; give one of them.")
-    if min(several, default=0) < 0 or len({f"{rate:g}" for rate in several}) < len(several):
-        raise InputError(f"learning_rates must be different numbers from 0 on, got {list(several)}.")

@@ -144,17 +144,17 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def with_ranges(value: Any) -> Any:
-    """Writes out ranges of whole numbers, alone or in a list; anything else stays.
+    """Writes out ranges of whole numbers, and numbers as text, alone or in a list; anything else stays.
 
     Raises:
       ValueError: a range runs backwards or is longer than a thousand, or all are far too many; says what is expected.
 
     Example:
-      >>> with_ranges("0-3"), with_ranges([7, "9-10"])
-      ([0, 1, 2, 3], [7, 9, 10])
+      >>> with_ranges("0-3"), with_ranges([7, "8", "9-10"])
+      ([0, 1, 2, 3], [7, 8, 9, 10])
     """
-    if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,10})-(\d{1,10})", value)):
-        first, last = map(int, ends.groups())
+    if isinstance(value, str) and (ends := re.fullmatch(r"(-?\d{1,10})(?:-(\d{1,10}))?", value)):
+        first, last = int(ends[1]), int(ends[2] or ends[1])
         if not first <= last < first + 1000:
             raise ValueError("a range FIRST-LAST of at most a thousand numbers")
         return list(range(first, last + 1))

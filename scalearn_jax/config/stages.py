@@ -4,11 +4,12 @@ Of every setting it is written down whether the result of a run follows from it,
 """
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from scalearn_jax.config.checks import Config, check_processes, check_rates, check_seeds, setting
+from scalearn_jax.config.checks import Config, check_seeds, setting
 from scalearn_jax.errors import InputError
 from scalearn_jax.methods import Method
 
@@ -116,13 +117,26 @@ class TrainConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        check_seeds(self.seeds)
         if self.batch_size % self.accumulate:
             raise InputError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}.")
-        check_rates(self.learning_rate, self.learning_rates)
+        rates = self.learning_rates
+        if self.learning_rate is not None and rates:
+            raise InputError("learning_rate and learning_rates both say how fast to learn; give one of them.")
+        if min(rates, default=0) < 0 or len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise InputError(f"learning_rates must be different numbers from 0 on, got {list(rates)}.")
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
-        check_seeds(self.seeds)
-        check_processes(self.coordinator, self.num_processes, self.process_id)
+        cluster = [self.coordinator, self.num_processes, self.process_id]
+        if cluster == [None, None, None]:
+            return
+        if None in cluster:
+            raise InputError("coordinator, num_processes and process_id belong together; give all three or none.")
+        if not re.fullmatch(r".+:\d+", self.coordinator):
+            raise InputError(f"coordinator must be HOST:PORT, for instance host0:1234, got {self.coordinator!r}.")
+        if not 0 <= self.process_id < self.num_processes:
+            last = self.num_processes - 1
+            raise InputError(f"process_id must be from 0 to {last} for {last + 1} processes, got {self.process_id}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +145,7 @@ class AdapterConfig(TrainConfig):
 
     task: str = _result(by_study=True)
     """Name of the task, for instance glue/rte; see `scalearn list tasks`."""
-    method: str = _result("single")
+    method: str = _result("single", by_study=True)
     """single: one adapter; full: fine-tune everything; head: only the head."""
 
 
@@ -148,7 +162,7 @@ class TransferConfig(TrainConfig):
     AdapterHub's; method single needs none."""
     any_base_model: bool = _means(False)
     """Use sources that say they were trained on a base model of another name than the backbone."""
-    method: str = _result("scalearn")
+    method: str = _result("scalearn", by_study=True)
     """How sources are combined; see `scalearn list methods`."""
     omega_dropout: float | None = _result(None, at_least=0, combiners=_SCALEARN, option="dropout")
     """ScaLearn: dropout on the scaling factors (published: 0.3)."""

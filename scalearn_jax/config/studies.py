@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalearn_jax.config.checks import Config, check_seeds, parse_shard, setting
-from scalearn_jax.errors import InputError, is_plain
+from scalearn_jax.errors import InputError, is_printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class StudyConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_plain(self.name):
+        if not is_printable(self.name):
             raise InputError(f"name {self.name!r} holds characters that cannot be shown; it is the title of tables.")
         check_seeds(self.seeds)
         for name in ("shots", "probe_constants", "probe_sources"):

@@ -179,21 +179,21 @@ def format_sources(found: Attribution, facts: dict) -> str:
     metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
     header = ["source", "share of contribution", f"{metric} without it", "drop"]
     rows = [
-        [found.sources[t], f"{100 * found.shares[t]:.1f}", percent(found.without[t]), percent(found.drops[t])]
+        [found.sources[t], f"{100 * found.shares[t]:.1f}", *map(format_percent, (found.without[t], found.drops[t]))]
         for t in found.order
     ]
     title = (
         f"{facts['run']}: {facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
     )
-    full = f"{metric} with all sources: {percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
+    full = f"{metric} with all sources: {format_percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
     return f"{title}\n{full}\n\n{tables.plain(header, rows)}"
 
 
-def percent(values: np.ndarray) -> str:
+def format_percent(values: np.ndarray) -> str:
     """Words the scores of several seeds in percent, with their spread.
 
     Example:
-      >>> percent(np.array([0.5, 0.6]))
+      >>> format_percent(np.array([0.5, 0.6]))
       '55.00 ± 7.07'
     """
     mean, sd = mean_sd(values)

@@ -13,7 +13,7 @@ from flax.errors import FlaxError
 from scalearn_jax import methods, model, tree
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.errors import InputError, is_printable, unknown
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
@@ -116,7 +116,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     found = [*_problems(_Info, info, ""), *_problems(_Backbone, info["backbone"], "backbone: ")]
     for source in info["sources"] if isinstance(info["sources"], list) else ():
         found += _problems(_Source, source, "sources: ")
-        if not found and not is_plain(source["name"]):
+        if not found and not is_printable(source["name"]):
             found = [f"sources: the name {source['name']!r} cannot be shown"]
     if not found and not _good_seeds(info["seeds"]):
         found = [f"seeds: expected one or more different whole numbers, which name files, got {info['seeds']}"]

@@ -40,8 +40,8 @@ def facts(setups: Sequence[Setup]) -> dict[str, Any]:
 
 def _facts(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
-    elsewhere = fields_where(type(setup.config), "per_host")  # what lies in these places is compared instead
-    settings = {flag(name): value for name, value in config.items() if name not in elsewhere}
+    places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
+    settings = {flag(name): value for name, value in config.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_info.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
@@ -54,7 +54,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
 
 
 def of_results(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that the results follow from: those that a run must keep to go on."""
+    """Selects the facts that the results follow from: those that must stay the same to resume a run."""
     free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
     return {name: value for name, value in facts.items() if name.split(" of run ")[0] not in free}
 
@@ -85,8 +85,7 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
     except InputError:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.
-    names = fields_where(type(config), "result")
-    here = {name: value for name, value in dataclasses.asdict(config).items() if name in names}
+    here = {name: getattr(config, name) for name in fields_where(type(config), "result")}
     here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **info["config"]}
     names = [name for name in here if name in there]
     found = differences({name: there[name] for name in names}, {name: here[name] for name in names})

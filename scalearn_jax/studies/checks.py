@@ -18,8 +18,8 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
 from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, method_of, recipes
 
-# Fields of a cell's config that the study gives: one run in one process, which ends when it fails.
-_SET_BY_STUDY = fields_where(AdapterConfig, "by_study") | fields_where(TransferConfig, "by_study")
+_SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
+# What a run folder may hold.
 RUN_FILES = (
     *("run.json", "results.json", "metrics.jsonl", "timing.jsonl", "seed-*.safetensors", "frozen.safetensors"),
     *("explain", "checkpoints", ".lock", ".owner"),

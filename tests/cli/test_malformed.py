@@ -57,7 +57,7 @@ FLAGS = {
     "no seeds": (lambda p: p.train(seeds=[]), "seeds"),
     "a seed twice": (lambda p: p.train(seeds=["1", "1"]), "seeds must be one or more different numbers"),
     "a seed below zero": (lambda p: p.train(seeds=["-1"]), "seeds must be", "from 0"),
-    "a range that runs backwards": (lambda p: p.train(seeds=["5-2"]), "5-2: expected a range"),
+    "a range that runs backwards": (lambda p: p.train(seeds=["5-2"]), "'seeds': expected a range FIRST-LAST"),
     "a rate twice": (lambda p: p.train(learning_rates=["1e-3", "0.001"]), "learning_rates must be different"),
     "a rate and several": (lambda p: p.train(learning_rate="1", learning_rates=["1"]), "give one of them"),
     "parts that do not divide": (lambda p: p.train(accumulate="5"), "accumulate 5 does not divide batch_size 32"),

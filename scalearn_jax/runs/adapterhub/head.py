@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.errors import InputError, is_printable, unknown
 from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
@@ -99,7 +99,7 @@ def _labels(ids: Any, path: Path) -> tuple[str, ...]:
     """The label names of a file in the order of their ids, which must be 0, 1, ..."""
     if not ids:
         return ()
-    if not isinstance(ids, dict) or not all(isinstance(name, str) and is_plain(name) for name in ids):
+    if not isinstance(ids, dict) or not all(isinstance(name, str) and is_printable(name) for name in ids):
         raise InputError(f"{path}: label2id must map printable names to ids; restore the file.")
     numbers = list(ids.values())
     if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
