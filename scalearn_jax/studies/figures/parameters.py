@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from scalearn_jax.io import plot as look
+from scalearn_jax.io import plot
 from scalearn_jax.studies.results import Result
 from scalearn_jax.studies.tables import by_method, targets_of
 
@@ -57,7 +57,7 @@ def draw_parameters(results: Sequence[Result], out: Path) -> list[str]:
     methods, targets = points(results)
     if len(methods) < 2:
         return []
-    with look.drawing(out, NAME, 5.2, 3.4) as figure:
+    with plot.drawing(out, NAME, 5.2, 3.4) as figure:
         axis = figure.subplots()
         fill(axis, methods)
         what = targets[0] if len(targets) == 1 else f"average of {len(targets)} targets"
@@ -67,7 +67,7 @@ def draw_parameters(results: Sequence[Result], out: Path) -> list[str]:
 
 def fill(axis, methods: Sequence[Point]) -> list:
     """Draws the methods with their names; returns the labels."""
-    for point, style in zip(methods, look.styles(point.method for point in methods).values(), strict=True):
+    for point, style in zip(methods, plot.styles(point.method for point in methods).values(), strict=True):
         style = style | {"linestyle": "none", "elinewidth": 0.8, "capsize": 2}
         axis.errorbar(point.parameters, point.score, yerr=point.sd or None, **style)
     axis.margins(x=0.12, y=0.2)
@@ -76,7 +76,7 @@ def fill(axis, methods: Sequence[Point]) -> list:
         axis.set_xlim(left=-0.5)
     else:
         axis.set_xscale("log")
-    look.plain_powers(axis)
+    plot.plain_powers(axis)
     axis.set_xlabel("transfer parameters")
     return _label_points(axis, methods)
 
@@ -86,7 +86,7 @@ def _label_points(axis, methods: Sequence[Point]) -> list:
     from adjustText import adjust_text
     from matplotlib.transforms import Bbox
 
-    axis.figure.draw_without_rendering()  # settles where the axes lie
+    axis.figure.draw_without_rendering()  # settles the place of the axes
     to_pixels, half = axis.transData, 5 * axis.figure.dpi / 72  # a marker's, in pixels
     centres = to_pixels.transform([(point.parameters, point.score) for point in methods])
     markers = [Bbox([centre - half, centre + half]).transformed(to_pixels.inverted()) for centre in centres]
