@@ -29,7 +29,7 @@ def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
       config: of either stage; with ``suggest``, its step is also compiled with a larger batch.
 
     Returns:
-      JSON types; ``listing.forecast`` lays them out.
+      JSON types; ``listing.forecast`` formats them.
 
     Raises:
       InputError: anything wrong with the input, as in the run itself.
