@@ -36,14 +36,8 @@ class Fetched(NamedTuple):
 def fetch(config: FetchConfig) -> str:
     """Fetches what a config names into the hub's cache.
 
-    Args:
-      config: see ``FetchConfig``.
-
     Returns:
       A table of what was fetched, and the command that uses it.
-
-    Raises:
-      InputError: something is not on the hub within reach.
 
     Example:
       >>> print(fetch(FetchConfig(backbone=("FacebookAI/roberta-base",), suite="glue")))  # doctest: +SKIP

@@ -57,14 +57,9 @@ class Rows(NamedTuple):
 
 
 def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
-    """Says of each row of a batch which task its sequences are of.
+    """Marks each row of a batch with the one task that its single sequences are of.
 
-    Args:
-      batch: of single sequences, whose rows hold those of one task each.
-      tasks: Int[n], the task of each sequence; n <= N, the others are fillers.
-
-    Returns:
-      The rows.
+    ``tasks`` Int[n] are those of the sequences; n <= N, the others are fillers.
     """
     row_tasks = np.full(len(batch.tokens), tasks[0], np.int32)  # also of rows that hold nothing
     row_tasks[batch.example_at[: len(tasks), 0]] = tasks
@@ -90,14 +85,8 @@ class MixedSpec:
 def stack(parts: Sequence[PlainAdapter]) -> Params:
     """Stacks the adapters and heads of K tasks; narrower ones are padded, an adapter with dead units.
 
-    Args:
-      parts: the tasks, each with a head, over one backbone.
-
     Returns:
       ``{"adapters", "heads"}``: ``down`` kernel Float[L K d w] and so on, ``out`` kernel Float[K d C] and so on.
-
-    Raises:
-      InputError: adapters of different hidden size or depth.
     """
     widest = max(part.head["out"]["bias"].size for part in parts)
 
@@ -166,9 +155,7 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
 def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array], Array]:
     """Makes the function (number of the layer, of the task, z Float[... d]) -> the update of their adapter.
 
-    Args:
-      bank: ``down`` kernel Float[L K d w] and so on.
-      phis: the non-linearities of the K tasks, which may differ.
+    ``bank`` holds ``down`` kernel Float[L K d w] and so on, ``phis`` are the non-linearities of the K tasks.
     """
     names = tuple(dict.fromkeys(phis))
     functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
@@ -202,19 +189,17 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
       The compiled forward pass, (params, rows on the host) -> Float[N C], see ``apply``; and its parameters.
     """
     mesh, first = make_mesh(), served[0]
-    spec = dataclasses.replace(first.spec, dtype=dtype or _common([one.spec.dtype for one in served], "float32"))
-    if first.portable is None:
+    dtypes, layers = {one.spec.dtype for one in served}, {one.spec.layers for one in served}
+    dtype = dtype or (first.spec.dtype if len(dtypes) == 1 else "float32")
+    if first.plain_adapter is None:
+        spec = dataclasses.replace(first.spec, dtype=dtype)
         return _compile_single(spec, first.task.name, mesh), replicate(first.params, mesh)
-    parts = [one.portable for one in served]
-    sizes = ModelSpec(parts[0].backbone, dtype=spec.dtype, layers=_common([one.spec.layers for one in served], "loop"))
+    parts = [one.plain_adapter for one in served]
+    sizes = ModelSpec(parts[0].backbone, dtype=dtype, layers=first.spec.layers if len(layers) == 1 else "loop")
     widest = max(part.head_spec.num_outputs for part in parts)
     forward = _compile_mixed(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
     backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
     return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
-
-
-def _common(values: Sequence[str], otherwise: str) -> str:
-    return values[0] if len(set(values)) == 1 else otherwise
 
 
 @cache
