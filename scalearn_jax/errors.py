@@ -15,7 +15,7 @@ _ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class InputError(ValueError):
-    """A mistake in what the user passed in: one line that says what, where and how to mend it.
+    """A mistake in what the user passed in: one line that says what, where and how to fix it.
 
     The command line prints it without a traceback and exits with code 2; library callers can catch it as
     an ordinary ``ValueError``.
@@ -39,11 +39,11 @@ def printable(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
-def is_plain(text: str) -> bool:
-    r"""Says whether a name can be shown as it is: nothing in it acts on a terminal.
+def is_printable(text: str) -> bool:
+    r"""Whether a name can be shown as it is: nothing in it acts on a terminal.
 
     Example:
-      >>> is_plain("état"), is_plain("rte\x1b[2J")
+      >>> is_printable("état"), is_printable("rte\x1b[2J")
       (True, False)
     """
     return not _ACTING.search(text)

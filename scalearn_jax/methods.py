@@ -37,6 +37,11 @@ class Method:
     choice_head: str = "pooled"
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether it trains an adapter of its own, of a width that the config decides."""
+        return self.combiner in ("single", "compacter", "propetl")
+
 
 _TRANSFER = ("transfer", "head")
 
@@ -81,45 +86,6 @@ METHODS = {
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
     "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
 }
-
-
-_SCALING = {
-    "omega_dropout": "dropout",
-    "omega_init": "init_scale",
-    "normalise": "normalise",
-    "penalty": "penalty_weight",
-    "compose": "compose",
-}
-# combiner -> {config field: its option; None where the field acts before there is a combiner}
-FLAGS = {
-    "single": {"reduction_factor": None, "non_linearity": None},
-    "compacter": {"reduction_factor": None},
-    "propetl": {"reduction_factor": None},
-    **dict.fromkeys(("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++"), _SCALING),
-    "fusion": {"compose": "compose"},
-    "average": {"weights": "weights", "top_sources": None, "embedder": None, "similarity_samples": None},
-    "fixed": {"coefficients": "coefficients"},
-}
-
-
-def has_fresh_bottleneck(method: Method) -> bool:
-    """Whether a method trains a bottleneck of its own, of a width that the config decides."""
-    return "reduction_factor" in FLAGS.get(method.combiner, {})
-
-
-def all_flags() -> set[str]:
-    """Names every config field that only some combiners understand."""
-    return {name for table in FLAGS.values() for name in table}
-
-
-def foreign_flags(method: Method, names) -> list[str]:
-    """Lists those of some config fields that belong to other combiners than the method's.
-
-    Example:
-      >>> foreign_flags(METHODS["fusion"], ["omega_dropout", "compose", "max_steps"])
-      ['omega_dropout']
-    """
-    return [name for name in names if name in all_flags() and name not in FLAGS.get(method.combiner, {})]
 
 
 def get(name: str) -> Method:

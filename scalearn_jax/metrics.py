@@ -116,16 +116,7 @@ def question_match(predictions: np.ndarray, labels: np.ndarray, questions: np.nd
 
 
 def answer_f1(logits: np.ndarray, questions: np.ndarray) -> float:
-    """Mean over questions of the token F1 of the chosen candidate (ReCoRD).
-
-    A question's answer is its example with the highest logit of class 1; the last of equals.
-
-    Args:
-      logits: Float[n 2].
-      questions: Float[n 3], see ``data.derive.QUESTION``.
-
-    Returns:
-      The mean, 0 to 1.
+    """Mean over questions of the token F1 of the chosen candidate (ReCoRD); Float[n 2], Float[n 3].
 
     Example:
       >>> answer_f1(np.array([[0, 1.0], [0, 2.0]]), np.array([[0, 1.0, 1.0], [0, 0.5, 0.0]]))
@@ -144,10 +135,10 @@ def chosen(logits: np.ndarray, questions: np.ndarray) -> np.ndarray:
 
     Args:
       logits: Float[n 2].
-      questions: Float[n 1] or wider; the first column numbers the questions.
+      questions: Float[n 1] or wider; the first column numbers the questions, see ``data.derive.QUESTION``.
 
     Returns:
-      Int[Q], indices of examples, by the number of their question.
+      Indices of examples, by the number of their question.
 
     Example:
       >>> chosen(np.array([[0, 1.0], [0, 1.0], [0, 0.0]]), np.array([[4, 0, 0], [4, 0, 0], [9, 0, 0]])).tolist()

@@ -7,12 +7,11 @@ import contextlib
 import difflib
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scalearn_jax import __version__
-from scalearn_jax.cli.commands import COMMANDS, Command
-from scalearn_jax.cli.exits import reported
+from scalearn_jax.cli.commands import SCALEARN, Group, execute
+from scalearn_jax.cli.exits import exit_code
 from scalearn_jax.errors import InputError
 from scalearn_jax.train import memory
 from scalearn_jax.train.signals import signals
@@ -39,50 +38,40 @@ def main(argv: Sequence[str] | None = None) -> int:
       scalearn 0.1.0
       0
     """
-    return reported(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
+    return exit_code(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _dispatch(argv: list[str]) -> int:
+    """Finds the command that the first arguments name, reads its config, and runs it; returns an exit code."""
     if argv and argv[0] == "--version":
         print(f"scalearn {__version__}")
         return 0
-    return _choose(argv, COMMANDS, "scalearn", "command")
+    prog, command = "scalearn", SCALEARN
+    while isinstance(command, Group):
+        name, *argv = argv or ["--help"]
+        if name in ("-h", "--help", "help"):
+            print(_usage(prog, command))
+            return 0
+        if name not in command.commands:
+            nearest = difflib.get_close_matches(name, command.commands, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(command.commands)}"
+            raise InputError(f"unknown {command.kind} {name!r}; {hint}")
+        prog, command = f"{prog} {name}", command.commands[name]
 
-
-def _choose(argv: list[str], commands: Mapping[str, Command], prog: str, kind: str) -> int:
-    """Runs the command that the first argument names."""
-    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
-    if name in ("-h", "--help", "help"):
-        print(_usage(commands, prog, kind))
-        return 0
-    if name not in commands:
-        nearest = difflib.get_close_matches(name, commands, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(commands)}"
-        raise InputError(f"unknown {kind} {name!r}; {hint}")
-    command = commands[name]
-    if command.stages:
-        return _choose(rest, command.stages, f"{prog} {name}", "stage")
-    config = _parse(command, f"{prog} {name}", rest)
-    if isinstance(config, int):
-        return config
-    with signals.watching() if command.trains else contextlib.nullcontext(), memory.explain_out_of_memory(config):
-        return command.run(config)
-
-
-def _parse(command: Command, prog: str, argv: list[str]) -> Any:
-    """Reads the command's config, or returns an exit code where the parser has already said all."""
-    from scalearn_jax import config
+    from scalearn_jax import config as configs
     from scalearn_jax.cli import flags
 
     try:
-        return flags.parse(getattr(config, command.config), argv, prog=prog, positional=command.positional)
-    except SystemExit as stop:
+        config = flags.parse(getattr(configs, command.config), argv, prog=prog, positional=command.positional)
+    except SystemExit as stop:  # the parser has printed help
         return int(stop.code or 0)
+    with signals.watching() if command.stops else contextlib.nullcontext(), memory.explain_out_of_memory(config):
+        return execute(command, config)
 
 
-def _usage(commands: Mapping[str, Command], prog: str, kind: str) -> str:
-    width, top = max(map(len, commands)), commands is COMMANDS
-    lines = [f"  {name.ljust(width)}  {command.about}" for name, command in commands.items()]
-    about = "Learn to scale adapters: two-stage transfer for text encoders." if top else COMMANDS["plan"].about
-    more = f"`{prog} {kind.upper()} --help` says more{'; `scalearn --version` prints the version' if top else ''}."
-    return "\n".join([f"usage: {prog} {kind.upper()} ...", "", about, "", f"{kind}s:", *lines, "", more])
+def _usage(prog: str, group: Group) -> str:
+    width, kind = max(map(len, group.commands)), group.kind
+    lines = [f"  {name.ljust(width)}  {command.about}" for name, command in group.commands.items()]
+    version = "; `scalearn --version` prints the version" if group is SCALEARN else ""
+    more = f"`{prog} {kind.upper()} --help` says more{version}."
+    return "\n".join([f"usage: {prog} {kind.upper()} ...", "", group.about, "", f"{kind}s:", *lines, "", more])

@@ -1,30 +1,38 @@
 """``scalearn doctor``: what this machine and its packages offer, and what is known to go wrong with them.
 
-Facts are gathered once, without the network; ``problems`` says what is bad about them.
+Facts are gathered once, without the network; ``known_problems`` finds what is bad about them.
 """
 
 import json
 import os
 import platform
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from scalearn_jax.cli.known_problems import PLUGINS, Facts, diagnose
-from scalearn_jax.io import cache as caches
-from scalearn_jax.io import text_table as tables
-from scalearn_jax.train import memory
+from scalearn_jax.config import DoctorConfig
+from scalearn_jax.io import cache, text_table
+from scalearn_jax.train.memory import available, format_bytes
 
 PACKAGES = (
     "scalearn-jax jax jaxlib flax optax transformers datasets orbax-checkpoint safetensors huggingface_hub numpy"
 ).split()
-_OTHERS = ("adapters", *PLUGINS)  # told only where they are installed
+_OTHERS = ("adapters", *PLUGINS)  # listed only where they are installed
 _VARIABLES = (
     *("JAX_PLATFORMS", "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_COMPILATION_CACHE_DIR"),
     *("SCALEARN_CACHE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
 )
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HARDWARE = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/kfd")  # NVIDIA, TPU, AMD
+
+
+def examine(config: DoctorConfig) -> int:
+    """Prints what there is and what is wrong with it; returns 1 where something is, else 0."""
+    facts = gather()
+    print(as_json(facts) if config.json else as_text(facts))
+    return 1 if diagnose(facts) else 0
 
 
 def gather() -> Facts:
@@ -36,7 +44,7 @@ def gather() -> Facts:
         packages=packages,
         hardware=sorted(str(path) for pattern in _HARDWARE for path in Path("/").glob(pattern)),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        cache=caches.state(),
+        cache=cache.state(),
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
         **_of_jax(),
     )
@@ -50,24 +58,19 @@ def _version(package: str) -> str | None:
 
 
 def _of_jax() -> dict[str, Any]:
-    """What only JAX can tell; an installation that is broken is a fact, too."""
+    """What only JAX knows; a broken installation is a fact, too."""
     try:
         import jax
 
         devices = jax.devices()
-        kinds = {(device.platform, device.device_kind) for device in devices}
-        listed = [_kind(*kind, devices) for kind in sorted(kinds)]
+        kinds = sorted(Counter((device.platform, device.device_kind) for device in devices).items())
+        listed = [{"platform": name, "kind": kind, "count": count} for (name, kind), count in kinds]
         precision = _precision(devices[0].platform, jax.config.jax_default_matmul_precision)
         x64 = bool(jax.config.jax_enable_x64)
-        return dict(devices=listed, error=None, memory=memory.available(), precision=precision, x64=x64)
+        return dict(devices=listed, error=None, memory=available(), precision=precision, x64=x64)
     except Exception as error:  # whatever a broken plugin raises
-        told = " ".join(str(error).split()) or type(error).__name__
-        return dict(devices=[], error=told, memory=None, precision="unknown", x64=False)
-
-
-def _kind(platform_: str, kind: str, devices: list[Any]) -> dict[str, Any]:
-    count = sum((device.platform, device.device_kind) == (platform_, kind) for device in devices)
-    return {"platform": platform_, "kind": kind, "count": count}
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return dict(devices=[], error=reason, memory=None, precision="unknown", x64=False)
 
 
 def _precision(platform_: str, setting: str | None) -> str:
@@ -85,20 +88,19 @@ def as_json(facts: Facts) -> str:
 
 def as_text(facts: Facts) -> str:
     """Lays out facts, then problems with their fixes."""
-    cache = facts.cache
     devices = "; ".join(f"{row['count']} x {row['kind']} ({row['platform']})" for row in facts.devices)
     offline = [name for name in _OFFLINE if facts.variables.get(name, "0").lower() not in ("0", "false", "no", "")]
-    private = "private" if cache["private"] else "not private"
-    kept = f"{cache['programs']} programs, {memory.format_bytes(cache['bytes'])}, {private}"
+    private = "private" if facts.cache["private"] else "not private"
+    kept = f"{facts.cache['programs']} programs, {format_bytes(facts.cache['bytes'])}, {private}"
     rows = [["python", facts.python], *([name, version or "not installed"] for name, version in facts.packages.items())]
     rows += [
         ["devices", devices or f"none: {facts.error}"],
-        ["memory", f"{memory.format_bytes(facts.memory)} available for each device"],
+        ["memory", f"{format_bytes(facts.memory)} available for each device"],
         ["CPU cores", str(facts.cores)],
         ["precision", facts.precision],
-        ["cache", f"{cache['folder']}: {kept}"],
+        ["cache", f"{facts.cache['folder']}: {kept}"],
         ["hub", f"offline ({', '.join(offline)})" if offline else "online: no variable says otherwise"],
         *([name, value] for name, value in facts.variables.items()),
     ]
     found = [f"problem: {row.reason}\n    fix: {row.fix}" for row in diagnose(facts)] or ["no known problem"]
-    return "\n".join([tables.plain(["what", "found"], rows), "", *found])
+    return "\n".join([text_table.plain(["what", "found"], rows), "", *found])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from scalearn_jax.errors import STOPPED, InputError, Preempted
 
-# Faults of disks and paths that the user can mend; all others are ours and keep their traceback.
+# Faults of disks and paths that the user can fix; all others are ours and keep their traceback.
 _USER_FAULTS = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT ENOTDIR EISDIR ENAMETOOLONG EMFILE EEXIST".split()
@@ -19,8 +19,8 @@ _USER_FAULTS = {
 }
 
 
-def reported(work: Callable[[], int]) -> int:
-    """Calls what returns an exit code, and words the errors that are the user's."""
+def exit_code(work: Callable[[], int]) -> int:
+    """Calls a function that returns an exit code; for errors of the user prints one line and returns theirs."""
     try:
         return work()
     except InputError as error:

@@ -14,15 +14,12 @@ import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from scalearn_jax.config.checks import no_secrets
-from scalearn_jax.config.schema import check_values, field_types, problems, with_ranges
+from scalearn_jax.config.checks import check_no_secrets
+from scalearn_jax.config.schema import check_values, field_types, problems
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
-_OWN = {"repo": "REPO", "sources": "SOURCE"}
-_FOLDERS = ("out", "data_dir", "run", "also", "dir", "src", "head")
-_FILES = ("config", "input", "output", "study", "texts")
 
 
 def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
@@ -49,22 +46,37 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     """
     import tyro
 
-    no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
-    given = {}
-    if positional is None:
-        argv, paths = _take_config(argv)
-        given = _from_file(cls, paths)
+    check_no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
+    argv, given = _take_config(cls, argv) if positional is None else (argv, {})
     _check_names(cls, argv)
-    argv = _without_ranges(cls, argv)
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             view = tyro.cli(_view(cls, positional, given), args=argv, prog=prog, description=inspect.getdoc(cls))
     except SystemExit as stop:
         if not stop.code:  # help was asked for
             raise
-        raise InputError(_one_line(said.getvalue())) from stop
+        boxed = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{4,}", " ", printed.getvalue())
+        raise InputError(boxed) from stop
     return cls(**{name: getattr(view, name) for name in field_types(cls)})
+
+
+def _take_config(cls: type, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separates the arguments from ``--config FILE``, and reads that file's values."""
+    rest, paths, remaining = [], [], iter(argv)
+    for argument in remaining:
+        if argument == "--config":
+            paths.append(next(remaining, None))
+        elif argument.startswith("--config="):
+            paths.append(argument.removeprefix("--config="))
+        else:
+            rest.append(argument)
+    if None in paths or len(paths) > 1:
+        raise InputError("--config: expected one file name after it.")
+    values, found = check_values(cls, read_yaml(paths[0])) if paths else ({}, [])
+    if found:
+        raise problems(paths[0], found)
+    return rest, values
 
 
 def _check_names(cls: type, argv: Sequence[str]) -> None:
@@ -79,77 +91,32 @@ def _check_names(cls: type, argv: Sequence[str]) -> None:
             raise InputError(f"unknown flag --{name}; {hint}")
 
 
-def _without_ranges(cls: type, argv: Sequence[str]) -> list[str]:
-    """Writes out ranges such as 0-9 after flags that take whole numbers."""
-    names = {f"--{name}".replace("_", "-") for name, kind in field_types(cls).items() if "tuple[int" in str(kind)}
-    parts, inside = [], False
-    for argument in argv:
-        name, equals, value = argument.partition("=")
-        if name in names and equals:
-            parts, inside = [*parts, name], True
-        elif argument.startswith("--"):
-            inside, value = argument in names, argument
-        else:
-            value = argument
-        try:
-            written = with_ranges(value) if inside else value
-        except ValueError as error:
-            raise InputError(f"{value}: expected {error}.") from None
-        parts += map(str, written) if isinstance(written, list) else [written]
-    return parts
-
-
-def _one_line(text: str) -> str:
-    """Takes the parser's box of several lines down to its words."""
-    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{4,}", " ", text)
-    return re.sub(r"\s+", " ", words).strip()
-
-
-def _take_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts the arguments from the values of ``--config``."""
-    rest, paths, following = [], [], False
-    for argument in argv:
-        if following or argument.startswith("--config="):
-            paths.append(argument.removeprefix("--config="))
-        elif argument != "--config":
-            rest.append(argument)
-        following = argument == "--config" and not following
-    if following or len(paths) > 1:
-        raise InputError("--config: expected one file name after it.")
-    return rest, paths
-
-
-def _from_file(cls: type, paths: Sequence[str]) -> dict[str, Any]:
-    for path in paths:
-        values, found = check_values(cls, read_yaml(path))
-        if found:
-            raise problems(path, found)
-        return values
-    return {}
-
-
 def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
     """Makes the dataclass that tyro reads: required fields first, with help, placeholders and a file's values."""
     helps, hints, required, optional = field_help(cls), field_types(cls), [], []
     for field in dataclasses.fields(cls):
-        default = given.get(field.name, field.default)
+        default, declared = given.get(field.name, field.default), hints[field.name]
+        placeholder = _placeholder(declared, field.metadata.get("metavar"))
+        if placeholder == "N [N ...]":  # text until the config is made, which writes out ranges such as 0-9
+            declared = tuple[str, ...] | None
+            default = tuple(map(str, default)) if isinstance(default, tuple) else default
         unflagged = field.name in (positional or "").split()
-        declared = _declare(field.name, hints[field.name], default, helps[field.name], unflagged)
+        declared = _declare(declared, default, helps[field.name], placeholder, unflagged)
         if default is dataclasses.MISSING:
             required.append((field.name, declared))
         else:
             optional.append((field.name, declared, dataclasses.field(default=default)))
     if positional is None:
         text = "YAML file with any of these settings; flags win over it."
-        optional.append(("config", _declare("config", str | None, None, text, False), dataclasses.field(default=None)))
+        optional.append(("config", _declare(str | None, None, text, "FILE", False), dataclasses.field(default=None)))
     return dataclasses.make_dataclass(cls.__name__, [*required, *optional], kw_only=True, frozen=True)
 
 
-def _declare(name: str, declared: Any, default: Any, text: str, positional: bool) -> Any:
+def _declare(declared: Any, default: Any, text: str, placeholder: str | None, positional: bool) -> Any:
     """Annotates a type for tyro."""
     import tyro
 
-    marks = [tyro.conf.arg(help=text, metavar=_placeholder(name, declared), help_behavior_hint=_hint(default))]
+    marks = [tyro.conf.arg(help=text, metavar=placeholder, help_behavior_hint=_hint(default))]
     if positional:
         marks.append(tyro.conf.Positional)
     if default is False:
@@ -157,19 +124,17 @@ def _declare(name: str, declared: Any, default: Any, text: str, positional: bool
     return Annotated[declared, *marks]
 
 
-def _placeholder(name: str, declared: Any) -> str | None:
-    """Words what a flag takes; ``None``, which stands for "not given", is not offered."""
+def _placeholder(declared: Any, own: str | None) -> str | None:
+    """Names what a flag takes; ``None``, which stands for "not given", is not offered."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (types.UnionType, typing.Union):
-        return _placeholder(name, arguments[0])
+        return _placeholder(arguments[0], own)
     if origin is typing.Literal:
         return "{" + ",".join(arguments) + "}"
     if origin is tuple:
-        item = _placeholder(name, arguments[0])
+        item = _placeholder(arguments[0], own)
         return f"{item} [{item} ...]"
-    if name in _OWN:
-        return _OWN[name]
-    return "DIR" if name in _FOLDERS else "FILE" if name in _FILES else _PLACEHOLDERS.get(declared)
+    return own or _PLACEHOLDERS.get(declared)
 
 
 def _hint(default: Any) -> str:

@@ -69,17 +69,13 @@ def _differ(facts: Facts) -> bool:
     return bool(jax and jaxlib) and _numbers(jax)[:3] != _numbers(jaxlib)[:3]
 
 
-def _only_cpu(facts: Facts) -> bool:
-    return all(device["platform"] == "cpu" for device in facts.devices) and facts.error is None
+def _idle_plugin(facts: Facts) -> bool:
+    only_cpu = facts.error is None and all(device["platform"] == "cpu" for device in facts.devices)
+    return only_cpu and not _forced_to_cpu(facts) and any(facts.packages.get(name) for name in PLUGINS)
 
 
 def _forced_to_cpu(facts: Facts) -> bool:
     return facts.variables.get("JAX_PLATFORMS") == "cpu"
-
-
-def _idle_plugin(facts: Facts) -> bool:
-    plugin = any(facts.packages.get(name) for name in PLUGINS)
-    return plugin and _only_cpu(facts) and not _forced_to_cpu(facts)
 
 
 def _simulated(facts: Facts) -> bool:

@@ -1,11 +1,10 @@
 """What all configs share, and what single values of a config may be."""
 
+import dataclasses
 import itertools
-import math
 import os.path
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from scalearn_jax.config.schema import check_values
@@ -14,31 +13,83 @@ from scalearn_jax.errors import InputError, masked
 _LARGEST = 2**31 - 1  # what counts steps, rows or tokens does so in 32 bits
 
 
-@dataclass(frozen=True, kw_only=True)
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    result: bool | None = None,
+    per_host: bool = False,
+    by_study: bool = False,
+    path: str | None = None,
+    metavar: str | None = None,
+    at_least: int | None = None,
+    combiners: tuple[str, ...] = (),
+    option: str | None = None,
+) -> Any:
+    """Makes a field of a config that says more than its type; the only place where such things are written down.
+
+    Args:
+      default: its value where none is given.
+      result: of a training run: whether what comes of it follows from this (but for the last bits); if so, a run goes
+        on, or counts as finished, only with the same value.
+      per_host: whether processes of one run may have different values.
+      by_study: whether a study sets it for its cells, so that nobody else may.
+      path: it is a path whose ``~`` is the home folder; what stands for it in help.
+      metavar: what stands for it in help, where that does not follow from its type.
+      at_least: the smallest number allowed; the largest whole one has 31 bits.
+      combiners: the only combiners that understand it.
+      option: what these call it; ``None`` where it acts before there is a combiner.
+    """
+    marks = {"result": result, "per_host": per_host, "by_study": by_study, "path": path is not None}
+    marks |= {"metavar": path or metavar, "at_least": at_least, "combiners": combiners, "option": option}
+    return dataclasses.field(default=default, metadata=marks)
+
+
+def fields_where(cls: type, mark: str, value: Any = True) -> list[str]:
+    """Returns the names of a config's fields for which ``setting`` was told something.
+
+    Example:
+      >>> from scalearn_jax.config import ReportConfig
+      >>> fields_where(ReportConfig, "path")
+      ['dir', 'out']
+    """
+    return [field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all configs share: values have their declared types, and none holds a secret.
+    """What all configs share: values have their declared types and are within bounds, and none holds a secret.
 
     Raises:
-      InputError: a wrong type, in one line.
+      InputError: a wrong value, in one line.
     """
 
     def __post_init__(self):
         values, found = check_values(type(self), vars(self))
         if found:
             raise InputError("; ".join(found))
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        no_secrets(values)
+        check_no_secrets(values)
+        for field in dataclasses.fields(self):
+            value, bound = values[field.name], field.metadata.get("at_least")
+            if value and field.metadata.get("path"):  # no shell expands it in a YAML file or after --flag=
+                several = isinstance(value, tuple)
+                value = tuple(map(os.path.expanduser, value)) if several else os.path.expanduser(value)
+            object.__setattr__(self, field.name, value)
+            if bound is None or value is None:
+                continue
+            if isinstance(value, int) and value > _LARGEST:
+                raise InputError(f"{field.name} must be at most {_LARGEST}, got {value}.")
+            if value < bound:
+                raise InputError(f"{field.name} must be at least {bound}, got {value}.")
 
 
-def shard(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
     """Reads ``"I/N"``.
 
     Raises:
       InputError: it is something else.
 
     Example:
-      >>> shard("2/8")
+      >>> parse_shard("2/8")
       (2, 8)
     """
     if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
@@ -49,17 +100,7 @@ def shard(text: str) -> tuple[int, int]:
     return number, count
 
 
-def expand_home(config: Any, *names: str) -> None:
-    """Replaces ``~`` in paths, which no shell does in a YAML file or after ``--flag=``."""
-    for name in names:
-        value = getattr(config, name)
-        paths = (
-            tuple(map(os.path.expanduser, value)) if isinstance(value, tuple) else value and os.path.expanduser(value)
-        )
-        object.__setattr__(config, name, paths)
-
-
-def no_secrets(values: dict[str, Any]) -> None:
+def check_no_secrets(values: dict[str, Any]) -> None:
     """Checks that no text among values holds a hub token or a password: run folders keep them, and are passed on.
 
     Args:
@@ -69,7 +110,7 @@ def no_secrets(values: dict[str, Any]) -> None:
       InputError: one does; it is not repeated.
 
     Example:
-      >>> no_secrets({"backbone": "FacebookAI/roberta-base"})
+      >>> check_no_secrets({"backbone": "FacebookAI/roberta-base"})
     """
     for name, value in values.items():
         for text in _texts(value):
@@ -89,78 +130,14 @@ def _texts(value: Any) -> Iterator[str]:
         yield from itertools.chain.from_iterable(map(_texts, inner))
 
 
-def finite(config: Any, *names: str) -> None:
-    """Checks that fields hold finite numbers, where they hold any.
-
-    Raises:
-      InputError: one does not.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
-            raise InputError(f"{name} must be finite, got {value}.")
-
-
-def at_least(config: Any, bound: float, *names: str) -> None:
-    """Checks that fields hold finite numbers from a bound on, where they hold any; whole ones in 31 bits.
-
-    Raises:
-      InputError: one does not.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, int) and value > _LARGEST:
-            raise InputError(f"{name} must be at most {_LARGEST}, got {value}.")
-        if value is not None and not bound <= value < math.inf:
-            raise InputError(f"{name} must be at least {bound}, got {value}.")
-
-
-def processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Checks how a process is told of the others.
-
-    Raises:
-      InputError: only some of the three are given, or they are impossible.
-
-    Example:
-      >>> processes("host0:1234", 2, 1)
-    """
-    given = [coordinator, num_processes, process_id]
-    if all(value is None for value in given):
-        return
-    if None in given:
-        raise InputError("coordinator, num_processes and process_id belong together; give all three or none.")
-    if not re.fullmatch(r".+:\d+", coordinator):
-        raise InputError(f"coordinator must be HOST:PORT, for instance host0:1234, got {coordinator!r}.")
-    if not 0 <= process_id < num_processes:
-        raise InputError(
-            f"process_id must be from 0 to {num_processes - 1} for {num_processes} processes, got {process_id}."
-        )
-
-
-def seeds(seeds: tuple[int, ...]) -> None:
+def check_seeds(seeds: tuple[int, ...]) -> None:
     """Checks seeds: one or more, all different, in 32 bits.
 
     Raises:
       InputError: they are not.
 
     Example:
-      >>> seeds((0, 1, 2))
+      >>> check_seeds((0, 1, 2))
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")
-
-
-def rates(one: float | None, several: tuple[float, ...]) -> None:
-    """Checks learning rates: one or several, all different.
-
-    Raises:
-      InputError: they are not.
-
-    Example:
-      >>> rates(None, (3e-3, 6e-3))
-    """
-    if one is not None and several:
-        raise InputError("learning_rate and learning_rates both say how fast to learn; give one of them.")
-    wrong = [rate for rate in several if not (math.isfinite(rate) and rate >= 0)]
-    if wrong or len({f"{rate:g}" for rate in several}) < len(several):
-        raise InputError(f"learning_rates must be different numbers from 0 on, got {list(several)}.")

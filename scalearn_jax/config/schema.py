@@ -24,6 +24,7 @@ _TEXT = "text without null characters and halves of surrogate pairs"
 _EXPECTED = {
     **{"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text"},
     **{"dict_type": "names and values", "string_pattern_mismatch": _TEXT, "string_unicode": _TEXT},
+    "finite_number": "a finite number",
     **dict.fromkeys(("greater_than_equal", "less_than"), "a whole number in 64 bits"),
 }
 
@@ -143,17 +144,17 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def with_ranges(value: Any) -> Any:
-    """Writes out ranges of whole numbers, alone or in a list; anything else stays.
+    """Writes out ranges of whole numbers, and numbers as text, alone or in a list; anything else stays.
 
     Raises:
       ValueError: a range runs backwards or is longer than a thousand, or all are far too many; says what is expected.
 
     Example:
-      >>> with_ranges("0-3"), with_ranges([7, "9-10"])
-      ([0, 1, 2, 3], [7, 9, 10])
+      >>> with_ranges("0-3"), with_ranges([7, "8", "9-10"])
+      ([0, 1, 2, 3], [7, 8, 9, 10])
     """
-    if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,10})-(\d{1,10})", value)):
-        first, last = map(int, ends.groups())
+    if isinstance(value, str) and (ends := re.fullmatch(r"(-?\d{1,10})(?:-(\d{1,10}))?", value)):
+        first, last = int(ends[1]), int(ends[2] or ends[1])
         if not first <= last < first + 1000:
             raise ValueError("a range FIRST-LAST of at most a thousand numbers")
         return list(range(first, last + 1))
@@ -173,7 +174,7 @@ def _reader(declared: Any) -> Any:
     """The function that checks and converts a value of a declared type."""
     from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(_strict(declared), config=ConfigDict(strict=True)).validate_python
+    return TypeAdapter(_strict(declared), config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python
 
 
 def _strict(declared: Any) -> Any:

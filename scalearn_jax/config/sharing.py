@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from scalearn_jax.config import checks
-from scalearn_jax.config.checks import Config
+from scalearn_jax.config.checks import Config, setting
 from scalearn_jax.errors import InputError
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -18,81 +17,72 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 class FoldConfig(Config):
     """Turn a finished run into one plain AdapterHub adapter with its head, checked before it is written."""
 
-    run: str
+    run: str = setting(path="DIR")
     """Run folder, or OWNER/NAME[@REVISION] of the hub."""
-    out: str
+    out: str = setting(path="DIR")
     """Folder to write; must not exist yet, or be empty."""
     seed: int | None = None
     """Which seed of the run; by default the one with the best development score."""
-    keep: int | None = None
+    keep: int | None = setting(None, at_least=1)
     """Keep this many sources, those that contribute most on the text."""
-    width: int | None = None
+    width: int | None = setting(None, at_least=1)
     """Keep this many bottleneck units a layer, and refit the up-projection to the update of all of them."""
     name: str | None = None
     """Name of the adapter; by default the task's, with - for what such a name cannot hold."""
     split: Literal["dev", "train", "test"] = "dev"
     """Text to check the adapter on; --width fits on the training split."""
-    texts: str | None = None
+    texts: str | None = setting(None, path="FILE")
     """Check on this file instead, which needs no labels; --width then fits on every other text of it."""
-    max_samples: int | None = None
+    max_samples: int | None = setting(None, at_least=1)
     """Use this many texts at most; by default as many as in training, and 2000 to fit on."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, path="DIR")
     """Where the data lie now; by default where they lay in training."""
-    backbone: str | None = None
+    backbone: str | None = setting(None, path="TEXT")
     """Where the backbone lies now; by default where it lay in training."""
     allow_pickle: bool = False
     """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
-    batch_size: int = 128
+    batch_size: int = setting(128, at_least=1)
     """Examples a step; fewer need less memory."""
     json: bool = False
     """Print JSON instead of text."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.expand_home(self, "run", "out", "texts", "data_dir", "backbone")
-        checks.at_least(self, 1, "keep", "width", "max_samples", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Config):
     """Make a run folder of what was trained elsewhere."""
 
-    src: str
+    src: str = setting(path="DIR")
     """Folder, or OWNER/NAME[@REVISION] of the hub: an AdapterHub adapter or fusion, ScaLearn layers of the published
     implementation, or a run of this library; or a folder with an AdapterHub setup."""
-    out: str
+    out: str = setting(path="DIR")
     """Run folder to write; must not exist yet, or be empty."""
-    backbone: str | None = None
+    backbone: str | None = setting(None, path="TEXT")
     """Folder or hub id of the pretrained encoder; by default the base model that SRC names."""
     revision: str | None = None
     """Commit, tag or branch of a hub backbone."""
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = setting((), path="SOURCE")
     """Fusion and ScaLearn layers: folders of the adapters they combine, in any order."""
-    head: str | None = None
+    head: str | None = setting(None, path="DIR")
     """AdapterHub folder with the head; by default SRC, where it holds one. none: do without."""
     task: str | None = None
     """Task that the head was trained on, see `scalearn list tasks`; by default a plain one over --columns."""
     columns: tuple[str, ...] = ("text",)
     """Columns of the texts where no task is known: one, or two for pairs."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, path="DIR")
     """Where the task's files lie, and its task.yaml if it is your own."""
     any_base_model: bool = False
     """Import it also where it names another base model than the backbone."""
     allow_pickle: bool = False
     """Where there are no safetensors, read pytorch_*.bin files, with a reader that builds tensors and runs nothing."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        checks.expand_home(self, "src", "out", "backbone", "sources", "head", "data_dir")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
     """Write a finished run for other libraries or machines."""
 
-    run: str
+    run: str = setting(path="DIR")
     """Run folder, or OWNER/NAME[@REVISION] of the hub."""
-    out: str
+    out: str = setting(path="DIR")
     """Folder to write; must not exist yet, or be empty."""
     format: Literal["native", "adapterhub"] = "adapterhub"
     """adapterhub: adapter and head, or a setup of fusion and adapters, for the `adapters` library; native: a run folder
@@ -101,23 +91,19 @@ class ExportConfig(Config):
     """Which seed of the run; by default the first."""
     name: str | None = None
     """adapterhub: name of the adapter (default: that of the task)."""
-    backbone: str | None = None
+    backbone: str | None = setting(None, path="TEXT")
     """Where the backbone lies now; by default where it lay in training."""
     allow_pickle: bool = False
     """Where the backbone has no safetensors, read its pytorch_model.bin, with a reader that runs nothing."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.expand_home(self, "run", "out", "backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig(Config):
     """Upload a folder made by `scalearn fold` or `scalearn export` to the Hugging Face hub, with a model card."""
 
-    dir: str
+    dir: str = setting(path="DIR")
     """The folder."""
-    repo: str
+    repo: str = setting(metavar="REPO")
     """Where to on the hub, OWNER/NAME; made if it is not there."""
     dry_run: bool = False
     """Write the card, list what would be sent, and contact nothing."""
@@ -136,7 +122,6 @@ class PushConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        checks.expand_home(self, "dir")
         if not _is_repo(self.repo, _OWNER_AND_NAME):
             raise InputError(f"repo {self.repo!r}: expected OWNER/NAME, each of letters, digits, '-', '_' and '.'.")
         if self.base_model is not None and not _is_repo(self.base_model, _MODEL):
@@ -162,7 +147,7 @@ class FetchConfig(Config):
     """Tasks whose data to fetch, see `scalearn list tasks`."""
     suite: Literal["glue", "superglue", "humset", "glue+superglue"] | None = None
     """Fetch the data of all tasks of a benchmark."""
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = setting((), metavar="SOURCE")
     """Hub ids of adapters or runs; each may end in @REVISION."""
     allow_pickle: bool = False
     """Fetch pytorch_*.bin files of what has no safetensors."""

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalearn_jax.config import checks
-from scalearn_jax.config.checks import Config
-from scalearn_jax.errors import InputError, is_plain
+from scalearn_jax.config.checks import Config, check_seeds, parse_shard, setting
+from scalearn_jax.errors import InputError, is_printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +13,11 @@ class StudyConfig(Config):
 
     name: str
     """Title of the table."""
-    backbone: str
+    backbone: str = setting(path="TEXT")
     """Folder or hub id of the pretrained encoder."""
     revision: str | None = None
     """Commit, tag or branch of a hub backbone."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, path="DIR")
     """Folder with one folder a task."""
     sources: tuple[str, ...] = ()
     """Tasks that get a stage-1 adapter (seed 0)."""
@@ -36,7 +35,7 @@ class StudyConfig(Config):
     """Overrides for one task: seeds, and fields of either stage; under `stage1` or `stage2` for that one only."""
     methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides for one method; they win over all others."""
-    adapters: str | None = None
+    adapters: str | None = setting(None, path="DIR")
     """Folder of source adapters, such as another study's; what is missing of them is trained there."""
     shots: tuple[int, ...] = ()
     """Few-shot: solve every target with each of these numbers of training examples, instead of with all."""
@@ -49,11 +48,9 @@ class StudyConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_plain(self.name):
+        if not is_printable(self.name):
             raise InputError(f"name {self.name!r} holds characters that cannot be shown; it is the title of tables.")
-        checks.expand_home(self, "backbone", "data_dir", "adapters")
-        checks.seeds(self.seeds)
-        checks.finite(self, "probe_constants")
+        check_seeds(self.seeds)
         for name in ("shots", "probe_constants", "probe_sources"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -66,13 +63,13 @@ class StudyConfig(Config):
 class RunConfig(Config):
     """Run a study: what is missing of its cells, then the table."""
 
-    study: str
+    study: str = setting(path="FILE")
     """Study file (YAML)."""
-    out: str
+    out: str = setting(path="DIR")
     """Folder of the results; a rerun with the same study continues in it."""
-    backbone: str | None = None
+    backbone: str | None = setting(None, path="TEXT")
     """Use this backbone instead of the study's."""
-    data_dir: str | None = None
+    data_dir: str | None = setting(None, path="DIR")
     """Use this data folder instead of the study's."""
     seeds: tuple[int, ...] | None = None
     """Use these seeds instead of the study's."""
@@ -80,28 +77,22 @@ class RunConfig(Config):
     """Run only cells whose name contains this."""
     shard: str | None = None
     """Run share I of N, written I/N with I from 1 to N: for job arrays that work on one folder."""
-    max_minutes: float | None = None
+    max_minutes: float | None = setting(None, at_least=0)
     """Start no cell after this many minutes; run again to continue."""
     dry_run: bool = False
     """List the cells with their steps and an estimate of their time, and stop."""
 
     def __post_init__(self):
         super().__post_init__()
-        checks.expand_home(self, "study", "out")
-        checks.at_least(self, 0, "max_minutes")
         if self.shard is not None:
-            checks.shard(self.shard)
+            parse_shard(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Config):
     """Tables and figures of a study's results."""
 
-    dir: str
+    dir: str = setting(path="DIR")
     """Results folder of a study."""
-    out: str | None = None
+    out: str | None = setting(None, path="DIR")
     """Folder for the tables and figures; by default DIR/report."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        checks.expand_home(self, "dir", "out")

@@ -90,7 +90,11 @@ def _lay_out(encoded: Encoded, sequences, rows, columns, shape: tuple[int, int])
     position = np.arange(int(lengths.sum())) - first
     source = np.repeat(encoded.offsets[sequences], lengths) + position
     target = np.repeat(rows.astype(np.int64) * shape[1] + columns, lengths) + position
-    number = _number_in_row(rows, columns)
+    # Number the sequences of each row 1, 2, ... from left to right.
+    sequence = np.lexsort((columns, rows))
+    sorted_rows = rows[sequence]
+    number = np.empty(len(rows), np.int32)
+    number[sequence] = np.arange(len(rows)) - np.searchsorted(sorted_rows, sorted_rows) + 1
     values = {
         "tokens": encoded.ids[source],
         "token_types": encoded.token_types[source],
@@ -101,16 +105,6 @@ def _lay_out(encoded: Encoded, sequences, rows, columns, shape: tuple[int, int])
     for name, value in values.items():
         fields[name].reshape(-1)[target] = value
     return fields
-
-
-def _number_in_row(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Numbers the sequences of each row 1, 2, ... from left to right."""
-    sequence = np.lexsort((columns, rows))
-    sorted_rows = rows[sequence]
-    first = np.searchsorted(sorted_rows, sorted_rows)
-    number = np.empty(len(rows), np.int32)
-    number[sequence] = np.arange(len(rows)) - first + 1
-    return number
 
 
 def _fill(values: np.ndarray, size: int, filler: int) -> np.ndarray:
@@ -146,15 +140,15 @@ def train_rows(
     Returns:
       Int[n], for ``row_choices``.
     """
-    per_epoch = steps_per_epoch(len(encoded), batch_size)
-    epochs = range(-(-num_steps // per_epoch))
-
-    def of_epoch(seed: int, epoch: int) -> np.ndarray:
-        rows = epoch_rows(encoded, order(seed, epoch, len(encoded)), batch_size // num_parts, row_length)
-        return np.pad(rows, (0, per_epoch * num_parts - len(rows))).reshape(per_epoch, num_parts).max(1)
-
-    rows = lambda seed: np.concatenate([of_epoch(seed, epoch) for epoch in epochs])  # noqa: E731
-    return np.max([rows(seed)[:num_steps] for seed in seeds], axis=0)
+    per_epoch, most = steps_per_epoch(len(encoded), batch_size), np.zeros(num_steps, int)
+    for seed in seeds:
+        for start in range(0, num_steps, per_epoch):
+            examples = order(seed, start // per_epoch, len(encoded))
+            rows = epoch_rows(encoded, examples, batch_size // num_parts, row_length)
+            rows = np.pad(rows, (0, per_epoch * num_parts - len(rows))).reshape(per_epoch, num_parts).max(1)
+            steps = slice(start, min(start + per_epoch, num_steps))
+            most[steps] = np.maximum(most[steps], rows[: steps.stop - start])
+    return most
 
 
 def train_batches(
@@ -206,21 +200,19 @@ def stack(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
     Returns:
       A batch with one more leading axis.
     """
-    return _joined(np.stack, parts)
+    return _join(np.stack, parts)
 
 
 def concatenate(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
     """Joins batches along their leading axis, as ``stack`` does along a new one."""
-    return _joined(np.concatenate, parts)
+    return _join(np.concatenate, parts)
 
 
-def _joined(join: Callable, parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
+def _join(join: Callable, parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
     if hasattr(parts[0], "tokens"):
-        num_rows = max(batch.tokens.shape[-2] for batch in parts)
-        parts = [_with_rows(batch, num_rows) for batch in parts]
+        num_rows, padded = max(batch.tokens.shape[-2] for batch in parts), []
+        for batch in parts:
+            missing = [(0, 0)] * (batch.tokens.ndim - 2) + [(0, num_rows - batch.tokens.shape[-2]), (0, 0)]
+            padded.append(batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in ROW_FIELDS}))
+        parts = padded
     return type(parts[0])(*(join(leaves) for leaves in zip(*parts, strict=True)))
-
-
-def _with_rows(batch: Batch, num_rows: int) -> Batch:
-    missing = [(0, 0)] * (batch.tokens.ndim - 2) + [(0, num_rows - batch.tokens.shape[-2]), (0, 0)]
-    return batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in ROW_FIELDS})

@@ -89,14 +89,13 @@ def _texts(row: Row, column: str) -> list[str]:
     return list(values)
 
 
-def _plain(row: Row, labels: bool) -> list[Row]:
-    return [row]
-
-
 RULES = {
     "copa": Rule(("premise", "choice1", "choice2", "question"), _copa, ("premise", "choice1")),
     "multirc": Rule(
-        ("paragraph", "question", "answer"), _plain, ("paragraph", "question"), question=("paragraph", "question")
+        ("paragraph", "question", "answer"),
+        lambda row, labels: [row],
+        ("paragraph", "question"),
+        question=("paragraph", "question"),
     ),
     "record": Rule(
         ("passage", "query", "entities"),

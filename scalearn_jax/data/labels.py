@@ -3,6 +3,8 @@
 Letters: n examples, C outputs.
 """
 
+import contextlib
+import functools
 import json
 import math
 from typing import Any
@@ -31,18 +33,21 @@ def label_id(task: Task, label: Any) -> int:
         number = float(label)
     except (TypeError, ValueError, OverflowError):
         number = -1.0
-    named_by_number = any(_is_number(name) for name in task.labels)
+    named_by_number = _named_by_number(task.labels)
     if not named_by_number and number.is_integer() and 0 <= number < size:
         return int(number)
     allowed = ", ".join(name if named_by_number else f"{i} {name}" for i, name in enumerate(task.labels))
     raise InputError(f"label {label!r} is outside the list of task {task.name}: {allowed or f'0 to {size - 1}'}.")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+@functools.cache
+def _named_by_number(names: tuple[str, ...]) -> bool:
+    """Whether some label name is a number itself, so that a number in a file is a name and no id."""
+    for name in names:
+        with contextlib.suppress(ValueError):
+            if math.isfinite(float(name)):
+                return True
+    return False
 
 
 def labels_of(task: Task, values: list, where: str = "label column") -> np.ndarray:
@@ -76,7 +81,18 @@ def no_labels(task: Task, count: int) -> np.ndarray:
 
 
 def _multi_hot(task: Task, value: Any) -> np.ndarray:
-    labels, hot = _as_list(value), np.zeros(len(task.labels), np.float32)
+    """Turns a list of ids or names, in CSV ``"[0, 2]"`` or ``"food|price"``, into zeros and ones."""
+    labels = value
+    if isinstance(value, str) and value.startswith("["):  # a list in a CSV file
+        try:
+            labels = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"label {value!r} is no list ({error}); write [0, 2] or names joined by '|'.") from error
+    elif isinstance(value, str):
+        labels = [name for name in value.split("|") if name]
+    if not isinstance(labels, list | tuple):
+        raise InputError(f"label {value!r} is no list; a multi-label task needs a list of ids or names.")
+    hot = np.zeros(len(task.labels), np.float32)
     for index in (label_id(task, label) for label in labels):
         if hot[index] and not isinstance(labels[0], str):
             raise InputError(
@@ -84,20 +100,6 @@ def _multi_hot(task: Task, value: Any) -> np.ndarray:
             )
         hot[index] = 1
     return hot
-
-
-def _as_list(value: Any) -> list:
-    """A list as it is; from CSV, ``"[0, 2]"`` or ``"food|price"``."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise InputError(f"label {value!r} is no list ({error}); write [0, 2] or names joined by '|'.") from error
-    elif isinstance(value, str):
-        value = [name for name in value.split("|") if name]
-    if not isinstance(value, list | tuple):
-        raise InputError(f"label {value!r} is no list; a multi-label task needs a list of ids or names.")
-    return list(value)
 
 
 def _score(task: Task, value: Any) -> float:

@@ -1,6 +1,6 @@
 """Which sequence goes in which row, and how many rows the programs are compiled for. Numpy only, no state.
 
-Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length.
+Letters: B examples of a step, K sequences per example, N = B * K sequences, S row length, n batches.
 
 The number of rows is rounded up to a short list, so that a run compiles at most four programs: three for
 training and one for evaluation. A batch follows from (seed, step), so the rows of every step of a run are known
@@ -52,15 +52,7 @@ def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarra
 
 
 def pack_apart(lengths: Sequence[int], groups: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places sequences as ``pack`` does, so that those of different groups share no row.
-
-    Args:
-      lengths: of the N sequences.
-      groups: Int[N], the group of each.
-      row_length: S.
-
-    Returns:
-      (row Int[N], column Int[N]); the rows of a group are neighbours.
+    """Places sequences as ``pack`` does, so that those of different groups, Int[N], share no row.
 
     Example:
       >>> pack_apart([3, 5, 4], np.array([0, 1, 0]), 8)[0].tolist()
@@ -90,17 +82,15 @@ def count_rows(lengths: np.ndarray, row_length: int) -> np.ndarray:
       >>> count_rows(np.array([[3, 5, 4], [8, 8, 0]]), 8).tolist()
       [2, 2]
     """
-    parts = (lengths[start : start + _AT_ONCE] for start in range(0, len(lengths), _AT_ONCE))
-    return np.concatenate([_count_rows(-np.sort(-part, axis=1), row_length) for part in parts])
-
-
-def _count_rows(decreasing: np.ndarray, row_length: int) -> np.ndarray:
-    batch = np.arange(len(decreasing))
-    used = np.zeros(decreasing.shape, np.int32)
-    for i, length in enumerate(decreasing.T):
-        row = (used[:, : i + 1] + length[:, None] <= row_length).argmax(1)
-        used[batch, row] += length
-    return (used > 0).sum(1)
+    counts = []
+    for start in range(0, len(lengths), _AT_ONCE):
+        decreasing = -np.sort(-lengths[start : start + _AT_ONCE], axis=1)
+        used, batch = np.zeros(decreasing.shape, np.int32), np.arange(len(decreasing))
+        for i, length in enumerate(decreasing.T):
+            row = (used[:, : i + 1] + length[:, None] <= row_length).argmax(1)
+            used[batch, row] += length
+        counts.append((used > 0).sum(1))
+    return np.concatenate(counts)
 
 
 def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost: int = 0) -> tuple[int, ...]:
@@ -124,7 +114,8 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost
     inner = (picks for k in range(max_choices) for picks in itertools.combinations(seen[:-1].tolist(), k))
 
     def cost(picks: tuple[int, ...]) -> tuple[int, int]:
-        rows = int(_rounded_up(seen, (*picks, seen[-1])) @ weights)
+        choices = np.array((*picks, seen[-1]))
+        rows = int(choices[np.searchsorted(choices, seen)] @ weights)
         return rows + program_cost * len(picks), len(picks)
 
     return (*min(inner, key=cost), int(seen[-1]))
@@ -142,32 +133,13 @@ def row_steps(most: int) -> tuple[int, ...]:
 
 
 def eval_rows(splits: Sequence[Encoded], batch_size: int, row_length: int) -> tuple[int]:
-    """Counts the rows that hold any evaluation batch of some splits, so that one program serves them all.
-
-    Args:
-      splits: the splits, evaluated in their own order.
-      batch_size: B.
-      row_length: S.
-
-    Returns:
-      The one row count, as ``row_choices`` would give it.
-    """
-    orders = ((encoded, np.arange(len(encoded))) for encoded in splits)
-    return (max(int(epoch_rows(*order, batch_size, row_length).max()) for order in orders),)
+    """Counts the rows (one choice) that hold any evaluation batch of some splits, so that one program serves them."""
+    rows = (epoch_rows(encoded, np.arange(len(encoded)), batch_size, row_length) for encoded in splits)
+    return (max(int(counts.max()) for counts in rows),)
 
 
 def epoch_rows(encoded: Encoded, order: np.ndarray, batch_size: int, row_length: int) -> np.ndarray:
-    """Counts the rows of every batch of an epoch.
-
-    Args:
-      encoded: the split.
-      order: of its examples.
-      batch_size: B.
-      row_length: S.
-
-    Returns:
-      Int[number of batches].
-    """
+    """Counts the rows of every batch of an epoch, Int[n], for an order of the examples."""
     lengths = encoded.lengths[encoded.sequences(order)]
     sequences = batch_size * encoded.num_choices
     return count_rows(np.pad(lengths, (0, -len(lengths) % sequences)).reshape(-1, sequences), row_length)
@@ -185,8 +157,4 @@ def rounded_up(count: int, choices: Sequence[int]) -> int:
     """
     if count > choices[-1]:
         raise ValueError(f"{count} rows needed, the largest choice is {choices[-1]}; count the rows of these steps.")
-    return int(_rounded_up(count, choices))
-
-
-def _rounded_up(counts, choices: Sequence[int]) -> np.ndarray:
-    return np.asarray(choices)[np.searchsorted(choices, counts)]
+    return int(choices[np.searchsorted(choices, count)])

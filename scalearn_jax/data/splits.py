@@ -58,9 +58,9 @@ def load_splits(
 
     Args:
       task: the row.
-      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as
-        ``.jsonl``, ``.jsonl.gz``, ``.csv`` or ``.parquet``, or all as ``DatasetDict.save_to_disk`` writes them;
-        ``None`` for the hub. Or what ``read_table`` takes, by split.
+      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as ``.jsonl``,
+        ``.jsonl.gz``, ``.csv``, ``.parquet``, or as ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in
+        memory by split, see ``read_table``; ``None`` for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       max_eval_samples: the first k rows of development and test set.
       max_dev_samples: the first k rows of the development set; wins there.
@@ -83,7 +83,7 @@ def load_splits(
     elif task.split_rule == "validation":
         splits = Splits(tables["train"], tables["validation"], tables["validation"])
     else:
-        splits = Splits(*hold_out(task, tables["train"]), tables["validation"])
+        splits = Splits(*_hold_out(task, tables["train"]), tables["validation"])
     caps = (max_dev_samples or max_eval_samples, max_eval_samples)
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
     return Splits(*(table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True)))
@@ -100,19 +100,8 @@ def _whole_questions(table: "Dataset", end: int | None) -> int | None:
     return next((cut for cut in range(end, 0, -1) if numbers[cut - 1] != numbers[cut]), end)
 
 
-def hold_out(task: Task, train: "Dataset") -> "tuple[Dataset, Dataset]":
-    """Splits a development set off the training set, as published.
-
-    Args:
-      task: says whether to stratify.
-      train: the official training set.
-
-    Returns:
-      (training, development) table, both in shuffled order.
-
-    Raises:
-      InputError: too few rows, or too few of some label.
-    """
+def _hold_out(task: Task, train: "Dataset") -> "list[Dataset]":
+    """Splits a training set into training and development rows, as published, both in shuffled order."""
     stratify = task.stratify and task.kind in ("classification", "choice")
     labels = labels_of(task, train.select_columns(task.label_column)[:][task.label_column]) if stratify else None
     try:
@@ -123,8 +112,7 @@ def hold_out(task: Task, train: "Dataset") -> "tuple[Dataset, Dataset]":
             " Bring a test file too, or set stratify: false in task.yaml."
         ) from error
     table = train.with_format("arrow")[:]
-    rest, held_out = (as_dataset(table.take(rows)) for rows in halves)  # select() would look up each row at each read
-    return rest, held_out
+    return [as_dataset(table.take(rows)) for rows in halves]  # select() would look up each row at each read
 
 
 def split_rows(count: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -196,19 +184,18 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
 def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterator[tuple[str, Table, str]]:
     """Yields (split, table, where it came from)."""
     if isinstance(data_dir, Mapping):
-        for split in ("train", "validation"):
-            if split not in data_dir:
-                raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
         for split in SPLITS:
             if split in data_dir:
                 yield split, read_table(data_dir[split]), f"data_dir[{split!r}]"
+            elif split != "test":
+                raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
         return
     data_dir = data_dir and Path(os.path.expanduser(data_dir))
     if task.name in builtin.BUILTIN and not (data_dir and (data_dir / task.name).is_dir()):
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, Path(data_dir))
+    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, data_dir)
     for split, paths in files.items():
         if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
             where = str(paths[0])
@@ -216,35 +203,29 @@ def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterat
 
 
 def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
-    folders = [folder for folder in _folders(task, data_dir) if any(_files(folder).values())]
-    if not folders:
-        looked = ", ".join(str(folder) for folder in _folders(task, data_dir))
-        raise InputError(
-            f"task {task.name}: no data; looked for train and validation ({', '.join(SUFFIXES)}) in {looked}."
-            " Pass --data-dir with the folder that holds them."
-        )
-    files = _files(folders[0])
-    for split in ("train", "validation"):
-        if not files[split]:
-            raise InputError(f"task {task.name}: {folders[0]} has no {split} file ({', '.join(SUFFIXES)}); add it.")
-    return {split: paths for split, paths in files.items() if paths}
-
-
-def _folders(task: Task, data_dir: Path) -> list[Path]:
-    """Where a task's files may lie; the folder of another task is not taken for this one's."""
+    """Finds the file of each split; the folder of another task is not taken for this one's."""
     place = task.folder or task.name
     own = place.rsplit("/", 1)[-1]
     others = {(row.folder or name).rsplit("/", 1)[-1] for name, row in TASKS.items()} - {own}
     direct = [] if task.name in TASKS and data_dir.resolve().name in others else [data_dir]
-    return list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
-
-
-def _files(folder: Path) -> dict[str, list[Path]]:
-    paths = {split: [folder / f"{split}{suffix}" for suffix in (*SUFFIXES, "")] for split in SPLITS}
-    return {
-        split: [path for path in candidates if is_saved(path) or path.suffix and path.is_file()][:1]
-        for split, candidates in paths.items()
-    }
+    folders = list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
+    for folder in folders:
+        files = {}
+        for split in SPLITS:
+            found = [path for path in (folder / f"{split}{suffix}" for suffix in SUFFIXES) if path.is_file()]
+            found += [folder / split] if is_saved(folder / split) else []
+            files |= {split: found[:1]} if found else {}
+        if files:
+            break
+    else:
+        raise InputError(
+            f"task {task.name}: no data; looked for train and validation ({', '.join(SUFFIXES)}) in"
+            f" {', '.join(map(str, folders))}. Pass --data-dir with the folder that holds them."
+        )
+    for split in ("train", "validation"):
+        if split not in files:
+            raise InputError(f"task {task.name}: {folder} has no {split} file ({', '.join(SUFFIXES)}); add it.")
+    return files
 
 
 def hub_folder(task: Task) -> Path:
@@ -275,7 +256,7 @@ def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
     try:
         files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
     except (ValueError, NotImplementedError) as error:
-        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; mend the patterns.") from error
+        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; correct the patterns.") from error
     for split, pattern in task.hub.files:
         if not files[split]:
             raise InputError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scalearn_jax.config import schema
 from scalearn_jax.data.derive import RULES
-from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.errors import InputError, is_printable, unknown
 from scalearn_jax.io.files import escapes_folder
 from scalearn_jax.metrics import METRICS
 
@@ -168,7 +168,7 @@ class Task:
 
 def _problem(task: Task) -> str:
     """Says what is inconsistent about a row, if anything."""
-    if hidden := [label for label in task.labels if not is_plain(label)]:
+    if hidden := [label for label in task.labels if not is_printable(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
     if task.folder is not None and escapes_folder(task.folder):
         return f"folder {task.folder!r} leads out of the data folder; name one below it, or pass another --data-dir."

@@ -4,7 +4,7 @@ import dataclasses
 import os.path
 from pathlib import Path
 
-from scalearn_jax.config.checks import no_secrets
+from scalearn_jax.config.checks import check_no_secrets
 from scalearn_jax.data.label_names import DISASTER_RESPONSE, HUMSET
 from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
@@ -158,7 +158,7 @@ def _called(name: str, path: Path) -> Task:
     """Reads the row of a folder; a file beside the data of several tasks must not answer to any name."""
     task = from_file(path)
     if task.name not in (name, name.rsplit("/", 1)[-1]):
-        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or mend the file.")
+        raise InputError(f"{path} describes task {task.name!r}, not {name!r}; pass its name or correct the file.")
     return dataclasses.replace(task, name=name)
 
 
@@ -180,5 +180,5 @@ def from_file(path: str | Path) -> Task:
       InputError: unreadable file, unknown or missing field, wrong type, or a token or password in one.
     """
     task = Task.from_dict(read_yaml(path, pipes=False), where=str(path))
-    no_secrets({str(path): task.to_dict()})
+    check_no_secrets({str(path): task.to_dict()})
     return task

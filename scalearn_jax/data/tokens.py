@@ -1,19 +1,19 @@
 """Texts to token ids, once: encoded splits are cached.
 
-Letters: n examples of a split, K sequences per example, N = n * K sequences.
+Letters: n examples of a split, C outputs, K sequences per example, N = n * K sequences.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it takes more than a second to import
 
 _VERSION = 4  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
-# What a tokenizer's words may stand in; without them some classes are made with no words at all, and without an error.
+# The files of a tokenizer's words; without one, some classes are made with no words at all, and without an error.
 _VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
 _STANDARD_ERROR = 2  # its number, by which such a library writes to it
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
@@ -44,7 +44,7 @@ class Encoded:
 
     Attributes:
       ids: Int[total], token ids, special tokens included.
-      token_types: Int[total], zeros for backbones that tell no second text apart.
+      token_types: Int[total], zeros for backbones without types.
       offsets: Int[N+1], where each sequence starts.
       labels: Int[n], Float[n] or Float[n C].
       questions: Float[n 3], the columns ``derive.QUESTION`` of each example; Float[0 3] for tasks that ask none.
@@ -147,7 +147,10 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     where = folder(path_or_id, revision)
     if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
         raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
-    _check_settings(where)
+    settings = read_settings(where, "tokenizer_config.json") if (where / "tokenizer_config.json").exists() else {}
+    names = settings.get("fast_tokenizer_files", [])  # transformers opens them
+    if not isinstance(names, list) or not all(map(is_plain_name, names)):
+        raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch, which nothing here uses
     from transformers import AutoTokenizer
 
@@ -157,14 +160,6 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error
-
-
-def _check_settings(where: Path) -> None:
-    """Checks that the files which a tokenizer's settings name, and ``transformers`` opens, lie beside them."""
-    settings = read_settings(where, "tokenizer_config.json") if (where / "tokenizer_config.json").exists() else {}
-    names = settings.get("fast_tokenizer_files", [])
-    if not isinstance(names, list) or not all(map(is_plain_name, names)):
-        raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
 
 
 def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int, labels: bool = True) -> Encoded:
@@ -185,15 +180,32 @@ def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
     """
     table = read_table(table)
     check_columns(table, task.fields, f"the data of task {task.name}")
-    rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*map(table.get, task.fields), strict=True))
-    texts = [sequence for row in rows for sequence in task.sequences(row)]
-    chunks = [
-        _tokenise(tokenizer, texts[start : start + _CHUNK], task, max_length) for start in range(0, len(texts), _CHUNK)
-    ]
-    ids, token_types, lengths = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    columns = [table[name] for name in task.fields]
+    rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*columns, strict=True))
+    sequences = [sequence for row in rows for sequence in task.sequences(row)]
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    ids, token_types, lengths = [], [], []
+    for start in range(0, len(sequences), _CHUNK):
+        texts = [[as_text(text) for text in part] for part in zip(*sequences[start : start + _CHUNK], strict=True)]
+        try:
+            with panics_as_errors():
+                encoded = tokenizer(
+                    *texts,
+                    truncation=_TRUNCATION[task.truncate] if len(texts) == 2 else True,
+                    max_length=max_length,
+                    padding=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=has_types,
+                )
+        except Exception as error:
+            raise _explained(tokenizer, task, max_length, error) from error
+        lengths += map(len, encoded["input_ids"])
+        ids.append(np.fromiter(itertools.chain.from_iterable(encoded["input_ids"]), np.int32))
+        types = itertools.chain.from_iterable(encoded["token_type_ids"]) if has_types else None
+        token_types.append(np.fromiter(types, np.int32) if has_types else np.zeros_like(ids[-1]))
     return Encoded(
-        ids=ids,
-        token_types=token_types,
+        ids=np.concatenate(ids),
+        token_types=np.concatenate(token_types),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels_of(task, table[task.label_column]) if labels else no_labels(task, num_rows(table)),
         questions=np.array([table[name] for name in QUESTION] if task.has_questions else np.zeros((3, 0))).T,
@@ -202,33 +214,10 @@ def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
     )
 
 
-def _tokenise(tokenizer: Any, texts: list[tuple[str, ...]], task: Task, max_length: int) -> tuple[np.ndarray, ...]:
-    """Returns the ids and token types of all texts, flat, and the number of tokens of each."""
-    has_types = "token_type_ids" in tokenizer.model_input_names
-    columns = [[as_text(text) for text in column] for column in zip(*texts, strict=True)]
-    try:
-        with panics_as_errors():
-            encoded = tokenizer(
-                *columns,
-                truncation=_TRUNCATION[task.truncate] if len(columns) == 2 else True,
-                max_length=max_length,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=has_types,
-            )
-    except Exception as error:
-        raise _failed(tokenizer, task, max_length, error) or error from error
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    ids = np.fromiter((i for sequence in encoded["input_ids"] for i in sequence), np.int32, sum(lengths))
-    if not has_types:
-        return ids, np.zeros_like(ids), lengths
-    return ids, np.fromiter((i for types in encoded["token_type_ids"] for i in types), np.int32, sum(lengths)), lengths
-
-
-def _failed(tokenizer: Any, task: Task, max_length: int, error: Exception) -> InputError | None:
-    """Words what made a tokenizer fail, where that was the text or the tokenizer's file; all else is our fault."""
+def _explained(tokenizer: Any, task: Task, max_length: int, error: Exception) -> Exception:
+    """Explains a tokenizer's error where the text or its file is the cause; any other is ours and stays as it is."""
     if type(error) is not Exception and not isinstance(error, Panic):  # it has no types of its own
-        return None
+        return error
     if "runcation error" in str(error):
         return InputError(
             f"task {task.name}: truncate {task.truncate!r} cuts the first text only, and some second text alone fills"
@@ -273,25 +262,13 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
     if where is None:
         return encode(tokenizer, task, table, max_length=max_length)
     path = where / f"{_fingerprint(tokenizer, task, table, max_length)}.npz"
-    encoded = _load(path)
-    if encoded is None:
-        encoded = encode(tokenizer, task, table, max_length=max_length)
-        _save(path, encoded)
-    return encoded
-
-
-def _load(path: Path) -> Encoded | None:
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            fields = {name: file[name] if file[name].ndim else int(file[name]) for name in file.files}
-            return Encoded(**fields)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _save(path: Path, encoded: Encoded) -> None:
+            return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
+    encoded = encode(tokenizer, task, table, max_length=max_length)
     with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.savez(temporary, **{field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)})
+    return encoded
 
 
 def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> str:

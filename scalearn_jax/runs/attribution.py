@@ -19,34 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import model, tree
-from scalearn_jax.combiners.scalearn import effective_omega, source_updates
+from scalearn_jax.combiners.scalearn import omega_norms, source_updates
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.typing import Array, Params
-
-VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")  # the combiners all this is for
-
-
-def omega_norms(omega: Array, num_layers: int, normalise: str = "none") -> tuple[np.ndarray, np.ndarray]:
-    """Measures the scales as they act: root of the mean square, and mean, over the hidden dimensions.
-
-    Args:
-      omega: Float[L T w] or shared Float[T w].
-      num_layers: L.
-      normalise: the run's normalisation over sources.
-
-    Returns:
-      Two arrays Float[L T].
-
-    Example:
-      >>> [norm.tolist() for norm in omega_norms(np.array([[3.0, -3.0], [1.0, 1.0]]), 1)]
-      [[[3.0, 1.0]], [[0.0, 1.0]]]
-    """
-    acting = np.asarray(effective_omega(jnp.asarray(omega), num_layers, normalise), float)
-    return np.sqrt((acting**2).mean(-1)), acting.mean(-1)
 
 
 def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> Array:
@@ -73,11 +52,12 @@ def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> A
 @cache
 def _observe_step(spec: model.ModelSpec) -> Callable:
     """Compiles the sums of contributions over a batch's tokens, Float[M L T], once a process."""
-    options = dict(spec.combiner_options) | {"compose": "reference"}  # its site carries bank and omega
-    spec = dataclasses.replace(spec, combiner_options=tuple(sorted(options.items())))
+    spec = spec.with_options(compose="reference")  # its site carries bank and omega
 
     def observe(trainable: Params, frozen: Params, batch) -> Array:
-        look = lambda site, h: contribution_norms(site, h, spec.non_linearity)  # noqa: E731
+        def look(site: Params, h: Array, out: Array) -> Array:
+            return contribution_norms(site, h, spec.non_linearity)
+
         _, norms = model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)  # [L, R, S, T]
         return jnp.where((batch.segments > 0)[None, :, :, None], norms, 0).sum((1, 2))
 
@@ -206,7 +186,7 @@ def attribute(
     ``sources`` are T names, ``seeds`` the M seeds of ``members``; for the others see ``masked_scores``.
     """
     spec, omegas = members.spec, members.trainable["transfer"]["omega"]
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     norms = [omega_norms(omega, spec.backbone.num_layers, normalise) for omega in omegas]
     contributed = contributions(members, encoded, batch_size)
     num_sources, kept = len(sources), keep_largest(contributed.mean(0).sum(0))

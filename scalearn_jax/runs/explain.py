@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from scalearn_jax import methods
+from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
@@ -45,7 +46,7 @@ def explain_run(config: ExplainConfig) -> str:
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
     folder = open_run(config.run)
-    covered = [name for name, row in methods.METHODS.items() if row.combiner in attribution.VARIANTS]
+    covered = [name for name, row in methods.METHODS.items() if row.combiner in VARIANTS]
     if folder.info["method"] not in covered:
         raise InputError(f"{config.run} is a {folder.info['method']!r} run; explain covers {', '.join(covered)}.")
     run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
@@ -150,21 +151,21 @@ def format_sources(found: Attribution, facts: dict) -> str:
     metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
     header = ["source", "share of contribution", f"{metric} without it", "drop"]
     rows = [
-        [found.sources[t], f"{100 * found.shares[t]:.1f}", percent(found.without[t]), percent(found.drops[t])]
+        [found.sources[t], f"{100 * found.shares[t]:.1f}", *map(format_percent, (found.without[t], found.drops[t]))]
         for t in found.order
     ]
     title = (
         f"{facts['run']}: {facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
     )
-    full = f"{metric} with all sources: {percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
+    full = f"{metric} with all sources: {format_percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
     return f"{title}\n{full}\n\n{tables.plain(header, rows)}"
 
 
-def percent(values: np.ndarray) -> str:
+def format_percent(values: np.ndarray) -> str:
     """Formats the scores of several seeds in percent, with their spread.
 
     Example:
-      >>> percent(np.array([0.5, 0.6]))
+      >>> format_percent(np.array([0.5, 0.6]))
       '55.00 ± 7.07'
     """
     mean, sd = mean_sd(values)

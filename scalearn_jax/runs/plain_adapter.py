@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import combiners, methods
+from scalearn_jax import combiners, methods, model
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
@@ -86,14 +86,12 @@ def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
     """
     check_foldable(run.folder, run.info)
     params, spec = run.members[seed], run.spec
-    options = dict(spec.combiner_options)
-    if "compose" in options:
-        spec = dataclasses.replace(spec, combiner_options=tuple(sorted((options | {"compose": "folded"}).items())))
-    site = spec.make_combiner.bind(params["transfer"], params["adapters"])
+    if spec.option("compose"):
+        spec = spec.with_options(compose="folded")
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return PlainAdapter(
         task=run.task,
-        adapter=without_scale(site),
+        adapter=without_scale(model.adapt(params, spec=dataclasses.replace(spec, dtype="float32")).site),
         non_linearity=phi(spec),
         head=two_layers(params["heads"][name], params["backbone"]) if name else None,
         head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
@@ -131,7 +129,7 @@ def phi(spec: ModelSpec) -> str:
     if spec.num_sources:
         return spec.non_linearity
     default = inspect.signature(combiners.COMBINERS[spec.combiner]).parameters["non_linearity"].default
-    return dict(spec.combiner_options).get("non_linearity", default)
+    return spec.option("non_linearity", default)
 
 
 def without_scale(site: Params) -> Params:

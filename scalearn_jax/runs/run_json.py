@@ -13,7 +13,7 @@ from flax.errors import FlaxError
 from scalearn_jax import methods, model, tree
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.data.tasks import Task
-from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.errors import InputError, is_printable, unknown
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
@@ -110,7 +110,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     found = [*_problems(_Info, info, ""), *_problems(_Backbone, info["backbone"], "backbone: ")]
     for source in info["sources"] if isinstance(info["sources"], list) else ():
         found += _problems(_Source, source, "sources: ")
-        if not found and not is_plain(source["name"]):
+        if not found and not is_printable(source["name"]):
             found = [f"sources: the name {source['name']!r} cannot be shown"]
     seeds = info["seeds"]
     are_seeds = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
@@ -170,11 +170,10 @@ def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
 
 def _bound(params: Params, spec: ModelSpec) -> Params:
     """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
-    combiner = spec.make_combiner
-    site = combiner.bind(params["transfer"], params["adapters"])
-    if combiner.apply is None:
+    site, update = model.adapt(params, spec=spec)[1:3]
+    if update is None:
         return site
-    return combiner.apply(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
+    return update(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
 
 
 def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
@@ -194,7 +193,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
     method, num_sources = methods.get(info["method"]), len(info["sources"])
     if spec.combiner != method.combiner:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
-    if spec.num_sources != num_sources and not methods.has_fresh_bottleneck(method):
+    if spec.num_sources != num_sources and not method.trains_adapter:
         raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")
     if spec.backbone.hidden_size % spec.backbone.num_heads:
         raise InputError(f"hidden_size {spec.backbone.hidden_size} is no multiple of num_heads")

@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from scalearn_jax.combiners.scalearn import VARIANTS, omega_norms
 from scalearn_jax.config import FoldConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder, check_out
@@ -25,7 +26,7 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs.adapterhub.common import check_adapter_name
-from scalearn_jax.runs.attribution import VARIANTS, contributions, keep_largest, omega_norms
+from scalearn_jax.runs.attribution import contributions, keep_largest
 from scalearn_jax.runs.load import Run, open_run
 from scalearn_jax.runs.plain_adapter import PlainAdapter, check_foldable, to_plain_adapter
 from scalearn_jax.runs.sources import Trust
@@ -123,7 +124,7 @@ def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
     """The scales of a ScaLearn model, from which a model card draws its figure."""
     if spec.combiner not in VARIANTS:
         return {}
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     return {"omega": omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)[1].tolist()}
 
 

@@ -18,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import model, tree
-from scalearn_jax.combiners.scalearn import effective_omega
+from scalearn_jax.combiners.scalearn import VARIANTS, effective_omega
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
-from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.runs.plain_adapter import PlainAdapter, without_scale
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import compile_predict_step
@@ -63,7 +62,7 @@ def prune(spec: ModelSpec, params: Params, kept: np.ndarray) -> Params:
     Returns:
       One adapter of k r units, ``down`` kernel Float[L d k*r] and so on.
     """
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     omega = effective_omega(params["transfer"]["omega"], spec.backbone.num_layers, normalise)
     bank = jax.tree.map(lambda leaf: leaf[:, kept], params["adapters"])
     return without_scale(banks.widen(bank, omega[:, kept]))
@@ -76,7 +75,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
     def gram(trainable: Params, frozen: Params, batch) -> Array:
         real = (batch.segments > 0)[..., None]
 
-        def look(site: Params, z: Array) -> Array:
+        def look(site: Params, z: Array, out: Array) -> Array:
             h = activations(site["down"], z, spec.non_linearity)
             h = jnp.where(real, jnp.concatenate([h, jnp.ones_like(h[..., :1])], -1), 0)
             return jnp.einsum("rsi,rsj->ij", h, h)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, unknown
@@ -23,7 +24,6 @@ from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, figures, provenance, run_json
-from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.sharing import card
 from scalearn_jax.sharing.card_metadata import known_base
 from scalearn_jax.sharing.leaks import check_leaks, text_of

@@ -8,6 +8,7 @@ from typing import Any
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
+from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import non_linearity
@@ -30,18 +31,18 @@ def check_settings(
             f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
             " pass a smaller one."
         )
-    if methods.has_fresh_bottleneck(method):
-        fresh_width(config, backbone)
+    if method.trains_adapter:
+        bottleneck_width(config, backbone)
         non_linearity(config.non_linearity or "relu")
     given = given_options(config)
-    for name in methods.foreign_flags(method, given):
+    for name in foreign_settings(method, given):
         raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
     for name in ("weights", "coefficients"):
         required = method.combiner == "fixed" and name == "coefficients"
         check_length(name, given.get(name), num_sources, required=required)
 
 
-def fresh_width(config: TrainConfig, backbone: BackboneSpec) -> int:
+def bottleneck_width(config: TrainConfig, backbone: BackboneSpec) -> int:
     """Computes the bottleneck of a fresh adapter, r = floor(d / reduction factor).
 
     Raises:
@@ -61,7 +62,7 @@ def fresh_width(config: TrainConfig, backbone: BackboneSpec) -> int:
 
 def given_options(config: TrainConfig) -> dict[str, Any]:
     """Lists the options of single methods that a config sets."""
-    values = {name: getattr(config, name, None) for name in methods.all_flags()}
+    values = {name: getattr(config, name, None) for name in combiner_settings()}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -5,7 +5,6 @@ AdapterSoup, probing and a head on the bare backbone change nothing below their 
 Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,29 +16,27 @@ from jax.sharding import Mesh
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches, packing
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import preemption, sharding
 from scalearn_jax.train.compile import Compiled, compile_predict_step
 from scalearn_jax.train.evaluate import scores
-from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
+from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
-def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
+def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
     """Whether nothing below the head changes or is random in training.
 
     Example:
-      >>> are_constant(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
+      >>> trains_head_only(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
       True
     """
     return method.trainable == ("head",) and not spec.backbone_dropout
 
 
-def forward(
-    params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None, part=None
-) -> Array:
-    """``model.apply`` from the features on, with the dropout masks that it would draw; there are no parts."""
-    head_key = None if key is None else jax.random.split(key)[1]
-    return model.predict(params, batch.features, spec=spec, task=task, key=head_key)
+def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> Array:
+    """``model.apply`` from the features on, with the dropout masks that it would draw."""
+    return model.predict(params, batch.features, spec=spec, task=task, key=keys.head)
 
 
 def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
@@ -53,12 +50,13 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     Returns:
       Float[n K d], in the order of ``examples``.
     """
-    nothing = jax.tree.map(lambda leaf: leaf[:1], setup.trainable)  # the encoder needs none of it
+    # The encoder uses nothing that trains, and the setup's own parameters may be donated to the first step by now.
+    unused = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), setup.trainable)
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
     found = []
     for batch in encode_batches(setup, encoded, examples):
         preemption.boundary()
-        encoded_rows = np.asarray(step(nothing, setup.frozen, batch))[0]
+        encoded_rows = np.asarray(step(unused, setup.frozen, batch))[0]
         found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)
 
@@ -131,8 +129,8 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
         return jax.vmap(predict)(trainable)
 
     def evaluate(trainable: Params) -> list[dict[str, float]]:
-        if not tables:  # the setup's own parameters have been donated to the first step by now
-            table = compute(dataclasses.replace(setup, trainable=trainable), encoded, np.arange(len(encoded)))
+        if not tables:
+            table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
         return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.config import TrainConfig
+from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
+from scalearn_jax.config.checks import fields_where
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
@@ -18,14 +19,6 @@ from scalearn_jax.runs import provenance
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
-
-# Places: what lies there is compared instead.
-_OF_ONE_HOST = ("backbone", "data_dir", "out", "sources", "process_id")
-# What changes how a run is computed, but not its results, except for the last bits.
-_FREE = (
-    *("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout", "mesh", "steps_per_dispatch"),
-    *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "restart", "allow_pickle", "any_base_model"),
-)
 
 _SHOWN = 16  # digits of a hash
 
@@ -35,19 +28,20 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def facts(setups: Sequence[Setup]) -> dict[str, Any]:
+def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
     """Lists what must be the same in every process of some runs: configs, backbone, sources and data; JSON types."""
     if len(setups) == 1:
-        return _facts(setups[0])
+        return _fingerprint(setups[0])
     every = {"the number of runs": len(setups)}
     for number, setup in enumerate(setups, 1):
-        every |= {f"{name} of run {number}": value for name, value in _facts(setup).items()}
+        every |= {f"{name} of run {number}": value for name, value in _fingerprint(setup).items()}
     return every
 
 
-def _facts(setup: Setup) -> dict[str, Any]:
+def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
-    settings = {flag(name): value for name, value in config.items() if name not in _OF_ONE_HOST}
+    places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
+    settings = {flag(name): value for name, value in config.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_info.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
@@ -59,10 +53,10 @@ def _facts(setup: Setup) -> dict[str, Any]:
     return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
 
 
-def of_results(facts: dict[str, Any]) -> dict[str, Any]:
+def fingerprint_of_results(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Selects the facts that the results follow from: those that must stay the same to resume a run."""
-    free = {flag(name) for name in _FREE}
-    return {name: value for name, value in facts.items() if name.split(" of run ")[0] not in free}
+    free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
+    return {name: value for name, value in fingerprint.items() if name.split(" of run ")[0] not in free}
 
 
 def machine(setup: Setup) -> dict[str, Any]:
@@ -91,7 +85,7 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
     except InputError:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.
-    here = {name: value for name, value in dataclasses.asdict(config).items() if name not in (*_FREE, "out")}
+    here = {name: getattr(config, name) for name in fields_where(type(config), "result")}
     here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **info["config"]}
     names = [name for name in here if name in there]
     found = differences({name: there[name] for name in names}, {name: here[name] for name in names})

@@ -23,9 +23,8 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.train.position import Member, Position
 from scalearn_jax.train.sharding import gather, replicate
-from scalearn_jax.train.state import Faults, count_parameters
+from scalearn_jax.train.state import Faults, Member, Position, count_parameters
 
 
 class Outcome(NamedTuple):
@@ -142,13 +141,8 @@ def summarise(task: Task, seeds: Sequence[int], outcome: Outcome, test, schedule
     runs that train together, the state is that when the last of them ended.
     """
     by_seed = {
-        str(seed): {
-            "dev": member.metrics,
-            "test": metrics_,
-            "best_step": member.best_step,
-            "steps": member.stopped_at,
-        }
-        for seed, member, metrics_ in zip(seeds, outcome.members, test, strict=True)
+        str(seed): {"dev": member.metrics, "test": scores, "best_step": member.best_step, "steps": member.stopped_at}
+        for seed, member, scores in zip(seeds, outcome.members, test, strict=True)
     }
     values = {name: np.array([entry[name] for entry in test]) for name in test[0]}
     return {

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
+from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
@@ -23,7 +24,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
-from scalearn_jax.stages.checks import check_settings, fresh_width, given_options
+from scalearn_jax.stages.checks import bottleneck_width, check_settings, given_options
 from scalearn_jax.train import sharding
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.typing import Params
@@ -158,8 +159,8 @@ def make_spec(
 
     The settings must have been checked, see ``check_settings``.
     """
-    if methods.has_fresh_bottleneck(method):
-        width, phi = fresh_width(config, backbone), config.non_linearity or "relu"
+    if method.trains_adapter:
+        width, phi = bottleneck_width(config, backbone), config.non_linearity or "relu"
         num_sources = 1 if method.combiner == "single" else 0  # the others make their weights, and need no bank
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
@@ -198,13 +199,13 @@ def compute_dtype(config: TrainConfig) -> str:
 
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins."""
-    flags = methods.FLAGS.get(method.combiner, {})
+    options = combiner_settings(method.combiner)
     of_backbone = {
         "fusion": {"dropout": backbone.attention_dropout},
         "ia3": {"intermediate_size": backbone.intermediate_size},
     }
     defaults = of_backbone.get(method.combiner, {})
-    given = {flags[name]: value for name, value in given_options(config).items() if flags[name]}
+    given = {options[name]: value for name, value in given_options(config).items() if options[name]}
     return defaults | method.options | given
 
 

@@ -84,9 +84,7 @@ def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool 
         raise InputError(f"--embedder: {error}") from error
 
 
-def measure(
-    config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Embedder
-) -> Soup:
+def measure(config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Embedder) -> Soup:
     """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
 
     The draw of texts depends on the tasks alone, so all seeds and runs get the same weights.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
 from scalearn_jax.config.schema import check_values, field_types
+from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.tensors import tensor_names
@@ -95,7 +96,9 @@ def recipes(study: StudyConfig, out: str) -> list[Recipe]:
 
 def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
     """Source adapters trained on all their data, then those of few-shot targets, trained on a few examples."""
-    alone = study.targets if study.shots and not study.probe_sources else ()  # nothing uses a lone target's whole one
+    alone = (
+        study.targets if study.shots and not study.probe_sources else ()
+    )  # nothing uses it: a lone target has few-shot adapters
     for task in study.sources:
         if alone != (task,):
             values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}
@@ -143,7 +146,7 @@ def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Rec
 def _common_values(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
     """What ``stage2`` and ``tasks`` set; they are for all methods, and each takes what it understands."""
     values = {"seeds": study.seeds} | study.stage2 | _task_values(study, task, "stage2")
-    foreign = methods.foreign_flags(methods.get(method), list(values))
+    foreign = foreign_settings(methods.get(method), list(values))
     return {name: value for name, value in values.items() if name not in foreign}
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.config.checks import fields_where
 from scalearn_jax.config.schema import check_values, from_dict, problems, to_dict
+from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
 from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, method_of, recipes
 
-# Fields of a cell's config that the study gives: one run in one process, which ends when it fails.
-_SET_BY_STUDY = {"task", "target", "targets", "sources", "out", "seeds", "backbone", "revision", "data_dir", "method"}
-_SET_BY_STUDY |= {"learning_rates", "coordinator", "num_processes", "process_id", "restart"}
+_SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
 # What a run folder may hold.
 RUN_FILES = (
     *("run.json", "results.json", "metrics.jsonl", "timing.jsonl", "seed-*.safetensors", "frozen.safetensors"),
@@ -95,7 +95,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
     for label, values in study.methods_options.items():
         row = methods.METHODS.get(method_of(study, label))
         yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method", "seeds"))
-        foreign = methods.foreign_flags(row, values) if row else []
+        foreign = foreign_settings(row, values) if row else []
         yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
         implied = [name for name, used in (("fixed", study.probe_sources), ("single", study.shots)) if used]
         if label not in (*study.methods, *implied):
@@ -103,7 +103,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
 
 
 def _field_problems(place: str, cls: type, values: dict[str, Any], allowed: tuple[str, ...] = ()) -> Iterator[str]:
-    fixed = _SET_BY_STUDY - set(allowed)
+    fixed = (_SET_BY_STUDY | {"method"}) - set(allowed)
     yield from (f"{place}: key {name!r} is set by the study itself" for name in values if name in fixed)
     _, found = check_values(cls, {name: value for name, value in values.items() if name not in fixed})
     yield from (f"{place}: {problem}" for problem in found)

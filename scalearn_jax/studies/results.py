@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalearn_jax.config import StudyConfig
 from scalearn_jax.config.schema import check_values, problems
-from scalearn_jax.errors import InputError, is_plain
+from scalearn_jax.errors import InputError, is_printable
 from scalearn_jax.io.files import read_json
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
 
 
 def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
-    """Reads a cell of a study; where it lies tells what it is."""
+    """Reads a cell of a study; its place shows what it is."""
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)
     shots = next((k for k in study.get("shots", ()) if folder.parent.name == f"{k}-shot"), None)
@@ -209,7 +209,7 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
 def _check_names(*names: Any) -> None:
     """Checks what tables and figures will show: method, task, metric and sources."""
     for name in names:
-        if not isinstance(name, str) or not is_plain(name):
+        if not isinstance(name, str) or not is_printable(name):
             raise TypeError(f"method, task, metric and sources must be texts that can be shown, got {name!r}")
 
 
@@ -252,7 +252,7 @@ def read_study(root: Path) -> dict[str, Any]:
     if found := check_values(StudyConfig, named)[1]:
         raise problems(f"{root / STUDY} is damaged", found)
     for name in (study["name"], *study["targets"], *study["methods"]):
-        if not is_plain(name):
+        if not is_printable(name):
             raise InputError(f"{root / STUDY} is damaged: {name!r} cannot be shown.")
     return study
 

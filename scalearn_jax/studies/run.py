@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from scalearn_jax.config import ReportConfig, RunConfig, StudyConfig
-from scalearn_jax.config.checks import shard
+from scalearn_jax.config.checks import parse_shard
 from scalearn_jax.config.schema import from_dict, problems, to_dict
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
@@ -58,7 +58,7 @@ def run_command(config: RunConfig) -> int:
         study,
         config.out,
         only=config.only,
-        share=shard(config.shard) if config.shard else (1, 1),
+        share=parse_shard(config.shard) if config.shard else (1, 1),
         max_minutes=config.max_minutes,
         dry_run=config.dry_run,
         where=config.study,

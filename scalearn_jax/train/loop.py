@@ -16,9 +16,8 @@ from scalearn_jax import tree
 from scalearn_jax.errors import Preempted
 from scalearn_jax.train import preemption
 from scalearn_jax.train.feed import Dispatch
-from scalearn_jax.train.position import GroupProgress, Member, Position
 from scalearn_jax.train.signals import signals
-from scalearn_jax.train.state import TrainState
+from scalearn_jax.train.state import GroupProgress, Member, Position, TrainState
 from scalearn_jax.typing import Params
 
 Event = dict[str, Any]

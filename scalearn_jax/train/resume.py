@@ -18,8 +18,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Checkpoint, describe, differences, from_host, to_host
 from scalearn_jax.train.checkpoint_store import CheckpointStore
-from scalearn_jax.train.position import GroupProgress, Member, Position
-from scalearn_jax.train.state import TrainState
+from scalearn_jax.train.state import GroupProgress, Member, Position, TrainState
 
 _OF_MEMBER = [field.name for field in dataclasses.fields(Member) if field.name != "trainable"]
 

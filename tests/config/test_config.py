@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import pickle
@@ -14,8 +15,14 @@ import numpy as np
 import pytest
 
 from scalearn_jax import config as configs
+from scalearn_jax.cli.flags import field_help
+from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
+from scalearn_jax.config.checks import fields_where
+from scalearn_jax.config.schema import field_types
+from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.errors import InputError, masked
+from scalearn_jax.methods import METHODS
 
 ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
 TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
@@ -50,10 +57,11 @@ def test_dict_round_trip_through_json(cls, content):
         ({"seeds": "5-2"}, "expected a range FIRST-LAST of at most a thousand numbers, got '5-2'"),
         ({"seeds": "0-99999999"}, "of at most a thousand numbers"),
         ({"seeds": [[0, 1], 2]}, "'seeds': expected a whole number, got [0, 1] at [0]"),
-        ({"learning_rates": [1e-3, float("nan")]}, "learning_rates must be different numbers from 0 on"),
+        ({"learning_rates": [1e-3, -1.0]}, "learning_rates must be different numbers from 0 on"),
         ({"batch_size": 8, "accumulate": 3}, "accumulate 3 does not divide batch_size 8"),
         ({"learning_rate": "fast"}, "expected a number, got 'fast'"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, got nan"),
+        ({"learning_rate": float("nan")}, "'learning_rate': expected a finite number, got nan"),
+        ({"learning_rate": -1}, "learning_rate must be at least 0, got -1.0"),
         ({"select": "los"}, "expected one of loss, metric (did you mean 'loss'?)"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"reduction_factor": 0}, "reduction_factor must be larger than 0"),
@@ -76,9 +84,9 @@ def test_ranges_are_written_out():
     "extra, message",
     [
         ({"weights": [1.0, -1.0]}, "weights are divided by their sum"),
-        ({"weights": [float("nan")]}, "weights must be finite"),
-        ({"coefficients": [float("inf")]}, "coefficients must be finite"),
-        ({"omega_init": float("nan")}, "omega_init must be finite"),
+        ({"weights": [float("nan")]}, "'weights': expected a finite number, got nan at .0."),
+        ({"coefficients": [float("inf")]}, "'coefficients': expected a finite number, got inf at .0."),
+        ({"omega_init": float("nan")}, "'omega_init': expected a finite number"),
         ({"omega_dropout": 1.0}, "omega_dropout must be below 1"),
     ],
 )
@@ -171,6 +179,43 @@ def test_every_field_is_documented():
         cls = getattr(configs, name)
         for field in getattr(cls, "__dataclass_fields__", {}):
             assert get_field_docstring(cls, field, ()), f"{name}.{field} has no help text"
+
+
+CLASSES = [cls for cls in vars(configs).values() if dataclasses.is_dataclass(cls)]
+
+
+@pytest.mark.parametrize("cls", [AdapterConfig, TransferConfig])
+def test_every_setting_of_a_run_says_whether_the_result_follows_from_it(cls):
+    for field in dataclasses.fields(cls):
+        assert isinstance(field.metadata.get("result"), bool), f"{field.name}: declare it with _result or _means"
+
+
+def test_settings_of_a_combiner_are_options_that_it_knows():
+    for field in dataclasses.fields(TransferConfig):
+        assert set(field.metadata["combiners"]) <= COMBINERS.keys()
+        for combiner in field.metadata["combiners"] if field.metadata["option"] else ():
+            assert field.metadata["option"] in inspect.signature(COMBINERS[combiner]).parameters, (field.name, combiner)
+        about = field_help(TransferConfig)[field.name].split(":")[0]
+        assert field.metadata["combiners"] or about.split(",")[0] not in (*METHODS, "ScaLearn"), field.name
+
+
+def test_what_only_one_process_or_place_has_is_marked():
+    for cls in (AdapterConfig, TransferConfig):
+        paths, own = (set(fields_where(cls, mark)) for mark in ("path", "per_host"))
+        assert own - {"process_id"} == paths - {"embedder"}  # an embedder is part of what is asked for
+        assert own <= set(fields_where(cls, "by_study"))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_is_called_a_folder_or_file_is_a_path(cls):
+    for name, text in field_help(cls).items():
+        if field_types(cls)[name] is not bool and text.startswith(("Folder", "Run folder", "File", "Where the")):
+            assert name in fields_where(cls, "path"), name
+
+
+def test_methods_with_a_bottleneck_of_their_own_take_its_size():
+    for method in METHODS.values():
+        assert method.trains_adapter == ("reduction_factor" in combiner_settings(method.combiner))
 
 
 def test_config_is_frozen():

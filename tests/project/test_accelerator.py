@@ -26,7 +26,7 @@ stage1: {max_steps: 2, batch_size: 4, max_train_samples: 16, max_eval_samples: 8
 stage2: {max_steps: 2, batch_size: 4, max_train_samples: 16, max_eval_samples: 8, reduction_factor: 4}
 """
 # Packages that a machine with an accelerator need not have.
-ABSENT = ("tyro", "datasets", "matplotlib", "pyarrow")
+ABSENT = ("tyro", "matplotlib", "adjustText")
 
 
 def call(*arguments, absent=()):

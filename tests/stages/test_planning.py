@@ -110,7 +110,7 @@ def test_nothing_is_written(planned):
 
 
 def test_the_table_names_what_json_holds(planned):
-    text = listing.forecast(json.loads(listing.as_json(planned[0])))
+    text = listing.format_plan(json.loads(json.dumps(planned[0])))
     for word in ("batch size 8", "5 steps, 3 evaluations", "fits", "largest      --batch-size", "an estimate", "x 16"):
         assert word in text
 
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_not_called(setup):
     assert program.memory.peak > 1000 and program.seconds is None and after is state
     found = forecast.Forecast([program], schedule, count_parameters(setup.trainable), 1.0, 1000)
     assert found.seconds["total"] is None
-    text = listing.forecast(preview.to_dict(setup, found) | {"suggestions": None})
+    text = listing.format_plan(preview.to_dict(setup, found) | {"suggestions": None})
     assert "does not fit (evaluate needs most: lower --eval-batch-size)" in text and "time         unknown" in text
 
 

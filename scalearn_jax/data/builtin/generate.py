@@ -100,20 +100,14 @@ def write(folder: str | Path) -> Path:
 @cache
 def _generate(name: str) -> dict[str, list[dict]]:
     make, num_strata, sizes, held_out = RECIPES[name]
-    seen: set[tuple] = set()
-    made = {}
+    made, seen = {}, set()
     for split, size in sizes.items():
-        draw = Draw(f"{name} {split}", held_out=held_out and split != "train")
-        made[split] = draw.shuffled([_new_row(make, draw, index % num_strata, seen) for index in range(size)])
+        draw, split_rows = Draw(f"{name} {split}", held_out=held_out and split != "train"), []
+        while len(split_rows) < size:
+            row = make(draw, len(split_rows) % num_strata)
+            texts = tuple(sorted(value for value in row.values() if isinstance(value, str)))
+            if texts not in seen:
+                seen.add(texts)
+                split_rows.append(row)
+        made[split] = draw.shuffled(split_rows)
     return made
-
-
-def _new_row(make: Callable[[Draw, int], dict], draw: Draw, stratum: int, seen: set[tuple]) -> dict:
-    while (texts := _texts(row := make(draw, stratum))) in seen:
-        pass
-    seen.add(texts)
-    return row
-
-
-def _texts(row: dict) -> tuple:
-    return tuple(sorted(value for value in row.values() if isinstance(value, str)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scalearn_jax.errors import InputError, is_plain, unknown
+from scalearn_jax.errors import InputError, is_printable, unknown
 from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
@@ -96,7 +96,7 @@ def describe_head(folder: str | Path) -> HeadFile:
         raise unknown("head_type", theirs, kinds, where=str(path))
     kind = "regression" if theirs == "classification" and config.get("num_labels") == 1 else kinds[theirs]
     ids = config.get("label2id") or {}
-    if not isinstance(ids, dict) or not all(isinstance(name, str) and is_plain(name) for name in ids):
+    if not isinstance(ids, dict) or not all(isinstance(name, str) and is_printable(name) for name in ids):
         raise InputError(f"{path}: label2id must map printable names to ids; restore the file.")
     numbers = list(ids.values())
     if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(len(numbers))):

@@ -116,16 +116,9 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
     with sizes.precision():
         if sizes.dtype == "mixed":
             backbone, bank = half_kernels(backbone), half_kernels(bank)
-        first = encoder.encode(
-            backbone,
-            rows,
-            sizes.backbone,
-            site={"layer": np.arange(sizes.backbone.num_layers)},  # the bank is read where it lies: no copy a layer
-            update=_update(bank, spec.non_linearities, rows.row_tasks, tasks),
-            dtype=sizes.compute_dtype,
-            layers=sizes.layers,
-            first_only=True,
-        )
+        site = {"layer": np.arange(sizes.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
+        update = _update(bank, spec.non_linearities, rows.row_tasks, tasks)
+        first = encoder.encode_first(encoder.Adapted(backbone, site, update), rows, sizes.backbone, sizes.compute)
         first = first.astype(jnp.promote_types(first.dtype, jnp.float32))
         head = Head(HeadSpec(num_outputs=spec.num_outputs), sizes.backbone.hidden_size)
         return _chosen(jax.vmap(lambda own: head.apply({"params": own}, first))(params["heads"]), tasks)
@@ -144,7 +137,7 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
         own = partial(looked_up, site["layer"])
         if len(phis) == 1:
             return own(0, z)
-        if z.shape[1] == 1:  # the last layer, at first tokens only: [N, 1, d]
+        if z.ndim == 2:  # first tokens only: [N, d]
             return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
         several = lambda z: jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))  # noqa: E731
         return jax.lax.cond((row_tasks == row_tasks[0]).all(), partial(own, row_tasks[0]), several, z)
