@@ -127,29 +127,17 @@ def masked_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """What the sources of a run contribute.
+    """What the sources of a run contribute."""
 
-    Attributes:
-      sources: T names, in bank order.
-      seeds: M seeds.
-      omega_rms: Float[M L T]; see ``omega_norms``.
-      omega_mean: Float[M L T].
-      contributions: Float[M L T].
-      full: Float[M], score with all sources.
-      without: Float[T M], score without one.
-      kept: Bool[T T]; row k - 1 marks the k sources with the largest contribution.
-      pruned: Float[T M], score with those.
-    """
-
-    sources: tuple[str, ...]
-    seeds: tuple[int, ...]
-    omega_rms: np.ndarray
-    omega_mean: np.ndarray
-    contributions: np.ndarray
-    full: np.ndarray
-    without: np.ndarray
-    kept: np.ndarray
-    pruned: np.ndarray
+    sources: tuple[str, ...]  # T names, in bank order
+    seeds: tuple[int, ...]  # M seeds
+    omega_rms: np.ndarray  # Float[M L T]; see ``omega_norms``
+    omega_mean: np.ndarray  # Float[M L T]
+    contributions: np.ndarray  # Float[M L T]
+    full: np.ndarray  # Float[M], score with all sources
+    without: np.ndarray  # Float[T M], score without one
+    kept: np.ndarray  # Bool[T T]; row k - 1 marks the k sources with the largest contribution
+    pruned: np.ndarray  # Float[T M], score with those
 
     @property
     def totals(self) -> np.ndarray:

@@ -24,17 +24,11 @@ _GUTTER = 1.5  # inches, of the sources' names and the bar
 
 
 class Panel(NamedTuple):
-    """One target's learned scales.
+    """One target's learned scales."""
 
-    Attributes:
-      target: its task.
-      sources: T names.
-      omega: Float[T L], or Float[T 1] where the layers share it.
-    """
-
-    target: str
-    sources: Sequence[str]
-    omega: np.ndarray
+    target: str  # its task
+    sources: Sequence[str]  # T names
+    omega: np.ndarray  # Float[T L], or Float[T 1] where the layers share it
 
 
 def mean_omega(folder: Path, normalise: str) -> np.ndarray:

@@ -18,19 +18,12 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head as read.
+    """A head as read."""
 
-    Attributes:
-      folder: where it lies.
-      params: ``{"dense", "out"}``.
-      spec: its shape.
-      file: what its file says of it.
-    """
-
-    folder: Path
-    params: Params
-    spec: HeadSpec
-    file: HeadFile
+    folder: Path  # where it lies
+    params: Params  # ``{"dense", "out"}``
+    spec: HeadSpec  # its shape
+    file: HeadFile  # what its file says of it
 
 
 def read_head(folder: Path, backbone: BackboneSpec, trust: Trust = NO_TRUST) -> Head:

@@ -28,36 +28,22 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, ready for use.
+    """A finished run, ready for use."""
 
-    Attributes:
-      folder: where it lies.
-      info: the content of ``run.json``.
-      spec: the model.
-      task: the task row.
-      members: all parameters of each seed, backbone included.
-    """
-
-    folder: Path
-    info: dict[str, Any]
-    spec: ModelSpec
-    task: Task
-    members: dict[int, Params]
+    folder: Path  # where it lies
+    info: dict[str, Any]  # the content of ``run.json``
+    spec: ModelSpec  # the model
+    task: Task  # the task row
+    members: dict[int, Params]  # all parameters of each seed, backbone included
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A finished run whose description is read and checked, and whose weights are not read yet.
+    """A finished run whose description is read and checked, and whose weights are not read yet."""
 
-    Attributes:
-      name: the folder or hub id that it was asked for by.
-      folder: where it lies.
-      info: the content of ``run.json``.
-    """
-
-    name: str
-    folder: Path
-    info: dict[str, Any]
+    name: str  # the folder or hub id that it was asked for by
+    folder: Path  # where it lies
+    info: dict[str, Any]  # the content of ``run.json``
 
     def load(
         self,
@@ -109,10 +95,6 @@ def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
 
     Raises:
       InputError: no run folder, or a damaged description.
-
-    Example:
-      >>> open_run("runs/rte").load().task.name  # doctest: +SKIP
-      'glue/rte'
     """
     folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
     return RunFolder(name, folder, run_json.read_info(folder))
@@ -135,12 +117,7 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
-    """Returns the seed that is asked for, or a run's first.
-
-    Example:
-      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
-      3
-    """
+    """Returns the seed that is asked for, or a run's first."""
     chosen = next(iter(seeds)) if seed is None else seed
     if chosen not in seeds:
         raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")

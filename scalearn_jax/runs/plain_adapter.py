@@ -27,24 +27,15 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class PlainAdapter:
-    """One adapter with its head, over a backbone that is kept elsewhere.
+    """One adapter with its head, over a backbone that is kept elsewhere."""
 
-    Attributes:
-      task: what it answers.
-      adapter: ``down`` kernel Float[L d w] and so on, float32 numpy arrays.
-      non_linearity: its phi.
-      head: ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none.
-      head_spec: its shape, of kind ``"two_layer"``; ``None`` likewise.
-      backbone: sizes of the encoder, which needs no pooler.
-      origin: the backbone's ``path`` (folder or hub id), ``revision`` and content ``hash``, as in ``run.json``.
-    """
-
-    task: Task
-    adapter: Params
-    non_linearity: str
-    head: Params | None
-    head_spec: HeadSpec | None
-    backbone: BackboneSpec
+    task: Task  # what it answers
+    adapter: Params  # ``down`` kernel Float[L d w] and so on, float32 numpy arrays
+    non_linearity: str  # its phi
+    head: Params | None  # ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none
+    head_spec: HeadSpec | None  # its shape, of kind ``"two_layer"``; ``None`` likewise
+    backbone: BackboneSpec  # sizes of the encoder, which needs no pooler
+    # the backbone's ``path`` (folder or hub id), ``revision`` and content ``hash``, as in ``run.json``
     origin: dict[str, Any]
 
     @property
@@ -110,22 +101,12 @@ def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
 
 
 def foldable() -> list[str]:
-    """Lists the methods whose runs are ordinary adapters.
-
-    Example:
-      >>> "scalearn++" in foldable(), "fusion" in foldable()
-      (True, False)
-    """
+    """Lists the methods whose runs are ordinary adapters."""
     return [name for name, row in methods.METHODS.items() if row.combiner not in ("fusion", "ia3", "none")]
 
 
 def phi(spec: ModelSpec) -> str:
-    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself.
-
-    Example:
-      >>> phi(ModelSpec(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), combiner="compacter"))
-      'gelu'
-    """
+    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself."""
     if spec.num_sources:
         return spec.non_linearity
     default = inspect.signature(combiners.COMBINERS[spec.combiner]).parameters["non_linearity"].default

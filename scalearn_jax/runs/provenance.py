@@ -95,44 +95,24 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
 
 
 def without_places(text: str) -> str:
-    """Takes the folders of this machine out of a text; the last part of each path stays.
-
-    Example:
-      >>> without_places("scalearn fold /home/me/runs/rte --out=~/rte-fold --name glue/rte")
-      'scalearn fold rte --out=rte-fold --name glue/rte'
-    """
+    """Takes the folders of this machine out of a text; the last part of each path stays."""
     return PLACE.sub(lambda path: re.split(r"[\\/]", path[0].rstrip("\\/"))[-1], text)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Names a backbone without the place where it lies.
-
-    Example:
-      >>> public_backbone({"path": "/home/me/roberta-base", "revision": None, "hash": "0f"})
-      {'name': 'roberta-base', 'revision': None, 'hash': '0f'}
-    """
+    """Names a backbone without the place where it lies."""
     path, revision = backbone["path"], backbone["revision"]
     name = path if revision else os.path.basename(os.path.normpath(path))
     return {"name": name, "revision": revision, "hash": backbone["hash"]}
 
 
 def base_model(backbone: dict[str, Any]) -> str | None:
-    """The name of a backbone that others can load it by: its id on the hub, if it has one.
-
-    Example:
-      >>> base_model({"path": "/home/me/roberta-base", "revision": None}) is None
-      True
-    """
+    """The name of a backbone that others can load it by: its id on the hub, if it has one."""
     return backbone["path"] if backbone["revision"] else None
 
 
 def public_place(source: dict[str, Any]) -> str | None:
-    """Where others find a source: on the hub, or nowhere.
-
-    Example:
-      >>> public_place({"path": "me/rte@" + 40 * "0"}) is None, public_place({"path": "runs@home/rte"}) is None
-      (False, True)
-    """
+    """Where others find a source: on the hub, or nowhere."""
     repo, _, commit = source["path"].partition("@")
     return source["path"] if is_id(repo) and is_commit(commit) else None
 

@@ -19,15 +19,10 @@ from scalearn_jax.typing import Params
 
 
 class Trust(NamedTuple):
-    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count.
+    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count."""
 
-    Attributes:
-      allow_pickle: weights without safetensors may be read; nothing in them is run.
-      any_base_model: an adapter may name another base model than the backbone.
-    """
-
-    allow_pickle: bool = False
-    any_base_model: bool = False
+    allow_pickle: bool = False  # weights without safetensors may be read; nothing in them is run
+    any_base_model: bool = False  # an adapter may name another base model than the backbone
 
 
 NO_TRUST = Trust()
@@ -35,27 +30,16 @@ NO_TRUST = Trust()
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One source adapter and where it came from.
+    """One source adapter and where it came from."""
 
-    Attributes:
-      name: its task.
-      path: its folder, or ``OWNER/NAME@COMMIT`` of the hub.
-      adapter: the tree, [L d r] and so on.
-      non_linearity: its phi.
-      backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
-      family: the backbone's model family; ``None`` where the format keeps none.
-      info: the content of ``run.json``; ``None`` where there is none.
-      base_model: the name that the file gives the backbone; ``None`` where it gives none.
-    """
-
-    name: str
-    path: str
-    adapter: Params
-    non_linearity: str
-    backbone_hash: str | None
-    family: str | None = None
-    info: dict[str, Any] | None = None
-    base_model: str | None = None
+    name: str  # its task
+    path: str  # its folder, or ``OWNER/NAME@COMMIT`` of the hub
+    adapter: Params  # the tree, [L d r] and so on
+    non_linearity: str  # its phi
+    backbone_hash: str | None  # content hash of the backbone it was trained on; ``None`` where the format keeps none
+    family: str | None = None  # the backbone's model family; ``None`` where the format keeps none
+    info: dict[str, Any] | None = None  # the content of ``run.json``; ``None`` where there is none
+    base_model: str | None = None  # the name that the file gives the backbone; ``None`` where it gives none
 
     @property
     def hash(self) -> str:
@@ -139,12 +123,7 @@ def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: 
 
 
 def is_hub_id(name: str | None) -> bool:
-    """Whether a name is that of a model on the hub, and of no folder here.
-
-    Example:
-      >>> is_hub_id("FacebookAI/roberta-base@main"), is_hub_id("/models/roberta-base")
-      (True, False)
-    """
+    """Whether a name is that of a model on the hub, and of no folder here."""
     return bool(name and is_model_id(name.partition("@")[0])) and not os.path.isdir(name)
 
 
@@ -152,9 +131,6 @@ def check_base_model(what: str, base_model: str | None, backbone: str) -> None:
     """Checks that the base model that a file names is the backbone, where both are known by their name on the hub.
 
     Names are compared without their owner, since models move: ``roberta-base`` is ``FacebookAI/roberta-base``.
-
-    Example:
-      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base")
     """
     if not (is_hub_id(base_model) and is_hub_id(backbone)):
         return

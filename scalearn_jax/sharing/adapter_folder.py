@@ -15,12 +15,7 @@ from scalearn_jax.typing import Params
 
 
 def plain_name(name: str) -> str:
-    """A name that can be an adapter's and a folder's: without slashes, dots and commas.
-
-    Example:
-      >>> plain_name("glue/rte")
-      'glue-rte'
-    """
+    """A name that can be an adapter's and a folder's: without slashes, dots and commas."""
     return safe_name(name).replace(".", "-")
 
 

@@ -67,12 +67,7 @@ def write_card(
 
 
 def is_ours(text: str) -> bool:
-    """Whether a card is exactly as ``write_card`` made it, and may be written anew; one that was edited is kept.
-
-    Example:
-      >>> is_ours("# My own words")
-      False
-    """
+    """Whether a card is exactly as ``write_card`` made it, and may be written anew; one that was edited is kept."""
     found = re.search(_MARK.format("([0-9a-f]{12})") + r"\Z", text)
     return bool(found) and found[1] == _digest(text[: found.start()])
 
@@ -82,12 +77,7 @@ def _digest(text: str) -> str:
 
 
 def inert(value: Any) -> str:
-    """Makes a code span of anything from a file.
-
-    Example:
-      >>> inert("a` <script>")
-      "`a' <script>`"
-    """
+    """Makes a code span of anything from a file."""
     return f"`{_plain(value)}`"
 
 

@@ -52,12 +52,7 @@ def card_metadata(
 
 
 def known_base(content: Mapping[str, Any]) -> str | None:
-    """The hub id of the backbone; ``None`` where it was a local folder.
-
-    Example:
-      >>> known_base({"backbone": {"name": "org/base", "revision": "0f", "hash": ""}})
-      'org/base'
-    """
+    """The hub id of the backbone; ``None`` where it was a local folder."""
     backbone = content["backbone"]
     name = backbone["name"]
     return name if backbone["revision"] and is_model_id(name) else None

@@ -86,12 +86,7 @@ def _kind(config: ExportConfig, method: str) -> str:
 
 
 def imported(info: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an imported run where it came from; empty for other runs, and for what has a wrong type.
-
-    Example:
-      >>> imported({"imported": {"name": "rte", "model_name": None, "reduction_factor": "many"}})
-      {'name': 'rte', 'model_name': None}
-    """
+    """The settings of an imported run where it came from; empty for other runs, and for what has a wrong type."""
     part = info.get("imported")
     kinds = {"name": str, "model_name": str | None, "reduction_factor": int | float}
     content = part if isinstance(part, dict) else {}
@@ -133,12 +128,7 @@ def write_setup(run: Run, seed: int, folder: Path) -> None:
 
 
 def setup(names: Sequence[str], head: str | None) -> dict[str, Any]:
-    """Builds ``adapter_setup.json``, from which ``load_adapter_setup`` loads a fusion, its adapters and its head.
-
-    Example:
-      >>> setup(["mnli", "rte"], None)["adapter_setup"]["children"][0]
-      {'type': 'single', 'children': ['mnli']}
-    """
+    """Builds ``adapter_setup.json``, from which ``load_adapter_setup`` loads a fusion, its adapters and its head."""
     children = [{"type": "single", "children": [name]} for name in names]
     return {"adapter_setup": {"type": "Fuse", "children": children}, "head_setup": head, "version": VERSION}
 
@@ -206,13 +196,7 @@ def _last_part(value: Any) -> Any:
 
 
 def one_seed(results: dict[str, Any], seed: int) -> dict[str, Any]:
-    """``results.json`` of one seed: its test scores are the means.
-
-    Example:
-      >>> entry = {"dev": {"accuracy": 0.6}, "test": {"accuracy": 0.5}}
-      >>> one_seed({"seeds": {"3": entry, "4": {}}}, 3)["sd"]
-      {'accuracy': 0.0}
-    """
+    """``results.json`` of one seed: its test scores are the means."""
     seeds = results.get("seeds")
     entry = seeds.get(str(seed)) if isinstance(seeds, dict) else None
     scores = entry.get("test") if isinstance(entry, dict) else None

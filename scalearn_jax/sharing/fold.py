@@ -39,21 +39,13 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """A run as one adapter.
+    """A run as one adapter."""
 
-    Attributes:
-      exact: the fold of the kept sources.
-      written: the same, or what is left of it at a smaller width.
-      kept: Bool[T]; ``None`` for all, also where there are none.
-      before: Float[n C], logits of the run.
-      expected: Float[n C], those of the kept sources, each evaluated by itself.
-    """
-
-    exact: PlainAdapter
-    written: PlainAdapter
-    kept: np.ndarray | None
-    before: np.ndarray
-    expected: np.ndarray
+    exact: PlainAdapter  # the fold of the kept sources
+    written: PlainAdapter  # the same, or what is left of it at a smaller width
+    kept: np.ndarray | None  # Bool[T]; ``None`` for all, also where there are none
+    before: np.ndarray  # Float[n C], logits of the run
+    expected: np.ndarray  # Float[n C], those of the kept sources, each evaluated by itself
 
 
 def fold_run(config: FoldConfig) -> dict[str, Any]:

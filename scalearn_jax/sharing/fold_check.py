@@ -24,19 +24,12 @@ FIT_SAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """The texts that an adapter is made and checked on.
+    """The texts that an adapter is made and checked on."""
 
-    Attributes:
-      about: where they come from.
-      encoded: they, as tokens.
-      labelled: whether they have labels.
-      fit: texts to refit an up-projection on; ``None`` where that is not asked for.
-    """
-
-    about: str
-    encoded: Encoded
-    labelled: bool
-    fit: Encoded | None = None
+    about: str  # where they come from
+    encoded: Encoded  # the texts
+    labelled: bool  # whether they have labels
+    fit: Encoded | None = None  # texts to refit an up-projection on; ``None`` where that is not asked for
 
 
 def read_fold_text(config: FoldConfig, run: Run) -> Text:
@@ -111,12 +104,7 @@ def compare_logits(task: Task, text: Text, before: np.ndarray, after: np.ndarray
 
 
 def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, float | None]:
-    """Measures the share of equal predictions, or the correlation of two regressions: ``None`` if one is constant.
-
-    Example:
-      >>> agreement(Task("demo", "classification", ("text",), ("a", "b")), np.eye(2), np.ones((2, 2)))
-      {'agreement': 0.5}
-    """
+    """Measures the share of equal predictions, or the correlation of two regressions: ``None`` if one is constant."""
     predictions = metrics.predict(task.kind, before), metrics.predict(task.kind, after)
     if task.kind == "regression":
         return {"correlation": metrics.pearson(*predictions) if min(map(np.ptp, predictions)) > 0 else None}

@@ -193,13 +193,7 @@ def _warn(text: str) -> None:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """Formats what ``push`` returns for a terminal.
-
-    Example:
-      >>> result = {"dir": "d", "repo": "me/x", "files": {"README.md": 10}, "left_out": [], "written": ["README.md"]}
-      >>> print(as_text(result).splitlines()[-1])
-      nothing was sent; the same without --dry-run sends it
-    """
+    """Formats what ``push`` returns for a terminal."""
     rows = [[name, format_bytes(size)] for name, size in result["files"].items()]
     lines = [tables.plain([f"to {result['repo']}", "size"], rows), ""]
     lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])

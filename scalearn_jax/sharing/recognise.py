@@ -20,17 +20,11 @@ from scalearn_jax.typing import Params
 
 
 class Format(NamedTuple):
-    """One format.
+    """One format."""
 
-    Attributes:
-      about: what it is, in words.
-      settings: its configuration file.
-      weights: its files of weights; the first there is counts.
-    """
-
-    about: str
-    settings: str
-    weights: tuple[str, ...] = ()
+    about: str  # what it is, in words
+    settings: str  # its configuration file
+    weights: tuple[str, ...] = ()  # its files of weights; the first there is counts
 
 
 # The order of the weights is that in which ``convert`` looks for them.
@@ -118,25 +112,15 @@ def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The content of a folder of another library.
+    """The content of a folder of another library."""
 
-    Attributes:
-      folder: where it lies.
-      kind: a key of ``FORMATS``.
-      method: a key of ``METHODS``.
-      described: its configuration; ``name``, ``model_type`` and ``model_name`` at least.
-      transfer: of a combining layer.
-      bank: the adapters in bank order; one of method ``"single"``.
-      noted: content of ``scalearn.json``, which our own exports hold.
-    """
-
-    folder: Path
-    kind: str
-    method: str
-    described: dict[str, Any]
-    transfer: Params
-    bank: tuple[Source, ...]
-    noted: dict[str, Any] | None
+    folder: Path  # where it lies
+    kind: str  # a key of ``FORMATS``
+    method: str  # a key of ``METHODS``
+    described: dict[str, Any]  # its configuration; ``name``, ``model_type`` and ``model_name`` at least
+    transfer: Params  # of a combining layer
+    bank: tuple[Source, ...]  # the adapters in bank order; one of method ``"single"``
+    noted: dict[str, Any] | None  # content of ``scalearn.json``, which our own exports hold
 
 
 def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:

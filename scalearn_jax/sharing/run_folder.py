@@ -15,19 +15,12 @@ from scalearn_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """A run folder without its backbone.
+    """A run folder without its backbone."""
 
-    Attributes:
-      info: the content of ``run.json``.
-      trained: seed -> trainable parameters by path name.
-      kept: what is frozen but not the backbone's, by path name.
-      results: the content of ``results.json``; ``None`` where there is none.
-    """
-
-    info: dict[str, Any]
-    trained: dict[int, dict[str, Array]]
-    kept: dict[str, Array]
-    results: dict[str, Any] | None = None
+    info: dict[str, Any]  # the content of ``run.json``
+    trained: dict[int, dict[str, Array]]  # seed -> trainable parameters by path name
+    kept: dict[str, Array]  # what is frozen but not the backbone's, by path name
+    results: dict[str, Any] | None = None  # the content of ``results.json``; ``None`` where there is none
 
 
 def read_run_folder(folder: Path) -> tuple[Contents, ModelSpec, Task]:

@@ -20,12 +20,7 @@ MAX_SOURCES = 1000  # adapters that one layer combines
 
 
 def is_name(name: Any) -> bool:
-    """Whether something can be an adapter's name.
-
-    Example:
-      >>> is_name("rte"), is_name(""), is_name(5)
-      (True, False, False)
-    """
+    """Whether something can be an adapter's name."""
     return isinstance(name, str) and name.isprintable() and 1 <= len(name) <= MAX_NAME
 
 
@@ -115,12 +110,7 @@ def weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[
 
 
 def of_one(tensors: Mapping[str, np.ndarray], place: str, name: str) -> dict[str, np.ndarray]:
-    """Leaves out what belongs to others whose names begin with this one: ``adapters`` saves them into the same file.
-
-    Example:
-      >>> sorted(of_one(dict.fromkeys(["heads.a.1.bias", "heads.a2.1.bias", "other"], np.ones(2)), "heads", "a"))
-      ['heads.a.1.bias', 'other']
-    """
+    """Leaves out what belongs to others whose names begin with this one: ``adapters`` saves them into the same file."""
     after = {key: key.partition(f"{place}.{name}")[2] for key in tensors}
     return {key: tensor for key, tensor in tensors.items() if after[key][:1] in ("", ".")}
 

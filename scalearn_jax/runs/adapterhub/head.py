@@ -27,17 +27,11 @@ HEAD_TYPES = {
 
 
 class HeadFile(NamedTuple):
-    """The description of a head in its file.
+    """The description of a head in its file."""
 
-    Attributes:
-      name: the head's name.
-      kind: what it predicts, as ``Task.kind``.
-      labels: their names in the order of their ids; empty where the file names none.
-    """
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
+    name: str  # the head's name
+    kind: str  # what it predicts, as ``Task.kind``
+    labels: tuple[str, ...]  # their names in the order of their ids; empty where the file names none
 
 
 def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, HeadSpec]:

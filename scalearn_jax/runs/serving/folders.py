@@ -32,25 +32,16 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """One opened folder.
+    """One opened folder."""
 
-    Attributes:
-      task: what it answers.
-      spec: the model as it is, its type and layout in particular.
-      params: all parameters; of a plain adapter, those of its backbone.
-      plain_adapter: it as one adapter with a head, which may be served with others; ``None`` where it is none.
-      path: where its backbone lies, a folder or a hub id.
-      revision: of a hub id.
-      hash: content hash of the backbone.
-    """
-
-    task: Task
-    spec: ModelSpec
-    params: Params
+    task: Task  # what it answers
+    spec: ModelSpec  # the model as it is, its type and layout in particular
+    params: Params  # all parameters; of a plain adapter, those of its backbone
+    # it as one adapter with a head, which may be served with others; ``None`` where it is none
     plain_adapter: PlainAdapter | None
-    path: str
-    revision: str | None
-    hash: str
+    path: str  # where its backbone lies, a folder or a hub id
+    revision: str | None  # of a hub id
+    hash: str  # content hash of the backbone
 
 
 def open_folders(

@@ -42,18 +42,14 @@ from scalearn_jax.typing import Array, Batch, Params
 
 
 class Rows(NamedTuple):
-    """Sequences to answer, laid out in rows; the fields are those of ``Batch``, but for the last.
-
-    Attributes:
-      row_tasks: Int[R], whose sequences a row holds.
-    """
+    """Sequences to answer, laid out in rows; the fields are those of ``Batch``, but for the last."""
 
     tokens: Array
     token_types: Array
     segments: Array
     positions: Array
     example_at: Array
-    row_tasks: Array
+    row_tasks: Array  # Int[R], whose sequences a row holds
 
 
 def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
@@ -69,17 +65,11 @@ def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class MixedSpec:
-    """Everything static about a model of several tasks; hashable.
+    """Everything static about a model of several tasks; hashable."""
 
-    Attributes:
-      model: sizes of the encoder, type and layout of the computation; its combiner and heads do not count.
-      non_linearities: phi of each of the K adapters.
-      num_outputs: C, of the widest head.
-    """
-
-    model: ModelSpec
-    non_linearities: tuple[str, ...]
-    num_outputs: int
+    model: ModelSpec  # sizes of the encoder, type and layout of the computation; its combiner and heads do not count
+    non_linearities: tuple[str, ...]  # phi of each of the K adapters
+    num_outputs: int  # C, of the widest head
 
 
 def stack(parts: Sequence[PlainAdapter]) -> Params:

@@ -23,19 +23,12 @@ class PlainTask(Task):
 
 
 class Query(NamedTuple):
-    """The questions to one task.
+    """The questions to one task."""
 
-    Attributes:
-      task: its row.
-      number: its place among the predictor's tasks.
-      positions: the places of its rows in the question, and of its answers.
-      table: the examples of its rows.
-    """
-
-    task: Task
-    number: int
-    positions: list[int]
-    table: Table
+    task: Task  # its row
+    number: int  # its place among the predictor's tasks
+    positions: list[int]  # the places of its rows in the question, and of its answers
+    table: Table  # the examples of its rows
 
 
 def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
@@ -130,13 +123,7 @@ def answers(task: Task, table: Table, logits: np.ndarray) -> list[dict[str, Any]
 
 
 def examples_of(task: Task, table: Table) -> Sequence[np.ndarray]:
-    """Lists the examples of each row of a task's file: its own one, or one for each candidate it offers.
-
-    Example:
-      >>> from scalearn_jax.data import tasks
-      >>> [rows.tolist() for rows in examples_of(tasks.get("superglue/record"), {"question_number": [0, 0, 1]})]
-      [[0, 1], [2]]
-    """
+    """Lists the examples of each row of a task's file: its own one, or one for each candidate it offers."""
     if task.derive != "record":
         return np.arange(num_rows(table))[:, None]
     numbers = np.array(table["question_number"])
@@ -149,10 +136,6 @@ def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
     Returns:
       ``{"label", "probabilities": {label: p}}``; of a regression task ``{"value"}``, of a multi-label one
       ``{"labels", "probabilities"}``.
-
-    Example:
-      >>> answer(Task("demo", "regression", ("text",)), np.array([0.5]))
-      {'value': 0.5}
     """
     if task.kind == "regression":
         return {"value": float(logits[0])}
