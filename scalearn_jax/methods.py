@@ -37,6 +37,11 @@ class Method:
     choice_head: str = "pooled"
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether it trains an adapter of its own, of a width that the config decides."""
+        return self.combiner in ("single", "compacter", "propetl")
+
 
 _TRANSFER = ("transfer", "head")
 
@@ -81,11 +86,6 @@ METHODS = {
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
     "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
 }
-
-
-def has_fresh_bottleneck(method: Method) -> bool:
-    """Whether a method trains a bottleneck of its own, of a width that the config decides."""
-    return method.combiner in ("single", "compacter", "propetl")
 
 
 def get(name: str) -> Method:

@@ -75,7 +75,7 @@ def make_program(load: Workload) -> Program:
     members = len(jax.tree.leaves(load.trainable)[0])
     keys = jnp.stack([jax.random.key(seed) for seed in range(members)])
     first = jax.vmap(lambda trainable, key: state.create(trainable, tx, key))(load.trainable, keys)
-    compiled = compile_train_step(step.make_train_step(loss, tx), mesh)
+    compiled = compile_train_step(step.skip_faults(step.make_train_step(loss, tx)), mesh)
     return Program(compiled.jitted, sharding.replicate(first, mesh), compiled.place)
 
 

@@ -6,10 +6,9 @@ To add one, write a file beside these and give it a row here; the tests that run
 from collections.abc import Callable
 from functools import partial
 
-from scalearn_jax.combiners.average import average
 from scalearn_jax.combiners.base import Combiner, of_module
 from scalearn_jax.combiners.baselines import compacter, ia3, propetl
-from scalearn_jax.combiners.fixed import fixed, none, single
+from scalearn_jax.combiners.fixed import average, fixed, none, single
 from scalearn_jax.combiners.fusion import fusion
 from scalearn_jax.combiners.scalearn import scalearn
 from scalearn_jax.errors import unknown

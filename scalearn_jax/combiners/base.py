@@ -1,6 +1,6 @@
-"""What a combiner is: three pure functions and a penalty.
+"""What a combiner is: three pure functions, a penalty, and the keys of its site.
 
-Letters: B or R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
+Letters: N sequences, R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,25 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 
+from scalearn_jax import tree
+from scalearn_jax.errors import InputError
+from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import bottleneck
-from scalearn_jax.models.bank import BankShape
-from scalearn_jax.typing import Array, Params
+from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
+from scalearn_jax.typing import Array, Key, Params
+
+# What a site holds. The encoder itself reads the vectors; all else is for the combiner's own ``apply``.
+ADAPTER = ("down", "up", "scale")  # an ordinary bottleneck adapter
+VECTORS = ("key_scale", "value_scale", "ffn_scale")  # (IA)^3
+SOURCES = ("bank", "omega")  # every source by itself
+ATTENTION = ("bank", "wide", "query", "key", "value", "dropout_key")  # AdapterFusion
+
+
+def no_penalty(transfer: Params) -> Array:
+    """Returns 0, the penalty of most combiners."""
+    return jnp.float32(0.0)
 
 
 class Combiner(NamedTuple):
@@ -20,47 +35,56 @@ class Combiner(NamedTuple):
 
     Attributes:
       init: (key, BankShape) -> transfer parameters; may be empty.
-      bind: (transfer, bank, *, key=None, mask=None) -> site with leading axis L. ``key`` switches the
-        combiner's own dropout on; ``mask`` replays a given one instead.
-      apply: (site of one layer, z Float[B S d]) -> update Float[B S d]; ``None`` when there is no adapter.
+      bind: (transfer, bank, *, keys=NO_DROPOUT) -> site with leading axis L.
+      apply: (site of one layer, z Float[R S d]) -> update Float[R S d], and likewise Float[N d] of first tokens;
+        ``None`` where there is no adapter.
       penalty: transfer -> scalar added to the loss.
+      site: the keys that the site may have.
     """
 
     init: Callable
     bind: Callable
     apply: Callable | None
-    penalty: Callable = lambda transfer: jnp.float32(0.0)
+    penalty: Callable = no_penalty
+    site: tuple[str, ...] = ADAPTER
 
 
-def of_module(module: nn.Module, *, apply: Callable, penalty: Callable | None = None) -> Combiner:
-    """Makes a combiner of a linen module with methods ``parameters(shape)`` and ``bind(bank, key, mask)``.
+def of_module(
+    module: nn.Module, *, apply: Callable | None, penalty: Callable = no_penalty, site: tuple[str, ...] = ADAPTER
+) -> Combiner:
+    """Makes a combiner of a linen module that maps a bank, and the keys of its dropout, to a site.
 
     Args:
-      module: declares the transfer parameters in ``parameters``.
-      apply: the site function.
-      penalty: transfer -> scalar; ``None`` for none.
-
-    Returns:
-      The combiner; its ``init`` and ``bind`` are the module's, made pure.
+      module: called as ``module(bank)`` or ``module(bank, keys)``; its parameters are the transfer parameters.
+      apply, penalty, site: see ``Combiner``.
     """
 
-    def init(key, shape: BankShape) -> Params:
-        return module.init(key, shape, method="parameters").get("params", {})
+    def init(key: Key, shape: banks.BankShape) -> Params:
+        return module.lazy_init(key, jax.eval_shape(lambda: banks.zeros(shape)))["params"]
 
-    def bind(transfer: Params, bank: Params, *, key=None, mask=None) -> Params:
-        return module.apply({"params": transfer}, bank, key=key, mask=mask, method="bind")
+    def bind(transfer: Params, bank: Params, *, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        try:
+            return module.apply({"params": transfer}, bank, keys)
+        except ScopeParamShapeError:
+            expected = tree.flatten(jax.eval_shape(init, jax.random.key(0), banks.shape(bank)))
+            wrong = [
+                f"{path} has shape {leaf.shape}, not {expected[path].shape}"
+                for path, leaf in tree.flatten(transfer).items()
+                if leaf.shape != expected[path].shape
+            ]
+            raise InputError(
+                f"the transfer parameters do not fit a bank of {banks.shape(bank).num_sources} sources"
+                f" ({', '.join(wrong)}); pass the bank that they were trained on, sources in its order."
+            ) from None
 
-    combiner = Combiner(init, bind, apply)
-    return combiner if penalty is None else combiner._replace(penalty=penalty)
+    return Combiner(init, bind, apply, penalty, site)
 
 
-def without_parameters(bind: Callable, *, non_linearity: str = "relu") -> Combiner:
-    """Makes a combiner with nothing to learn from ``bind(bank) -> one adapter per layer``."""
-    return Combiner(
-        init=lambda key, shape: {},
-        bind=lambda transfer, bank, *, key=None, mask=None: bind(bank),
-        apply=adapter(non_linearity),
-    )
+def without_parameters(
+    bind: Callable[[Params], Params], *, apply: Callable | None, site: tuple[str, ...] = ADAPTER
+) -> Combiner:
+    """Makes a combiner with nothing to learn of ``bind(bank) -> site``."""
+    return Combiner(lambda key, shape: {}, lambda transfer, bank, *, keys=NO_DROPOUT: bind(bank), apply, site=site)
 
 
 def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:
@@ -68,30 +92,33 @@ def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:
     return lambda site, z: bottleneck(site, z, non_linearity)
 
 
-def bind_by_group(
-    bind: Callable, apply: Callable | None, transfer: Params, groups: int
-) -> tuple[Params, Callable | None]:
-    """Binds a copy of the transfer parameters for each group of rows, so that devices only exchange their gradients.
+def by_group(combiner: Combiner, num_groups: int) -> Combiner:
+    """Binds a copy of the transfer parameters for each group of rows, so that devices exchange their gradients only.
 
     Where an ordinary adapter is made of far fewer parameters, one copy would have devices add up the gradient of the
     adapter that they share, before it becomes the parameters'. With a copy each, they add up that of the parameters.
 
     Args:
-      bind: transfer -> site.
-      apply: (site of one layer, z Float[R S d]) -> update.
-      transfer: the parameters.
-      groups: how many; must divide R.
+      combiner: any.
+      num_groups: devices that share out the rows.
 
     Returns:
-      (site, apply) with the same values and gradients. Other sites than ordinary adapters are bound once.
+      A combiner of the same values and gradients. Other sites than ordinary adapters are bound once.
     """
-    if groups == 1 or not transfer or not set(jax.eval_shape(bind, transfer)) <= {"down", "up", "scale"}:
-        return bind(transfer), apply
-    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (groups, *leaf.shape)), transfer)
+    if num_groups == 1 or combiner.site != ADAPTER:
+        return combiner
 
-    def by_group(site: Params, z: Array) -> Array:
-        if z.shape[1] == 1:  # the last layer, at first tokens only: every device computes all of them
-            return apply(site["whole"], z)
-        return jax.vmap(apply)(site["copies"], z.reshape(groups, -1, *z.shape[1:])).reshape(z.shape)
+    def bind(transfer: Params, bank: Params, *, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        site = {"whole": combiner.bind(transfer, bank, keys=keys)}
+        if not transfer:
+            return site
+        copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (num_groups, *leaf.shape)), transfer)
+        return site | {"copies": jax.vmap(lambda own: combiner.bind(own, bank, keys=keys), out_axes=1)(copies)}
 
-    return {"whole": bind(transfer), "copies": jax.vmap(bind, out_axes=1)(copies)}, by_group
+    def apply(site: Params, z: Array) -> Array:
+        if z.ndim == 2 or z.shape[0] % num_groups or "copies" not in site:  # every device computes all first tokens
+            return combiner.apply(site["whole"], z)
+        groups = z.reshape(num_groups, -1, *z.shape[1:])
+        return jax.vmap(combiner.apply)(site["copies"], groups).reshape(z.shape)
+
+    return combiner._replace(bind=bind, apply=apply, site=("whole", "copies"))

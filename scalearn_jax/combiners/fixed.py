@@ -1,11 +1,11 @@
-"""Combiners with no learned scale: one adapter, fixed coefficients, or none at all.
+"""Combiners with nothing to learn: one adapter, constant factors, the average of the parameters, or no adapter.
 
-Letters: L layers, T source tasks, d hidden size.
+Letters: L layers, T source tasks.
 """
 
 import jax.numpy as jnp
 
-from scalearn_jax.combiners.base import Combiner, without_parameters
+from scalearn_jax.combiners.base import Combiner, adapter, without_parameters
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.typing import Params
@@ -28,7 +28,7 @@ def single(*, non_linearity: str = "relu") -> Combiner:
             raise InputError(f"combiner 'single' takes a bank of one adapter, got {num_sources}; select one source.")
         return banks.select(bank, 0)
 
-    return without_parameters(bind, non_linearity=non_linearity)
+    return without_parameters(bind, apply=adapter(non_linearity))
 
 
 def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Combiner:
@@ -37,9 +37,6 @@ def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Co
     Args:
       coefficients: T factors in bank order.
       non_linearity: of the sources.
-
-    Returns:
-      The combiner.
 
     Raises:
       InputError: (at ``bind``) the number of factors is not the number of sources.
@@ -58,9 +55,37 @@ def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Co
         omega = jnp.asarray(coefficients, bank["up"]["bias"].dtype)[None, :, None]
         return banks.widen(bank, jnp.broadcast_to(omega, (num_layers, num_sources, 1)))
 
-    return without_parameters(bind, non_linearity=non_linearity)
+    return without_parameters(bind, apply=adapter(non_linearity))
+
+
+def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> Combiner:
+    """Makes AdapterSoup, the weighted average of the sources' parameters, P = sum_t w_t P_t (method.md, "AdapterSoup").
+
+    Args:
+      weights: T weights in bank order, divided by their sum; empty for equal weights.
+      non_linearity: of the sources.
+
+    Raises:
+      InputError: (at ``bind``) the number of weights is not the number of sources.
+
+    Example:
+      >>> average(weights=(0.5, 0.5)).init(None, None)
+      {}
+    """
+
+    def bind(bank: Params) -> Params:
+        num_sources = banks.shape(bank).num_sources
+        if weights and len(weights) != num_sources:
+            raise InputError(
+                f"AdapterSoup got {len(weights)} weights for {num_sources} sources; pass one weight a source,"
+                " in bank order."
+            )
+        given = weights or (1.0,) * num_sources
+        return banks.mean(bank, jnp.asarray([weight / sum(given) for weight in given]))
+
+    return without_parameters(bind, apply=adapter(non_linearity))
 
 
 def none(*, non_linearity: str = "relu") -> Combiner:
     """Makes the combiner of a backbone without adapters: full fine-tuning, or a head alone."""
-    return without_parameters(lambda bank: None, non_linearity=non_linearity)._replace(apply=None)
+    return without_parameters(lambda bank: {}, apply=None, site=())

@@ -3,29 +3,31 @@
     score_t = q . (W_k up_t + b_k),  q = W_q z + b_q
     update  = W_v sum_t softmax(score)_t up_t
 
-Letters: B rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
+Letters: L layers, T source tasks, d hidden size, r bottleneck; "..." stands for rows and row length [R S], or for
+sequences [N] where only first tokens count.
 
 Keys and values are linear in the bottleneck activations h_t, since up_t = h_t U_t + c_t. With p = W_k q the
 score is p . (h_t U_t + c_t) + q . b_k, and the weighted sum is taken in the bottleneck before one up
-projection. So nothing of size [B S T d] exists; the values are those of the published form.
+projection. So nothing of size [R S T d] exists; the values are those of the published form.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scalearn_jax.combiners.base import Combiner, of_module
+from scalearn_jax.combiners.base import ATTENTION, Combiner, no_penalty, of_module
 from scalearn_jax.combiners.scalearn import source_updates
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
+from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.models.dropout import dropout as apply_dropout
 from scalearn_jax.models.layers import affine, matmul
-from scalearn_jax.typing import Array, Params
+from scalearn_jax.typing import Array, Key, Params
 
 
 class Fusion(nn.Module):
-    """Declares query, key and value maps of every layer.
+    """Puts query, key and value maps of every layer beside the bank.
 
     Attributes:
       value: train a value map (``dynamic``) or use the sources' outputs as they are (``static``).
@@ -36,59 +38,45 @@ class Fusion(nn.Module):
     compose: str = "folded"
 
     @nn.compact
-    def parameters(self, shape: banks.BankShape) -> Params:
-        """Declares kernels [L d d], and biases [L d] for query and key.
-
-        Query and key start at N(0, 0.02), the value map at 1 on the diagonal and 1e-6 elsewhere.
-        """
-        square = (shape.num_layers, shape.hidden_size, shape.hidden_size)
-        near_identity = lambda key: jnp.broadcast_to(1e-6 + (1 - 1e-6) * jnp.eye(square[-1])[None], square)  # noqa: E731
-        params = {name: Projection(square, name=name)() for name in ("query", "key")}
+    def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        num_layers, num_sources, hidden_size, _ = banks.shape(bank)
+        size = (num_layers, hidden_size, hidden_size)
+        site = {"bank": bank, "query": Projection(size, name="query")(), "key": Projection(size, name="key")()}
         if self.value:
-            params["value"] = Projection(square, near_identity, use_bias=False, name="value")()
-        return params
-
-    def bind(self, bank: Params, key=None, mask: Array | None = None) -> Params:
-        """Passes the bank through beside the maps; see ``Combiner.bind``."""
-        shape = banks.shape(bank)
-        site = {"bank": bank, **self.parameters(shape)}
+            site["value"] = Projection(size, near_identity, use_bias=False, name="value")()
         if self.compose == "folded":
-            wide = banks.widen(bank, jnp.ones((shape.num_layers, shape.num_sources, 1), bank["up"]["bias"].dtype))
-            site = site | {"wide": {"down": wide["down"], "up": wide["up"]}}
-        if mask is not None:
-            site["mask"] = mask
-        elif key is not None:
-            site["dropout_key"] = jax.random.split(key, shape.num_layers)
+            wide = banks.widen(bank, jnp.ones((num_layers, num_sources, 1), bank["up"]["bias"].dtype))
+            site["wide"] = {"down": wide["down"], "up": wide["up"]}
+        if keys.scores is not None:
+            site["dropout_key"] = keys.scores
         return site
 
 
 class Projection(nn.Module):
-    """One linear map a layer, stacked."""
+    """Declares a kernel Float[L d d], N(0, 0.02) by default, and a bias Float[L d], 0, and hands them over."""
 
     size: tuple[int, int, int]
-    kernel: nn.initializers.Initializer | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     use_bias: bool = True
 
     @nn.compact
     def __call__(self) -> Params:
-        kernel = self.kernel or (lambda key: 0.02 * jax.random.normal(key, self.size))
-        params = {"kernel": self.param("kernel", kernel)}
+        params = {"kernel": self.param("kernel", self.kernel_init, self.size)}
         if self.use_bias:
             params["bias"] = self.param("bias", nn.initializers.zeros, self.size[:2])
         return params
 
 
+def near_identity(key: Key, size: tuple[int, int, int]) -> Array:
+    """Starts a value map as published: 1 on the diagonal and 1e-6 elsewhere."""
+    return jnp.broadcast_to(1e-6 + (1 - 1e-6) * jnp.eye(size[-1])[None], size)
+
+
 def attend(site: Params, scores: Array, temperature: float, dropout: float) -> Array:
-    """Turns scores Float[B S T] into weights; dropout acts on the scores, before the softmax."""
-    if "mask" in site:
-        scores = scores * site["mask"].astype(scores.dtype)
+    """Turns scores Float[... T] into weights; dropout acts on the scores, before the softmax."""
     scores = apply_dropout(site.get("dropout_key"), scores, dropout)
     weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / temperature)
     return weights.astype(scores.dtype)
-
-
-def _query(site: Params, z: Array) -> Array:
-    return affine(site["query"], z)
 
 
 def _value(site: Params, mixed: Array) -> Array:
@@ -99,22 +87,22 @@ def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float
     """AdapterFusion inside the bottleneck; equals ``fuse_reference``.
 
     Args:
-      site: of one layer, from ``Fusion.bind``.
-      z: Float[B S d], normalised hidden states.
+      site: of one layer, from ``Fusion``.
+      z: Float[... d], normalised hidden states.
       phi: non-linearity of the sources.
       temperature: divisor of the scores.
       dropout: rate on the scores.
 
     Returns:
-      Float[B S d].
+      Float[... d].
     """
     num_sources, _, width = site["bank"]["down"]["kernel"].shape
-    by_source = (*z.shape[:2], num_sources, width)
+    by_source = (*z.shape[:-1], num_sources, width)
     up, up_bias = site["wide"]["up"]["kernel"], site["bank"]["up"]["bias"].astype(z.dtype)
-    h = activations(site["wide"]["down"], z, phi)  # [B, S, T*r]
-    query = _query(site, z)
-    p = matmul(query, site["key"]["kernel"].T)  # [B, S, d]
-    scores = (matmul(p, up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [B, S, T]
+    h = activations(site["wide"]["down"], z, phi)  # [..., T*r]
+    query = affine(site["query"], z)
+    p = matmul(query, site["key"]["kernel"].T)  # [..., d]
+    scores = (matmul(p, up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [..., T]
     scores += (query @ site["key"]["bias"].astype(z.dtype))[..., None]  # matters once dropout acts on scores
     weights = attend(site, scores, temperature, dropout)
     mixed = matmul((h.reshape(by_source) * weights[..., None]).reshape(h.shape), up) + weights @ up_bias
@@ -122,11 +110,11 @@ def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float
 
 
 def fuse_reference(site: Params, z: Array, *, phi: str, temperature: float, dropout: float) -> Array:
-    """AdapterFusion as published: keys and values of every source, Float[B S T d]. See ``fuse``."""
-    updates = source_updates(site["bank"], z, phi)  # [B, S, T, d]
-    keys = affine(site["key"], updates)
-    weights = attend(site, jnp.einsum("bsd,bstd->bst", _query(site, z), keys), temperature, dropout)
-    return jnp.einsum("bst,bstd->bsd", weights, _value(site, updates))
+    """AdapterFusion as published: keys and values of every source, Float[... T d]. See ``fuse``."""
+    updates = source_updates(site["bank"], z, phi)  # [..., T, d]
+    query, keys = affine(site["query"], z), affine(site["key"], updates)
+    weights = attend(site, jnp.einsum("...d,...td->...t", query, keys), temperature, dropout)
+    return jnp.einsum("...t,...td->...d", weights, _value(site, updates))
 
 
 def distance_from_identity(transfer: Params) -> Array:
@@ -163,12 +151,12 @@ def fusion(
       >>> sorted(fusion(value=False).init(jax.random.key(0), shape))
       ['key', 'query']
     """
-    functions = {"folded": fuse, "reference": fuse_reference}
-    if compose not in functions:
-        raise unknown("compose", compose, functions)
-    options = {"phi": non_linearity, "temperature": temperature, "dropout": dropout}
-    return of_module(
-        Fusion(value, compose),
-        apply=lambda site, z: functions[compose](site, z, **options),
-        penalty=distance_from_identity if value else None,
-    )
+    forms = {"folded": fuse, "reference": fuse_reference}
+    if compose not in forms:
+        raise unknown("compose", compose, forms)
+
+    def apply(site: Params, z: Array) -> Array:
+        return forms[compose](site, z, phi=non_linearity, temperature=temperature, dropout=dropout)
+
+    penalty = distance_from_identity if value else no_penalty
+    return of_module(Fusion(value, compose), apply=apply, penalty=penalty, site=ATTENTION)

@@ -2,7 +2,7 @@
 
     update = sum_t omega_t * up_t,   up_t = phi(z D_t + b_t) U_t + c_t
 
-Letters: B rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
+Letters: L layers, T source tasks, d hidden size, r bottleneck, w width of omega (d or 1).
 
 =====================  ==================  =========
 variant                omega               shared
@@ -17,14 +17,17 @@ ScaLearnUniform++      [T 1]   scalars     yes
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from scalearn_jax.combiners.base import Combiner, adapter, of_module
-from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.combiners.base import ADAPTER, SOURCES, Combiner, adapter, no_penalty, of_module
+from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import bottleneck
-from scalearn_jax.models.dropout import mask as dropout_mask
+from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
+from scalearn_jax.models.dropout import dropout as apply_dropout
 from scalearn_jax.typing import Array, Params
 
+VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")  # their rows of ``COMBINERS``
 NORMALISE = {
     "none": lambda omega: omega,
     "mean": lambda omega: omega / omega.sum(-2, keepdims=True),
@@ -33,7 +36,7 @@ NORMALISE = {
 
 
 class ScaLearn(nn.Module):
-    """The scaling combiner; the four published variants are its two switches.
+    """Scales the sources of a bank by omega; the four published variants are its first two switches.
 
     Attributes:
       uniform: one scalar a source instead of a vector of size d.
@@ -52,37 +55,19 @@ class ScaLearn(nn.Module):
     compose: str = "folded"
 
     @nn.compact
-    def parameters(self, shape: banks.BankShape) -> Array:
-        """Declares omega: [L T d], [L T 1], [T d] or [T 1]."""
-        width = 1 if self.uniform else shape.hidden_size
-        size = (shape.num_sources, width) if self.shared else (shape.num_layers, shape.num_sources, width)
-        if self.has_variable("params", "omega"):
-            check_omega(self.get_variable("params", "omega").shape, size)
-        center = self.init_scale / shape.num_sources
-        return self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size))
-
-    def bind(self, bank: Params, key=None, mask: Array | None = None) -> Params:
-        """Folds omega, after its dropout, into the bank; see ``Combiner.bind``."""
-        shape = banks.shape(bank)
-        omega = effective_omega(self.parameters(shape), shape.num_layers, self.normalise)  # [L, T, d or 1]
-        if mask is None and key is not None and self.dropout > 0:
-            mask = dropout_mask(key, omega.shape, self.dropout)
-        if mask is not None:
-            omega = omega * mask.astype(omega.dtype)
-        return banks.widen(bank, omega) if self.compose == "folded" else {"bank": bank, "omega": omega}
+    def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        num_layers, num_sources, hidden_size, _ = banks.shape(bank)
+        size = (num_sources, 1 if self.uniform else hidden_size)
+        size = size if self.shared else (num_layers, *size)
+        center = self.init_scale / num_sources
+        omega = self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size))
+        omega = effective_omega(omega, num_layers, self.normalise)  # [L, T, d or 1]
+        return scale(bank, apply_dropout(keys.scales, omega, self.dropout), self.compose)
 
 
-def check_omega(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Checks omega's shape against the bank's.
-
-    Raises:
-      InputError: they differ; the message names the number of sources on both sides.
-    """
-    if found != expected:
-        raise InputError(
-            f"omega covers {found[-2] if len(found) > 1 else '?'} source tasks with shape {found}, the bank holds"
-            f" {expected[-2]} and needs {expected}; pass the bank that omega was trained on, sources in its order."
-        )
+def scale(bank: Params, omega: Array, compose: str = "folded") -> Params:
+    """Makes the site of a bank scaled by omega Float[L T d] or Float[L T 1]; see ``ScaLearn``."""
+    return banks.widen(bank, omega) if compose == "folded" else {"bank": bank, "omega": omega}
 
 
 def effective_omega(omega: Array, num_layers: int, normalise: str = "none") -> Array:
@@ -114,14 +99,15 @@ def scaled_sum(site: Params, z: Array, non_linearity: str = "relu") -> Array:
 
     Args:
       site: ``bank`` of one layer, [T d r] and so on, and ``omega`` Float[T d] or Float[T 1].
-      z: Float[B S d].
+      z: Float[... d].
       non_linearity: phi.
 
     Returns:
-      Float[B S d].
+      Float[... d].
     """
     omega = site["omega"].astype(z.dtype)
-    return (source_updates(site["bank"], z, non_linearity) * omega[None, None]).sum(2)
+    updates = source_updates(site["bank"], z, non_linearity)  # [..., T, d]
+    return (updates * jnp.expand_dims(omega, range(z.ndim - 1))).sum(-2)
 
 
 def source_updates(bank: Params, z: Array, non_linearity: str = "relu") -> Array:
@@ -129,17 +115,36 @@ def source_updates(bank: Params, z: Array, non_linearity: str = "relu") -> Array
 
     Args:
       bank: of one layer, ``down`` kernel Float[T d r] and so on.
-      z: Float[B S d].
+      z: Float[... d].
       non_linearity: phi.
 
     Returns:
-      Float[B S T d].
+      Float[... T d].
     """
-    return jax.vmap(lambda one: bottleneck(one, z, non_linearity), out_axes=2)(bank)
+    return jax.vmap(lambda one: bottleneck(one, z, non_linearity), out_axes=-2)(bank)
+
+
+def omega_norms(omega: Array, num_layers: int, normalise: str = "none") -> tuple[np.ndarray, np.ndarray]:
+    """Measures the scales as they act: root of the mean square, and mean, over the hidden dimensions.
+
+    Args:
+      omega: Float[L T w] or shared Float[T w].
+      num_layers: L.
+      normalise: see ``ScaLearn``.
+
+    Returns:
+      Two arrays Float[L T].
+
+    Example:
+      >>> [norm.tolist() for norm in omega_norms(np.array([[3.0, -3.0], [1.0, 1.0]]), 1)]
+      [[[3.0, 1.0]], [[0.0, 1.0]]]
+    """
+    acting = np.asarray(effective_omega(jnp.asarray(omega), num_layers, normalise), float)
+    return np.sqrt((acting**2).mean(-1)), acting.mean(-1)
 
 
 def distance_from_one(omega: Array) -> Array:
-    """The published penalty before its weight (method.md, "Penalties").
+    """Computes the published penalty before its weight (method.md, "Penalties").
 
     Per layer and source the squared distance of the mean factor from 1, divided by T. For a shared omega the
     release sums over dimensions instead of averaging and does not divide; reproduced as it is.
@@ -187,14 +192,18 @@ def scalearn(
       >>> scalearn(shared=True).init(jax.random.key(0), shape)["omega"].shape
       (8, 768)
     """
-    functions = {
-        "folded": adapter(non_linearity),
-        "reference": lambda site, z: scaled_sum(site, z, non_linearity),
-    }
+    forms = {"folded": adapter(non_linearity), "reference": lambda site, z: scaled_sum(site, z, non_linearity)}
     if normalise not in NORMALISE:
         raise unknown("normalise", normalise, NORMALISE)
-    if compose not in functions:
-        raise unknown("compose", compose, functions)
-    module = ScaLearn(uniform, shared, dropout, init_scale, normalise, compose)
-    penalty = (lambda transfer: penalty_weight * distance_from_one(transfer["omega"])) if penalty_weight else None
-    return of_module(module, apply=functions[compose], penalty=penalty)
+    if compose not in forms:
+        raise unknown("compose", compose, forms)
+
+    def penalty(transfer: Params) -> Array:
+        return penalty_weight * distance_from_one(transfer["omega"])
+
+    return of_module(
+        ScaLearn(uniform, shared, dropout, init_scale, normalise, compose),
+        apply=forms[compose],
+        penalty=penalty if penalty_weight else no_penalty,
+        site=ADAPTER if compose == "folded" else SOURCES,
+    )

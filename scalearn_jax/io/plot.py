@@ -1,4 +1,4 @@
-"""What all figures share: their look, their place on a page, and that they are written whole and always the same."""
+"""What all figures share: their look, their size on a page, and how they are written: whole, and always the same."""
 
 import io
 import re
@@ -36,7 +36,7 @@ _LOOK = {
     "svg.fonttype": "path",
 }
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# Colours of the Okabe-Ito palette; marker and line tell the methods apart without them.
+# Colours of the Okabe-Ito palette; marker and line distinguish the methods without them.
 _COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
@@ -49,7 +49,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
       >>> styles(["single", "fusion"])["fusion"]["marker"]
       's'
     """
-    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # keeps markers apart that lie on one another
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # separates overlapping markers
     return {
         name: edge
         | {
@@ -62,7 +62,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Leaves out the suites where the tasks alone tell all names apart.
+    """Leaves out the suites where the tasks alone distinguish all names.
 
     Example:
       >>> short(["glue/rte", "superglue/cb"])
@@ -96,15 +96,11 @@ def drawing(out: Path, name: str, width: float, height: float) -> Iterator[Any]:
         FigureCanvasAgg(figure)
         yield figure
         files = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-        written = {suffix: _rendered(figure, suffix, metadata) for suffix, metadata in files.items()}
-    for suffix, content in written.items():
-        write_bytes(out / f"{name}.{suffix}", content)
-
-
-def _rendered(figure, suffix: str, metadata: dict[str, None]) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format=suffix, metadata=metadata)
-    return file.getvalue()
+        written = {suffix: io.BytesIO() for suffix in files}
+        for suffix, metadata in files.items():
+            figure.savefig(written[suffix], format=suffix, metadata=metadata)
+    for suffix, file in written.items():
+        write_bytes(out / f"{name}.{suffix}", file.getvalue())
 
 
 def plain_powers(axis) -> None:
@@ -142,7 +138,7 @@ def file_name(*parts: str) -> str:
 
 
 def num_columns(num_panels: int, panel_width: float, gutter: float = 0.0) -> int:
-    """How many panels, of a width in inches beside a gutter, stand side by side on a page.
+    """How many panels, of a width in inches beside a gutter, fit side by side on a page.
 
     Example:
       >>> num_columns(5, 2.0), num_columns(2, 2.0), num_columns(3, 9.0)
@@ -211,7 +207,7 @@ def legend_shape(names: Iterable[str], width: float) -> tuple[int, int]:
 
 
 def legend(figure, axis, styles: dict[str, dict[str, Any]], names: dict[str, str]) -> None:
-    """Writes one legend for all panels below them; ``names`` says what each style is called."""
+    """Writes one legend for all panels below them; ``names`` holds the label of each style."""
     handles = [axis.plot([], [], label=names[name], **style)[0] for name, style in styles.items()]
     _, columns = legend_shape(names.values(), figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3.5)

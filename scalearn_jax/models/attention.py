@@ -3,6 +3,7 @@
 Letters: R rows, S row length, H heads, d hidden size.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +12,7 @@ from scalearn_jax.typing import Array, Key
 
 
 def by_heads(x: Array, num_heads: int) -> Array:
-    """Parts the features of every head, Float[... d] to Float[... H d/H]."""
+    """Splits the features of every head, Float[... d] to Float[... H d/H]."""
     return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
@@ -27,7 +28,9 @@ def attention(query, keys, values, visible, *, key: Key | None = None, dropout_r
     Returns:
       Float[R S H d/H]. The softmax runs in float32 at least.
     """
-    shape = query.shape
+    shape = query.shape  # R, S, H, d/H
+    chex.assert_equal_shape([query, keys, values])
+    chex.assert_shape(visible, (shape[0], shape[1], shape[1]))
     query, keys, values = (_by_head(x) for x in (query / shape[-1] ** 0.5, keys, values))  # [R*H, S, d/H]
     scores = jnp.einsum("bqd,bkd->bqk", query, keys).reshape(shape[0], shape[2], shape[1], shape[1])
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
@@ -45,7 +48,7 @@ def _by_head(x: Array) -> Array:
 
 
 def visibility(segments: Array) -> Array:
-    """Says which keys a query sees: those of its own sequence.
+    """Marks the keys that a query sees: those of its own sequence.
 
     Args:
       segments: Int[R S]; 0 is padding.

@@ -35,11 +35,24 @@ def init(key: Key, shape: BankShape) -> Params:
       >>> bank["down"]["kernel"].shape
       (2, 1, 8, 4)
     """
+    module, z = Bottleneck(shape.hidden_size, shape.bottleneck), jnp.zeros((1, shape.hidden_size))
+    keys = jax.random.split(key, (shape.num_layers, shape.num_sources))
+    return jax.vmap(jax.vmap(lambda key: module.init(key, z)["params"]))(keys)
+
+
+def zeros(shape: BankShape) -> Params:
+    """Makes a bank of zeros; without sources it holds no numbers, but has its sizes.
+
+    Example:
+      >>> shape(zeros(BankShape(2, 0, 8, 4)))
+      BankShape(num_layers=2, num_sources=0, hidden_size=8, bottleneck=4)
+    """
     num_layers, num_sources, hidden_size, bottleneck = shape
-    module = Bottleneck(hidden_size, bottleneck)
-    keys = jax.random.split(key, (num_layers, num_sources))
-    one = lambda key: module.init(key, jnp.zeros((1, hidden_size)))["params"]  # noqa: E731
-    return jax.vmap(jax.vmap(one))(keys)
+    lead = (num_layers, num_sources)
+    return {
+        "down": {"kernel": jnp.zeros((*lead, hidden_size, bottleneck)), "bias": jnp.zeros((*lead, bottleneck))},
+        "up": {"kernel": jnp.zeros((*lead, bottleneck, hidden_size)), "bias": jnp.zeros((*lead, hidden_size))},
+    }
 
 
 def shape(bank: Params) -> BankShape:
@@ -78,19 +91,19 @@ def stack(adapters: Sequence[Params]) -> Params:
     if len(sizes) > 1:
         raise InputError(f"adapters of one bank must share (layers, hidden size); got {sizes}.")
     width = max(kernel.shape[2] for kernel in kernels)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *(_pad(adapter, width) for adapter in adapters))
 
+    def pad(adapter: Params) -> Params:
+        down, up = adapter["down"], adapter["up"]
+        missing = (0, width - down["kernel"].shape[2])
+        return {
+            "down": {
+                "kernel": jnp.pad(down["kernel"], ((0, 0), (0, 0), missing)),
+                "bias": jnp.pad(down["bias"], ((0, 0), missing)),
+            },
+            "up": {"kernel": jnp.pad(up["kernel"], ((0, 0), missing, (0, 0))), "bias": jnp.asarray(up["bias"])},
+        }
 
-def _pad(adapter: Params, width: int) -> Params:
-    missing = width - adapter["down"]["kernel"].shape[2]
-    down, up = adapter["down"], adapter["up"]
-    return {
-        "down": {
-            "kernel": jnp.pad(down["kernel"], ((0, 0), (0, 0), (0, missing))),
-            "bias": jnp.pad(down["bias"], ((0, 0), (0, missing))),
-        },
-        "up": {"kernel": jnp.pad(up["kernel"], ((0, 0), (0, missing), (0, 0))), "bias": jnp.asarray(up["bias"])},
-    }
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(pad, adapters))
 
 
 def select(bank: Params, source: int) -> Params:
@@ -141,8 +154,8 @@ def mask(bank: Params, kept: Array) -> Params:
       >>> mask(bank, jnp.array([True, False, True]))["up"]["kernel"].any((0, 2, 3)).tolist()
       [True, False, True]
     """
-    silence = lambda leaf: jnp.where(kept.reshape(1, -1, *(1,) * (leaf.ndim - 2)), leaf, 0)  # noqa: E731
-    return bank | {"up": jax.tree.map(silence, bank["up"])}
+    up = jax.tree.map(lambda leaf: jnp.where(kept.reshape(1, -1, *(1,) * (leaf.ndim - 2)), leaf, 0), bank["up"])
+    return bank | {"up": up}
 
 
 def widen(bank: Params, omega: Array) -> Params:

@@ -7,11 +7,59 @@ many rows follow or on which device holds them.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from scalearn_jax.typing import Array, Key
+
+
+class DropoutKeys(NamedTuple):
+    """What each part of a forward pass draws its dropout masks from; ``None`` for no dropout.
+
+    Attributes:
+      scales: for what a combiner learns: one mask a step, whatever the number of rows.
+      scores: Key[L], for what a combiner computes of each token.
+      encoder: for the backbone's own dropout.
+      head: for that of the head.
+    """
+
+    scales: Key | None = None
+    scores: Key | None = None
+    encoder: Key | None = None
+    head: Key | None = None
+
+
+NO_DROPOUT = DropoutKeys()
+
+
+def dropout_keys(key: Key | None, num_layers: int, part: Array | None = None) -> DropoutKeys:
+    """Splits the key of a training step.
+
+    Args:
+      key: typed PRNG key; ``None`` for no dropout.
+      num_layers: L.
+      part: number of a part of an accumulated step. Parts differ in all masks but those of ``scales``, of which a
+        step has one.
+
+    Returns:
+      The keys.
+
+    Example:
+      >>> first, second = (dropout_keys(jax.random.key(0), 2, part) for part in (0, 1))
+      >>> bool(first.scales == second.scales), bool(first.head == second.head)
+      (True, False)
+    """
+    if key is None:
+        return NO_DROPOUT
+    encode_key, head = jax.random.split(key)
+    scales, encoder = jax.random.split(encode_key)
+    scores = jax.random.split(scales, num_layers)
+    if part is not None:
+        scores = jax.vmap(jax.random.fold_in, (0, None))(scores, part)
+        encoder, head = jax.random.fold_in(encoder, part), jax.random.fold_in(head, part)
+    return DropoutKeys(scales, scores, encoder, head)
 
 
 def dropout(key: Key | None, x: Array, rate: float) -> Array:

@@ -5,6 +5,7 @@ Letters: N sequences, B examples, K sequences per example, d hidden size, C outp
 
 from dataclasses import dataclass
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,7 @@ class Head(nn.Module):
           Float[B C], or Float[B K] for multiple choice.
         """
         spec = self.spec
+        chex.assert_shape(features, (None, self.hidden_size))
         dense_key, out_key = (None, None) if key is None else jax.random.split(key)
         if spec.kind == "pooled":
             x = jnp.tanh(affine(pooler, features))

@@ -1,7 +1,9 @@
-"""Linear maps: the module that declares them and the products that apply them.
+"""Linear maps and layer norms: the modules that declare them and the functions that apply them.
 
-Letters: i inputs, o outputs.
+Letters: i inputs, o outputs, d hidden size.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -69,20 +71,19 @@ def matmul(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _mixed_matmul(x: Array, kernel: Array) -> Array:
-    return _contract(x.astype(kernel.dtype), kernel, x.ndim - 1, 0, x.dtype)
+    return _contract(x.astype(kernel.dtype), kernel, 1, 0, x.dtype)
 
 
 def _forward(x, kernel):
     half = x.astype(kernel.dtype)
-    return _contract(half, kernel, x.ndim - 1, 0, x.dtype), (half, kernel)
+    return _contract(half, kernel, 1, 0, x.dtype), (half, kernel)
 
 
 def _backward(residuals, gradient):
-    half, kernel = residuals
+    half, kernel = residuals  # [n, i], [i, o]
     wide, gradient = gradient.dtype, gradient.astype(kernel.dtype)
-    rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
-    to_x = _contract(gradient, kernel, gradient.ndim - 1, 1, wide)
-    to_kernel = _contract(rows(half), rows(gradient), 0, 0, wide)
+    to_x = _contract(gradient, kernel, 1, 1, wide)
+    to_kernel = _contract(half, gradient, 0, 0, wide)
     return to_x, to_kernel.astype(kernel.dtype)
 
 
@@ -100,21 +101,66 @@ def half_kernels(params: Params, *, tables: bool = False) -> Params:
       params: a tree, with ``None`` where the other half of a partition holds a leaf.
       tables: embedding tables as well.
 
-    Returns:
-      The tree.
-
     Example:
       >>> half_kernels({"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)})["kernel"].dtype
       dtype(bfloat16)
     """
     names = ("kernel", "embedding") if tables else ("kernel",)
 
-    def convert(path, leaf):
+    def convert(path: str, leaf: Array) -> Array:
         return leaf.astype(jnp.bfloat16) if path.split("/")[-1] in names else leaf
 
     return tree.map_with_path(convert, params)
 
 
 def cast_frozen(frozen: Params, dtype: str) -> Params:
-    """Casts what is frozen: bfloat16 for kernels and embedding tables, or as it is."""
+    """Keeps what is frozen in a type: ``"bfloat16"`` for kernels and embedding tables, or as it is."""
     return half_kernels(frozen, tables=True) if dtype == "bfloat16" else frozen
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def normalise(x: Array, eps: float) -> Array:
+    """Computes (x - mean) / sqrt(variance + eps) over the last axis, in float32 at least.
+
+    Args:
+      x: Float[... d].
+      eps: added to the variance.
+
+    Returns:
+      Float[... d], in float32 or wider.
+
+    Example:
+      >>> normalise(jnp.array([[1.0, 3.0]]), 0.0).tolist()
+      [[-1.0, 1.0]]
+    """
+    return _normalise(x, eps)[0]
+
+
+def _normalise(x: Array, eps: float) -> tuple[Array, Array]:
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = x - x.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + eps)
+    return centred * inverse, inverse
+
+
+@normalise.defjvp
+def _derivative(eps: float, primals, tangents):
+    """dy = (dx - mean(dx) - y mean(y dx)) / sigma: only y and one number a position are kept for the backward pass."""
+    (x,), (dx,) = primals, tangents
+    y, inverse = _normalise(x, eps)
+    dx = dx.astype(y.dtype)
+    return y, inverse * (dx - dx.mean(-1, keepdims=True) - y * (y * dx).mean(-1, keepdims=True))
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with a learned scale and bias, statistics in float32 at least."""
+
+    epsilon: float
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = normalise(x, self.epsilon)
+        return (y * row(scale, y) + row(bias, y)).astype(self.dtype or x.dtype)

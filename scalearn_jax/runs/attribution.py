@@ -19,34 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import model, tree
-from scalearn_jax.combiners.scalearn import effective_omega, source_updates
+from scalearn_jax.combiners.scalearn import omega_norms, source_updates
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.typing import Array, Params
-
-VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")  # the combiners all this is for
-
-
-def omega_norms(omega: Array, num_layers: int, normalise: str = "none") -> tuple[np.ndarray, np.ndarray]:
-    """Measures the scales as they act: root of the mean square, and mean, over the hidden dimensions.
-
-    Args:
-      omega: Float[L T w] or shared Float[T w].
-      num_layers: L.
-      normalise: the run's normalisation over sources.
-
-    Returns:
-      Two arrays Float[L T].
-
-    Example:
-      >>> [norm.tolist() for norm in omega_norms(np.array([[3.0, -3.0], [1.0, 1.0]]), 1)]
-      [[[3.0, 1.0]], [[0.0, 1.0]]]
-    """
-    acting = np.asarray(effective_omega(jnp.asarray(omega), num_layers, normalise), float)
-    return np.sqrt((acting**2).mean(-1)), acting.mean(-1)
 
 
 def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> Array:
@@ -55,7 +34,6 @@ def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> A
     Args:
       site: of one layer, ``bank`` [T d r] and so on and ``omega`` Float[T w]; see ``scaled_sum``.
       h: Float[R S d], the site's input.
-      non_linearity: of the sources.
 
     Returns:
       Float[R S T], in float32 or wider.
@@ -74,34 +52,20 @@ def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> A
 @cache
 def _observe_step(spec: model.ModelSpec) -> Callable:
     """Compiles the sums of contributions over a batch's tokens, Float[M L T], once a process."""
-    options = dict(spec.combiner_options) | {"compose": "reference"}  # its site carries bank and omega
-    spec = dataclasses.replace(spec, combiner_options=tuple(sorted(options.items())))
+    spec = spec.with_options(compose="reference")  # its site carries bank and omega
 
     def observe(trainable: Params, frozen: Params, batch) -> Array:
-        look = lambda site, h: contribution_norms(site, h, spec.non_linearity)  # noqa: E731
+        def look(site: Params, h: Array, out: Array) -> Array:
+            return contribution_norms(site, h, spec.non_linearity)
+
         _, norms = model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)  # [L, R, S, T]
         return jnp.where((batch.segments > 0)[None, :, :, None], norms, 0).sum((1, 2))
 
     return compile_predict_step(observe, sharding.make_mesh())
 
 
-def contributions(
-    members: Members,
-    encoded: Encoded,
-    batch_size: int,
-    packed: bool = True,
-) -> np.ndarray:
-    """Averages contributions over all tokens of a split; padding does not count, dropout is off.
-
-    Args:
-      members: of a ScaLearn model.
-      encoded: the split.
-      batch_size: examples a step.
-      packed: whether examples share rows; the result is the same.
-
-    Returns:
-      Float[M L T].
-    """
+def contributions(members: Members, encoded: Encoded, batch_size: int, packed: bool = True) -> np.ndarray:
+    """Averages contributions over all tokens of a split, Float[M L T]; padding does not count, dropout is off."""
     observe = _observe_step(members.spec)
     layout = Layout.of([encoded], members.task.max_length, batch_size, packed=packed)
     sums = (np.asarray(observe(members.trainable, members.frozen, batch), float) for batch in layout.batches(encoded))
@@ -136,13 +100,13 @@ def masked_scores(
     choices: np.ndarray,
     on_score: Callable[[int, int], None] = lambda number, total: None,
 ) -> np.ndarray:
-    """Scores the model with only some of its sources, for several choices of them.
+    """Scores a ScaLearn model with only some of its sources, by the first metric of its task.
 
     The choices run one after another through the program that evaluates the run, so they need its memory and no
     other program; equal choices run once.
 
     Args:
-      members: of a ScaLearn model; the first metric of their task counts.
+      members: the model.
       encoded: the split.
       batch_size: examples a step.
       choices: Bool[K T], the sources to keep.
@@ -163,29 +127,17 @@ def masked_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """What is known about the sources of a run.
+    """What the sources of a run contribute."""
 
-    Attributes:
-      sources: T names, in bank order.
-      seeds: M seeds.
-      omega_rms: Float[M L T]; see ``omega_norms``.
-      omega_mean: Float[M L T].
-      contributions: Float[M L T].
-      full: Float[M], score with all sources.
-      without: Float[T M], score without one.
-      kept: Bool[T T]; row k - 1 marks the k sources with the largest contribution.
-      pruned: Float[T M], score with those.
-    """
-
-    sources: tuple[str, ...]
-    seeds: tuple[int, ...]
-    omega_rms: np.ndarray
-    omega_mean: np.ndarray
-    contributions: np.ndarray
-    full: np.ndarray
-    without: np.ndarray
-    kept: np.ndarray
-    pruned: np.ndarray
+    sources: tuple[str, ...]  # T names, in bank order
+    seeds: tuple[int, ...]  # M seeds
+    omega_rms: np.ndarray  # Float[M L T]; see ``omega_norms``
+    omega_mean: np.ndarray  # Float[M L T]
+    contributions: np.ndarray  # Float[M L T]
+    full: np.ndarray  # Float[M], score with all sources
+    without: np.ndarray  # Float[T M], score without one
+    kept: np.ndarray  # Bool[T T]; row k - 1 marks the k sources with the largest contribution
+    pruned: np.ndarray  # Float[T M], score with those
 
     @property
     def totals(self) -> np.ndarray:
@@ -219,16 +171,10 @@ def attribute(
 ) -> Attribution:
     """Measures scales and contributions, then scores the model without each source and with the largest few.
 
-    Args:
-      members: of a ScaLearn model; the other arguments are those of ``masked_scores``.
-      sources: T names.
-      seeds: M seeds.
-
-    Returns:
-      The attribution.
+    ``sources`` are T names, ``seeds`` the M seeds of ``members``; for the others see ``masked_scores``.
     """
     spec, omegas = members.spec, members.trainable["transfer"]["omega"]
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     norms = [omega_norms(omega, spec.backbone.num_layers, normalise) for omega in omegas]
     contributed = contributions(members, encoded, batch_size)
     num_sources, kept = len(sources), keep_largest(contributed.mean(0).sum(0))

@@ -1,4 +1,4 @@
-"""``scalearn evaluate``: the scores of a finished run; and its data, read again.
+"""``scalearn evaluate``: the scores of a finished run, and its data, read again.
 
 Letters: M members (seeds trained together).
 """
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from scalearn_jax import methods, tree
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.data import splits, tokens
-from scalearn_jax.data.rows import Table
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
@@ -21,9 +20,6 @@ from scalearn_jax.train.evaluate import Layout, Members, score
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Computes the metrics of every seed of a finished run on a split.
-
-    Args:
-      config: see ``EvaluateConfig``.
 
     Returns:
       ``{"run", "task", "split", "seeds": {seed: {metric: value}}}``.
@@ -51,21 +47,15 @@ def read_split(
     max_eval_samples: int | None = None,
     max_train_samples: int | None = None,
 ) -> tokens.Encoded:
-    """Reads and tokenises a split of a run's task as in training.
+    """Reads and tokenises a split of a run's task as in training, but for what is given.
 
     Args:
       run: the run.
       split: ``"train"``, ``"dev"`` or ``"test"``.
-      data_dir: where the data lie now; ``None`` for where they lay in training.
-      backbone: where the backbone, and with it the tokenizer, lies now; ``None`` likewise.
-      max_eval_samples: rows of development and test set; ``None`` for as many as in training.
-      max_train_samples: rows of the training set; ``None`` likewise.
-
-    Returns:
-      The encoded split.
-
-    Raises:
-      InputError: missing data, or a tokenizer that does not fit the backbone.
+      data_dir: where the data lie now.
+      backbone: where the backbone, and with it the tokenizer, lies now.
+      max_eval_samples: rows of development and test set.
+      max_train_samples: rows of the training set.
     """
     settings = run.info["config"]
     tables = splits.load_splits(
@@ -75,28 +65,17 @@ def read_split(
         max_eval_samples=max_eval_samples or settings["max_eval_samples"],
         max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )
-    tokenizer = _tokenizer(run, backbone)
+    tokenizer, where = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
-    return tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    return tokens.check_ids(encoded, run.spec.backbone, where)
 
 
-def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tuple[Table, tokens.Encoded]:
-    """Reads and tokenises any file of a run's task, which needs no labels.
-
-    Args:
-      run: the run.
-      path: file with the task's text columns.
-      backbone: where the backbone, and with it the tokenizer, lies now; ``None`` for where it lay in training.
-
-    Returns:
-      The examples, and these encoded, with zeros for labels.
-
-    Raises:
-      InputError: unreadable file, missing column, or a tokenizer that does not fit the backbone.
-    """
+def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:
+    """Reads and tokenises any file with the text columns of a run's task; its labels are zeros."""
     table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
-    encoded = tokens.encode(_tokenizer(run, backbone), run.task, table, max_length=run.task.max_length, labels=False)
-    return table, tokens.check_ids(encoded, run.spec.backbone, backbone or run.info["backbone"]["path"])
+    tokenizer, where = _tokenizer(run, backbone)
+    encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
+    return tokens.check_ids(encoded, run.spec.backbone, where)
 
 
 def members_of(run: Run) -> Members:
@@ -108,6 +87,8 @@ def members_of(run: Run) -> Members:
     return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
-def _tokenizer(run: Run, override: str | None):
-    backbone = run.info["backbone"]
-    return tokens.load_tokenizer(override or backbone["path"], None if override else backbone["revision"])
+def _tokenizer(run: Run, backbone: str | None) -> tuple[Any, str]:
+    """Loads the tokenizer of a run's backbone, and returns it with where it lies."""
+    recorded = run.info["backbone"]
+    where, revision = (backbone, None) if backbone else (recorded["path"], recorded["revision"])
+    return tokens.load_tokenizer(where, revision), where

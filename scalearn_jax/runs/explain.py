@@ -1,7 +1,7 @@
 """``scalearn explain``: which sources help a finished run, as tables and a figure.
 
     omega.csv          seed, layer, source, rms, mean: the learned scales as they act
-    contributions.csv  seed, layer, source, norm, share: what each source adds to a token; share of its layer
+    contributions.csv  seed, layer, source, norm, share: the addition of each source to a token; share of its layer
     sources.csv        source, contribution, share, score without it, drop; standard deviations over seeds
     pruning.csv        k, the k sources with the largest contribution, score with only those
     explain.json       what all this was measured on
@@ -12,14 +12,14 @@ Letters: M seeds, L layers, T source tasks.
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from scalearn_jax import methods
+from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import ExplainConfig
-from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import text_table as tables
@@ -28,15 +28,12 @@ from scalearn_jax.io.files import write_json, write_text
 from scalearn_jax.runs import attribution, provenance
 from scalearn_jax.runs.attribution import Attribution
 from scalearn_jax.runs.evaluate import members_of, read_split
-from scalearn_jax.runs.load import Run, open_run
+from scalearn_jax.runs.load import open_run
 from scalearn_jax.runs.sources import Trust
 
 
 def explain_run(config: ExplainConfig) -> str:
     """Measures which sources help a ScaLearn run, and writes tables and a figure.
-
-    Args:
-      config: see ``ExplainConfig``.
 
     Returns:
       A table of the sources, the largest contribution first, and where the files are.
@@ -49,7 +46,9 @@ def explain_run(config: ExplainConfig) -> str:
     out = Path(config.out) if config.out else Path(config.run) / "explain"
     check_folder(out)
     folder = open_run(config.run)
-    check_explainable(config.run, folder.info)
+    covered = [name for name, row in methods.METHODS.items() if row.combiner in VARIANTS]
+    if folder.info["method"] not in covered:
+        raise InputError(f"{config.run} is a {folder.info['method']!r} run; explain covers {', '.join(covered)}.")
     run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
     encoded = read_split(
         run,
@@ -64,35 +63,13 @@ def explain_run(config: ExplainConfig) -> str:
         config.batch_size,
         sources=tuple(source["name"] for source in run.info["sources"]),
         seeds=tuple(run.members),
-        on_score=_tell,
+        on_score=_report_progress,
     )
-    facts = describe_explanation(run, found, encoded, config.split)
-    write_explanation(out, found, facts)
-    return f"{format_sources(found, facts)}\n\nwrote {out}"
-
-
-def check_explainable(path: str, info: dict) -> None:
-    """Checks that a run has learned scales to explain.
-
-    Raises:
-      InputError: it has not; names the methods that have.
-    """
-    covered = [name for name, row in methods.METHODS.items() if row.combiner in attribution.VARIANTS]
-    if info["method"] not in covered:
-        raise InputError(f"{path} is a {info['method']!r} run; explain covers {', '.join(covered)}.")
-
-
-def _tell(number: int, total: int) -> None:
-    print(f"scored {number} of {total} choices of sources", file=sys.stderr, flush=True)
-
-
-def describe_explanation(run: Run, found: Attribution, encoded: Encoded, split: str) -> dict:
-    """Lists what was measured, and on what."""
-    return {
+    facts = {
         "run": str(run.folder),
         "method": run.info["method"],
         "task": run.task.name,
-        "split": split,
+        "split": config.split,
         "examples": len(encoded),
         "tokens": int(encoded.lengths.sum()),
         "metric": run.task.metrics[0],
@@ -100,13 +77,21 @@ def describe_explanation(run: Run, found: Attribution, encoded: Encoded, split: 
         "scores": found.full.tolist(),
         "versions": provenance.versions(),
     }
+    write_explanation(out, found, facts)
+    return f"{format_sources(found, facts)}\n\nwrote {out}"
+
+
+def _report_progress(number: int, total: int) -> None:
+    print(f"scored {number} of {total} choices of sources", file=sys.stderr, flush=True)
 
 
 def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
     """Writes all files, each whole or not at all; earlier ones are replaced."""
+    totals = found.contributions.sum(-1, keepdims=True)
+    shares = found.contributions / np.where(totals > 0, totals, 1.0)
     texts = {
-        "omega.csv": omega_csv(found),
-        "contributions.csv": contributions_csv(found),
+        "omega.csv": by_layer_csv(found, {"rms": found.omega_rms, "mean": found.omega_mean}),
+        "contributions.csv": by_layer_csv(found, {"norm": found.contributions, "share": shares}),
         "sources.csv": sources_csv(found),
         "pruning.csv": pruning_csv(found),
     }
@@ -123,32 +108,20 @@ def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
     figures.draw_attribution(found, title, facts["metric"], out)
 
 
-def omega_csv(found: Attribution) -> str:
-    """Lays out the learned scales by seed, layer and source, and their means over seeds."""
-    return tables.comma_separated(
-        ["seed", "layer", "source", "rms", "mean"], _by_layer(found, found.omega_rms, found.omega_mean)
-    )
-
-
-def contributions_csv(found: Attribution) -> str:
-    """Lays out the contributions by seed, layer and source, and their means over seeds."""
-    totals = found.contributions.sum(-1, keepdims=True)
-    shares = found.contributions / np.where(totals > 0, totals, 1.0)
-    return tables.comma_separated(
-        ["seed", "layer", "source", "norm", "share"], _by_layer(found, found.contributions, shares)
-    )
-
-
-def _by_layer(found: Attribution, *values: np.ndarray) -> Iterable[list]:
-    """Yields a row for each seed (and their mean), layer (from 1) and source of arrays Float[M L T]."""
-    values = [np.concatenate([value, value.mean(0, keepdims=True)]) for value in values]
-    for (member, layer, source), _ in np.ndenumerate(values[0]):
-        seed = (*found.seeds, "mean")[member]
-        yield [seed, layer + 1, found.sources[source], *(float(value[member, layer, source]) for value in values)]
+def by_layer_csv(found: Attribution, values: Mapping[str, np.ndarray]) -> str:
+    """Lays out named arrays Float[M L T] by seed, layer (from 1) and source, and their means over seeds."""
+    arrays = [np.concatenate([value, value.mean(0, keepdims=True)]) for value in values.values()]
+    rows = [
+        [seed, layer + 1, source, *(float(array[m, layer, t]) for array in arrays)]
+        for m, seed in enumerate((*found.seeds, "mean"))
+        for layer in range(arrays[0].shape[1])
+        for t, source in enumerate(found.sources)
+    ]
+    return tables.comma_separated(["seed", "layer", "source", *values], rows)
 
 
 def sources_csv(found: Attribution) -> str:
-    """Lays out what each source gives and what the score loses without it, in bank order."""
+    """Lays out the contribution of each source and the score without it, in bank order."""
     header = ["source", "contribution", "share", "score_without", "sd_without", "drop", "sd_drop"]
     columns = zip(found.sources, found.totals.tolist(), found.shares.tolist(), found.without, found.drops, strict=True)
     return tables.comma_separated(
@@ -174,7 +147,7 @@ def mean_sd(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def format_sources(found: Attribution, facts: dict) -> str:
-    """Words the result for a terminal: the sources, the largest contribution first."""
+    """Formats the sources for a terminal, the largest contribution first."""
     metric, several = facts["metric"], "" if len(found.seeds) == 1 else "s"
     header = ["source", "share of contribution", f"{metric} without it", "drop"]
     rows = [
@@ -189,7 +162,7 @@ def format_sources(found: Attribution, facts: dict) -> str:
 
 
 def format_percent(values: np.ndarray) -> str:
-    """Words the scores of several seeds in percent, with their spread.
+    """Formats the scores of several seeds in percent, with their spread.
 
     Example:
       >>> format_percent(np.array([0.5, 0.6]))

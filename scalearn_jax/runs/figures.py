@@ -24,31 +24,18 @@ _GUTTER = 1.5  # inches, of the sources' names and the bar
 
 
 class Panel(NamedTuple):
-    """One target's learned scales.
+    """One target's learned scales."""
 
-    Attributes:
-      target: its task.
-      sources: T names.
-      omega: Float[T L], or Float[T 1] where the layers share it.
-    """
-
-    target: str
-    sources: Sequence[str]
-    omega: np.ndarray
+    target: str  # its task
+    sources: Sequence[str]  # T names
+    omega: np.ndarray  # Float[T L], or Float[T 1] where the layers share it
 
 
 def mean_omega(folder: Path, normalise: str) -> np.ndarray:
     """Reads a ScaLearn run's scales as they act, averaged over seeds and hidden dimensions.
 
-    Args:
-      folder: the run.
-      normalise: the run's normalisation over sources.
-
     Returns:
       Float[T L], or Float[T 1] where the layers share it.
-
-    Raises:
-      InputError: no weights in the folder, or damaged ones.
     """
     omegas = []
     for path in sorted(folder.glob("seed-*.safetensors")):
@@ -67,13 +54,8 @@ def mean_omega(folder: Path, normalise: str) -> np.ndarray:
 def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
     """Draws a method's scales: a panel a target, layers across, sources down, the target's own adapter framed.
 
-    All panels share one scale of grey. The values are written out where a page has room for them.
-
-    Args:
-      method: its name.
-      panels: its targets.
-      out: the folder to write.
-      name: the file's name, without suffix.
+    All panels share one scale of grey. The values are written out where a page has room for them. The file is ``name``
+    in the folder ``out``, with a suffix.
     """
     shape = np.max([panel.omega.shape for panel in panels], axis=0)
     plans = [(_plan(len(panels), shape, width, height), *rest) for width, height, *rest in _CELLS]
@@ -115,14 +97,7 @@ def _name_axes(axis, panel: Panel, named: bool, step: int) -> None:
 
 
 def draw_attribution(found: Attribution, title: str, metric: str, out: Path) -> None:
-    """Draws the three panels as ``explain.png`` and ``explain.svg``.
-
-    Args:
-      found: the attribution.
-      title: what it was measured on.
-      metric: name of the score.
-      out: the folder.
-    """
+    """Draws the three panels as ``explain.png`` and ``explain.svg``; ``title`` names what was measured."""
     _, num_layers, num_sources = found.contributions.shape
     heights = (0.9 + 0.24 * num_sources, 1.9 + 0.16 * num_sources)
     size = (max(6.6, 1.8 + 0.36 * num_layers), 0.6 + sum(heights))

@@ -18,27 +18,16 @@ from scalearn_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head as read.
+    """A head as read."""
 
-    Attributes:
-      folder: where it lies.
-      params: ``{"dense", "out"}``.
-      spec: its shape.
-      file: what its file says of it.
-    """
-
-    folder: Path
-    params: Params
-    spec: HeadSpec
-    file: HeadFile
+    folder: Path  # where it lies
+    params: Params  # ``{"dense", "out"}``
+    spec: HeadSpec  # its shape
+    file: HeadFile  # what its file says of it
 
 
 def read_head(folder: Path, backbone: BackboneSpec, trust: Trust = NO_TRUST) -> Head:
-    """Reads a head for a backbone.
-
-    Raises:
-      InputError: no head, a damaged one, or one of another size.
-    """
+    """Reads a head for a backbone, and checks its size."""
     params, spec = adapterhub.load_head(folder, allow_pickle=trust.allow_pickle)
     hidden_size = params["dense"]["bias"].size
     if hidden_size != backbone.hidden_size:
@@ -59,19 +48,16 @@ def find_task(
     noted: Task | None = None,
     columns: tuple[str, ...] = ("text",),
 ) -> Task:
-    """Finds the task row for a head.
+    """Finds the task row for a head: that of a known task, or what the folder notes, or a plain one.
 
     Args:
-      head: the head; ``None`` where there is none.
-      name: what a plain row is called.
-      backbone: sizes of the encoder, which bound the length of texts.
+      head: the head, if there is one.
+      name: of a plain row.
+      backbone: its sizes bound the length of texts.
       task: name of a known task, if given.
       data_dir: where to look for it.
-      noted: the row that the folder itself holds, if any.
-      columns: those of the texts of a plain row.
-
-    Raises:
-      InputError: unknown task, or one that does not fit the head.
+      noted: the row in the folder itself, if there is one.
+      columns: of the texts of a plain row.
     """
     row = tasks.get(task, data_dir=data_dir) if task else noted or plain_task(head, name, columns)
     if head:
@@ -95,13 +81,10 @@ def plain_task(head: Head | None, name: str, columns: tuple[str, ...] = ("text",
 
 
 def check_fit(task: Task, head: Head) -> None:
-    """Checks that a head answers a task.
-
-    Raises:
-      InputError: another kind or number of answers, or the same labels in another order.
-    """
-    kind, spec, labels = head.file.kind, head.spec, head.file.labels
-    found, wanted = (kind, spec.num_outputs, spec.num_choices), (task.kind, task.num_outputs, task.num_choices)
+    """Checks that a head answers a task: the kind and number of answers, and that its labels have the same order."""
+    spec, labels = head.spec, head.file.labels
+    found = (head.file.kind, spec.num_outputs, spec.num_choices)
+    wanted = (task.kind, task.num_outputs, task.num_choices)
     if found != wanted:
         words = ["{} of {} outputs and {} choices".format(*sizes) for sizes in (found, wanted)]
         raise InputError(

@@ -21,24 +21,29 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import run_json
 from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, ready for use."""
+
+    folder: Path  # where it lies
+    info: dict[str, Any]  # the content of ``run.json``
+    spec: ModelSpec  # the model
+    task: Task  # the task row
+    members: dict[int, Params]  # all parameters of each seed, backbone included
+
+
+@dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A finished run whose description is read and checked, and whose weights are not read yet.
+    """A finished run whose description is read and checked, and whose weights are not read yet."""
 
-    Attributes:
-      name: the folder or hub id that it was asked for by.
-      folder: where it lies.
-      info: the content of ``run.json``.
-    """
-
-    name: str
-    folder: Path
-    info: dict[str, Any]
+    name: str  # the folder or hub id that it was asked for by
+    folder: Path  # where it lies
+    info: dict[str, Any]  # the content of ``run.json``
 
     def load(
         self,
@@ -47,57 +52,42 @@ class RunFolder:
         seed: int | None = None,
         trust: Trust = NO_TRUST,
         headless: bool = False,
-    ) -> "Run":
-        """Reads the weights of the run and its backbone.
-
-        Args:
-          backbone: where the backbone lies now, if not where it lay in training.
-          seed: the one seed to read; ``None`` for all.
-          trust: whether a backbone without safetensors is read.
-          headless: whether the run may be without a head, which some imported ones are.
-
-        Raises:
-          InputError: a damaged folder, a backbone with other weights, no such seed, or no head where one is needed.
-        """
+    ) -> Run:
+        """Reads the weights of the run, of one seed or of all, and its backbone; see ``load_run``."""
         folder, info = self.folder, self.info
-        spec, task = run_info.read_spec(folder, info)
+        spec, task = run_json.read_spec(folder, info)
         if not (spec.heads or headless):
             raise InputError(
                 f"{self.name} holds no head, so it answers nothing; train one with `scalearn transfer --method soup"
                 f" --sources {self.name}`, or import it with `--head FOLDER`."
             )
-        run_info.check_settings(folder, info)
-        trained, kept = run_info.load_leaves(folder, info)
+        run_json.check_settings(folder, info)
+        trained, kept = run_json.load_leaves(folder, info)
         if seed is not None:
             trained = {seed: trained[choose_seed(folder, trained, seed)]}
-        shared = {}
         if "backbone" not in methods.get(info["method"]).trainable:
-            shared = tree.flatten({"backbone": self._load_backbone(backbone, trust)})
-        expected = run_info.expected_shapes(spec, "backbone", "adapters", "transfer", "heads")
+            recorded = info["backbone"]
+            where, revision = (backbone, None) if backbone else (recorded["path"], recorded["revision"])
+            weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=trust.allow_pickle)
+            if found != recorded["hash"]:
+                raise InputError(
+                    f"backbone {where} has content {found[:12]}, the run {self.name} was trained on"
+                    f" {recorded['hash'][:12]}; pass the right one with --backbone."
+                )
+            kept = tree.flatten({"backbone": weights}) | kept
+        expected = run_json.expected_shapes(spec, "backbone", "adapters", "transfer", "heads")
         members = {}
         for own, leaves in trained.items():
-            whole = shared | kept | leaves
-            if not spec.backbone.has_pooler:  # one that no head uses
-                whole = {name: leaf for name, leaf in whole.items() if "backbone/pooler/" not in name}
-            run_info.check_leaves(folder, whole, expected)
+            whole = kept | leaves
+            without = {name: leaf for name, leaf in whole.items() if "backbone/pooler/" not in name}
+            run_json.check_leaves(folder, whole if spec.backbone.has_pooler else without, expected)
             empty: Params = {"adapters": {}, "transfer": {}, "heads": {}}
-            members[own] = empty | tree.unflatten(shared | kept | leaves)
+            members[own] = empty | tree.unflatten(whole)
         return Run(folder, info, spec, task, members)
-
-    def _load_backbone(self, override: str | None, trust: Trust) -> Params:
-        recorded = self.info["backbone"]
-        where, revision = (override, None) if override else (recorded["path"], recorded["revision"])
-        weights, _, found = pretrained.load_hashed_backbone(where, revision, allow_pickle=trust.allow_pickle)
-        if found != recorded["hash"]:
-            raise InputError(
-                f"backbone {where} has content {found[:12]}, the run {self.name} was trained on"
-                f" {recorded['hash'][:12]}; pass the right one with --backbone."
-            )
-        return weights
 
 
 def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
-    """Finds a run folder, here or on the hub, and reads what it says of itself.
+    """Finds a run folder, here or on the hub, and reads its description.
 
     Args:
       name: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
@@ -105,32 +95,9 @@ def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
 
     Raises:
       InputError: no run folder, or a damaged description.
-
-    Example:
-      >>> open_run("runs/rte").load().task.name  # doctest: +SKIP
-      'glue/rte'
     """
     folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
-    return RunFolder(name, folder, run_info.read_info(folder))
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run, ready for use.
-
-    Attributes:
-      folder: where it lies.
-      info: the content of ``run.json``.
-      spec: the model.
-      task: the task row.
-      members: all parameters of each seed, backbone included.
-    """
-
-    folder: Path
-    info: dict[str, Any]
-    spec: ModelSpec
-    task: Task
-    members: dict[int, Params]
+    return RunFolder(name, folder, run_json.read_info(folder))
 
 
 def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = False, headless: bool = False) -> Run:
@@ -142,9 +109,6 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
       allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not count.
       headless: whether the run may be without a head, which some imported ones are.
 
-    Returns:
-      The run.
-
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
@@ -153,26 +117,8 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
-    """Returns the seed that is asked for, or a run's first.
-
-    Raises:
-      InputError: the run has no such seed.
-
-    Example:
-      >>> choose_seed(Path("run"), {3: {}, 0: {}}, None)
-      3
-    """
+    """Returns the seed that is asked for, or a run's first."""
     chosen = next(iter(seeds)) if seed is None else seed
     if chosen not in seeds:
         raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
     return chosen
-
-
-def only_seed(run: Run, seed: int | None) -> Run:
-    """Drops all seeds of a run but one, by default its first.
-
-    Raises:
-      InputError: the run has no such seed.
-    """
-    chosen = choose_seed(run.folder, run.members, seed)
-    return dataclasses.replace(run, members={chosen: run.members[chosen]})

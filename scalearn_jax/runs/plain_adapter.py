@@ -15,36 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax import combiners, methods
+from scalearn_jax import combiners, methods, model
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.load import Run
 from scalearn_jax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class PlainAdapter:
-    """One adapter with its head, over a backbone that is kept elsewhere.
+    """One adapter with its head, over a backbone that is kept elsewhere."""
 
-    Attributes:
-      task: what it answers.
-      adapter: ``down`` kernel Float[L d w] and so on, float32 numpy arrays.
-      non_linearity: its phi.
-      head: ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none.
-      head_spec: its shape, of kind ``"two_layer"``; ``None`` likewise.
-      backbone: sizes of the encoder, which needs no pooler.
-      origin: the backbone's ``path`` (folder or hub id), ``revision`` and content ``hash``, as in ``run.json``.
-    """
-
-    task: Task
-    adapter: Params
-    non_linearity: str
-    head: Params | None
-    head_spec: HeadSpec | None
-    backbone: BackboneSpec
+    task: Task  # what it answers
+    adapter: Params  # ``down`` kernel Float[L d w] and so on, float32 numpy arrays
+    non_linearity: str  # its phi
+    head: Params | None  # ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none
+    head_spec: HeadSpec | None  # its shape, of kind ``"two_layer"``; ``None`` likewise
+    backbone: BackboneSpec  # sizes of the encoder, which needs no pooler
+    # the backbone's ``path`` (folder or hub id), ``revision`` and content ``hash``, as in ``run.json``
     origin: dict[str, Any]
 
     @property
@@ -71,34 +62,27 @@ class PlainAdapter:
         return {"backbone": backbone, "adapters": bank, "transfer": {}, "heads": heads}
 
 
-def to_plain_adapter(run: runs.Run, seed: int) -> PlainAdapter:
+def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
     """Folds one seed of a finished run.
-
-    Args:
-      run: of any method that binds to an ordinary adapter.
-      seed: which of its seeds.
 
     Returns:
       The adapter and head; a head on the backbone's own pooler gets a copy of it.
 
     Raises:
-      InputError: the method does something else to the hidden states; names those that do not.
+      InputError: the method is no ordinary adapter in each layer.
 
     Example:
-      >>> to_plain_adapter(runs.load_run("runs/rte"), 0).width  # doctest: +SKIP
+      >>> to_plain_adapter(load_run("runs/rte"), 0).width  # doctest: +SKIP
       384
     """
+    check_foldable(run.folder, run.info)
     params, spec = run.members[seed], run.spec
-    options = dict(spec.combiner_options)
-    if "compose" in options:
-        spec = dataclasses.replace(spec, combiner_options=tuple(sorted((options | {"compose": "folded"}).items())))
-    site = spec.make_combiner.bind(params["transfer"], params["adapters"]) or {}
-    if "down" not in site:
-        raise _not_ordinary(run.folder, run.info["method"])
+    if spec.option("compose"):
+        spec = spec.with_options(compose="folded")
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return PlainAdapter(
         task=run.task,
-        adapter=without_scale(site),
+        adapter=without_scale(model.adapt(params, spec=dataclasses.replace(spec, dtype="float32")).site),
         non_linearity=phi(spec),
         head=two_layers(params["heads"][name], params["backbone"]) if name else None,
         head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
@@ -108,47 +92,25 @@ def to_plain_adapter(run: runs.Run, seed: int) -> PlainAdapter:
 
 
 def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
-    """Checks, before anything heavy is read, that a run's method folds.
-
-    Args:
-      folder: the run, for the error.
-      info: the content of its ``run.json``.
-
-    Raises:
-      InputError: it does not; names those that do.
-    """
+    """Checks that the method of a run folds; ``info`` is the content of its ``run.json``."""
     if info["method"] not in foldable():
-        raise _not_ordinary(folder, info["method"])
-
-
-def _not_ordinary(folder: str | Path, method: str) -> InputError:
-    return InputError(
-        f"{folder} is a {method!r} run, which is no ordinary adapter in each layer; expected one of"
-        f" {', '.join(foldable())}."
-    )
+        raise InputError(
+            f"{folder} is a {info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
+            f" {', '.join(foldable())}."
+        )
 
 
 def foldable() -> list[str]:
-    """Lists the methods whose runs are ordinary adapters.
-
-    Example:
-      >>> "scalearn++" in foldable(), "fusion" in foldable()
-      (True, False)
-    """
+    """Lists the methods whose runs are ordinary adapters."""
     return [name for name, row in methods.METHODS.items() if row.combiner not in ("fusion", "ia3", "none")]
 
 
 def phi(spec: ModelSpec) -> str:
-    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself.
-
-    Example:
-      >>> phi(ModelSpec(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), combiner="compacter"))
-      'gelu'
-    """
+    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself."""
     if spec.num_sources:
         return spec.non_linearity
     default = inspect.signature(combiners.COMBINERS[spec.combiner]).parameters["non_linearity"].default
-    return dict(spec.combiner_options).get("non_linearity", default)
+    return spec.option("non_linearity", default)
 
 
 def without_scale(site: Params) -> Params:
@@ -165,21 +127,13 @@ def without_scale(site: Params) -> Params:
       >>> float(without_scale({"down": half, "up": half, "scale": np.full((1, 1), 0.5)})["up"]["kernel"][0, 0, 0])
       0.5
     """
-    array = lambda leaf: np.asarray(leaf, np.float32)  # noqa: E731
-    scale = array(site["scale"])[..., None] if "scale" in site else np.float32(1.0)
-    down, up = ({name: array(leaf) for name, leaf in site[part].items()} for part in ("down", "up"))
-    return {"down": down, "up": up | {"kernel": scale * up["kernel"]}}
+    down, up = ({name: np.asarray(leaf, np.float32) for name, leaf in site[part].items()} for part in ("down", "up"))
+    if "scale" in site:
+        up["kernel"] = np.asarray(site["scale"], np.float32)[..., None] * up["kernel"]
+    return {"down": down, "up": up}
 
 
 def two_layers(head: Params, backbone: Params) -> Params:
-    """Turns a head into dense, tanh, out: one on the pooler is that with the pooler as its dense layer.
-
-    Args:
-      head: ``{"dense", "out"}``, or ``{"out"}`` on the pooler.
-      backbone: the encoder's parameters.
-
-    Returns:
-      ``{"dense", "out"}`` as float32 numpy arrays.
-    """
+    """Turns a head into ``{"dense", "out"}``, float32 numpy arrays; one on the pooler takes that as its dense layer."""
     layers = head if "dense" in head else {"dense": backbone["pooler"], **head}
     return {part: {name: np.asarray(leaf, np.float32) for name, leaf in layers[part].items()} for part in layers}

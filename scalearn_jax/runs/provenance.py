@@ -1,7 +1,7 @@
-"""What a folder made for others says of itself, in ``scalearn.json`` beside the weights.
+"""The description of a folder made for others, in ``scalearn.json`` beside the weights.
 
-Other libraries pass the file over; this one finds in it the task and the backbone that the weights are for. It names
-no place on the machine that wrote it.
+Other libraries ignore the file; this one reads in it the task and the backbone that the weights are for. It names no
+place on the machine that wrote it.
 
     format       1
     kind         "adapter", "fusion" or "fold"
@@ -19,6 +19,7 @@ no place on the machine that wrote it.
     versions, command
 """
 
+import contextlib
 import os.path
 import platform
 import re
@@ -34,20 +35,18 @@ from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
 
 FILE, FORMAT = "scalearn.json", 1
+_LIMITS = ("max_dev_samples", "max_eval_samples")  # of a run's config: how many examples its scores are measured on
 # An absolute path, or one from a home folder, as a word of a text.
 PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")
 
 
 def versions() -> dict[str, str]:
     """Lists the versions a result depends on."""
-    names = ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy")
-    found = {}
-    for name in names:
-        try:
+    found = {"python": platform.python_version()}
+    for name in ("scalearn-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            pass
-    return {"python": platform.python_version(), **found}
+    return found
 
 
 def command() -> str:
@@ -60,7 +59,7 @@ def command() -> str:
 
 
 def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed: int, **more: Any) -> dict[str, Any]:
-    """Builds the content for one seed of a run.
+    """Builds the content of ``scalearn.json`` for one seed of a run.
 
     Args:
       kind: ``"adapter"``, ``"fusion"`` or ``"fold"``.
@@ -69,10 +68,11 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
       task: its task.
       seed: which of its seeds.
       **more: further parts, such as ``fold``.
-
-    Returns:
-      JSON types.
     """
+    imported = info.get("imported")
+    origin = imported.get("from") if isinstance(imported, dict) else None
+    is_public = isinstance(origin, str) and public_place({"path": origin})
+    most = [limit if type(limit) is int else None for limit in map(info["config"].get, _LIMITS)]
     sources = [
         {"name": source["name"], "place": public_place(source), "hash": source["hash"]} for source in info["sources"]
     ]
@@ -85,9 +85,9 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
         "backbone": public_backbone(info["backbone"]),
         "sources": sources,
         "parameters": info["parameters"],
-        "imported": _imported(info),
+        "imported": origin if is_public else None,
         "scores": seed_scores(folder, seed),
-        "most": most_examples(info["config"]),
+        "most": {"dev": most[0] or most[1], "test": most[1]},
         **more,
         "versions": versions(),
         "command": without_places(command()),
@@ -95,52 +95,26 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
 
 
 def without_places(text: str) -> str:
-    """Takes the folders of this machine out of a text; the last part of each path stays.
-
-    Example:
-      >>> without_places("scalearn fold /home/me/runs/rte --out=~/rte-fold --name glue/rte")
-      'scalearn fold rte --out=rte-fold --name glue/rte'
-    """
+    """Takes the folders of this machine out of a text; the last part of each path stays."""
     return PLACE.sub(lambda path: re.split(r"[\\/]", path[0].rstrip("\\/"))[-1], text)
 
 
 def public_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Names a backbone without the place where it lies.
-
-    Example:
-      >>> public_backbone({"path": "/home/me/roberta-base", "revision": None, "hash": "0f"})
-      {'name': 'roberta-base', 'revision': None, 'hash': '0f'}
-    """
+    """Names a backbone without the place where it lies."""
     path, revision = backbone["path"], backbone["revision"]
     name = path if revision else os.path.basename(os.path.normpath(path))
     return {"name": name, "revision": revision, "hash": backbone["hash"]}
 
 
 def base_model(backbone: dict[str, Any]) -> str | None:
-    """The name of a backbone that others can load it by: its id on the hub, if it has one.
-
-    Example:
-      >>> base_model({"path": "/home/me/roberta-base", "revision": None}) is None
-      True
-    """
+    """The name of a backbone that others can load it by: its id on the hub, if it has one."""
     return backbone["path"] if backbone["revision"] else None
 
 
 def public_place(source: dict[str, Any]) -> str | None:
-    """Where others find a source: on the hub, or nowhere.
-
-    Example:
-      >>> public_place({"path": "me/rte@" + 40 * "0"}) is None, public_place({"path": "runs@home/rte"}) is None
-      (False, True)
-    """
+    """Where others find a source: on the hub, or nowhere."""
     repo, _, commit = source["path"].partition("@")
     return source["path"] if is_id(repo) and is_commit(commit) else None
-
-
-def _imported(info: dict[str, Any]) -> str | None:
-    part = info.get("imported")
-    place = part.get("from") if isinstance(part, dict) else None
-    return place if isinstance(place, str) and public_place({"path": place}) else None
 
 
 def seed_scores(folder: Path, seed: int) -> dict[str, Any]:
@@ -152,32 +126,13 @@ def seed_scores(folder: Path, seed: int) -> dict[str, Any]:
     return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
 
 
-def most_examples(config: dict[str, Any]) -> dict[str, int | None]:
-    """Reads from a run's config to how many examples its scores were limited; ``None`` for a whole split.
-
-    Example:
-      >>> most_examples({"max_eval_samples": 64, "max_dev_samples": None})
-      {'dev': 64, 'test': 64}
-    """
-    limits = [config.get(name) for name in ("max_dev_samples", "max_eval_samples")]
-    dev, test = (limit if type(limit) is int else None for limit in limits)
-    return {"dev": dev or test, "test": test}
-
-
 def write_provenance(folder: Path, content: dict[str, Any]) -> None:
     """Writes ``scalearn.json``."""
     write_json(folder / FILE, content)
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
-    """Reads ``scalearn.json`` of a folder that may come from anyone.
-
-    Returns:
-      Its content, with ``task`` and ``backbone`` checked; ``None`` where there is no such file.
-
-    Raises:
-      InputError: a damaged file, or another format.
-    """
+    """Reads ``scalearn.json``, with ``task`` and ``backbone`` checked; ``None`` where there is no such file."""
     path = Path(folder) / FILE
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What ``run.json`` says of a finished run, checked before it is believed: it may come from anyone."""
+"""The description of a finished run in ``run.json``, checked before it is used: it may come from anyone."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ _OTHERS = ("adapter_config.json", "adapter_fusion_config.json", "adapter_setup.j
 
 @dataclasses.dataclass(frozen=True)
 class _Info:
-    """What ``run.json`` must hold, beside what only tells where a run came from."""
+    """What ``run.json`` must hold, beside where a run came from."""
 
     method: str
     config: dict[str, Any]
@@ -89,21 +89,15 @@ def spec_from_dict(content: dict[str, Any]) -> ModelSpec:
     tuples = {
         "backbone": BackboneSpec(**content["backbone"]),
         "heads": tuple((task, HeadSpec(**head)) for task, head in content["heads"]),
-        "combiner_options": tuple((name, _hashable(value)) for name, value in content["combiner_options"]),
+        "combiner_options": tuple(
+            (name, tuple(value) if isinstance(value, list) else value) for name, value in content["combiner_options"]
+        ),
     }
     return ModelSpec(**content | tuples)
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def read_info(folder: Path) -> dict[str, Any]:
-    """Reads ``run.json`` and checks its format number and the types of its parts.
-
-    Raises:
-      InputError: missing, damaged, or written by another version of the format.
-    """
+    """Reads ``run.json`` and checks its format number and the types of its parts."""
     others = [name for name in _OTHERS if (folder / name).exists()]
     if others and not (folder / "run.json").exists():
         raise InputError(f"{folder} is no run folder but holds {others[0]}; `scalearn import` makes a run of it.")
@@ -118,26 +112,19 @@ def read_info(folder: Path) -> dict[str, Any]:
         found += _problems(_Source, source, "sources: ")
         if not found and not is_printable(source["name"]):
             found = [f"sources: the name {source['name']!r} cannot be shown"]
-    if not found and not _good_seeds(info["seeds"]):
-        found = [f"seeds: expected one or more different whole numbers, which name files, got {info['seeds']}"]
+    seeds = info["seeds"]
+    are_seeds = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not found and not (are_seeds and 0 < len(seeds) == len(set(seeds))):
+        found = [f"seeds: expected one or more different whole numbers, which name files, got {seeds}"]
     if found:
         raise problems(f"{folder}/run.json is damaged", found)
     return info
 
 
 def check_settings(folder: Path, info: dict[str, Any]) -> None:
-    """Checks what of a run's config is needed to use it on its data again.
-
-    Raises:
-      InputError: some of it has a wrong type.
-    """
+    """Checks what of a run's config is needed to use it on its data again."""
     if found := _problems(_Settings, info["config"], "config: "):
         raise problems(f"{folder}/run.json is damaged", found)
-
-
-def _good_seeds(seeds: Any) -> bool:
-    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
-    return whole and 0 < len(seeds) == len(set(seeds))
 
 
 def _problems(cls: type, content: Any, place: str) -> list[str]:
@@ -150,14 +137,7 @@ def _problems(cls: type, content: Any, place: str) -> list[str]:
 
 
 def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Reads the parameters of a run that are its own.
-
-    Args:
-      folder: the run.
-      info: the content of its ``run.json``.
-
-    Returns:
-      Those trained, by seed, and those frozen, by path name.
+    """Reads a run's own parameters by path name: those trained, by seed, and those frozen.
 
     Raises:
       InputError: a damaged file; or, where the backbone was not trained, parameters that would take the place of its.
@@ -176,11 +156,7 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
 
 
 def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
-    """Builds the model and task that ``run.json`` describes.
-
-    Raises:
-      InputError: they do not describe any.
-    """
+    """Builds the model and task that ``run.json`` describes, and traces the model once to check it."""
     try:
         spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
         _check_spec(spec, task, info)
@@ -194,19 +170,14 @@ def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
 
 def _bound(params: Params, spec: ModelSpec) -> Params:
     """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
-    combiner = spec.make_combiner
-    site = combiner.bind(params["transfer"], params["adapters"])
-    if combiner.apply is None:
+    site, update = model.adapt(params, spec=spec)[1:3]
+    if update is None:
         return site
-    return combiner.apply(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
+    return update(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
 
 
 def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
-    """Checks that a model's parts are of their types, known, and fit each other and the task.
-
-    Raises:
-      InputError: they do not.
-    """
+    """Checks that a model's parts are of their types, known, and fit each other and the task."""
     heads = dict(spec.heads)
     found = [*_scalar_problems(spec, ""), *_scalar_problems(spec.backbone, "backbone: ")]
     found += [problem for head in heads.values() for problem in _scalar_problems(head, "heads: ")]
@@ -222,7 +193,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
     method, num_sources = methods.get(info["method"]), len(info["sources"])
     if spec.combiner != method.combiner:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
-    if spec.num_sources != num_sources and not methods.has_fresh_bottleneck(method):
+    if spec.num_sources != num_sources and not method.trains_adapter:
         raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")
     if spec.backbone.hidden_size % spec.backbone.num_heads:
         raise InputError(f"hidden_size {spec.backbone.hidden_size} is no multiple of num_heads")
@@ -252,17 +223,11 @@ def expected_shapes(spec: ModelSpec, *groups: str) -> dict[str, tuple[int, ...]]
 
 
 def check_leaves(folder: Path, leaves: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
-    """Checks that parameters read from a folder have the names and shapes that its spec asks for.
-
-    Args:
-      folder: where they were read, for the error.
-      leaves: the parameters by path.
-      expected: see ``expected_shapes``.
-
-    Raises:
-      InputError: names the first that are missing, unknown or of another shape.
-    """
-    found = {name: _shape(leaf) for name, leaf in leaves.items()}
+    """Checks that parameters read from a folder have the names and shapes that its spec expects."""
+    found = {  # of whole numbers their type, which fits no shape
+        name: leaf.shape if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)
+        for name, leaf in leaves.items()
+    }
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
         listed = ", ".join(
@@ -271,8 +236,3 @@ def check_leaves(folder: Path, leaves: dict[str, Any], expected: dict[str, tuple
         raise InputError(
             f"{folder}: the weights do not fit run.json ({len(wrong)} differ: {listed}); restore the folder."
         )
-
-
-def _shape(leaf: Any) -> Any:
-    """The shape of a leaf; of whole numbers their type instead, which fits none."""
-    return leaf.shape if jnp.issubdtype(leaf.dtype, jnp.floating) else str(leaf.dtype)

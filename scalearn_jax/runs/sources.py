@@ -3,7 +3,6 @@
 import dataclasses
 import os.path
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax import tree
@@ -14,21 +13,16 @@ from scalearn_jax.io.model_folder import inside
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import adapterhub, run_json
+from scalearn_jax.runs.provenance import read_provenance
 from scalearn_jax.typing import Params
 
 
 class Trust(NamedTuple):
-    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count.
+    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count."""
 
-    Attributes:
-      allow_pickle: weights without safetensors may be read; nothing in them is run.
-      any_base_model: an adapter may name another base model than the backbone.
-    """
-
-    allow_pickle: bool = False
-    any_base_model: bool = False
+    allow_pickle: bool = False  # weights without safetensors may be read; nothing in them is run
+    any_base_model: bool = False  # an adapter may name another base model than the backbone
 
 
 NO_TRUST = Trust()
@@ -36,27 +30,16 @@ NO_TRUST = Trust()
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One source adapter and where it came from.
+    """One source adapter and where it came from."""
 
-    Attributes:
-      name: its task.
-      path: its folder, or ``OWNER/NAME@COMMIT`` of the hub.
-      adapter: the tree, [L d r] and so on.
-      non_linearity: its phi.
-      backbone_hash: content hash of the backbone it was trained on; ``None`` where the format keeps none.
-      family: the backbone's model family; ``None`` where the format keeps none.
-      info: the content of ``run.json``; ``None`` where there is none.
-      base_model: the name that the file gives the backbone; ``None`` where it gives none.
-    """
-
-    name: str
-    path: str
-    adapter: Params
-    non_linearity: str
-    backbone_hash: str | None
-    family: str | None = None
-    info: dict[str, Any] | None = None
-    base_model: str | None = None
+    name: str  # its task
+    path: str  # its folder, or ``OWNER/NAME@COMMIT`` of the hub
+    adapter: Params  # the tree, [L d r] and so on
+    non_linearity: str  # its phi
+    backbone_hash: str | None  # content hash of the backbone it was trained on; ``None`` where the format keeps none
+    family: str | None = None  # the backbone's model family; ``None`` where the format keeps none
+    info: dict[str, Any] | None = None  # the content of ``run.json``; ``None`` where there is none
+    base_model: str | None = None  # the name that the file gives the backbone; ``None`` where it gives none
 
     @property
     def hash(self) -> str:
@@ -77,7 +60,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
-        noted = provenance.read_provenance(folder)
+        noted = read_provenance(folder)
         return Source(
             name=noted["task"].name if noted else config["name"],
             path=path,
@@ -88,45 +71,31 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
             base_model=config["model_name"],
         )
     if not (folder / "run.json").exists():
+        instead = "pass a folder written by `scalearn train-adapter`"
+        if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
+            instead = (
+                "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
+            )
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
-            f" {_instead(folder)}."
+            f" {instead}."
         )
-    info = run_info.read_info(folder)
+    info = run_json.read_info(folder)
     if info["method"] != "single":
         raise InputError(
             f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
             " of most runs."
         )
-    spec, task = run_info.read_spec(folder, info)
+    spec, task = run_json.read_spec(folder, info)
     weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
     bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
-    run_info.check_leaves(folder, bank, run_info.expected_shapes(spec, "adapters"))
+    run_json.check_leaves(folder, bank, run_json.expected_shapes(spec, "adapters"))
     adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
     return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
 
 
-def _instead(folder: Path) -> str:
-    """What to do about a folder that holds no adapter."""
-    if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
-        return "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
-    return "pass a folder written by `scalearn train-adapter`"
-
-
-def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: str) -> Sequence[Source]:
-    """Checks that source adapters fit the backbone and each other.
-
-    Args:
-      sources: the adapters.
-      spec: sizes of the backbone.
-      backbone_hash: its content hash.
-
-    Returns:
-      The sources, unchanged.
-
-    Raises:
-      InputError: duplicate names, another backbone, another size, or different non-linearities.
-    """
+def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: str) -> None:
+    """Checks that source adapters fit the backbone and each other."""
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         double = sorted({name for name in names if names.count(name) > 1})
@@ -151,16 +120,10 @@ def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: 
     phis = {source.name: source.non_linearity for source in sources}
     if len(set(phis.values())) > 1:
         raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
-    return sources
 
 
 def is_hub_id(name: str | None) -> bool:
-    """Says whether a name is that of a model on the hub, and of no folder here.
-
-    Example:
-      >>> is_hub_id("FacebookAI/roberta-base@main"), is_hub_id("/models/roberta-base")
-      (True, False)
-    """
+    """Whether a name is that of a model on the hub, and of no folder here."""
     return bool(name and is_model_id(name.partition("@")[0])) and not os.path.isdir(name)
 
 
@@ -168,17 +131,6 @@ def check_base_model(what: str, base_model: str | None, backbone: str) -> None:
     """Checks that the base model that a file names is the backbone, where both are known by their name on the hub.
 
     Names are compared without their owner, since models move: ``roberta-base`` is ``FacebookAI/roberta-base``.
-
-    Args:
-      what: whose base model, for the error.
-      base_model: its name in the file, if there is one.
-      backbone: folder or hub id.
-
-    Raises:
-      InputError: another name.
-
-    Example:
-      >>> check_base_model("adapter 'rte'", "roberta-base", "FacebookAI/roberta-base")
     """
     if not (is_hub_id(base_model) and is_hub_id(backbone)):
         return

@@ -15,29 +15,15 @@ from scalearn_jax.typing import Params
 
 
 def plain_name(name: str) -> str:
-    """A name that can be an adapter's and a folder's: without slashes, dots and commas.
-
-    Example:
-      >>> plain_name("glue/rte")
-      'glue-rte'
-    """
+    """A name that can be an adapter's and a folder's: without slashes, dots and commas."""
     return safe_name(name).replace(".", "-")
 
 
 def save_adapter_folder(one: PlainAdapter, folder: Path, *, name: str, config: dict[str, Any]) -> PlainAdapter:
     """Writes an adapter, and its head if it has one.
 
-    Args:
-      one: the adapter.
-      folder: where to; created if missing.
-      name: of the adapter and head; without dots.
-      config: ``model_type``, and optionally ``model_name`` and ``reduction_factor``; see ``adapterhub.save``.
-
-    Returns:
-      What the files hold.
-
-    Raises:
-      InputError: a name that the format cannot hold, or files that read otherwise than they were written.
+    ``name`` is that of both, ``config`` has ``model_type``, and optionally ``model_name`` and ``reduction_factor``; see
+    ``adapterhub.save``. Returns what the files hold.
     """
     adapterhub.save(one.adapter, folder, name=name, config=config | {"non_linearity": one.non_linearity})
     adapter, described = adapterhub.load(folder)
@@ -67,10 +53,6 @@ def save_task_head(
 
 
 def check_same(folder: Path, written: Any, found: Any) -> None:
-    """Checks that what was read back is what was written, bit for bit.
-
-    Raises:
-      InputError: it is not.
-    """
+    """Checks that what was read back is what was written, bit for bit."""
     if tree.content_hash(written) != tree.content_hash(found):
         raise InputError(f"what was written to {folder} reads back otherwise; is the disk sound? Nothing is kept.")

@@ -1,6 +1,6 @@
-"""The model card of a shared folder: what ``scalearn.json`` says, as the hub's metadata and as text.
+"""The model card of a shared folder: the content of ``scalearn.json``, as the hub's metadata and as text.
 
-Much of it comes from files that anyone may have written. So names stand in code spans, in which nothing acts, and what
+Much of it comes from files that anyone may have written. So names are in code spans, in which nothing acts, and what
 goes into the metadata is either one of our own words or has been checked to be a plain name.
 """
 
@@ -39,7 +39,7 @@ def write_card(
     """Writes the card.
 
     Args:
-      content: as ``provenance.read_provenance`` gives it.
+      content: as ``read_provenance`` gives it.
       repo: id of the repository, OWNER/NAME.
       files: names of what is beside it, which tell the format and whether there is a figure.
       family: model family of the backbone, a key of ``BACKBONES``.
@@ -47,9 +47,11 @@ def write_card(
       license: the hub's short name of it.
 
     Returns:
-      The text of ``README.md``; ``is_ours`` knows it again.
+      The text of ``README.md``, which ``is_ours`` recognises.
     """
     base = base_model or known_base(content)
+    versions = ", ".join(f"{inert(name)} {inert(version)}" for name, version in content["versions"].items())
+    command = f"\n```sh\n{_plain(content['command'])}\n```\n" if content["command"] else ""
     parts = [
         f"---\n{card_metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
         f"# {repo.partition('/')[2]}\n",
@@ -58,19 +60,14 @@ def write_card(
         *_scores(content),
         *_origin(content, files),
         *_fold(content),
-        _made_with(content),
+        f"## Made with\n\n{versions}\n{command}",
     ]
     text = "\n".join(parts)
     return text + _MARK.format(_digest(text))
 
 
 def is_ours(text: str) -> bool:
-    """Whether a card is just as ``write_card`` made it, and may be written anew; one that was edited is kept.
-
-    Example:
-      >>> is_ours("# My own words")
-      False
-    """
+    """Whether a card is exactly as ``write_card`` made it, and may be written anew; one that was edited is kept."""
     found = re.search(_MARK.format("([0-9a-f]{12})") + r"\Z", text)
     return bool(found) and found[1] == _digest(text[: found.start()])
 
@@ -80,12 +77,7 @@ def _digest(text: str) -> str:
 
 
 def inert(value: Any) -> str:
-    """Makes a code span of anything from a file.
-
-    Example:
-      >>> inert("a` <script>")
-      "`a' <script>`"
-    """
+    """Makes a code span of anything from a file."""
     return f"`{_plain(value)}`"
 
 
@@ -109,7 +101,7 @@ def _summary(content: Mapping[str, Any], files: Sequence[str], base: str | None)
 
 
 def _kind(content: Mapping[str, Any]) -> str:
-    """Which words of ``_ABOUT`` fit a folder of AdapterHub."""
+    """The key of ``_ABOUT`` for a folder of AdapterHub."""
     report = content.get("fold")
     if content["kind"] != "fold" or not isinstance(report, dict):
         return content["kind"]
@@ -119,27 +111,25 @@ def _kind(content: Mapping[str, Any]) -> str:
 
 
 def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:
-    blocks = []
-    if "run.json" not in files:
-        blocks = [("In [`adapters`](https://docs.adapterhub.ml) (PyTorch)", _in_adapters(content, repo, base))]
-    if content["kind"] != "fusion" or "run.json" in files:
+    is_run, is_fusion, blocks = "run.json" in files, content["kind"] == "fusion", []
+    if not is_run:
+        lines = ["from adapters import AutoAdapterModel", ""]
+        lines += [f'model = AutoAdapterModel.from_pretrained("{base or ENCODER}")']
+        if is_fusion:
+            lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
+            lines += ["model.load_adapter_setup(folder, use_safetensors=True, set_active=True)"]
+        else:
+            lines += [f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
+        blocks.append(("In [`adapters`](https://docs.adapterhub.ml) (PyTorch)", lines))
+    if is_run or not is_fusion:
         where = f'"{repo}"' if known_base(content) else f'"{repo}", backbone="{base or ENCODER}"'
         predict = f"scalearn_jax.Predictor.load({where}).predict(texts)"
         blocks.append(("In `scalearn_jax` (JAX)", ["import scalearn_jax", "", predict]))
     code = "\n".join(f"{title}:\n\n```python\n{chr(10).join(lines)}\n```\n" for title, lines in blocks)
-    if content["kind"] == "fusion" or ("run.json" in files and content["method"] != "single"):
+    if is_fusion or (is_run and content["method"] != "single"):
         return f"## Use\n\n{code}"
     flag = f"scalearn transfer --sources {repo} ..."
     return f"## Use\n\n{code}\nAs a source of another task; a commit, `{repo}@COMMIT`, pins it:\n\n```sh\n{flag}\n```\n"
-
-
-def _in_adapters(content: Mapping[str, Any], repo: str, base: str | None) -> list[str]:
-    lines = ["from adapters import AutoAdapterModel", ""]
-    lines += [f'model = AutoAdapterModel.from_pretrained("{base or ENCODER}")']
-    if content["kind"] != "fusion":
-        return [*lines, f'model.load_adapter("{repo}", source="hf", use_safetensors=True, set_active=True)']
-    lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
-    return [*lines, "model.load_adapter_setup(folder, use_safetensors=True, set_active=True)"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -148,34 +138,26 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _scores(content: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [ours, split, inert(metric), f"{value:.4f}", _examples(example_limit(content, ours))]
-        for ours, split, metric, value in finite_scores(content)
-    ]
+    rows = []
+    for ours, split, metric, value in finite_scores(content):
+        limit = example_limit(content, ours)
+        examples = "all" if limit is None else f"at most {limit:,}"
+        rows.append([ours, split, inert(metric), f"{value:.4f}", examples])
     if not rows:
         return []
-    note = ""
-    if any(row[:2] == ["dev", "train"] for row in rows):
-        note = "\n`dev` is a tenth of the published training set, which was held out.\n"
+    is_part = any(row[:2] == ["dev", "train"] for row in rows)
+    note = "\n`dev` is a tenth of the published training set, which was held out.\n" if is_part else ""
     return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score', 'examples'], rows)}{note}"]
-
-
-def _examples(limit: int | None) -> str:
-    return "all" if limit is None else f"at most {limit:,}"
 
 
 def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
     numbers = [(what, content["parameters"].get(name)) for name, what in _COUNTS.items()]
     counts = "".join(f"; {number:,} {what}" for what, number in numbers if type(number) is int)
     text = f"## How it was made\n\nMethod {inert(content['method'])}, seed {content['seed']}{counts}.\n"
-    rows = [
-        [
-            inert(source.get("name")),
-            inert(source.get("place") or "not published"),
-            inert(str(source.get("hash") or "")[:12]),
-        ]
-        for source in content["sources"]
-    ]
+    rows = []
+    for source in content["sources"]:
+        place, digest = source.get("place") or "not published", str(source.get("hash") or "")[:12]
+        rows.append([inert(source.get("name")), inert(place), inert(digest)])
     if isinstance(content.get("imported"), str):
         text += f"\nIt was imported from {inert(content['imported'])}.\n"
     parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
@@ -185,7 +167,7 @@ def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
 
 
 def _fold(content: Mapping[str, Any]) -> list[str]:
-    """What a fold checked and lost, as it reports it."""
+    """The report of a fold."""
     report = content.get("fold")
     if not isinstance(report, dict) or not report:
         return []
@@ -199,9 +181,3 @@ def _facts(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, st
             yield from _facts(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _made_with(content: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{inert(name)} {inert(version)}" for name, version in content["versions"].items())
-    command = f"\n```sh\n{_plain(content['command'])}\n```\n" if content["command"] else ""
-    return f"## Made with\n\n{versions}\n{command}"

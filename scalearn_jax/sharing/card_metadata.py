@@ -1,4 +1,4 @@
-"""What a model card tells the hub's search: its metadata, with the scores as the hub keeps them."""
+"""The metadata of a model card, which the hub searches, with the scores as the hub keeps them."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.io.hub import is_id, is_model_id
 
 # A task's kind -> the hub's name of what a model for it does.
-_PIPELINES = {"choice": "multiple-choice"}
+_PIPELINES, _CLASSIFIES = {"choice": "multiple-choice"}, "text-classification"
 # Our metrics -> the hub's.
 _METRICS = {
     "accuracy": "accuracy",
@@ -28,19 +28,7 @@ _LANGUAGES = {"glue": ["en"], "superglue": ["en"], "builtin": ["en"], "humset": 
 def card_metadata(
     content: Mapping[str, Any], repo: str, files: Sequence[str], *, family: str, base: str | None, license: str | None
 ) -> str:
-    """Writes the metadata of a card.
-
-    Args:
-      content: as ``provenance.read_provenance`` gives it.
-      repo: id of the repository, OWNER/NAME.
-      files: names of what is beside the card, which tell the format.
-      family: model family of the backbone.
-      base: hub id of the backbone, where it has one.
-      license: the hub's short name of it.
-
-    Returns:
-      YAML, without the lines around it.
-    """
+    """Writes the metadata of a card as YAML, without the lines around it; for the arguments see ``write_card``."""
     from huggingface_hub import ModelCardData
 
     task: Task = content["task"]
@@ -52,7 +40,7 @@ def card_metadata(
         base_model=base,
         base_model_relation="adapter" if base else None,
         library_name=ours,
-        pipeline_tag=_pipeline(task),
+        pipeline_tag=_PIPELINES.get(task.kind, _CLASSIFIES),
         tags=tags,
         license=license,
         language=_LANGUAGES.get(task.name.partition("/")[0]),
@@ -64,33 +52,21 @@ def card_metadata(
 
 
 def known_base(content: Mapping[str, Any]) -> str | None:
-    """The hub id of the backbone; ``None`` where it was a local folder.
-
-    Example:
-      >>> known_base({"backbone": {"name": "org/base", "revision": "0f", "hash": ""}})
-      'org/base'
-    """
+    """The hub id of the backbone; ``None`` where it was a local folder."""
     backbone = content["backbone"]
     name = backbone["name"]
     return name if backbone["revision"] and is_model_id(name) else None
 
 
 def eval_results(content: Mapping[str, Any]) -> list[Any]:
-    """Lists the scores as the hub keeps them.
-
-    Args:
-      content: as ``provenance.read_provenance`` gives it.
-
-    Returns:
-      ``huggingface_hub.EvalResult`` of each finite score, by the split that the data set's publishers call it.
-    """
+    """Lists ``huggingface_hub.EvalResult`` of each finite score, under the publishers' name of the split."""
     from huggingface_hub import EvalResult
 
     task: Task = content["task"]
     dataset, suite = _dataset(task), task.name.partition("/")[0]
     return [
         EvalResult(
-            task_type=_pipeline(task),
+            task_type=_PIPELINES.get(task.kind, _CLASSIFIES),
             dataset_type=dataset or task.name,
             dataset_name=task.name,
             dataset_config=task.name.rpartition("/")[2] if dataset and suite in _WITH_CONFIGS else None,
@@ -106,11 +82,7 @@ def eval_results(content: Mapping[str, Any]) -> list[Any]:
 
 
 def finite_scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
-    """Lists the scores that are numbers, as (our split, what its publishers call it, metric, value).
-
-    Args:
-      content: as ``provenance.read_provenance`` gives it.
-    """
+    """Lists the scores that are numbers, as (our split, its publishers' name of it, metric, value)."""
     task: Task = content["task"]
     for ours in ("test", "dev"):
         scores = content["scores"].get(ours)
@@ -121,14 +93,14 @@ def finite_scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, f
 
 
 def example_limit(content: Mapping[str, Any], split: str) -> int | None:
-    """How many examples the scores of one of our splits were limited to; ``None`` for all, or where it is not said."""
+    """The most examples that the scores of one of our splits are from; ``None`` for all, or where it is not known."""
     limits = content.get("most")
     limit = limits.get(split) if isinstance(limits, dict) else None
     return limit if type(limit) is int else None
 
 
 def _split(task: Task, ours: str) -> str:
-    """What the publishers of a data set call our split."""
+    """The publishers' name of our split."""
     if task.split_rule == "validation":
         return "validation"
     if task.hub is None:
@@ -140,7 +112,3 @@ def _split(task: Task, ours: str) -> str:
 
 def _dataset(task: Task) -> str | None:
     return task.hub.repo if task.hub and is_id(task.hub.repo) else None
-
-
-def _pipeline(task: Task) -> str:
-    return _PIPELINES.get(task.kind, "text-classification")

@@ -20,13 +20,13 @@ from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import plain_adapter as portable
 from scalearn_jax.runs.adapterhub.common import VERSION
+from scalearn_jax.runs.load import Run, choose_seed, open_run
+from scalearn_jax.runs.plain_adapter import foldable, phi, to_plain_adapter, two_layers
 from scalearn_jax.runs.sources import Trust
-from scalearn_jax.sharing import adapter_folder, run_folder
-from scalearn_jax.sharing.adapter_folder import check_same, plain_name
+from scalearn_jax.sharing.adapter_folder import check_same, plain_name, save_adapter_folder, save_task_head
 from scalearn_jax.sharing.recognise import SETUP_FILE
+from scalearn_jax.sharing.run_folder import Contents, read_run_folder, write_run_folder
 from scalearn_jax.typing import Params
 
 # Those whose adapter is the run's own, or an average; of others the adapter is folded from several.
@@ -35,9 +35,6 @@ ADAPTERS = ("single", "compacter++", "propetl", "soup")
 
 def export_run(config: ExportConfig) -> Path:
     """Writes one seed of a finished run for others.
-
-    Args:
-      config: see ``ExportConfig``.
 
     Returns:
       The folder: an adapter with its head, a setup of a fusion and its adapters, or a run folder.
@@ -51,10 +48,15 @@ def export_run(config: ExportConfig) -> Path:
     """
     check_out(config.out)
     if config.format == "native":
-        return _export_native(config)
-    found = runs.open_run(config.run)
+        if config.name:
+            raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
+        contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
+        with atomic_folder(config.out) as folder:
+            write_run_folder(folder.path, contents)
+        return Path(config.out)
+    found = open_run(config.run)
     kind = _kind(config, found.info["method"])
-    seed = runs.choose_seed(found.folder, found.info["seeds"], config.seed)
+    seed = choose_seed(found.folder, found.info["seeds"], config.seed)
     run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
@@ -67,26 +69,13 @@ def export_run(config: ExportConfig) -> Path:
     return Path(config.out)
 
 
-def _export_native(config: ExportConfig) -> Path:
-    if config.name:
-        raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
-    contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
-    with atomic_folder(config.out) as folder:
-        run_folder.write_run_folder(folder.path, contents)
-    return Path(config.out)
-
-
 def _kind(config: ExportConfig, method: str) -> str:
-    """Says what a run of a method is written as.
-
-    Raises:
-      InputError: AdapterHub has nothing for it.
-    """
+    """Returns what a run of a method is written as, if AdapterHub has anything for it."""
     if method in ADAPTERS:
         return "adapter"
     if methods.get(method).combiner == "fusion":
         return "fusion"
-    if method in portable.foldable():
+    if method in foldable():
         raise InputError(
             f"{config.run} is a {method!r} run, and AdapterHub has no such layer; `scalearn fold {config.run} --out"
             f" {config.out}` makes one adapter of it, exactly."
@@ -97,37 +86,34 @@ def _kind(config: ExportConfig, method: str) -> str:
 
 
 def imported(info: dict[str, Any]) -> dict[str, Any]:
-    """What an imported run was called where it came from; empty for other runs, and for what has a wrong type.
-
-    Example:
-      >>> imported({"imported": {"name": "rte", "model_name": None, "reduction_factor": "many"}})
-      {'name': 'rte', 'model_name': None}
-    """
+    """The settings of an imported run where it came from; empty for other runs, and for what has a wrong type."""
     part = info.get("imported")
     kinds = {"name": str, "model_name": str | None, "reduction_factor": int | float}
     content = part if isinstance(part, dict) else {}
     return {key: content[key] for key, kind in kinds.items() if key in content and isinstance(content[key], kind)}
 
 
-def _settings(run: runs.Run) -> dict[str, Any]:
-    """What AdapterHub's files say beside sizes: what they said where the run was imported from, or what fits best."""
+def _settings(run: Run) -> dict[str, Any]:
+    """The settings for AdapterHub's files beside sizes: those of where the run was imported from, or what fits best."""
     own = {"model_name": provenance.base_model(run.info["backbone"])}
-    return own | imported(run.info) | {"model_type": run.spec.backbone.family, "non_linearity": portable.phi(run.spec)}
+    return own | imported(run.info) | {"model_type": run.spec.backbone.family, "non_linearity": phi(run.spec)}
 
 
-def write_adapter(run: runs.Run, seed: int, folder: Path, name: str | None = None) -> None:
+def write_adapter(run: Run, seed: int, folder: Path, name: str | None = None) -> None:
     """Writes the adapter of a run and its head, by default named after its task, and reads them back."""
     name = name or plain_name(imported(run.info).get("name", run.task.name))
-    adapter_folder.save_adapter_folder(portable.to_plain_adapter(run, seed), folder, name=name, config=_settings(run))
+    save_adapter_folder(to_plain_adapter(run, seed), folder, name=name, config=_settings(run))
 
 
-def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
+def write_setup(run: Run, seed: int, folder: Path) -> None:
     """Writes the adapters of a fusion, the fusion with its head, and the file that says how they belong together.
 
     The head has the fusion's name: the other library looks for it in the folder of that name.
     """
     params, settings = run.members[seed], _settings(run) | {"reduction_factor": None}
-    names = source_names(run)
+    names = [plain_name(source["name"]) for source in run.info["sources"]]
+    if len(set(names)) < len(names):
+        raise InputError(f"{run.folder}: the sources cannot be told apart in AdapterHub's format, as {names}.")
     for number, name in enumerate(names):
         adapter = trimmed(banks.select(params["adapters"], number))
         adapterhub.save(adapter, folder / name, name=name, config=settings)
@@ -136,30 +122,13 @@ def write_setup(run: runs.Run, seed: int, folder: Path) -> None:
     adapterhub.save_fusion(params["transfer"], folder / fusion, names=names, config=settings)
     check_same(folder, params["transfer"], adapterhub.load_fusion(folder / fusion)[0])
     for task, spec in run.spec.heads:
-        head = portable.two_layers(params["heads"][task], params["backbone"])
-        adapter_folder.save_task_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
+        head = two_layers(params["heads"][task], params["backbone"])
+        save_task_head(head, spec, run.task, folder / fusion, name=fusion, config=settings)
     write_json(folder / SETUP_FILE, setup(names, fusion if run.spec.heads else None))
 
 
-def source_names(run: runs.Run) -> list[str]:
-    """Names a run's sources as AdapterHub can.
-
-    Raises:
-      InputError: two have the same name there.
-    """
-    names = [plain_name(source["name"]) for source in run.info["sources"]]
-    if len(set(names)) < len(names):
-        raise InputError(f"{run.folder}: the sources cannot be told apart in AdapterHub's format, as {names}.")
-    return names
-
-
 def setup(names: Sequence[str], head: str | None) -> dict[str, Any]:
-    """Builds ``adapter_setup.json``, from which ``load_adapter_setup`` loads a fusion, its adapters and its head.
-
-    Example:
-      >>> setup(["mnli", "rte"], None)["adapter_setup"]["children"][0]
-      {'type': 'single', 'children': ['mnli']}
-    """
+    """Builds ``adapter_setup.json``, from which ``load_adapter_setup`` loads a fusion, its adapters and its head."""
     children = [{"type": "single", "children": [name]} for name in names]
     return {"adapter_setup": {"type": "Fuse", "children": children}, "head_setup": head, "version": VERSION}
 
@@ -167,11 +136,8 @@ def setup(names: Sequence[str], head: str | None) -> dict[str, Any]:
 def trimmed(adapter: Params) -> Params:
     """Drops the dead units at the end of a bottleneck, which ``bank.stack`` adds to those narrower than the widest.
 
-    Args:
-      adapter: ``down`` kernel Float[L d r] and so on.
-
     Returns:
-      The same adapter as float32 numpy arrays, of at least one unit.
+      The same adapter, ``down`` kernel Float[L d r] and so on, as float32 numpy arrays, of at least one unit.
 
     Example:
       >>> part = lambda *shape: {"kernel": np.ones(shape), "bias": np.ones(shape[::2])}
@@ -189,18 +155,10 @@ def trimmed(adapter: Params) -> Params:
     }
 
 
-def native_contents(folder: Path, seed: int | None) -> run_folder.Contents:
-    """Takes one seed out of a run folder, and every place on this machine out of its ``run.json``.
-
-    Args:
-      folder: the run.
-      seed: which of its seeds; ``None`` for the first.
-
-    Raises:
-      InputError: a damaged run, or no such seed.
-    """
-    whole, *_ = run_folder.read_run_folder(folder)
-    seed, path = runs.choose_seed(folder, whole.trained, seed), folder / "results.json"
+def native_contents(folder: Path, seed: int | None) -> Contents:
+    """Reads one seed of a run, by default the first, without any place on this machine in its ``run.json``."""
+    whole, *_ = read_run_folder(folder)
+    seed, path = choose_seed(folder, whole.trained, seed), folder / "results.json"
     return dataclasses.replace(
         whole,
         info=without_places(whole.info, seed),
@@ -238,13 +196,7 @@ def _last_part(value: Any) -> Any:
 
 
 def one_seed(results: dict[str, Any], seed: int) -> dict[str, Any]:
-    """``results.json`` of one seed: its test scores are the means.
-
-    Example:
-      >>> entry = {"dev": {"accuracy": 0.6}, "test": {"accuracy": 0.5}}
-      >>> one_seed({"seeds": {"3": entry, "4": {}}}, 3)["sd"]
-      {'accuracy': 0.0}
-    """
+    """``results.json`` of one seed: its test scores are the means."""
     seeds = results.get("seeds")
     entry = seeds.get(str(seed)) if isinstance(seeds, dict) else None
     scores = entry.get("test") if isinstance(entry, dict) else None

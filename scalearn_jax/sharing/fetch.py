@@ -18,32 +18,19 @@ from scalearn_jax.train.memory import format_bytes
 
 
 class Fetched(NamedTuple):
-    """One backbone, data set or adapter in the hub's cache.
+    """One backbone, data set or adapter in the hub's cache."""
 
-    Attributes:
-      kind: ``"backbone"``, ``"data"`` or ``"source"``.
-      repo: its id.
-      commit: what was read of it.
-      files: the files in the cache.
-    """
-
-    kind: str
-    repo: str
-    commit: str
-    files: tuple[Path, ...]
+    kind: str  # ``"backbone"``, ``"data"`` or ``"source"``
+    repo: str  # its id
+    commit: str  # what was read of it
+    files: tuple[Path, ...]  # the files in the cache
 
 
 def fetch(config: FetchConfig) -> str:
     """Fetches what a config names into the hub's cache.
 
-    Args:
-      config: see ``FetchConfig``.
-
     Returns:
       A table of what was fetched, and the command that uses it.
-
-    Raises:
-      InputError: something is not on the hub within reach.
 
     Example:
       >>> print(fetch(FetchConfig(backbone=("FacebookAI/roberta-base",), suite="glue")))  # doctest: +SKIP

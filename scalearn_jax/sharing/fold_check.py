@@ -1,4 +1,4 @@
-"""What a fold is checked on, what it loses, and how that is told.
+"""The texts that a fold is checked on, what it loses of the run, and the report of both.
 
 Letters: n texts, C outputs.
 """
@@ -14,8 +14,8 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.evaluate import read_split, read_texts
+from scalearn_jax.runs.load import Run
 from scalearn_jax.train.evaluate import scores
 
 LARGEST_DIFFERENCE = 1e-4  # of logits, relative to the largest, or to 1
@@ -24,51 +24,44 @@ FIT_SAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What an adapter is made and checked on.
+    """The texts that an adapter is made and checked on."""
 
-    Attributes:
-      about: where the texts come from.
-      encoded: the texts.
-      labelled: whether they have labels.
-      fit: texts to refit an up-projection on; ``None`` where that is not asked for.
-    """
-
-    about: str
-    encoded: Encoded
-    labelled: bool
-    fit: Encoded | None = None
+    about: str  # where they come from
+    encoded: Encoded  # the texts
+    labelled: bool  # whether they have labels
+    fit: Encoded | None = None  # texts to refit an up-projection on; ``None`` where that is not asked for
 
 
-def read_fold_text(config: FoldConfig, run: runs.Run) -> Text:
-    """Reads the texts to check on, and, for another width, those to fit on.
-
-    Raises:
-      InputError: there are none.
-    """
+def read_fold_text(config: FoldConfig, run: Run) -> Text:
+    """Reads the texts to check on, and, for another width, those to fit on."""
     if config.texts:
-        return _of_file(config, run)
-    where = dict(data_dir=config.data_dir, backbone=config.backbone)
-    caps = dict(max_eval_samples=config.max_samples, max_train_samples=config.max_samples)
-    fit_caps = dict(max_train_samples=config.max_samples or FIT_SAMPLES)
+        encoded = read_texts(run, config.texts, backbone=config.backbone)
+        encoded, about = encoded.take(np.arange(len(encoded))[: config.max_samples]), Path(config.texts).name
+        if not config.width:
+            return Text(about, encoded, labelled=False)
+        if len(encoded) < 2:
+            raise InputError(
+                f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1."
+            )
+        return _halved(about, encoded, labelled=False)
     try:
-        encoded = inference.read_split(run, config.split, **caps, **where)
+        encoded = read_split(
+            run,
+            config.split,
+            data_dir=config.data_dir,
+            backbone=config.backbone,
+            max_eval_samples=config.max_samples,
+            max_train_samples=config.max_samples,
+        )
         if config.width and config.split == "train":
             return _halved(f"{config.split} split", encoded, labelled=True)
-        fit = inference.read_split(run, "train", **fit_caps, **where) if config.width else None
+        fit, most = None, config.max_samples or FIT_SAMPLES
+        if config.width:
+            fit = read_split(run, "train", data_dir=config.data_dir, backbone=config.backbone, max_train_samples=most)
     except InputError as error:
         columns = ", ".join(run.task.columns)
         raise InputError(f"{error} Or pass --texts with any file that has the columns {columns}.") from error
     return Text(f"{config.split} split", encoded, labelled=True, fit=fit)
-
-
-def _of_file(config: FoldConfig, run: runs.Run) -> Text:
-    _, encoded = inference.read_texts(run, config.texts, backbone=config.backbone)
-    examples, about = np.arange(len(encoded))[: config.max_samples], Path(config.texts).name
-    if not config.width:
-        return Text(about, encoded.take(examples), labelled=False)
-    if len(examples) < 2:
-        raise InputError(f"--texts {config.texts}: --width needs two texts or more, to fit on and to check on; got 1.")
-    return _halved(about, encoded.take(examples), labelled=False)
 
 
 def _halved(about: str, encoded: Encoded, *, labelled: bool) -> Text:
@@ -79,11 +72,7 @@ def _halved(about: str, encoded: Encoded, *, labelled: bool) -> Text:
 
 
 def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """Compares the logits of a fold with those of what it stands for.
-
-    Args:
-      expected: Float[n C].
-      found: Float[n C].
+    """Compares logits Float[n C] of a fold with those of the run.
 
     Returns:
       The largest difference, relative to the largest logit where that is above 1.
@@ -101,12 +90,7 @@ def check_difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def compare_logits(task: Task, text: Text, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Measures what is lost between the logits of a run and those of what was written.
-
-    Returns:
-      What ``agreement`` finds, ``scores_before`` and ``scores`` (``None`` without labels), and what all this
-      was measured on.
-    """
+    """Compares logits before and after: ``agreement``, scores (``None`` without labels), and the texts."""
     both = scores(task, np.stack([before, after]), text.encoded) if text.labelled else (None, None)
     return {
         **agreement(task, before, after),
@@ -120,15 +104,7 @@ def compare_logits(task: Task, text: Text, before: np.ndarray, after: np.ndarray
 
 
 def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, float | None]:
-    """Measures the share of equal predictions, or the correlation of two regressions.
-
-    Returns:
-      ``{"agreement": share}`` or ``{"correlation": r}``, with ``None`` for that of constant predictions.
-
-    Example:
-      >>> agreement(Task("demo", "classification", ("text",), ("a", "b")), np.eye(2), np.ones((2, 2)))
-      {'agreement': 0.5}
-    """
+    """Measures the share of equal predictions, or the correlation of two regressions: ``None`` if one is constant."""
     predictions = metrics.predict(task.kind, before), metrics.predict(task.kind, after)
     if task.kind == "regression":
         return {"correlation": metrics.pearson(*predictions) if min(map(np.ptp, predictions)) > 0 else None}
@@ -136,22 +112,17 @@ def agreement(task: Task, before: np.ndarray, after: np.ndarray) -> dict[str, fl
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """Words what ``fold_run`` returns for a terminal."""
-    best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
-    title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
-    lines = [f"{name.ljust(13)}{text}" for name, text in _facts(report).items() if text]
-    line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'
-    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; with the adapters library: {line}"])
+    """Formats what ``fold_run`` returns for a terminal."""
 
+    def size(of: dict[str, Any]) -> str:
+        return f"{of['num_texts']:,} texts, {of['num_tokens']:,} tokens"
 
-def _facts(report: dict[str, Any]) -> dict[str, str | None]:
-    change = lambda name: f"{report[name + '_before']} -> {report[name]}"  # noqa: E731
-    size = lambda of: f"{of['num_texts']:,} texts, {of['num_tokens']:,} tokens"  # noqa: E731
     before, after = report["scores_before"] or {}, report["scores"]
-    width = report["width"] if report["width"] == report["width_before"] else change("width")
+    width = f"{report['width_before']} -> {report['width']}"
+    width = width if report["width"] < report["width_before"] else report["width"]
     likeness = next(name for name in ("agreement", "correlation") if name in report)
     value = report[likeness]
-    return {
+    facts = {
         "sources": ", ".join(report["sources"]),
         "width": f"{width} units a layer, reduction factor {report['reduction_factor']:g}",
         "fitted on": report["fitted_on"] and size(report["fitted_on"]),
@@ -160,3 +131,8 @@ def _facts(report: dict[str, Any]) -> dict[str, str | None]:
         likeness: "undefined, the predictions are constant" if value is None else f"{value:.4f} with the run",
         **{name: f"{before[name]:.4f} -> {after[name]:.4f}" for name in before},
     }
+    best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
+    title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
+    lines = [f"{name.ljust(13)}{text}" for name, text in facts.items() if text]
+    line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'
+    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; with the adapters library: {line}"])

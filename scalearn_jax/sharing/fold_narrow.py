@@ -18,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import model, tree
-from scalearn_jax.combiners.scalearn import effective_omega
+from scalearn_jax.combiners.scalearn import VARIANTS, effective_omega
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
-from scalearn_jax.runs.attribution import VARIANTS
 from scalearn_jax.runs.plain_adapter import PlainAdapter, without_scale
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import compile_predict_step
@@ -36,10 +35,6 @@ RIDGE = 1e-6  # of each unit's mean square: about the rounding of a float32 sum
 
 def published_form(spec: ModelSpec, params: Params) -> tuple[ModelSpec, Params]:
     """Turns a model that sums its sources into one that evaluates each of them, as the paper writes it.
-
-    Args:
-      spec: a model.
-      params: its parameters.
 
     Returns:
       (spec, params) of the same function in plain float32; a model of another kind stays as it is.
@@ -62,17 +57,12 @@ def published_form(spec: ModelSpec, params: Params) -> tuple[ModelSpec, Params]:
 
 
 def prune(spec: ModelSpec, params: Params, kept: np.ndarray) -> Params:
-    """Folds only some of the sources; each keeps the factor it has among all of them.
-
-    Args:
-      spec: a model in its published form.
-      params: its parameters.
-      kept: Bool[T].
+    """Folds the kept sources Bool[T] of a model in its published form; each has the factor it has among all of them.
 
     Returns:
       One adapter of k r units, ``down`` kernel Float[L d k*r] and so on.
     """
-    normalise = dict(spec.combiner_options).get("normalise", "none")
+    normalise = spec.option("normalise", "none")
     omega = effective_omega(params["transfer"]["omega"], spec.backbone.num_layers, normalise)
     bank = jax.tree.map(lambda leaf: leaf[:, kept], params["adapters"])
     return without_scale(banks.widen(bank, omega[:, kept]))
@@ -85,7 +75,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
     def gram(trainable: Params, frozen: Params, batch) -> Array:
         real = (batch.segments > 0)[..., None]
 
-        def look(site: Params, z: Array) -> Array:
+        def look(site: Params, z: Array, out: Array) -> Array:
             h = activations(site["down"], z, spec.non_linearity)
             h = jnp.where(real, jnp.concatenate([h, jnp.ones_like(h[..., :1])], -1), 0)
             return jnp.einsum("rsi,rsj->ij", h, h)
@@ -96,13 +86,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
 
 
 def grams(adapter: PlainAdapter, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
-    """Sums the products of activations over all tokens of a text; padding does not count.
-
-    Args:
-      adapter: the adapter.
-      backbone: what it sits in.
-      encoded: the text.
-      batch_size: examples a step.
+    """Sums the products of an adapter's activations over all tokens of a text; padding does not count.
 
     Returns:
       Float64[L W+1 W+1], the last row and column those of the bias, so that the corner counts the tokens.
@@ -123,8 +107,8 @@ def choose_units(gram: np.ndarray, matrix: np.ndarray, width: int) -> np.ndarray
     """Takes units of one layer one by one, always the one that explains most of the update still missing.
 
     With R the part of G that the units so far (first of all the bias) leave unexplained, and V the up-projection, unit
-    j takes ||(R V)_j||^2 / R_jj off the squared error. Units that merely add much to the update, as the largest
-    ||V_j|| rms(h_j) would tell, often add the same: at half the width they left three times the error of these.
+    j takes ||(R V)_j||^2 / R_jj off the squared error. Units that merely add much to the update, those of the largest
+    ||V_j|| rms(h_j), often add the same: at half the width they left three times the error of these.
 
     Args:
       gram: Float64[W+1 W+1], see ``grams``.
@@ -156,7 +140,7 @@ def refit(gram: np.ndarray, matrix: np.ndarray, units: np.ndarray) -> np.ndarray
     """Fits the up-projection of some units of one layer to the update of all, by least squares.
 
     What is solved for is the change, X_S - V_S = (G_SS + ridge)^-1 G_SD V_D with D the dropped units: keeping all
-    changes nothing, and where the text says little the original stays.
+    changes nothing, and where the text has little to fit on the original stays.
 
     Args:
       gram: Float64[W+1 W+1], see ``grams``.
@@ -186,16 +170,7 @@ def _ridged(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compress(adapter: PlainAdapter, gram: np.ndarray, width: int) -> PlainAdapter:
-    """Keeps some units of each layer and refits the up-projection.
-
-    Args:
-      adapter: of W units.
-      gram: Float64[L W+1 W+1], see ``grams``.
-      width: w.
-
-    Returns:
-      The same adapter with w units.
-    """
+    """Keeps w units of each layer and refits the up-projection; for ``gram`` see ``grams``."""
     down, up = adapter.adapter["down"], adapter.adapter["up"]
     matrices = np.concatenate([up["kernel"], up["bias"][:, None]], axis=1).astype(float)  # [L, W+1, d]
     units = [choose_units(*layer, width) for layer in zip(gram, matrices, strict=True)]

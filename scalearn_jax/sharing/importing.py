@@ -14,13 +14,11 @@ from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs import provenance
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
-from scalearn_jax.sharing import recognise as formats
-from scalearn_jax.sharing import run_folder
-from scalearn_jax.sharing.recognise import Found, read_foreign
+from scalearn_jax.sharing.recognise import FORMATS, HEAD, Found, file_hashes, read_foreign, recognise
+from scalearn_jax.sharing.run_folder import Contents, read_run_folder, write_run_folder
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
@@ -28,9 +26,6 @@ SEED = 0  # what is imported has one member, and no seed of its own
 
 def import_source(config: ImportConfig) -> Path:
     """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.
-
-    Args:
-      config: see ``ImportConfig``.
 
     Returns:
       The run folder, on which every command for finished runs works.
@@ -44,24 +39,25 @@ def import_source(config: ImportConfig) -> Path:
     """
     check_out(config.out)
     source, place = hub.source_folder(config.src, flag="SRC", allow_pickle=config.allow_pickle)
-    kind = formats.recognise(source)
+    kind = recognise(source)
     origin = source.resolve().name if place == config.src else place
     contents = (
         _own_run(config, source) if kind == "run" else _contents(config, read_foreign(config, source, kind), origin)
     )
     with atomic_folder(config.out) as folder:
-        run_folder.write_run_folder(folder.path, contents)
+        write_run_folder(folder.path, contents)
     return Path(config.out)
 
 
-def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Contents:
+def _contents(config: ImportConfig, found: Found, origin: str) -> Contents:
     """Joins what was found with its backbone, head and task to the contents of a run folder."""
     place, backbone = _load_backbone(config, found)
     head = _load_head(config, found, backbone)
     name = head.file.name if head else found.described["name"]
     noted = found.noted["task"] if found.noted and config.head in (None, "none") else None  # else another head's
-    given = dict(task=config.task, data_dir=config.data_dir, columns=config.columns)
-    task = find_task(head, name, backbone, noted=noted, **given)
+    task = find_task(
+        head, name, backbone, task=config.task, data_dir=config.data_dir, noted=noted, columns=config.columns
+    )
     spec = make_spec(found, backbone, head, task)
     params = {
         "adapters": banks.stack([source.adapter for source in found.bank]),
@@ -70,14 +66,14 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
     }
     trainable, frozen = tree.partition(params, methods.is_trainable(methods.get(found.method)))
     info = {
-        "format": run_info.FORMAT,
+        "format": run_json.FORMAT,
         "kind": "transfer" if found.transfer else "adapter",
         "method": found.method,
         "config": {"max_train_samples": None, "max_eval_samples": None, "seeds": [SEED]},
         "task": task.to_dict(),
         "backbone": place,
         "data_dir": config.data_dir and str(Path(config.data_dir).resolve()),
-        "spec": run_info.spec_to_dict(spec),
+        "spec": run_json.spec_to_dict(spec),
         "sources": [{"name": one.name, "path": one.path, "hash": one.hash} for one in found.bank if found.transfer],
         "seeds": [SEED],
         "parameters": count_parameters(tree.stack([trainable])),
@@ -85,15 +81,11 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> run_folder.Con
         "versions": provenance.versions(),
         "command": provenance.command(),
     }
-    return run_folder.Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
+    return Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
 
 def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | None], BackboneSpec]:
-    """Reads the backbone, and checks that all that was found is for it.
-
-    Returns:
-      Its path, revision and hash for ``run.json``, and its sizes.
-    """
+    """Reads the backbone, and checks that all that was found is for it; returns its part of ``run.json``, and sizes."""
     named, noted = found.described["model_name"], found.noted["backbone"] if found.noted else {}
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
@@ -132,7 +124,7 @@ def _read_backbone(
 def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
     """Reads the head that is asked for, or the one beside what was found."""
     own = config.head is None
-    if config.head == "none" or own and not (found.folder / formats.HEAD.settings).exists():
+    if config.head == "none" or own and not (found.folder / HEAD.settings).exists():
         return None
     folder = found.folder
     if not own:
@@ -146,11 +138,7 @@ def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> He
 
 
 def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Task) -> model.ModelSpec:
-    """Describes what was found as a model in float32.
-
-    Raises:
-      InputError: a combining layer has another number of layers than the backbone.
-    """
+    """Describes what was found as a model in float32, and checks its number of layers."""
     depths = {len(leaf) for leaf in tree.flatten(found.transfer).values()} if "++" not in found.method else set()
     if depths - {backbone.num_layers}:
         raise InputError(
@@ -170,18 +158,15 @@ def make_spec(found: Found, backbone: BackboneSpec, head: Head | None, task: Tas
 
 
 def describe_import(found: Found, head: Head | None, origin: str) -> dict[str, Any]:
-    """Says what was read, and what its files said that a run folder has no other place for.
+    """Describes what was read and where it came from, and keeps the settings that a run folder has no other place for.
 
-    Args:
-      found: what it was.
-      head: its head, if it has one.
-      origin: name of the folder, or ``OWNER/NAME@COMMIT``.
+    ``origin`` is the name of the folder, or ``OWNER/NAME@COMMIT``.
     """
-    row, factor = formats.FORMATS[found.kind], found.described.get("reduction_factor")
-    files = formats.file_hashes(found.folder, row)
+    row, factor = FORMATS[found.kind], found.described.get("reduction_factor")
+    files = file_hashes(found.folder, row)
     if head:
         prefix = "" if head.folder == found.folder else "head/"
-        files |= {f"{prefix}{name}": digest for name, digest in formats.file_hashes(head.folder, formats.HEAD).items()}
+        files |= {f"{prefix}{name}": digest for name, digest in file_hashes(head.folder, HEAD).items()}
     return {
         "from": origin,
         "format": row.about,
@@ -192,12 +177,12 @@ def describe_import(found: Found, head: Head | None, origin: str) -> dict[str, A
     }
 
 
-def _own_run(config: ImportConfig, source: Path) -> run_folder.Contents:
-    """Reads a run folder of this library whole; with ``--backbone`` it is told where the backbone lies now."""
+def _own_run(config: ImportConfig, source: Path) -> Contents:
+    """Reads a run folder of this library whole; ``--backbone`` gives where the backbone lies now."""
     given = [name for name in ("sources", "head", "task") if getattr(config, name)]
     if given:
         raise InputError(f"--{given[0]}: {source} is a run folder, which has its own; leave it out.")
-    contents, *_ = run_folder.read_run_folder(source)
+    contents, *_ = read_run_folder(source)
     info, path = dict(contents.info), source / "results.json"
     if config.backbone:
         expected = info["backbone"]["hash"]

@@ -1,4 +1,4 @@
-"""What must not leave this machine with the files that are shared: tokens, passwords, and where things lie on it."""
+"""A check for what must not leave this machine with shared files: tokens, passwords, and places on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +12,7 @@ _DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, 
 
 
 def check_leaks(files: Sequence[Path], texts: Mapping[str, str]) -> None:
-    """Checks that nothing gives a token, a password or a place on this machine away.
-
-    Args:
-      files: JSON, weights, text or pictures.
-      texts: what to call each -> what is still to be written.
-
-    Raises:
-      InputError: something does; a token is not repeated.
-    """
+    """Checks that no file, and no text to be written (by its name), holds a token, a password or a place here."""
     from huggingface_hub import get_token
 
     token = get_token()
@@ -29,18 +21,14 @@ def check_leaks(files: Sequence[Path], texts: Mapping[str, str]) -> None:
             raise InputError(f"{where} holds a token or password, which must not be uploaded; take it out.")
     for path in files:
         if path.suffix == ".json" and (place := next(_places(read_json(path)), None)):
-            mend = "edit the file"
+            fix = "edit the file"
             if path.name == "run.json":
-                mend = f"`scalearn export {path.parent} --format native --out DIR` makes a folder without"
-            raise InputError(f"{path} names a place on this machine, {shortened(place)!r}, for all to see; {mend}.")
+                fix = f"`scalearn export {path.parent} --format native --out DIR` makes a folder without"
+            raise InputError(f"{path} names a place on this machine, {shortened(place)!r}, for all to see; {fix}.")
 
 
 def text_of(path: Path) -> str:
-    """Reads the text of a file; of a file of weights its head, of a picture nothing.
-
-    Raises:
-      InputError: no text, or too long.
-    """
+    """Reads the text of a file; of a file of weights its head, of a picture nothing."""
     if path.suffix == ".safetensors":
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, unknown
@@ -22,25 +23,24 @@ from scalearn_jax.io import text_table as tables
 from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.runs import adapterhub, figures, provenance
-from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.runs.attribution import VARIANTS
-from scalearn_jax.sharing import card, leaks, run_folder
+from scalearn_jax.runs import adapterhub, figures, provenance, run_json
+from scalearn_jax.sharing import card
 from scalearn_jax.sharing.card_metadata import known_base
-from scalearn_jax.train.memory import format_bytes as words
+from scalearn_jax.sharing.leaks import check_leaks, text_of
+from scalearn_jax.sharing.run_folder import read_run_folder
+from scalearn_jax.train.memory import format_bytes
 
 FIGURE = "omega.png"
-# Configuration of what lies in a folder of AdapterHub -> its weights, and what reads both.
+# Configuration of an adapter or a fusion -> its weights, and the reader of both.
 _WEIGHTS = {
     "adapter_config.json": ("adapter.safetensors", adapterhub.load),
     "adapter_fusion_config.json": ("model_adapter_fusion.safetensors", adapterhub.load_fusion),
-    "head_config.json": ("", adapterhub.load_head),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Described:
-    """What a card is made of, beside the task and the backbone."""
+    """The parts of ``scalearn.json`` that a card needs, beside the task and the backbone."""
 
     kind: Literal["adapter", "fusion", "fold"]
     method: str
@@ -57,9 +57,6 @@ def push(config: PushConfig) -> dict[str, Any]:
 
     A card that was edited by hand is sent as it is.
 
-    Args:
-      config: see ``PushConfig``.
-
     Returns:
       ``dir``, ``repo``, ``files`` (name -> bytes), ``left_out``, ``written`` (names of what was written into the
       folder), and of an upload ``commit``, ``url`` and ``use``, the command that uses it.
@@ -74,66 +71,55 @@ def push(config: PushConfig) -> dict[str, Any]:
     folder = Path(config.dir)
     content, family = describe_folder(folder)
     kept = {name: path for name, path in hub.shareable(folder, FIGURE).items() if path.name not in hub.PICKLES}
-    leaks.check_leaks(list(kept.values()), {})
+    check_leaks(list(kept.values()), {})
     made = {} if FIGURE in kept else _figure(folder, content)
     made |= _card(config, content, family, [*kept, *made])
     if card.FILE in made:
-        leaks.check_leaks([], {card.FILE: made[card.FILE].decode()})
+        check_leaks([], {card.FILE: made[card.FILE].decode()})
     else:
         kept[card.FILE] = inside(folder, card.FILE)
-        leaks.check_leaks([kept[card.FILE]], {})
+        check_leaks([kept[card.FILE]], {})
     for name, written in made.items():
         write_bytes(folder / name, written)
     files = kept | {name: folder / name for name in made}
+    sent = {name.partition("/")[0] for name in files}
     result = {
         "dir": config.dir,
         "repo": config.repo,
         "files": {name: path.stat().st_size for name, path in files.items()},
-        "left_out": _left_out(folder, files),
+        "left_out": sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sent),
         "written": list(made),
     }
-    return result if config.dry_run else result | _send(config, content, files)
-
-
-def _left_out(folder: Path, files: Mapping[str, Path]) -> list[str]:
-    """Names what lies in a folder and is not sent."""
-    sent = {name.partition("/")[0] for name in files}
-    return sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in sent)
-
-
-def _send(config: PushConfig, content: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, str]:
+    if config.dry_run:
+        return result
     message = config.message or f"Upload {content['task'].name} with scalearn"
     done = hub.upload(files, config.repo, message=message, private=config.private, create_pr=config.create_pr)
-    return {"commit": done.revision, "url": done.url, "use": _use(f"{done.repo}@{done.revision}", content, files)}
-
-
-def _use(place: str, content: Mapping[str, Any], files: Mapping[str, Path]) -> str:
-    """The command that uses what was sent."""
+    place = f"{done.repo}@{done.revision}"
+    use = f"scalearn transfer --sources {place} ..."
     if "run.json" in files and content["method"] != "single":
-        return f"scalearn evaluate {place}"
-    if content["kind"] == "fusion":
-        return f"scalearn import {place} --out DIR"
-    return f"scalearn transfer --sources {place} ..."
+        use = f"scalearn evaluate {place}"
+    elif content["kind"] == "fusion":
+        use = f"scalearn import {place} --out DIR"
+    return result | {"commit": done.revision, "url": done.url, "use": use}
 
 
 def describe_folder(folder: Path) -> tuple[dict[str, Any], str]:
-    """Reads what a folder says of itself.
-
-    Args:
-      folder: made by ``scalearn fold`` or ``scalearn export``, or a run folder.
+    """Reads the description of a folder made by ``scalearn fold`` or ``export``, or of a run, and checks its weights.
 
     Returns:
-      The content of ``scalearn.json``, or what it would be of a run, and the backbone's model family.
-
-    Raises:
-      InputError: no such folder, or a damaged one.
+      The content of ``scalearn.json``, or what it would be of a run's first seed, and the backbone's model family.
     """
     content = provenance.read_provenance(folder)
     if (folder / "run.json").exists():
-        content, family = _of_run(folder, content)
+        run, spec, task = read_run_folder(folder)
+        content = content or provenance.describe_run("adapter", folder, run.info, task, run.info["seeds"][0])
+        content, family = content | {"task": task}, spec.backbone.family
     elif content:
         check_weights(folder)
-        family = _family(folder)
+        configs = [path for path in hub.shareable(folder).values() if path.name in _WEIGHTS]
+        if not configs:
+            raise InputError(f"DIR {folder} holds no {' or '.join(_WEIGHTS)}; expected what `scalearn fold` wrote.")
+        family = read_settings(configs[0].parent, configs[0].name).get("model_type")
     else:
         raise InputError(
             f"DIR {folder} holds neither scalearn.json nor run.json; pass a folder made by `scalearn fold` or"
@@ -156,22 +142,8 @@ def check_weights(folder: Path) -> None:
             if not (path.parent / weights).exists():
                 raise InputError(f"DIR {path.parent} holds no {weights}, and pickles stay here; make the folder anew.")
             load(path.parent)
-
-
-def _family(folder: Path) -> str | None:
-    """The backbone's family, as the first configuration of an adapter or fusion names it."""
-    names = [name for name in _WEIGHTS if name != "head_config.json"]
-    settings = [path for path in hub.shareable(folder).values() if path.name in names]
-    if not settings:
-        raise InputError(f"DIR {folder} holds no {' or '.join(names)}; expected what `scalearn fold` wrote.")
-    return read_settings(settings[0].parent, settings[0].name).get("model_type")
-
-
-def _of_run(folder: Path, content: dict[str, Any] | None) -> tuple[dict[str, Any], str]:
-    """What a run folder says of itself, or of its first seed, and its backbone's family."""
-    run, spec, task = run_folder.read_run_folder(folder)
-    content = content or provenance.describe_run("adapter", folder, run.info, task, run.info["seeds"][0])
-    return content | {"task": task}, spec.backbone.family
+        elif path.name == "head_config.json":
+            adapterhub.load_head(path.parent)
 
 
 def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
@@ -189,12 +161,11 @@ def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _scales(folder: Path, content: Mapping[str, Any]) -> np.ndarray | None:
-    """The learned scales Float[T L], of a run from its weights, of a fold from what it says."""
+    """The learned scales Float[T L]: of a run from its weights, of a fold from its description."""
     if (folder / "run.json").exists():
-        info = run_info.read_info(folder)
-        options = dict(info["spec"]["combiner_options"])
-        is_scaled = info["spec"]["combiner"] in VARIANTS
-        return figures.mean_omega(folder, options.get("normalise", "none")) if is_scaled else None
+        spec = run_json.read_info(folder)["spec"]
+        normalise = dict(spec["combiner_options"]).get("normalise", "none")
+        return figures.mean_omega(folder, normalise) if spec["combiner"] in VARIANTS else None
     try:
         scales = np.asarray(content.get("omega"), float).T
     except (TypeError, ValueError):
@@ -206,13 +177,15 @@ def _scales(folder: Path, content: Mapping[str, Any]) -> np.ndarray | None:
 def _card(config: PushConfig, content: Mapping[str, Any], family: str, names: Sequence[str]) -> dict[str, bytes]:
     """The card to write: none where one that was edited by hand is to stay."""
     path = inside(Path(config.dir), card.FILE)
-    if path.exists() and not card.is_ours(leaks.text_of(path)):
+    if path.exists() and not card.is_ours(text_of(path)):
         _warn(f"{path} was not written by scalearn, or edited since, and is sent as it is; remove it for a new one.")
         return {}
     if not (config.base_model or known_base(content)):
         _warn(f"no hub id of the backbone {content['backbone']['name']!r} is known; pass --base-model for the card.")
-    options = {"family": family, "base_model": config.base_model, "license": config.license}
-    return {card.FILE: card.write_card(content, config.repo, names, **options).encode()}
+    text = card.write_card(
+        content, config.repo, names, family=family, base_model=config.base_model, license=config.license
+    )
+    return {card.FILE: text.encode()}
 
 
 def _warn(text: str) -> None:
@@ -220,14 +193,8 @@ def _warn(text: str) -> None:
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """Lays out what ``push`` returns.
-
-    Example:
-      >>> result = {"dir": "d", "repo": "me/x", "files": {"README.md": 10}, "left_out": [], "written": ["README.md"]}
-      >>> print(as_text(result).splitlines()[-1])
-      nothing was sent; the same without --dry-run sends it
-    """
-    rows = [[name, words(size)] for name, size in result["files"].items()]
+    """Formats what ``push`` returns for a terminal."""
+    rows = [[name, format_bytes(size)] for name, size in result["files"].items()]
     lines = [tables.plain([f"to {result['repo']}", "size"], rows), ""]
     lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])
     lines += [f"wrote {', '.join(result['written'])} in {result['dir']}"] * bool(result["written"])

@@ -1,4 +1,4 @@
-"""What a foreign folder holds, recognised by the content of its files (several libraries share their names), and read.
+"""The content of a foreign folder, recognised by its files (several libraries share their names), and read.
 
 Letters: T source tasks.
 """
@@ -20,17 +20,11 @@ from scalearn_jax.typing import Params
 
 
 class Format(NamedTuple):
-    """One format.
+    """One format."""
 
-    Attributes:
-      about: what it is, in words.
-      settings: its configuration file.
-      weights: its files of weights; the first there is counts.
-    """
-
-    about: str
-    settings: str
-    weights: tuple[str, ...] = ()
+    about: str  # what it is, in words
+    settings: str  # its configuration file
+    weights: tuple[str, ...] = ()  # its files of weights; the first there is counts
 
 
 # The order of the weights is that in which ``convert`` looks for them.
@@ -53,19 +47,17 @@ HEAD = Format("a head", "head_config.json", ("model_head.safetensors", "head.saf
 
 
 def recognise(folder: Path) -> str:
-    """Says which of ``FORMATS`` a folder holds.
-
-    Raises:
-      InputError: none, several, or one under a wrong file name.
-    """
+    """Returns which of ``FORMATS`` a folder holds: one, and under its own file name."""
+    names = [row.settings for row in FORMATS.values()]
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; expected one with {', '.join(_settings_files())}.")
-    found = {name: _format(read_settings(folder, name)) for name in _settings_files() if (folder / name).exists()}
+        raise InputError(f"{folder} is no folder; expected one with {', '.join(names)}.")
+    found = {name: _format(read_settings(folder, name)) for name in names if (folder / name).exists()}
     if not found:
-        raise InputError(f"{folder} holds none of {', '.join(_settings_files())}; expected a folder with one of them.")
+        raise InputError(f"{folder} holds none of {', '.join(names)}; expected a folder with one of them.")
     for name, kind in found.items():
         if kind is None:
-            raise InputError(f"{folder / name} describes nothing known; expected {_known()}.")
+            known = ", ".join(f"{row.about} ({row.settings})" for row in FORMATS.values())
+            raise InputError(f"{folder / name} describes nothing known; expected {known}.")
         if name != FORMATS[kind].settings:
             raise InputError(
                 f"{folder / name} describes {FORMATS[kind].about}, which {FORMATS[kind].settings} does; rename it."
@@ -73,14 +65,6 @@ def recognise(folder: Path) -> str:
     if len(found) > 1:
         raise InputError(f"{folder} holds {' and '.join(found)}; keep what you mean to import in a folder of its own.")
     return next(iter(found.values()))
-
-
-def _settings_files() -> list[str]:
-    return [row.settings for row in FORMATS.values()]
-
-
-def _known() -> str:
-    return ", ".join(f"{row.about} ({row.settings})" for row in FORMATS.values())
 
 
 def _format(content: dict[str, Any]) -> str | None:
@@ -91,24 +75,21 @@ def _format(content: dict[str, Any]) -> str | None:
         "setup": "adapter_setup" in content,
         "scalearn": "omega_shape" in config,
         "fusion": {"query", "key"} <= config.keys(),
-        "adapter": "peft_type" in content or "config" in content,  # its reader tells PEFT's apart
+        "adapter": "peft_type" in content or "config" in content,  # its reader refuses PEFT's
     }
     return next((kind for kind, holds in marks.items() if holds), None)
 
 
 def setup_members(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """Reads which fusion a setup consists of: its folder in ``folder``, and those of its adapters.
-
-    Raises:
-      InputError: another composition than one fusion of adapters, or names that are no folders' here.
-    """
+    """Reads which fusion a setup consists of: its folder in ``folder``, and those of its adapters."""
     path = folder / SETUP_FILE
     setup = read_settings(folder, SETUP_FILE)["adapter_setup"]
     children = setup.get("children") if isinstance(setup, dict) else None
     is_fusion = isinstance(children, list) and setup.get("type") == "Fuse"
     if not is_fusion or not all(isinstance(child, dict) and child.get("type") == "single" for child in children):
         raise InputError(f"{path} is no fusion of single adapters; import its adapters one by one.")
-    names = [name for child in children for name in _only(child)]
+    parts = [child.get("children") for child in children]
+    names = [part[0] if isinstance(part, list) and len(part) == 1 else None for part in parts]
     if not names or not all(is_plain_name(name) for name in names):
         raise InputError(f"{path}: the adapters' names must be those of folders beside it, got {str(names)[:60]}.")
     for name in (fusion := ",".join(names), *names):
@@ -117,58 +98,33 @@ def setup_members(folder: Path) -> tuple[str, tuple[str, ...]]:
     return fusion, tuple(names)
 
 
-def _only(child: dict[str, Any]) -> list[Any]:
-    """The one adapter of a single composition; of anything else nothing that is a name."""
-    names = child.get("children")
-    return names if isinstance(names, list) and len(names) == 1 else [None]
-
-
 def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
     """Hashes the files of a folder that are read: configuration and weights of each format there is."""
     names = [row.settings for row in formats]
     names += [next((name for name in row.weights if (folder / name).exists()), "") for row in formats]
-    return {name: _sha256(inside(folder, name)) for name in names if name and (folder / name).exists()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    found = {}
+    for name in names:
+        if name and (folder / name).exists():
+            with inside(folder, name).open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a folder of another library holds.
+    """The content of a folder of another library."""
 
-    Attributes:
-      folder: where it lies.
-      kind: a key of ``FORMATS``.
-      method: a key of ``METHODS``.
-      described: what its configuration says; ``name``, ``model_type`` and ``model_name`` at least.
-      transfer: of a combining layer.
-      bank: the adapters in bank order; one of method ``"single"``.
-      noted: content of ``scalearn.json``, which our own exports hold.
-    """
-
-    folder: Path
-    kind: str
-    method: str
-    described: dict[str, Any]
-    transfer: Params
-    bank: tuple[Source, ...]
-    noted: dict[str, Any] | None
+    folder: Path  # where it lies
+    kind: str  # a key of ``FORMATS``
+    method: str  # a key of ``METHODS``
+    described: dict[str, Any]  # its configuration; ``name``, ``model_type`` and ``model_name`` at least
+    transfer: Params  # of a combining layer
+    bank: tuple[Source, ...]  # the adapters in bank order; one of method ``"single"``
+    noted: dict[str, Any] | None  # content of ``scalearn.json``, which our own exports hold
 
 
 def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
-    """Reads what a folder holds, with the adapters it combines.
-
-    Args:
-      config: see ``ImportConfig``.
-      source: the folder.
-      kind: what ``recognise`` says of it, but ``"run"``.
-
-    Raises:
-      InputError: damaged files, or sources that are missing or others than the layers combine.
-    """
+    """Reads the content of a folder of any ``kind`` but ``"run"``, with the adapters it combines."""
     paths, noted = config.sources, provenance.read_provenance(source)
     if kind == "setup":
         fusion, members = setup_members(source)
@@ -192,11 +148,7 @@ def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
 
 
 def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) -> tuple[Source, ...]:
-    """Puts adapters into the order in which a layer names them; a name may lack its task's suite.
-
-    Raises:
-      InputError: they are not those that the layer names.
-    """
+    """Puts adapters into the order in which a layer names them; a name may lack its task's suite."""
     of_name = {name: [one for one in given if name in _layer_names(one.name)] for name in names}
     missing = [name for name, found in of_name.items() if not found]
     double = [name for name, found in of_name.items() if len(found) > 1]
@@ -210,5 +162,5 @@ def in_layer_order(source: Path, names: Sequence[str], given: Sequence[Source]) 
 
 
 def _layer_names(name: str) -> set[str]:
-    """What a layer may call an adapter of ours: AdapterHub names have no slash."""
+    """The names that a layer may have for an adapter of ours: those of AdapterHub have no slash."""
     return {name, name.rsplit("/", 1)[-1], name.replace("/", "-")}

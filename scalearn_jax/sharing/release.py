@@ -67,8 +67,19 @@ def load_scalearn(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Pa
             f" ({method}); put transfer.safetensors with the learned omega beside it, or train it again."
         )
     shape = len(content["adapter_names"]), 1 if "uniform" in method else content["hidden_size"]
+    what = f"{folder}: the tensors are not the omega of one layer {content['name']!r}"
+    if tensors.keys() == {"omega"} and method.endswith("++"):
+        check_dtype(tensors["omega"], f"{folder}: omega")
+        if tensors["omega"].shape != shape:
+            raise InputError(f"{folder}: omega has shape {tensors['omega'].shape}, expected {shape}.")
+        omega = np.asarray(tensors["omega"], np.float32)
+    else:
+        if tensors.keys() == {"omega"}:
+            by_layer = layers_of_stacks(tensors, what)
+        else:
+            by_layer = of_layers(tensors, _PLACE, content["name"], ("omega",), what)
+        omega = stacked(by_layer, {"omega": shape}, folder)["omega"]
     keys = ("name", "adapter_names", "hidden_size", "model_type", "model_name")
-    omega = _omega(tensors, content["name"], shape, method.endswith("++"), folder)
     return {"omega": omega}, {"method": method} | {key: content.get(key) for key in keys}
 
 
@@ -82,15 +93,3 @@ def _method(config: dict[str, Any], path: Path) -> str:
             f" of the published variants; expected one of {', '.join(METHOD_OF.values())}."
         )
     return METHOD_OF[key]
-
-
-def _omega(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, int], shared: bool, folder: Path) -> np.ndarray:
-    what = f"{folder}: the tensors are not the omega of one layer {name!r}"
-    is_copy = tensors.keys() == {"omega"}
-    if not (is_copy and shared):
-        by_layer = layers_of_stacks(tensors, what) if is_copy else of_layers(tensors, _PLACE, name, ("omega",), what)
-        return stacked(by_layer, {"omega": shape}, folder)["omega"]
-    check_dtype(tensors["omega"], f"{folder}: omega")
-    if tensors["omega"].shape != shape:
-        raise InputError(f"{folder}: omega has shape {tensors['omega'].shape}, expected {shape}.")
-    return np.asarray(tensors["omega"], np.float32)

@@ -31,8 +31,8 @@ def check_settings(
             f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
             " pass a smaller one."
         )
-    if methods.has_fresh_bottleneck(method):
-        fresh_width(config, backbone)
+    if method.trains_adapter:
+        bottleneck_width(config, backbone)
         non_linearity(config.non_linearity or "relu")
     given = given_options(config)
     for name in foreign_settings(method, given):
@@ -42,7 +42,7 @@ def check_settings(
         check_length(name, given.get(name), num_sources, required=required)
 
 
-def fresh_width(config: TrainConfig, backbone: BackboneSpec) -> int:
+def bottleneck_width(config: TrainConfig, backbone: BackboneSpec) -> int:
     """Computes the bottleneck of a fresh adapter, r = floor(d / reduction factor).
 
     Raises:

@@ -16,29 +16,27 @@ from jax.sharding import Mesh
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches, packing
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import preemption, sharding
 from scalearn_jax.train.compile import Compiled, compile_predict_step
 from scalearn_jax.train.evaluate import scores
-from scalearn_jax.typing import Array, Batch, FeatureBatch, Key, Params
+from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
-def are_constant(method: methods.Method, spec: model.ModelSpec) -> bool:
+def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
     """Whether nothing below the head changes or is random in training.
 
     Example:
-      >>> are_constant(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
+      >>> trains_head_only(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
       True
     """
     return method.trainable == ("head",) and not spec.backbone_dropout
 
 
-def forward(
-    params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, key: Key | None = None, part=None
-) -> Array:
-    """``model.apply`` from the features on, with the dropout masks that it would draw; there are no parts."""
-    head_key = None if key is None else jax.random.split(key)[1]
-    return model.predict(params, batch.features, spec=spec, task=task, key=head_key)
+def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> Array:
+    """``model.apply`` from the features on, with the dropout masks that it would draw."""
+    return model.predict(params, batch.features, spec=spec, task=task, key=keys.head)
 
 
 def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:

@@ -28,17 +28,17 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def facts(setups: Sequence[Setup]) -> dict[str, Any]:
+def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
     """Lists what must be the same in every process of some runs: configs, backbone, sources and data; JSON types."""
     if len(setups) == 1:
-        return _facts(setups[0])
+        return _fingerprint(setups[0])
     every = {"the number of runs": len(setups)}
     for number, setup in enumerate(setups, 1):
-        every |= {f"{name} of run {number}": value for name, value in _facts(setup).items()}
+        every |= {f"{name} of run {number}": value for name, value in _fingerprint(setup).items()}
     return every
 
 
-def _facts(setup: Setup) -> dict[str, Any]:
+def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
     settings = {flag(name): value for name, value in config.items() if name not in places}
@@ -53,10 +53,10 @@ def _facts(setup: Setup) -> dict[str, Any]:
     return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
 
 
-def of_results(facts: dict[str, Any]) -> dict[str, Any]:
+def fingerprint_of_results(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Selects the facts that the results follow from: those that must stay the same to resume a run."""
     free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
-    return {name: value for name, value in facts.items() if name.split(" of run ")[0] not in free}
+    return {name: value for name, value in fingerprint.items() if name.split(" of run ")[0] not in free}
 
 
 def machine(setup: Setup) -> dict[str, Any]:

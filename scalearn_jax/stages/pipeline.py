@@ -214,8 +214,8 @@ def _start(stack: contextlib.ExitStack, setup: Setup, runs: Sequence[Setup], res
     for run in runs:
         writes = processes.is_writer and run.config.out not in results
         folders.append(stack.enter_context(atomic_folder(run.config.out, scratch=SCRATCH)) if writes else None)
-    facts, machine = identity.facts(runs), identity.machine(setup)
-    facts_of_results = identity.of_results(facts)
+    facts, machine = identity.fingerprint(runs), identity.machine(setup)
+    facts_of_results = identity.fingerprint_of_results(facts)
     paths = [folder and folder.path for folder in folders]
     stores = [CheckpointStore(path / SCRATCH, config.keep_checkpoints) for path in paths if path]
     for store in stores if config.restart else ():

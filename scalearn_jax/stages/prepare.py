@@ -24,7 +24,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
-from scalearn_jax.stages.checks import check_settings, fresh_width, given_options
+from scalearn_jax.stages.checks import bottleneck_width, check_settings, given_options
 from scalearn_jax.train import sharding
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.typing import Params
@@ -159,8 +159,8 @@ def make_spec(
 
     The settings must have been checked, see ``check_settings``.
     """
-    if methods.has_fresh_bottleneck(method):
-        width, phi = fresh_width(config, backbone), config.non_linearity or "relu"
+    if method.trains_adapter:
+        width, phi = bottleneck_width(config, backbone), config.non_linearity or "relu"
         num_sources = 1 if method.combiner == "single" else 0  # the others make their weights, and need no bank
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)

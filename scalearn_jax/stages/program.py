@@ -26,7 +26,7 @@ from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
 from scalearn_jax.train.state import Position, TrainState
-from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
@@ -74,7 +74,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
         )
         for run in setups
     ]  # they keep their rates in the state, so that the first one's update serves all
-    if features.are_constant(setup.method, setup.spec):
+    if features.trains_head_only(setup.method, setup.spec):
         apply, evaluate = features.forward, features.evaluator(setup, setup.data.dev)
         stream = features.train_batches(setup, schedule.num_steps, start_step)
     else:
@@ -83,7 +83,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     if len(setups) > 1:  # all learning rates see the same batches
         stream = (batches.concatenate([batch] * len(setups)) for batch in stream)
     loss = make_loss(setup.spec, setup.task.name, setup.task.kind, apply)
-    step = make_train_step(loss, optimizers[0], num_parts=num_parts(setup), limit=config.max_faults)
+    step = skip_faults(make_train_step(loss, optimizers[0], num_parts=num_parts(setup)), config.max_faults)
     state = replicate(first_state(setups, optimizers), setup.mesh)
     return Program(step, state, setup.frozen, stream, evaluate)
 
@@ -118,7 +118,7 @@ def _default(value: Any, otherwise: Any) -> Any:
 
 def num_parts(setup: Setup) -> int:
     """Parts that a step is accumulated from; cached features need no memory worth it."""
-    return 1 if features.are_constant(setup.method, setup.spec) else setup.config.accumulate
+    return 1 if features.trains_head_only(setup.method, setup.spec) else setup.config.accumulate
 
 
 def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:

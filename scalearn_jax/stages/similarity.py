@@ -66,7 +66,7 @@ def mean_pool(backbone: Params, batch: Batch, *, spec: BackboneSpec) -> Array:
     Returns:
       Float[N d].
     """
-    hidden = encoder.encode(backbone, batch, spec, layers="scan")  # [R, S, d]
+    hidden, _ = encoder.encode(encoder.Adapted(backbone), batch, spec, encoder.Compute(layers="scan"))  # [R, S, d]
     num_rows, row_length = batch.segments.shape
     # Each row has a bucket for each of its sequences, at most S, and one for padding.
     bucket = jnp.arange(num_rows)[:, None] * (row_length + 1) + batch.segments  # [R, S]

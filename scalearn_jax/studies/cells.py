@@ -96,7 +96,9 @@ def recipes(study: StudyConfig, out: str) -> list[Recipe]:
 
 def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
     """Source adapters trained on all their data, then those of few-shot targets, trained on a few examples."""
-    alone = study.targets if study.shots and not study.probe_sources else ()  # nothing uses a lone target's whole one
+    alone = (
+        study.targets if study.shots and not study.probe_sources else ()
+    )  # nothing uses it: a lone target has few-shot adapters
     for task in study.sources:
         if alone != (task,):
             values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}

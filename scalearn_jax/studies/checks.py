@@ -18,7 +18,6 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
 from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, method_of, recipes
 
-# Fields of a cell's config that the study gives: one run in one process, which ends when it fails.
 _SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
 # What a run folder may hold.
 RUN_FILES = (

@@ -42,8 +42,8 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     plain = [result for result in results if not result.shots and not result.coefficients]
     few_shot = [result for result in results if result.shots]
     probing = [result for result in results if result.coefficients]
-    can_draw = importlib.util.find_spec("matplotlib") is not None
-    if strict and can_draw:
+    missing = [name for name in ("matplotlib", "adjustText") if importlib.util.find_spec(name) is None]
+    if strict and not missing:
         read_omegas(plain)  # a run without its weights is reported before anything is written
     out.mkdir(parents=True, exist_ok=True)
     texts = []
@@ -64,8 +64,8 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     if comparisons := significance.compare_all([*plain, *few_shot]):
         laid_out = significance.significance_table(comparisons, title)
         _write_table(laid_out, significance.significance_csv(comparisons), out, "significance")
-    if not can_draw:
-        print("no figures: matplotlib is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
+    if missing:
+        print(f"no figures: {missing[0]} is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return "\n\n".join(texts)
     try:
         figures.draw_all(results, out)

@@ -102,7 +102,7 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
 
 
 def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
-    """Reads a cell of a study; where it lies tells what it is."""
+    """Reads a cell of a study; its place shows what it is."""
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)
     shots = next((k for k in study.get("shots", ()) if folder.parent.name == f"{k}-shot"), None)

@@ -277,7 +277,7 @@ def escape_latex(text: str) -> str:
 
     Example:
       >>> escape_latex("my_task & 5 % of -1.5 ± 0.2")
-      'my\_task \& 5 \% of $-$1.5 $\pm$ 0.2'
+      'my\\_task \\& 5 \\% of $-$1.5 $\\pm$ 0.2'
     """
     text = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
     return "".join(_ESCAPES.get(char, char) for char in " ".join(text.split()))

@@ -11,6 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from scalearn_jax import model
+from scalearn_jax.combiners.base import by_group
+from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.train.feed import Dispatch
 from scalearn_jax.train.sharding import shard_batch, whole
 from scalearn_jax.typing import Batch, Params
@@ -40,8 +42,13 @@ class Compiled(NamedTuple):
 
 
 def forward(mesh: Mesh) -> Callable:
-    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.bind_by_group``."""
-    return functools.partial(model.apply, groups=mesh.shape["data"])
+    """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.by_group``."""
+
+    def apply(params: Params, batch: Batch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> jax.Array:
+        combiner = by_group(spec.combiner_functions, mesh.shape["data"])
+        return model.apply(params, batch, spec=spec, task=task, keys=keys, combiner=combiner)
+
+    return apply
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:

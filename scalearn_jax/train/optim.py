@@ -39,7 +39,10 @@ def linear_decay(learning_rate: Array | float, num_steps: Array | int, warmup_st
 
 
 class Scheduled(NamedTuple):
-    """An optimiser's state with its schedule: as data, so that members trained together may differ in it."""
+    """An optimiser's state with its schedule: as data, so that members trained together may differ in it.
+
+    Checkpoints hold these fields. That is why this is no ``optax.inject_hyperparams``, whose state has others.
+    """
 
     step: Array
     learning_rate: Array
@@ -105,8 +108,8 @@ def published_adamw(
     """
 
     def init(params):
-        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        return AdamState(jnp.zeros((), jnp.int32), zeros(), zeros())
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return AdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(grads, state, params):
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
@@ -124,7 +127,7 @@ def published_adamw(
 
 
 def decays(path: str) -> bool:
-    """Says whether weight decay applies to a leaf: to all but biases and layer norms."""
+    """Whether weight decay applies to a leaf: to all but biases and layer norms."""
     return not path.endswith(("bias", "norm/scale"))
 
 
@@ -142,7 +145,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _optax_adamw(rate, *, weight_decay, decays):
-    mask = lambda params: tree.map_with_path(lambda path, _: decays(path), params)  # noqa: E731
+    def mask(params):
+        return tree.map_with_path(lambda path, _: decays(path), params)
+
     return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
 
 
@@ -190,6 +195,9 @@ def make_optimizer(
     rates = {group: learning_rate for group in trainable} | dict(group_rates or {})
     make = functools.partial(OPTIMIZERS[optimizer], weight_decay=weight_decay, decays=decays)
     transforms = {group: scheduled(make, rate, num_steps, warmup_steps) for group, rate in rates.items()}
-    labels = lambda params: tree.map_with_path(lambda path, _: label(path, trainable), params)  # noqa: E731
+
+    def labels(params):
+        return tree.map_with_path(lambda path, _: label(path, trainable), params)
+
     grouped = optax.multi_transform(transforms | {"frozen": optax.set_to_zero()}, labels)
     return grouped if clip_norm is None else optax.chain(clip_by_global_norm(clip_norm), grouped)

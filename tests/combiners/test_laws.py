@@ -9,6 +9,7 @@ import pytest
 
 from scalearn_jax import combiners, model, tree
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models.dropout import dropout_keys
 from tests.support import tiny
 
 SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
@@ -21,8 +22,8 @@ ROUNDING = {"rtol": 2e-5, "atol": 2e-5}
 _apply = jax.jit(model.apply, static_argnames=("spec", "task"))
 
 
-def logits(spec, params, batch, **kwargs):
-    return _apply(params, batch, spec=spec, task="demo", **kwargs)
+def logits(spec, params, batch, key=None):
+    return _apply(params, batch, spec=spec, task="demo", keys=dropout_keys(key, spec.backbone.num_layers))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -30,7 +31,8 @@ def value_and_gradient(spec, params, batch, key=None):
     """Differentiates all but the backbone, which keeps compilation short."""
 
     def total(learned):
-        logits = model.apply(params | learned, batch, spec=spec, task="demo", key=key)
+        keys = dropout_keys(key, spec.backbone.num_layers)
+        logits = model.apply(params | learned, batch, spec=spec, task="demo", keys=keys)
         return (logits**2).sum()
 
     return jax.value_and_grad(total)({name: leaf for name, leaf in params.items() if name != "backbone"})
@@ -157,7 +159,7 @@ def test_remat_changes_nothing(name):
 def test_dropout_on_omega_is_one_mask_a_layer():
     spec = tiny.spec("scalearn-uniform++", options={"dropout": 0.5})
     bank = model.init(jax.random.key(0), spec)["adapters"]
-    site = spec.make_combiner.bind({"omega": jnp.ones((3, 1))}, bank, key=jax.random.key(1))
+    site = spec.combiner_functions.bind({"omega": jnp.ones((3, 1))}, bank, keys=dropout_keys(jax.random.key(1), 2))
     factors = site["scale"].reshape(2, 3, 4)
     chex.assert_trees_all_equal(factors, jnp.broadcast_to(factors[..., :1], factors.shape))
     assert set(factors.ravel().tolist()) == {0.0, 2.0}
@@ -168,7 +170,7 @@ def test_dropout_on_omega_is_one_mask_a_layer():
 def test_omega_starts_at_two_over_n(name):
     spec = tiny.spec(name)
     shape = banks.BankShape(12, 8, 768, 48)
-    omega = spec.make_combiner.init(jax.random.key(0), shape)["omega"]
+    omega = spec.combiner_functions.init(jax.random.key(0), shape)["omega"]
     assert abs(float(omega.mean()) - 0.25) < 0.004 / omega.size**0.5
     assert omega.size < 100 or abs(float(omega.std()) / 0.001 - 1) < 0.2
 
@@ -187,7 +189,7 @@ def test_wrong_number_of_sources_is_named(name):
     spec = tiny.spec(name)
     params = tiny.params(spec)
     params["adapters"] = jax.tree.map(lambda leaf: leaf[:, :2], params["adapters"])
-    if name == "fusion":  # attends over however many sources there are
+    if name == "fusion":  # attends to however many sources there are
         assert logits(spec, params, tiny.batch()).shape == (4, 3)
     else:
         with pytest.raises(ValueError, match="2 sources|omega|shape"):

@@ -22,7 +22,7 @@ from scalearn_jax.config.checks import fields_where
 from scalearn_jax.config.schema import field_types
 from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.errors import InputError, masked
-from scalearn_jax.methods import METHODS, has_fresh_bottleneck
+from scalearn_jax.methods import METHODS
 
 ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
 TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
@@ -215,7 +215,7 @@ def test_what_is_called_a_folder_or_file_is_a_path(cls):
 
 def test_methods_with_a_bottleneck_of_their_own_take_its_size():
     for method in METHODS.values():
-        assert has_fresh_bottleneck(method) == ("reduction_factor" in combiner_settings(method.combiner))
+        assert method.trains_adapter == ("reduction_factor" in combiner_settings(method.combiner))
 
 
 def test_config_is_frozen():

@@ -15,18 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax import model, tree
-from scalearn_jax.combiners import COMBINERS
-from scalearn_jax.combiners import baselines as generated
+from scalearn_jax.combiners.base import Combiner
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.losses import LOSSES, masked_mean
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models import encoder
 from scalearn_jax.models import pretrained as hf
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.typing import Batch, Params
-
-for _name in ("compacter", "ia3", "propetl"):
-    COMBINERS.setdefault(_name, getattr(generated, _name))
 
 
 class Variant(NamedTuple):
@@ -85,13 +82,16 @@ class Model:
     spec: model.ModelSpec
     params: Params
 
-    def logits(self, batch: Batch, params: Params | None = None, mask=None):
+    def logits(self, batch: Batch, params: Params | None = None, combiner: Combiner | None = None):
         """The logits of the one head."""
-        return model.apply(params or self.params, batch, spec=self.spec, task="head", mask=mask)
+        return model.apply(params or self.params, batch, spec=self.spec, task="head", combiner=combiner)
 
     def hidden(self, batch: Batch):
         """The embedding output and every layer's output, [L+1 R S d]."""
-        return model.encode(self.params, batch, spec=self.spec, all_layers=True)
+        embeddings = encoder.Embeddings(self.spec.backbone, self.spec.dtype)
+        embedded = embeddings.apply({"params": self.params["backbone"]["embeddings"]}, batch)
+        _, outputs = model.encode(self.params, batch, spec=self.spec, observe=lambda site, h, out: out)
+        return jnp.concatenate([embedded[None], outputs])
 
     def loss(self, batch: Batch, logits):
         """The mean loss of some logits."""
@@ -171,10 +171,9 @@ class Case:
 
     def batch(self, labels: str, prefix: str = "") -> Batch:
         """The batch ``<prefix>input_ids`` with ``labels``; a [B K S] input gives K sequences an example."""
-        get = lambda name: self.inputs.get(f"{prefix}{name}")  # noqa: E731
-        return make_batch(
-            get("input_ids"), get("attention_mask"), get("token_type_ids"), self.inputs[labels], self.backbone[1]
-        )
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        arrays = (self.inputs.get(f"{prefix}{name}") for name in names)
+        return make_batch(*arrays, self.inputs[labels], self.backbone[1])
 
     def build(
         self,
@@ -186,6 +185,7 @@ class Case:
         dtype: str = "float64",
         non_linearity: str | None = None,
         layers: str = "loop",
+        bottleneck: int = 0,
         **options,
     ) -> Model:
         """Assembles a model.
@@ -196,6 +196,7 @@ class Case:
           sources: tasks whose adapters make the bank; ``None`` for all.
           head: name of the head.
           dtype: of parameters and arithmetic.
+          bottleneck: width of a baseline's adapter, where there is no bank.
         """
         backbone, backbone_spec = self.backbone
         sources = self.tasks if sources is None else sources
@@ -208,7 +209,7 @@ class Case:
             tuple(sorted(options.items())),
             heads=(("head", head_spec),),
             num_sources=len(sources),
-            bottleneck=banks.shape(bank).bottleneck if bank else 0,
+            bottleneck=banks.shape(bank).bottleneck if bank else bottleneck,
             non_linearity=non_linearity or self.non_linearity,
             backbone_dropout=False,
             dtype=dtype,
@@ -238,7 +239,10 @@ def make_batch(tokens, attention_mask, token_types, labels, spec) -> Batch:
     RoBERTa counts non-padding tokens, and padding tokens get the padding position, one before the first.
     """
     num_sequences, length = int(np.prod(tokens.shape[:-1])), tokens.shape[-1]
-    rows = lambda array: jnp.asarray(array.reshape(num_sequences, length), jnp.int32)  # noqa: E731
+
+    def rows(array):
+        return jnp.asarray(array.reshape(num_sequences, length), jnp.int32)
+
     real = tokens != spec.pad_id
     positions = np.cumsum(real, -1) * real - 1 if spec.position_offset else np.arange(length) + np.zeros_like(tokens)
     first = np.stack([np.arange(num_sequences), np.zeros(num_sequences, int)], -1)

@@ -13,8 +13,10 @@ from unittest import mock
 import jax
 import numpy as np
 
-from scalearn_jax.combiners.scalearn import source_updates
+from scalearn_jax.combiners.base import Combiner
+from scalearn_jax.combiners.scalearn import effective_omega, scale, source_updates
 from scalearn_jax.io.tensors import load_tensors
+from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
 from scalearn_jax.typing import Batch, Params
@@ -142,7 +144,7 @@ def soup(case: Case) -> Iterator[Result]:
     for part in ("include_target", "exclude_target"):
         weights = described[part]["weights"]
         model = case.build("average", weights=tuple(weights.get(task, 0.0) for task in case.tasks))
-        site = model.spec.make_combiner.bind({}, model.params["adapters"])
+        site = model.spec.combiner_functions.bind({}, model.params["adapters"])
         ours = to_torch(site) | {"logits_f64": model.logits(case.batch("labels_target"))}
         theirs = {key.removeprefix(f"{part}."): array for key, array in stored.items() if key.startswith(part)}
         yield compare(f"forward/soup {part}", ours, theirs, STORED_AS_FLOAT32)
@@ -156,7 +158,8 @@ def _compacter(tensors: dict[str, np.ndarray]) -> dict:
         for part, module in parts.items()
     }
     transfer["rule"] = next(array for name, array in tensors.items() if name.endswith("phm_rule"))
-    return {"combiner": "compacter", "transfer": transfer, "sources": [], "non_linearity": "gelu"}
+    width = transfer["down"]["bias"].shape[-1]
+    return {"combiner": "compacter", "transfer": transfer, "sources": [], "bottleneck": width, "non_linearity": "gelu"}
 
 
 def _ia3(tensors: dict[str, np.ndarray]) -> dict:
@@ -174,7 +177,13 @@ def _propetl(tensors: dict[str, np.ndarray]) -> dict:
         for leaf in ("weight", "bias")
     }
     scores = {part: stack_layers(tensors, f"output.adapters_mask.base.{part}_mask") for part in ("down", "up")}
-    return {"combiner": "propetl", "transfer": {"adapter": from_torch(leaves), "scores": scores}, "sources": []}
+    adapter, width = from_torch(leaves), leaves["down.bias"].shape[-1]
+    return {
+        "combiner": "propetl",
+        "transfer": {"adapter": adapter, "scores": scores},
+        "sources": [],
+        "bottleneck": width,
+    }
 
 
 BASELINES = {"baseline_compacterpp": _compacter, "baseline_ia3": _ia3, "baseline_propetl": _propetl}
@@ -198,7 +207,7 @@ def internals(case: Case, variant: str) -> Iterator[Result]:
 def record(model: Model, batch: Batch) -> dict[str, np.ndarray]:
     """Runs the encoder and keeps each layer's input, source outputs, update and attention over the sources."""
     seen: dict[str, list] = {"query_input": [], "up": [], "update": [], "attention": []}
-    combiner, bank = model.spec.make_combiner, model.params["adapters"]
+    combiner, bank = model.spec.combiner_functions, model.params["adapters"]
 
     def update(site: Params, h):
         layer = jax.tree.map(lambda leaf: leaf[len(seen["up"])], bank)
@@ -214,7 +223,9 @@ def record(model: Model, batch: Batch) -> dict[str, np.ndarray]:
     original = FUSION.attend
     site = combiner.bind(model.params["transfer"], bank)
     with mock.patch.object(FUSION, "attend", attend):
-        encoder.encode(model.params["backbone"], batch, model.spec.backbone, site=site, update=update)
+        encoder.encode(
+            encoder.Adapted(model.params["backbone"], site, update), batch, model.spec.backbone, encoder.Compute()
+        )
     return {key: np.stack(values) for key, values in seen.items() if values}
 
 
@@ -230,11 +241,14 @@ def gradients(case: Case, name: str) -> Iterator[Result]:
         yield compare(f"grads/{name}{f' {compose}' if compose else ''}", grads | {"loss": loss}, stored, GRADIENT)
 
 
-def loss_and_gradients(model: Model, batch: Batch, mask=None) -> tuple:
+def loss_and_gradients(model: Model, batch: Batch, combiner: Combiner | None = None) -> tuple:
     """The loss, and its gradients under the reference's names."""
     single = model.spec.combiner == "single"
     trainable = {group: model.params[group] for group in ("adapters" if single else "transfer", "heads")}
-    loss = lambda trainable: model.loss(batch, model.logits(batch, model.params | trainable, mask))  # noqa: E731
+
+    def loss(trainable):
+        return model.loss(batch, model.logits(batch, model.params | trainable, combiner))
+
     value, grads = jax.value_and_grad(loss)(trainable)
     named = to_torch(banks.select(grads["adapters"], 0) if single else grads["transfer"])
     return value, named | to_torch(grads["heads"]["head"], "head.")
@@ -247,7 +261,31 @@ def dropout(case: Case, name: str) -> Iterator[Result]:
     mask, rate = stored.pop("mask"), float(stored.pop("rate"))
     for compose in COMPOSE:
         model = case.build_variant(variant, compose, dropout=rate)
-        loss, grads = loss_and_gradients(model, batch, mask)
+        combiner = replayed(model.spec, mask)
+        loss, grads = loss_and_gradients(model, batch, combiner)
         ours = {f"grad.{key}": grad for key, grad in grads.items()}
-        ours |= {"logits": model.logits(batch, mask=mask), "loss": loss}
+        ours |= {"logits": model.logits(batch, combiner=combiner), "loss": loss}
         yield compare(f"dropout/{name} {compose}", ours, stored, FLOAT64)
+
+
+def replayed(spec: ModelSpec, mask: np.ndarray) -> Combiner:
+    """The combiner of a spec with a mask in place of its own dropout: on omega, or on the scores of AdapterFusion."""
+    combiner, compose = spec.combiner_functions, spec.option("compose")
+
+    def bind_scaled(transfer: Params, bank: Params, *, keys) -> Params:
+        omega = effective_omega(transfer["omega"], spec.backbone.num_layers, spec.option("normalise", "none"))
+        return scale(bank, omega * mask, compose)
+
+    def bind_masked(transfer: Params, bank: Params, *, keys) -> Params:
+        return {"inner": combiner.bind(transfer, bank, keys=keys), "mask": mask}
+
+    def fuse(site: Params, z):
+        own = site["mask"] if z.ndim == 3 else site["mask"][:, 0]  # first tokens alone: one sequence a row
+        with mock.patch.object(FUSION, "apply_dropout", lambda key, scores, rate: scores * own):
+            return combiner.apply(site["inner"], z)
+
+    return (
+        combiner._replace(bind=bind_masked, apply=fuse)
+        if spec.combiner == "fusion"
+        else combiner._replace(bind=bind_scaled)
+    )

@@ -133,9 +133,9 @@ def train(case: Case, start: Model, method: methods.Method, run: Run, num_steps:
 
 def train_batch(case: Case, i: int) -> Batch:
     """Batch i of the training runs."""
-    get = lambda name: case.inputs[f"train_{name}"][i] if f"train_{name}" in case.inputs else None  # noqa: E731
-    tokens, mask, types = (get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
-    return make_batch(tokens, mask, types, get("labels"), case.backbone[1])
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    arrays = (case.inputs[f"train_{name}"][i] if f"train_{name}" in case.inputs else None for name in names)
+    return make_batch(*arrays, case.backbone[1])
 
 
 def final_names(start: Model, params: dict) -> dict[str, np.ndarray]:
@@ -260,7 +260,10 @@ def num_parameters(backbone: BackboneSpec, num_tasks: int, combiner: str, option
 
 def num_trained_scores() -> int:
     """Counts ProPETL mask scores that get a gradient; the release trains none."""
-    combiner = make("propetl")
-    params = combiner.init(jax.random.key(0), banks.BankShape(2, 0, 8, 4))
-    total = lambda params: sum(leaf.sum() for leaf in jax.tree.leaves(combiner.bind(params, {})))  # noqa: E731
+    combiner, shape = make("propetl"), banks.BankShape(2, 0, 8, 4)
+    params = combiner.init(jax.random.key(0), shape)
+
+    def total(params):
+        return sum(leaf.sum() for leaf in jax.tree.leaves(combiner.bind(params, banks.zeros(shape))))
+
     return sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(jax.grad(total)(params)["scores"]))

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests import conftest  # noqa: E402, F401  eight devices and cheap compilation, as in the tests; before jax
-from tests.project.test_net import call, commands_of, made_with  # noqa: E402
+from tests.project.test_net import call, commands, made_with  # noqa: E402
 
 GOLDEN = ROOT / "tests/golden"
 _SMALL = (
@@ -158,8 +158,8 @@ def make_help() -> None:
     folder = GOLDEN / "help"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for words in commands_of(call("--help")):
-        (folder / f"{'-'.join(['scalearn', *words])}.txt").write_text(call(*words, "--help"), encoding="utf-8")
+    for name, words in commands().items():
+        (folder / f"{name}.txt").write_text(call(*words, "--help"), encoding="utf-8")
 
 
 def make_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scalearn_jax.models import dropout as dropouts
 from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import gelu
-from scalearn_jax.models.norm import LayerNorm
+from scalearn_jax.models.layers import LayerNorm
 
 KEY = jax.random.key(3)
 X = jax.random.normal(KEY, (3, 5, 16))

@@ -61,13 +61,35 @@ def test_a_masked_source_is_one_scaled_by_zero():
 def test_observing_changes_nothing_and_sees_every_site(layers):
     spec = tiny.spec(layers=layers)
     params, batch = tiny.params(spec), tiny.batch()
-    plain = model.encode(params, batch, spec=spec)
-    hidden, seen = model.encode(params, batch, spec=spec, observe=lambda site, h: {"h": h, "bias": site["up"]["bias"]})
+    plain, nothing = model.encode(params, batch, spec=spec)
+    hidden, seen = model.encode(
+        params, batch, spec=spec, observe=lambda site, h, out: {"h": h, "out": out, "bias": site["up"]["bias"]}
+    )
+    assert nothing is None
     chex.assert_trees_all_close(hidden, plain, rtol=1e-6)
     assert seen["h"].shape == (2, *hidden.shape)
+    chex.assert_trees_all_equal(seen["out"][-1], hidden)
     chex.assert_trees_all_close(
-        seen["bias"], spec.make_combiner.bind(params["transfer"], params["adapters"])["up"]["bias"]
+        seen["bias"], spec.combiner_functions.bind(params["transfer"], params["adapters"])["up"]["bias"]
     )
+
+
+@pytest.mark.parametrize("layers", ["loop", "scan"])
+def test_first_tokens_alone_have_the_states_they_have_among_all(layers):
+    spec = tiny.spec("fusion", layers=layers)
+    params = tiny.params(spec)
+    for batch in (tiny.batch(), tiny.batch((1, 1), row_length=1), tiny.pack(tiny.batch(), [[0, 1], [3, 2]], 12)):
+        adapted = model.adapt(params, spec=spec)
+        hidden, _ = encoder.encode(adapted, batch, spec.backbone, spec.compute)
+        first = encoder.encode_first(adapted, batch, spec.backbone, spec.compute)
+        chex.assert_trees_all_close(first, hidden[batch.example_at[:, 0], batch.example_at[:, 1]], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_unequal_shape_stop_at_the_door():
+    spec = tiny.spec("none")
+    batch = tiny.batch()
+    with pytest.raises(AssertionError, match="shape"):
+        model.features(tiny.params(spec), batch._replace(segments=batch.segments[:, :1]), spec=spec)
 
 
 def test_select_undoes_stack_and_padding_is_dead():

@@ -221,19 +221,19 @@ def words(text):
 
 @pytest.mark.parametrize("path", sorted(HELP.glob("*.txt")), ids=lambda path: path.stem)
 def test_help_is_as_before(path):
-    command = next(words for words in commands_of(call("--help")) if "-".join(["scalearn", *words]) == path.stem)
-    found, stored = call(*command, "--help"), path.read_text(encoding="utf-8")
+    found, stored = call(*commands()[path.stem], "--help"), path.read_text(encoding="utf-8")
     assert words(found) == words(stored)
     if version("tyro") == TYRO:
         assert found == stored
 
 
 def test_every_command_has_its_help():
-    assert {"-".join(["scalearn", *words]) for words in commands_of(call("--help"))} == {p.stem for p in HELP.iterdir()}
+    assert sorted(commands()) == sorted(path.stem for path in HELP.iterdir())
 
 
-def commands_of(usage):
-    """Lists the commands and stages that the command line names, each as its words; the empty one is itself."""
+def commands():
+    """Lists the commands and stages that the command line names: name of the file of their help -> their words."""
     listed = re.compile(r"^  ([a-z-]+)  ", re.MULTILINE)
-    names = listed.findall(usage)
-    return [[], *([name] for name in names), *(["plan", stage] for stage in listed.findall(call("plan", "--help")))]
+    names, stages = (listed.findall(call(*argv, "--help")) for argv in ([], ["plan"]))
+    leaves = [(), *((name,) for name in names), *(("plan", stage) for stage in stages)]
+    return {"-".join(("scalearn", *leaf)): leaf for leaf in leaves}

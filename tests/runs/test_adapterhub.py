@@ -183,7 +183,7 @@ def test_a_name_with_a_dot_is_refused(tmp_path):
         ({"hidden_size": 32.0}, "hidden_size must be a whole number"),
         ({"hidden_size": float("nan")}, "hidden_size must be a whole number from 1 to 65536, got nan"),
         ({"hidden_size": "32"}, "hidden_size must be a whole number from 1 to 65536, got '32'"),
-        ({"hidden_size": [[]]}, "got list"),
+        ({"hidden_size": [[]]}, r"got \[\[\]\]; restore the file"),
         ({"name": 3}, "name must be 1 to 200 printable characters, got '3'"),
         ({"name": ""}, "name must be"),
         ({"name": "\x1b[2J"}, r"printable characters, got '.x1b"),

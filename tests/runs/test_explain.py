@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scalearn_jax import cli, methods, tree
-from scalearn_jax.combiners.scalearn import effective_omega
+from scalearn_jax.combiners.scalearn import VARIANTS, effective_omega
 from scalearn_jax.config import ExplainConfig, TransferConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
@@ -32,7 +32,7 @@ from tests.support import tiny, tiny_backbone
 TASK = Task("demo", "regression", ("text",), metrics=("pearson",), max_length=8)
 HEADS = (("demo", HeadSpec(num_outputs=1, dropout=0.0)),)
 LENGTHS, BATCH_SIZE = (5, 3, 3, 5, 5, 3), 4  # the second batch is short
-CASES = [(name, "none") for name in attribution.VARIANTS] + [("scalearn", "softmax"), ("scalearn-uniform++", "mean")]
+CASES = [(name, "none") for name in VARIANTS] + [("scalearn", "softmax"), ("scalearn-uniform++", "mean")]
 FILES = ["contributions.csv", "explain.json", "explain.png", "explain.svg", "omega.csv", "pruning.csv", "sources.csv"]
 
 
@@ -77,13 +77,13 @@ def site_inputs(backbone, site, batch):
         inputs.append(h)
         return bottleneck(site, h)
 
-    encoder.encode(backbone, batch, tiny.BACKBONE, site=site, update=update)
+    encoder.encode(encoder.Adapted(backbone, site, update), batch, tiny.BACKBONE, encoder.Compute())
     return inputs
 
 
 def slow_contributions(spec, params, split):
     """Runs every example alone and unpadded, then loops over layers, sources and tokens."""
-    omega = effective_omega(params["transfer"]["omega"], 2, dict(spec.combiner_options)["normalise"])
+    omega = effective_omega(params["transfer"]["omega"], 2, spec.option("normalise"))
     site = banks.widen(params["adapters"], omega)
     bank, omega = jax.tree.map(np.asarray, (params["adapters"], omega))
     sums = np.zeros(omega.shape[:2])

@@ -39,7 +39,7 @@ def make_run(method, num_sources=3, head="two_layer", seed=0):
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_foldable_methods_are_those_that_bind_to_an_adapter(method):
     run = make_run(method)
-    site = run.spec.make_combiner.bind(run.members[0]["transfer"], run.members[0]["adapters"]) or {}
+    site = model.adapt(run.members[0], spec=run.spec).site
     assert (method in portable.foldable()) == ({"down", "up"} <= site.keys()) == (method not in OTHERS)
 
 

@@ -61,7 +61,8 @@ EVERYTHING |= {"sources": ("me/fold",)}
 
 def all_of(where):
     """Reads everything that was fetched: a content hash, a vocabulary, tables, an adapter's hash."""
-    data = [splits.load_splits(tasks.get(name), data_dir=where.get("data_dir")) for name in EVERYTHING["tasks"]]
+    loaded = [splits.load_splits(tasks.get(name), data_dir=where.get("data_dir")) for name in EVERYTHING["tasks"]]
+    data = [[table[:] for table in tables] for tables in loaded]
     vocabulary = tokens.load_tokenizer(where["backbone"]).get_vocab()
     return pretrained.load_hashed_backbone(where["backbone"])[2], vocabulary, data, load_source(where["sources"]).hash
 

@@ -194,7 +194,7 @@ def _larger(monkeypatch):
         up = made.adapter["up"] | {"kernel": 1.01 * made.adapter["up"]["kernel"]}
         return dataclasses.replace(made, adapter=made.adapter | {"up": up})
 
-    monkeypatch.setattr(portable, "to_plain_adapter", to_plain_adapter)
+    monkeypatch.setattr(fold, "to_plain_adapter", to_plain_adapter)
 
 
 def _one_bit(monkeypatch):

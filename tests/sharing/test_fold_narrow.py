@@ -121,7 +121,7 @@ def site_inputs(backbone, site, batch):
         inputs.append(z)
         return bottleneck(site, z)
 
-    encoder.encode(backbone, batch, tiny.BACKBONE, site=site, update=update)
+    encoder.encode(encoder.Adapted(backbone, site, update), batch, tiny.BACKBONE, encoder.Compute())
     return inputs
 
 
@@ -159,12 +159,12 @@ def test_a_pruned_fold_is_the_model_with_the_other_sources_masked(method):
     spec, params = folding.published_form(run.spec, run.members[0])
     z = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
     for kept in map(np.array, ([False, True, False], [True, False, True], [True, True, True])):
-        site = spec.make_combiner.bind(params["transfer"], banks.mask(params["adapters"], jnp.asarray(kept)))
+        site = spec.combiner_functions.bind(params["transfer"], banks.mask(params["adapters"], jnp.asarray(kept)))
         adapter = folding.prune(spec, params, kept)
         assert adapter["down"]["bias"].shape == (2, 4 * kept.sum())
         for layer in range(2):
             of_layer = lambda leaf, at=layer: leaf[at]  # noqa: E731
-            expected = spec.make_combiner.apply(jax.tree.map(of_layer, site), z)
+            expected = spec.combiner_functions.apply(jax.tree.map(of_layer, site), z)
             found = bottleneck(jax.tree.map(of_layer, adapter), z)
             np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
     jax.tree.map(

@@ -44,7 +44,7 @@ def train(backbone, sources, out, **changes):
 def test_cached_features_change_nothing(target, method, options, backbone, source, tmp_path, monkeypatch):
     sources = () if method == "head" else (source,)
     cached = train(backbone, sources, tmp_path / "cached", target=target, method=method, **options)
-    monkeypatch.setattr(features, "are_constant", lambda method, spec: False)
+    monkeypatch.setattr(features, "trains_head_only", lambda method, spec: False)
     plain = train(backbone, sources, tmp_path / "plain", target=target, method=method, **options)
     for name in ("seed-0.safetensors", "seed-3.safetensors"):
         ours, theirs = (tree.flatten(load_tree(folder / name)) for folder in (cached, plain))
@@ -92,7 +92,7 @@ def test_any_part_of_a_split_can_be_encoded(backbone, source, tmp_path, monkeypa
 )
 def test_what_learns_below_the_head_is_never_cached(method, dropout, constant):
     spec = model.ModelSpec(None, backbone_dropout=dropout)
-    assert features.are_constant(methods.get(method), spec) is constant
+    assert features.trains_head_only(methods.get(method), spec) is constant
 
 
 def test_the_folder_is_an_ordinary_run(backbone, source, tmp_path):

@@ -32,8 +32,8 @@ def test_the_product_of_mean_unit_vectors_is_the_mean_pairwise_cosine():
 
 
 def test_a_text_is_the_mean_of_its_tokens_last_states():
-    hidden = encoder.encode(ENCODER, tiny.batch((5,), row_length=5), tiny.BACKBONE)  # [1, 5, d]
     batch = tiny.batch((5,), row_length=5)
+    hidden, _ = encoder.encode(encoder.Adapted(ENCODER), batch, tiny.BACKBONE, encoder.Compute())  # [1, 5, d]
     found = similarity.mean_pool(ENCODER, batch, spec=tiny.BACKBONE)
     np.testing.assert_allclose(found[0], hidden[0].mean(0), atol=1e-5)
 

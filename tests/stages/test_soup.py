@@ -124,8 +124,7 @@ def test_weights_do_not_depend_on_seeds_cache_or_order_of_sources(weighed, backb
 
 
 def test_equal_texts_are_equally_alike(backbone, sources, tmp_path):
-    table = splits.load_splits(tasks.get(TARGET)).train
-    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    rows = splits.load_splits(tasks.get(TARGET)).train.to_list()
     (tmp_path / "my" / "twin").mkdir(parents=True)
     for split in splits.SPLITS:
         (tmp_path / "my" / "twin" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from scalearn_jax.config import ReportConfig
-from scalearn_jax.io import plot as look
+from scalearn_jax.io import plot
 from scalearn_jax.runs.figures import mean_omega
 from scalearn_jax.studies import report
 from scalearn_jax.studies.figures import draw_all, few_shot, omega, parameters, probing
@@ -89,7 +89,7 @@ def test_a_figure_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path, monk
             raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"), look.drawing(tmp_path, "f", 1, 1):
+    with pytest.raises(OSError, match="disk full"), plot.drawing(tmp_path, "f", 1, 1):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"] and (tmp_path / "f.png").read_bytes() == b"old"
 
@@ -106,7 +106,7 @@ def test_figures_fit_a_page(tmp_path):
         width, height = map(
             float, re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', path.read_text()[:2000]).groups()
         )
-        assert width <= 72 * look.PAGE[0] + 1e-6 and height <= 72 * look.PAGE[1] + 1e-6
+        assert width <= 72 * plot.PAGE[0] + 1e-6 and height <= 72 * plot.PAGE[1] + 1e-6
 
 
 def test_omegas_are_shown_by_source_and_layer(study):
@@ -170,7 +170,7 @@ def test_nothing_is_drawn_of_nothing(draw, tmp_path):
 
 
 def test_styles_differ_without_colour():
-    styles = look.styles([f"m{number}" for number in range(14)]).values()
+    styles = plot.styles([f"m{number}" for number in range(14)]).values()
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 14
 
 

@@ -40,7 +40,7 @@ def write(folder, backbone, task, *, method="scalearn", head="two_layer", seeds=
     folder.mkdir(parents=True)
     for seed in seeds:
         save_tensors(folder / f"seed-{seed}.safetensors", _drawn(spec, seed))
-    names = [] if methods.has_fresh_bottleneck(methods.get(method)) else [f"s{i}" for i in range(spec.num_sources)]
+    names = [] if methods.get(method).trains_adapter else [f"s{i}" for i in range(spec.num_sources)]
     info = {
         "format": run_info.FORMAT,
         "kind": "transfer",

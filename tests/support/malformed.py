@@ -219,9 +219,9 @@ class Place:
 
 
 def snapshot(root: Path) -> dict[str, Any]:
-    """Every path below a folder with what it holds."""
+    """Every path below a folder with what it holds, but for the two files that say who writes or wrote it."""
     held = {}
-    for path in sorted(root.rglob("*")):
+    for path in sorted(path for path in root.rglob("*") if path.name not in (".lock", ".owner")):
         name = str(path.relative_to(root))
         held[name] = str(path.readlink()) if path.is_symlink() else path.is_dir() or path.read_bytes()
     return held

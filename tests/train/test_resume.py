@@ -276,6 +276,6 @@ def test_too_many_faults_in_a_row_end_a_run_with_a_diagnosis(inputs, tmp_path):
 
 
 def test_leave_to_read_pickles_is_no_other_run():
-    assert identity.of_results({"--allow-pickle": True, "--allow-pickle of run 2": True, "--epochs": 1}) == {
-        "--epochs": 1
-    }
+    assert identity.fingerprint_of_results(
+        {"--allow-pickle": True, "--allow-pickle of run 2": True, "--epochs": 1}
+    ) == {"--epochs": 1}

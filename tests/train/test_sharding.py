@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.combiners.base import by_group
 from scalearn_jax.data.batches import ROW_FIELDS
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
@@ -22,7 +23,7 @@ from scalearn_jax.train import state as states
 from scalearn_jax.train.compile import compile_train_step, forward
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import check_mesh
-from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from tests.support import tiny
 
 # eight heads, and every dropout on
@@ -56,7 +57,7 @@ def prepare(name, mesh, backbone=BACKBONE, num_sources=4, bottleneck=8, head=Non
     loss = make_loss(spec, "demo", "classification", forward(mesh))
     state = jax.vmap(lambda one, key: states.create(one, tx, key))(tree.stack([trainable]), jax.random.key(7)[None])
     return Training(
-        compile_train_step(make_train_step(loss, tx), mesh),
+        compile_train_step(skip_faults(make_train_step(loss, tx)), mesh),
         sharding.replicate(state, mesh),
         sharding.place_frozen(frozen, mesh, backbone.num_heads),
         tree.num_parameters(trainable),
@@ -109,7 +110,8 @@ def test_binding_a_copy_for_each_group_of_rows_changes_nothing(combiner):
     params = tiny.params(spec)
 
     def loss(transfer, groups):
-        logits = model.apply(params | {"transfer": transfer}, tiny.batch(), spec=spec, task="demo", groups=groups)
+        all_params, combiner = params | {"transfer": transfer}, by_group(spec.combiner_functions, groups)
+        logits = model.apply(all_params, tiny.batch(), spec=spec, task="demo", combiner=combiner)
         return (logits**2).sum()
 
     one, two = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params["transfer"], groups) for groups in (1, 2))

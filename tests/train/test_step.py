@@ -11,7 +11,7 @@ from scalearn_jax.train import sharding
 from scalearn_jax.train import state as states
 from scalearn_jax.train.compile import compile_train_step
 from scalearn_jax.train.optim import make_optimizer
-from scalearn_jax.train.step import make_loss, make_train_step
+from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from tests.support import tiny
 
 TRAINED = ("single", "scalearn", "scalearn-uniform++", "fusion", "soup", "full")
@@ -132,7 +132,7 @@ def faulty(when, limit):
         return loss, {"loss": loss}
 
     tx = make_optimizer(learning_rate=0.1, num_steps=8, trainable=("head",), clip_norm=1.0)
-    step, batch = jax.jit(make_train_step(loss_fn, tx, limit=limit)), tiny.batch()
+    step, batch = jax.jit(skip_faults(make_train_step(loss_fn, tx), limit)), tiny.batch()
     state = states.create({"heads": {"x": jnp.array([1.0, 2.0])}}, tx, jax.random.key(0))
     found = [state]
     for _ in range(8):

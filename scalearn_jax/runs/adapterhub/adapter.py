@@ -81,8 +81,7 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
     """Reads one adapter.
 
     Args:
-      folder: holds ``adapter_config.json``, in which keys that older versions lacked may be missing, and
-        ``adapter.safetensors``.
+      folder: holds ``adapter_config.json`` and ``adapter.safetensors``.
       allow_pickle: whether to read ``pytorch_adapter.bin`` where there are no safetensors.
 
     Returns:
@@ -108,7 +107,17 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
         raise unknown("non_linearity", non_linearity, NON_LINEARITIES, where=str(folder / "adapter_config.json"))
     described = {key: content.get(key) for key in ("name", "hidden_size", "model_type", "model_name")}
     described |= {"non_linearity": non_linearity, "reduction_factor": content["config"].get("reduction_factor")}
-    return _from_tensors(tensors, name, hidden_size, folder), described
+    what = f"{folder}: the tensors are not those of one adapter {name!r}"
+    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what)
+    width = max(found[0, LEAVES["down/bias"]].size, 1)
+    shapes = {"down/kernel": (width, hidden_size), "down/bias": (width,)}
+    shapes |= {"up/kernel": (hidden_size, width), "up/bias": (hidden_size,)}
+    leaves = stacked(found, {LEAVES[path]: shape for path, shape in shapes.items()}, folder)
+    adapter: Params = {"down": {}, "up": {}}
+    for path, leaf in LEAVES.items():
+        part, kind = path.split("/")
+        adapter[part][kind] = np.ascontiguousarray(leaves[leaf].swapaxes(1, 2)) if kind == "kernel" else leaves[leaf]
+    return adapter, described
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -127,12 +136,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 f"{path}: {key} is {value!r}, expected {LAYOUT[key_now]!r}; only the Pfeiffer layout (seq_bn: one plain"
                 " bottleneck after the feed-forward sublayer) can be read."
             )
-    _check_values(content, path)
-    return content
-
-
-def _check_values(content: dict[str, Any], path: Path) -> None:
-    """Checks what the adapter's file says of itself; all of it is data that anyone may have written."""
     check_owner(content, path)
     check_name(content["name"], path)
     factor = content["config"].get("reduction_factor")
@@ -141,21 +144,7 @@ def _check_values(content: dict[str, Any], path: Path) -> None:
         raise InputError(
             f"{path}: reduction_factor must be above 0 and at most {MAX_HIDDEN_SIZE}, got {factor!r}; restore it."
         )
-
-
-def _from_tensors(tensors: dict[str, np.ndarray], name: str, hidden_size: int, folder: Path) -> Params:
-    what = f"{folder}: the tensors are not those of one adapter {name!r}"
-    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what)
-    width = max(found[0, LEAVES["down/bias"]].size, 1)
-    shapes = {"down/kernel": (width, hidden_size), "down/bias": (width,)}
-    shapes |= {"up/kernel": (hidden_size, width), "up/bias": (hidden_size,)}
-    leaves = stacked(found, {LEAVES[path]: shape for path, shape in shapes.items()}, folder)
-    adapter: Params = {"down": {}, "up": {}}
-    for path, leaf in LEAVES.items():
-        part, kind = path.split("/")
-        array = leaves[leaf]
-        adapter[part][kind] = np.ascontiguousarray(array.swapaxes(1, 2)) if kind == "kernel" else array
-    return adapter
+    return content
 
 
 def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, Any]) -> None:
@@ -177,18 +166,14 @@ def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, An
     details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}
     details["reduction_factor"] = reduction_factor(hidden_size, width, preferred=config.get("reduction_factor"))
     content = {"config": dict(sorted(details.items())), "hidden_size": hidden_size, **described}
-    save_tensors(Path(folder) / "adapter.safetensors", _to_tensors(adapter, name, BACKBONES[family].prefix))
-    write_json(Path(folder) / "adapter_config.json", content)
-
-
-def _to_tensors(adapter: Params, name: str, prefix: str) -> dict[str, np.ndarray]:
     tensors = {}
     for path, leaf in LEAVES.items():
         part, kind = path.split("/")
         for layer, array in enumerate(np.asarray(adapter[part][kind], np.float32)):
-            key = f"{prefix}.encoder.layer.{layer}.output.adapters.{name}.{leaf}"
+            key = f"{BACKBONES[family].prefix}.encoder.layer.{layer}.output.adapters.{name}.{leaf}"
             tensors[key] = array.T if kind == "kernel" else array
-    return tensors
+    save_tensors(Path(folder) / "adapter.safetensors", tensors)
+    write_json(Path(folder) / "adapter_config.json", content)
 
 
 def reduction_factor(hidden_size: int, width: int, *, preferred: float | None = None) -> int | float:

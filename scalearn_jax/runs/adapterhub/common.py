@@ -20,21 +20,12 @@ MAX_SOURCES = 1000  # adapters that one layer combines
 
 
 def is_name(name: Any) -> bool:
-    """Whether something can be an adapter's name.
-
-    Example:
-      >>> is_name("rte"), is_name(""), is_name(5)
-      (True, False, False)
-    """
+    """Whether something can be an adapter's name."""
     return isinstance(name, str) and name.isprintable() and 1 <= len(name) <= MAX_NAME
 
 
 def check_name(name: Any, path: Path) -> None:
-    """Checks a name that a file gives: it may be anyone's.
-
-    Raises:
-      InputError: no text, too long, or of characters that cannot be shown.
-    """
+    """Checks a name in a file, which may come from anyone."""
     if not is_name(name):
         raise InputError(
             f"{path}: name must be 1 to {MAX_NAME} printable characters, got {str(name)[:60]!r}; rename it."
@@ -42,11 +33,7 @@ def check_name(name: Any, path: Path) -> None:
 
 
 def check_owner(content: dict[str, Any], path: Path) -> None:
-    """Checks what a file says of the encoder that its weights are for.
-
-    Raises:
-      InputError: an impossible size, or a family or name that is no text.
-    """
+    """Checks the size, family and name of the encoder that the weights of a file are for."""
     whole(content.get("hidden_size"), 1, MAX_HIDDEN_SIZE, f"{path}: hidden_size")
     for key in ("model_type", "model_name"):
         if not isinstance(content.get(key), str | None):
@@ -54,7 +41,7 @@ def check_owner(content: dict[str, Any], path: Path) -> None:
 
 
 def read_combination(folder: Path, file: str, layout: Mapping[str, Any], only: str) -> dict[str, Any]:
-    """Reads the configuration of layers that combine adapters.
+    """Reads the configuration of layers that combine adapters, and checks it.
 
     Args:
       folder: the folder.
@@ -63,10 +50,7 @@ def read_combination(folder: Path, file: str, layout: Mapping[str, Any], only: s
       only: what can be read, for the error.
 
     Returns:
-      The checked content, with ``adapter_names`` as a tuple in the order of the layers.
-
-    Raises:
-      InputError: another format, another layout, or damaged values.
+      The content, with ``adapter_names`` as a tuple in the order of the layers.
     """
     path = folder / file
     content = read_settings(folder, file)
@@ -96,15 +80,7 @@ def check_adapter_name(name: str) -> None:
 
 
 def describe_origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Describes whose weights a folder holds, as its configuration file does.
-
-    Args:
-      name: of the adapter, head or fusion; without dots.
-      config: ``model_type``, a key of ``BACKBONES``, and optionally ``model_name``.
-
-    Raises:
-      InputError: unknown ``model_type``, or a name that the format cannot hold.
-    """
+    """Describes whose weights a folder holds, from ``model_type`` and ``model_name`` of a config."""
     check_adapter_name(name)
     family = config.get("model_type")
     if family not in BACKBONES:
@@ -119,11 +95,7 @@ def describe_origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[str, np.ndarray]:
-    """Reads the first file of tensors there is; a pickle only where it is allowed.
-
-    Raises:
-      InputError: there is none that may be read.
-    """
+    """Reads the first file of tensors there is; a pickle only where it is allowed."""
     for name in names:
         if (folder / name).exists():
             return load_tensors(inside(folder, name))
@@ -138,17 +110,7 @@ def weights(folder: Path, *names: str, pickle: str, allow_pickle: bool) -> dict[
 
 
 def of_one(tensors: Mapping[str, np.ndarray], place: str, name: str) -> dict[str, np.ndarray]:
-    """Leaves out what belongs to others whose names begin with this one: ``adapters`` saves them into the same file.
-
-    Args:
-      tensors: name -> tensor.
-      place: what comes before the name in those of a head or fusion.
-      name: of the head or fusion.
-
-    Example:
-      >>> sorted(of_one(dict.fromkeys(["heads.a.1.bias", "heads.a2.1.bias", "other"], np.ones(2)), "heads", "a"))
-      ['heads.a.1.bias', 'other']
-    """
+    """Leaves out what belongs to others whose names begin with this one: ``adapters`` saves them into the same file."""
     after = {key: key.partition(f"{place}.{name}")[2] for key in tensors}
     return {key: tensor for key, tensor in tensors.items() if after[key][:1] in ("", ".")}
 
@@ -161,17 +123,8 @@ def of_layers(
 ) -> LayerTensors:
     """Takes tensors called ``PREFIX.encoder.layer.0.output.PLACE.NAME.LEAF`` apart.
 
-    The name is matched whole: that of a fusion may begin another's.
-
-    Args:
-      tensors: name -> tensor, and no others.
-      place: a regular expression.
-      name: of the adapter or fusion.
-      leaves: what every layer must have.
-      what: whose they are, for the error.
-
-    Raises:
-      InputError: some are missing, or there are others.
+    The name is matched whole: that of a fusion may begin another's. ``place`` is a regular expression, ``leaves`` are
+    those that every layer must have, and ``what`` names the tensors in the error, if some are missing or unexpected.
     """
     pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d{{1,9}})\.output\.{place}\.{re.escape(name)}\.(.+)")
     matches = {key: match for key in tensors if (match := pattern.fullmatch(key))}
@@ -187,11 +140,7 @@ def of_layers(
 
 
 def stacked(found: LayerTensors, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> dict[str, np.ndarray]:
-    """Stacks the tensors of all layers in float32, leaf -> Float[L ...].
-
-    Raises:
-      InputError: one has another shape than ``shapes`` says, or holds whole numbers.
-    """
+    """Stacks the tensors of all layers in float32, leaf -> Float[L ...], and checks their shapes."""
     for (layer, leaf), tensor in found.items():
         if tensor.shape != shapes[leaf]:
             raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shapes[leaf]}.")
@@ -201,11 +150,7 @@ def stacked(found: LayerTensors, shapes: Mapping[str, tuple[int, ...]], folder: 
 
 
 def layers_of_stacks(tensors: Mapping[str, np.ndarray], what: str) -> LayerTensors:
-    """Takes tensors apart that are stacked over the layers already.
-
-    Raises:
-      InputError: they have different numbers of layers.
-    """
+    """Takes tensors apart that are stacked over the layers already."""
     sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise InputError(f"{what} in every layer; found tensors for {sorted(sizes)} layers.")
@@ -213,10 +158,6 @@ def layers_of_stacks(tensors: Mapping[str, np.ndarray], what: str) -> LayerTenso
 
 
 def check_dtype(tensor: np.ndarray, what: str) -> None:
-    """Checks that a tensor holds floating-point numbers.
-
-    Raises:
-      InputError: it does not.
-    """
+    """Checks that a tensor holds floating-point numbers."""
     if tensor.dtype.kind in "biuc":
         raise InputError(f"{what} is {tensor.dtype}, expected floating-point numbers.")

@@ -109,16 +109,13 @@ def save_fusion(transfer: Params, folder: str | Path, *, names: Sequence[str], c
     details |= {"value": has_value, "value_initialized": has_value}
     content = {"adapter_names": list(names), "config": dict(sorted(details.items()))}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    tensors = _to_tensors(transfer, f"{BACKBONES[config['model_type']].prefix}.encoder.layer", name)
-    save_tensors(Path(folder) / "model_adapter_fusion.safetensors", tensors)
-    hidden_size = np.shape(transfer["query"]["kernel"])[-1]
-    write_json(Path(folder) / "adapter_fusion_config.json", content | {"hidden_size": hidden_size} | described)
-
-
-def _to_tensors(transfer: Params, prefix: str, name: str) -> dict[str, np.ndarray]:
-    return {
-        f"{prefix}.{layer}.output.{_PLACE}.{name}.{theirs}": array.T if kind == "kernel" else array
+    prefix = BACKBONES[config["model_type"]].prefix
+    tensors = {
+        f"{prefix}.encoder.layer.{layer}.output.{_PLACE}.{name}.{theirs}": array.T if kind == "kernel" else array
         for part, kind, theirs in LEAVES
         if part in transfer
         for layer, array in enumerate(np.asarray(transfer[part][kind], np.float32))
     }
+    save_tensors(Path(folder) / "model_adapter_fusion.safetensors", tensors)
+    hidden_size = np.shape(transfer["query"]["kernel"])[-1]
+    write_json(Path(folder) / "adapter_fusion_config.json", content | {"hidden_size": hidden_size} | described)

@@ -27,17 +27,11 @@ HEAD_TYPES = {
 
 
 class HeadFile(NamedTuple):
-    """What a head's file says of it.
+    """The description of a head in its file."""
 
-    Attributes:
-      name: the head's name.
-      kind: what it predicts, as ``Task.kind``.
-      labels: their names in the order of their ids; empty where the file names none.
-    """
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
+    name: str  # the head's name
+    kind: str  # what it predicts, as ``Task.kind``
+    labels: tuple[str, ...]  # their names in the order of their ids; empty where the file names none
 
 
 def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, HeadSpec]:
@@ -63,28 +57,31 @@ def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params
     names = ("model_head.safetensors", "head.safetensors")
     tensors = weights(folder, *names, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
     tensors = of_one(tensors, "heads", name)
-    _check_tensors(tensors, name, folder)
-    tensors = {key: np.asarray(tensor, np.float32) for key, tensor in tensors.items()}
+    leaves = [f"{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")]
+    names = {leaf: f"heads.{name}.{leaf}" for leaf in leaves}
+    if tensors.keys() != set(names.values()):
+        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names.values())}.")
+    hidden_size, num_outputs = (tensors[names[bias]].size for bias in ("1.bias", "4.bias"))
+    shapes = (hidden_size,) * 2, (hidden_size,), (num_outputs, hidden_size), (num_outputs,)
+    for leaf, shape in zip(leaves, shapes, strict=True):
+        tensor = tensors[names[leaf]]
+        if tensor.shape != shape:
+            raise InputError(f"{folder}: {leaf} of the head has shape {tensor.shape}, expected {shape}.")
+        check_dtype(tensor, f"{folder}: {leaf} of the head")
+    weight_1, bias_1, weight_4, bias_4 = (np.asarray(tensors[names[leaf]], np.float32) for leaf in leaves)
     head = {
-        ours: {"kernel": np.ascontiguousarray(tensors[f"{module}.weight"].T), "bias": tensors[f"{module}.bias"]}
-        for ours, module in (("dense", f"heads.{name}.1"), ("out", f"heads.{name}.4"))
+        "dense": {"kernel": np.ascontiguousarray(weight_1.T), "bias": bias_1},
+        "out": {"kernel": np.ascontiguousarray(weight_4.T), "bias": bias_4},
     }
     where = folder / "head_config.json"
     dropout = fraction(config.get("dropout_prob") or 0.0, f"{where}: dropout_prob")
     choices = config.get("num_choices", 1) if config.get("head_type") == "multiple_choice" else 1
     choices = whole(choices, 1, MAX_CHOICES, f"{where}: num_choices")
-    return head, HeadSpec(num_outputs=head["out"]["bias"].size, num_choices=choices, dropout=dropout)
+    return head, HeadSpec(num_outputs=num_outputs, num_choices=choices, dropout=dropout)
 
 
 def describe_head(folder: str | Path) -> HeadFile:
-    """Reads what a head predicts.
-
-    Args:
-      folder: holds ``head_config.json``.
-
-    Raises:
-      InputError: a damaged file, or a head for something else than whole texts.
-    """
+    """Reads what a head predicts, from its ``head_config.json``."""
     path = Path(folder) / "head_config.json"
     config, name = _read_config(Path(folder))
     theirs = config.get("head_type", "classification")
@@ -92,19 +89,13 @@ def describe_head(folder: str | Path) -> HeadFile:
     if not isinstance(theirs, str) or theirs not in kinds:
         raise unknown("head_type", theirs, kinds, where=str(path))
     kind = "regression" if theirs == "classification" and config.get("num_labels") == 1 else kinds[theirs]
-    return HeadFile(name, kind, _labels(config.get("label2id"), path))
-
-
-def _labels(ids: Any, path: Path) -> tuple[str, ...]:
-    """The label names of a file in the order of their ids, which must be 0, 1, ..."""
-    if not ids:
-        return ()
+    ids = config.get("label2id") or {}
     if not isinstance(ids, dict) or not all(isinstance(name, str) and is_printable(name) for name in ids):
         raise InputError(f"{path}: label2id must map printable names to ids; restore the file.")
     numbers = list(ids.values())
     if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
         raise InputError(f"{path}: the ids of label2id must be 0 to {len(numbers) - 1}, got {str(numbers)[:60]}.")
-    return tuple(sorted(ids, key=ids.get))
+    return HeadFile(name, kind, tuple(sorted(ids, key=ids.get)))
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
@@ -118,20 +109,6 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
             raise InputError(f"{path}: {key} is {config[key]!r}, expected {value!r}.")
     check_name(name, path)
     return config, name
-
-
-def _check_tensors(tensors: dict[str, np.ndarray], name: str, folder: Path) -> None:
-    names = {f"heads.{name}.{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")}
-    if tensors.keys() != names:
-        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names)}.")
-    hidden_size, num_outputs = (tensors[f"heads.{name}.{place}.bias"].size for place in (1, 4))
-    shapes = {"1.weight": (hidden_size,) * 2, "1.bias": (hidden_size,)}
-    shapes |= {"4.weight": (num_outputs, hidden_size), "4.bias": (num_outputs,)}
-    for leaf, shape in shapes.items():
-        tensor = tensors[f"heads.{name}.{leaf}"]
-        if tensor.shape != shape:
-            raise InputError(f"{folder}: {leaf} of the head has shape {tensor.shape}, expected {shape}.")
-        check_dtype(tensor, f"{folder}: {leaf} of the head")
 
 
 def save_head(

@@ -42,29 +42,20 @@ from scalearn_jax.typing import Array, Batch, Params
 
 
 class Rows(NamedTuple):
-    """Sequences to answer, laid out in rows; the fields are those of ``Batch``, but for the last.
-
-    Attributes:
-      row_tasks: Int[R], whose sequences a row holds.
-    """
+    """Sequences to answer, laid out in rows; the fields are those of ``Batch``, but for the last."""
 
     tokens: Array
     token_types: Array
     segments: Array
     positions: Array
     example_at: Array
-    row_tasks: Array
+    row_tasks: Array  # Int[R], whose sequences a row holds
 
 
 def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
-    """Says of each row of a batch which task its sequences are of.
+    """Marks each row of a batch with the one task that its single sequences are of.
 
-    Args:
-      batch: of single sequences, whose rows hold those of one task each.
-      tasks: Int[n], the task of each sequence; n <= N, the others are fillers.
-
-    Returns:
-      The rows.
+    ``tasks`` Int[n] are those of the sequences; n <= N, the others are fillers.
     """
     row_tasks = np.full(len(batch.tokens), tasks[0], np.int32)  # also of rows that hold nothing
     row_tasks[batch.example_at[: len(tasks), 0]] = tasks
@@ -74,30 +65,18 @@ def rows_of(batch: Batch, tasks: np.ndarray) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class MixedSpec:
-    """Everything static about a model of several tasks; hashable.
+    """Everything static about a model of several tasks; hashable."""
 
-    Attributes:
-      model: sizes of the encoder, type and layout of the computation; its combiner and heads do not count.
-      non_linearities: phi of each of the K adapters.
-      num_outputs: C, of the widest head.
-    """
-
-    model: ModelSpec
-    non_linearities: tuple[str, ...]
-    num_outputs: int
+    model: ModelSpec  # sizes of the encoder, type and layout of the computation; its combiner and heads do not count
+    non_linearities: tuple[str, ...]  # phi of each of the K adapters
+    num_outputs: int  # C, of the widest head
 
 
 def stack(parts: Sequence[PlainAdapter]) -> Params:
     """Stacks the adapters and heads of K tasks; narrower ones are padded, an adapter with dead units.
 
-    Args:
-      parts: the tasks, each with a head, over one backbone.
-
     Returns:
       ``{"adapters", "heads"}``: ``down`` kernel Float[L K d w] and so on, ``out`` kernel Float[K d C] and so on.
-
-    Raises:
-      InputError: adapters of different hidden size or depth.
     """
     widest = max(part.head["out"]["bias"].size for part in parts)
 
@@ -127,16 +106,9 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
     with sizes.precision():
         if sizes.dtype == "mixed":
             backbone, bank = half_kernels(backbone), half_kernels(bank)
-        first = encoder.encode(
-            backbone,
-            rows,
-            sizes.backbone,
-            site={"layer": np.arange(sizes.backbone.num_layers)},  # the bank is read where it lies: no copy a layer
-            update=_update(bank, spec.non_linearities, rows.row_tasks, tasks),
-            dtype=sizes.compute_dtype,
-            layers=sizes.layers,
-            first_only=True,
-        )
+        site = {"layer": np.arange(sizes.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
+        update = _update(bank, spec.non_linearities, rows.row_tasks, tasks)
+        first = encoder.encode_first(encoder.Adapted(backbone, site, update), rows, sizes.backbone, sizes.compute)
         first = first.astype(jnp.promote_types(first.dtype, jnp.float32))
         head = Head(HeadSpec(num_outputs=spec.num_outputs), sizes.backbone.hidden_size)
         return _chosen(jax.vmap(lambda own: head.apply({"params": own}, first))(params["heads"]), tasks)
@@ -155,7 +127,7 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
         own = partial(looked_up, site["layer"])
         if len(phis) == 1:
             return own(0, z)
-        if z.shape[1] == 1:  # the last layer, at first tokens only: [N, 1, d]
+        if z.ndim == 2:  # first tokens only: [N, d]
             return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
         several = lambda z: jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))  # noqa: E731
         return jax.lax.cond((row_tasks == row_tasks[0]).all(), partial(own, row_tasks[0]), several, z)
@@ -166,9 +138,7 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
 def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array], Array]:
     """Makes the function (number of the layer, of the task, z Float[... d]) -> the update of their adapter.
 
-    Args:
-      bank: ``down`` kernel Float[L K d w] and so on.
-      phis: the non-linearities of the K tasks, which may differ.
+    ``bank`` holds ``down`` kernel Float[L K d w] and so on, ``phis`` are the non-linearities of the K tasks.
     """
     names = tuple(dict.fromkeys(phis))
     functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
@@ -202,19 +172,17 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
       The compiled forward pass, (params, rows on the host) -> Float[N C], see ``apply``; and its parameters.
     """
     mesh, first = make_mesh(), served[0]
-    spec = dataclasses.replace(first.spec, dtype=dtype or _common([one.spec.dtype for one in served], "float32"))
-    if first.portable is None:
+    dtypes, layers = {one.spec.dtype for one in served}, {one.spec.layers for one in served}
+    dtype = dtype or (first.spec.dtype if len(dtypes) == 1 else "float32")
+    if first.plain_adapter is None:
+        spec = dataclasses.replace(first.spec, dtype=dtype)
         return _compile_single(spec, first.task.name, mesh), replicate(first.params, mesh)
-    parts = [one.portable for one in served]
-    sizes = ModelSpec(parts[0].backbone, dtype=spec.dtype, layers=_common([one.spec.layers for one in served], "loop"))
+    parts = [one.plain_adapter for one in served]
+    sizes = ModelSpec(parts[0].backbone, dtype=dtype, layers=first.spec.layers if len(layers) == 1 else "loop")
     widest = max(part.head_spec.num_outputs for part in parts)
     forward = _compile_mixed(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
     backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
     return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
-
-
-def _common(values: Sequence[str], otherwise: str) -> str:
-    return values[0] if len(set(values)) == 1 else otherwise
 
 
 @cache

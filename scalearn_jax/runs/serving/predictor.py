@@ -77,15 +77,12 @@ class Predictor:
           *folders: each a finished run, or an AdapterHub adapter with its head (what ``scalearn fold`` and ``export``
             write, or a stranger's). Several must share a backbone and be one adapter in each layer, as all methods but
             fusion, ia3, full and head are.
-          backbone: where the backbone lies now; needed where no folder says.
+          backbone: where the backbone lies now; needed where no folder names it.
           seed: which seed of a run; by default its first.
           batch_size: N, sequences of a step; an example of a task with K choices has K.
           dtype: type of the computation, see ``ModelSpec``; by default that of the runs, float32 where they differ.
           allow_pickle: whether to read weights without safetensors.
           any_base_model: whether an adapter may name another base model than the backbone.
-
-        Returns:
-          The predictor.
 
         Raises:
           InputError: a folder that cannot be served, or folders that do not fit each other; see ``open_folders``.
@@ -141,25 +138,21 @@ class Predictor:
         return self._answers(questions.of_texts(texts, tasks, self.tasks))
 
     def predict_table(self, table: Table, where: str, tasks: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Answers the rows of a file, as ``predict`` does.
-
-        Args:
-          table: its columns.
-          where: the file, for errors.
-          tasks: the task of each row; ``None`` where there is one.
-        """
+        """Answers the rows of the file ``where``, as ``predict`` does; ``tasks`` as there."""
         return self._answers(questions.of_table(table, where, tasks, self.tasks))
 
     def logits(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
-        """Computes what ``predict`` words.
+        """Computes the logits behind ``predict``.
 
         Returns:
           For each text in order Float[C]; of a task with K choices Float[K], of one that makes several examples of a
           text, such as ReCoRD, Float[number of examples, C].
         """
-        asked = questions.of_texts(texts, tasks, self.tasks)
-        of_query = zip(asked, self._logits(asked), strict=True)
-        return _in_order(asked, [_by_row(query, logits) for query, logits in of_query])
+        asked, found = questions.of_texts(texts, tasks, self.tasks), []
+        for query, logits in zip(asked, self._logits(asked), strict=True):
+            rows = questions.examples_of(query.task, query.table)
+            found.append([logits[own] if query.task.derive == "record" else logits[own[0]] for own in rows])
+        return _in_order(asked, found)
 
     def _answers(self, asked: list[Query]) -> list[dict[str, Any]]:
         of_query = zip(asked, self._logits(asked), strict=True)
@@ -169,42 +162,38 @@ class Predictor:
         """Computes Float[n C] of each query's examples, or Float[n K]."""
         if not asked:
             return []
-        encoded = [self._encoded(query) for query in asked]
-        groups = np.repeat([query.number for query in asked], [len(one.lengths) for one in encoded])
-        logits = self._of_sequences(_joined(encoded), groups)
-        parts = np.split(logits, np.cumsum([len(one.lengths) for one in encoded])[:-1])
-        return [
-            _finite(part[:, : query.task.num_outputs], query.task).reshape(len(one), -1)
-            for part, query, one in zip(parts, asked, encoded, strict=True)
-        ]
-
-    def _encoded(self, query: Query) -> tokens.Encoded:
-        task = query.task
-        with self._lock:  # a tokenizer keeps the length it cuts at
-            encoded = tokens.encode(self.tokenizer, task, query.table, max_length=task.max_length, labels=False)
-        return tokens.check_ids(encoded, self.backbone, self.where)
+        encoded = []
+        for task, table in ((query.task, query.table) for query in asked):
+            with self._lock:  # a tokenizer keeps the length it cuts at
+                one = tokens.encode(self.tokenizer, task, table, max_length=task.max_length, labels=False)
+            encoded.append(tokens.check_ids(one, self.backbone, self.where))
+        counts = [len(one.lengths) for one in encoded]
+        logits = self._of_sequences(_joined(encoded), np.repeat([query.number for query in asked], counts))
+        found = []
+        for query, one, part in zip(asked, encoded, np.split(logits, np.cumsum(counts)[:-1]), strict=True):
+            part = part[:, : query.task.num_outputs]
+            if not np.isfinite(part).all():
+                raise FloatingPointError(
+                    f"the logits of task {query.task.name} are not finite; are its weights damaged?"
+                )
+            found.append(part.reshape(len(one), -1))
+        return found
 
     def _of_sequences(self, encoded: tokens.Encoded, groups: np.ndarray) -> np.ndarray:
         """Computes the heads' outputs for single sequences, in order."""
-        row_length = packing.rounded_up(encoded.lengths.max(), self.row_lengths)
-        layout = {"batch_size": self.batch_size, "row_length": row_length, "row_choices": self.row_choices}
         outputs = []
         for start in range(0, len(encoded), self.batch_size):
             sequences = np.arange(start, min(start + self.batch_size, len(encoded)))
-            batch = batches.make_batch(encoded, sequences, groups=groups[sequences], **layout)
+            batch = batches.make_batch(
+                encoded,
+                sequences,
+                groups=groups[sequences],
+                batch_size=self.batch_size,
+                row_length=packing.rounded_up(encoded.lengths.max(), self.row_lengths),
+                row_choices=self.row_choices,
+            )
             outputs.append(self.forward(self.params, mixed.rows_of(batch, groups[sequences])))
         return np.concatenate(jax.device_get(outputs))[: len(encoded)]
-
-
-def _finite(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Checks that logits are numbers, which those of damaged weights need not be.
-
-    Raises:
-      FloatingPointError: they are not.
-    """
-    if not np.isfinite(logits).all():
-        raise FloatingPointError(f"the logits of task {task.name} are not finite; are its weights damaged?")
-    return logits
 
 
 def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:
@@ -217,11 +206,6 @@ def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:
         labels=np.zeros(len(lengths), np.int32),
         pad_id=parts[0].pad_id,
     )
-
-
-def _by_row(query: Query, logits: np.ndarray) -> list[np.ndarray]:
-    rows = questions.examples_of(query.task, query.table)
-    return [logits[own] if query.task.derive == "record" else logits[own[0]] for own in rows]
 
 
 def _in_order(asked: Iterable[Query], found: Iterable[Sequence[Any]]) -> list[Any]:
@@ -237,10 +221,7 @@ def _in_order(asked: Iterable[Query], found: Iterable[Sequence[Any]]) -> list[An
 def predict(config: PredictConfig) -> Path:
     """Writes labels and probabilities for every row of a file, as JSON lines in the same order.
 
-    Each line is what ``Predictor.predict`` says of a text.
-
-    Args:
-      config: see ``PredictConfig``.
+    Each line is one result of ``Predictor.predict``.
 
     Returns:
       The output file.

@@ -1,4 +1,4 @@
-"""What a predictor is asked, by task, and what it answers: texts or rows to queries, logits to labels.
+"""Questions to a predictor and its answers: texts or rows to one query a task, logits to labels.
 
 Letters: n examples, C outputs.
 """
@@ -23,19 +23,12 @@ class PlainTask(Task):
 
 
 class Query(NamedTuple):
-    """What is asked of one task.
+    """The questions to one task."""
 
-    Attributes:
-      task: its row.
-      number: its place among the predictor's tasks.
-      positions: where its rows stood in the question, and its answers are to stand.
-      table: the examples of its rows.
-    """
-
-    task: Task
-    number: int
-    positions: list[int]
-    table: Table
+    task: Task  # its row
+    number: int  # its place among the predictor's tasks
+    positions: list[int]  # the places of its rows in the question, and of its answers
+    table: Table  # the examples of its rows
 
 
 def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
@@ -56,25 +49,11 @@ def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Map
         raise InputError(f"texts must be a list, got a {type(texts).__name__}; put a single text in a list.")
     names = _names(names, len(texts), tasks)
     rows = [_row(tasks[name], item, f"texts[{i}]") for i, (name, item) in enumerate(zip(names, texts, strict=True))]
-
-    def table(positions: list[int]) -> Table:
-        return columns([rows[i] for i in positions])
-
-    return _by_task(table, names, tasks, "the texts")
+    return _by_task(lambda positions: columns([rows[i] for i in positions]), names, tasks, "the texts")
 
 
 def of_table(table: Table, where: str, names: Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
-    """Sorts the rows of a file by task.
-
-    Args:
-      table: its columns.
-      where: the file, for errors.
-      names: the task of each row, or ``None`` where there is one task.
-      tasks: the tasks there are.
-
-    Raises:
-      InputError: an empty file, an unknown task, or rows that do not fit theirs.
-    """
+    """Sorts the rows of the file ``where`` by task; ``names`` and ``tasks`` as in ``of_texts``."""
     if not num_rows(table):
         check_columns(table, next(iter(tasks.values())).columns, where)
     names = _names(names, num_rows(table), tasks)
@@ -118,41 +97,33 @@ def _by_task(
     queries = []
     for number, (name, task) in enumerate(tasks.items()):
         if positions := [i for i, own in enumerate(names) if own == name]:
-            place = where if len(tasks) == 1 else f"{where}, of those of task {name}"
-            queries.append(_query(task, number, positions, table(positions), place))
+            place, own = where if len(tasks) == 1 else f"{where}, of those of task {name}", table(positions)
+            if isinstance(task, PlainTask) and all(value is None for value in own.get(PAIR, ())):
+                task = dataclasses.replace(task, texts=("text",))
+            queries.append(Query(task, number, positions, splits.examples(task, own, place, labels=False)))
     return queries
 
 
-def _query(task: Task, number: int, positions: list[int], table: Table, where: str) -> Query:
-    if isinstance(task, PlainTask) and all(value is None for value in table.get(PAIR, ())):
-        task = dataclasses.replace(task, texts=("text",))
-    return Query(task, number, positions, splits.examples(task, table, where, labels=False))
-
-
 def answers(task: Task, table: Table, logits: np.ndarray) -> list[dict[str, Any]]:
-    """Words the answer to each row of a task's file.
-
-    Args:
-      task: the row.
-      table: the examples of the file's rows, see ``splits.examples``.
-      logits: Float[n C] of the examples.
+    """Answers each row of a task's file, from the logits Float[n C] of its examples; see ``splits.examples``.
 
     Returns:
       One dict a row, see ``answer``; where a row's examples are candidates, ``{"label": the chosen one,
       "probabilities": {candidate: probability of being right}}``.
     """
-    examples = examples_of(task, table)
-    return _chosen(table, examples, logits) if task.derive == "record" else [answer(task, one) for one in logits]
+    if task.derive != "record":
+        return [answer(task, one) for one in logits]
+    numbers, candidates = np.array(table["question_number"]), table["candidate"]
+    right = metrics.probabilities("classification", logits)[:, 1]
+    best = metrics.chosen(logits, numbers[:, None])
+    return [
+        {"label": candidates[one], "probabilities": {candidates[row]: round(float(right[row]), 6) for row in rows}}
+        for one, rows in zip(best, examples_of(task, table), strict=True)
+    ]
 
 
 def examples_of(task: Task, table: Table) -> Sequence[np.ndarray]:
-    """Lists the examples of each row of a task's file: its own one, or one for each candidate it offers.
-
-    Example:
-      >>> from scalearn_jax.data import tasks
-      >>> [rows.tolist() for rows in examples_of(tasks.get("superglue/record"), {"question_number": [0, 0, 1]})]
-      [[0, 1], [2]]
-    """
+    """Lists the examples of each row of a task's file: its own one, or one for each candidate it offers."""
     if task.derive != "record":
         return np.arange(num_rows(table))[:, None]
     numbers = np.array(table["question_number"])
@@ -160,15 +131,11 @@ def examples_of(task: Task, table: Table) -> Sequence[np.ndarray]:
 
 
 def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
-    """Words one example's logits Float[C].
+    """Answers one example, from its logits Float[C].
 
     Returns:
       ``{"label", "probabilities": {label: p}}``; of a regression task ``{"value"}``, of a multi-label one
       ``{"labels", "probabilities"}``.
-
-    Example:
-      >>> answer(Task("demo", "regression", ("text",)), np.array([0.5]))
-      {'value': 0.5}
     """
     if task.kind == "regression":
         return {"value": float(logits[0])}
@@ -178,13 +145,3 @@ def answer(task: Task, logits: np.ndarray) -> dict[str, Any]:
     if task.kind == "multilabel":
         return {"labels": [name for name, p in table.items() if p > 0.5], "probabilities": table}
     return {"label": names[int(logits.argmax())], "probabilities": table}
-
-
-def _chosen(table: Table, examples: Sequence[np.ndarray], logits: np.ndarray) -> list[dict[str, Any]]:
-    """Words the answer to each question that several examples offer candidates for."""
-    numbers, candidates = np.array(table["question_number"]), table["candidate"]
-    right = metrics.probabilities("classification", logits)[:, 1]
-    return [
-        {"label": candidates[best], "probabilities": {candidates[row]: round(float(right[row]), 6) for row in rows}}
-        for best, rows in zip(metrics.chosen(logits, numbers[:, None]), examples, strict=True)
-    ]

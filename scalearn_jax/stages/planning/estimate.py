@@ -12,7 +12,7 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.stages.checks import fresh_width
+from scalearn_jax.stages.checks import bottleneck_width
 from scalearn_jax.stages.prepare import Data
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train.evaluate import Layout
@@ -54,8 +54,8 @@ def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, nu
     """
     method = methods.get(config.method)
     schedule = make_schedule(config, method, len(data.train))
-    fresh = methods.has_fresh_bottleneck(method)
-    width = fresh_width(config, backbone) if fresh else num_sources * backbone.hidden_size // 16
+    fresh = method.trains_adapter
+    width = bottleneck_width(config, backbone) if fresh else num_sources * backbone.hidden_size // 16
     row = forward_flops(backbone, task.max_length, width)
     steps = min(schedule.num_steps, _SAMPLED_STEPS)
     layout = {"batch_size": config.batch_size, "row_length": task.max_length}

@@ -130,7 +130,7 @@ def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     size = config.eval_batch_size
     predict = compile_predict_step(make_predict_step(setup.spec, setup.task.name), setup.mesh)
     batch, on_dev, on_test = next(setup.evaluation_layout.batches(data.dev)), len(data.dev), len(data.test)
-    if not features.are_constant(setup.method, setup.spec):
+    if not features.trains_head_only(setup.method, setup.spec):
         calls = schedule.num_evaluations * -(-on_dev // size) + -(-on_test // size)
         trained = [Work("train", step, *batch_calls) for batch_calls in train_batches(setup, schedule.num_steps)]
         return [*trained, Work("evaluate", predict, batch, calls)]

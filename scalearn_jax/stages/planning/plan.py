@@ -29,7 +29,7 @@ def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
       config: of either stage; with ``suggest``, its step is also compiled with a larger batch.
 
     Returns:
-      JSON types; ``listing.forecast`` lays them out.
+      JSON types; ``listing.forecast`` formats them.
 
     Raises:
       InputError: anything wrong with the input, as in the run itself.
@@ -79,7 +79,7 @@ def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Foreca
     multiple = math.lcm(_MULTIPLE, config.accumulate, parts)
     most = len(setup.data.train) // multiple * multiple
     larger = min(most, _LARGER * config.batch_size // multiple * multiple)
-    unknown = found.available is None or None in trained or features.are_constant(setup.method, setup.spec)
+    unknown = found.available is None or None in trained or features.trains_head_only(setup.method, setup.spec)
     if unknown or larger <= config.batch_size:
         return None
     resized = dataclasses.replace(setup, config=dataclasses.replace(config, batch_size=larger))
