@@ -147,7 +147,7 @@ def with_ranges(value: Any) -> Any:
     """Writes out ranges of whole numbers, and numbers as text, alone or in a list; anything else stays.
 
     Raises:
-      ValueError: a range runs backwards or is longer than a thousand, or all are far too many; its text is what was expected.
+      ValueError: a range runs backwards or is longer than a thousand, or all are too many; it holds what was expected.
 
     Example:
       >>> with_ranges("0-3"), with_ranges([7, "8", "9-10"])
