@@ -15,7 +15,7 @@ _ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class InputError(ValueError):
-    """A mistake in what the user passed in: one line that says what, where and how to fix it.
+    """A mistake in what the user passed in: one line with what, where and how to fix it.
 
     The command line prints it without a traceback and exits with code 2; library callers can catch it as
     an ordinary ``ValueError``.
@@ -50,7 +50,7 @@ def is_printable(text: str) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Cuts a text that stands in a message down to 60 characters; masked first, since half a token looks like none.
+    """Cuts a text for a message down to 60 characters; masked first, since half a token looks like none.
 
     Example:
       >>> len(shortened(100 * "a"))

@@ -162,7 +162,7 @@ class Task:
         hub = _hub(content.pop("hub", None), where)
         labels = content.get("labels")
         if isinstance(labels, list | tuple) and any(isinstance(label, bool) for label in labels):
-            raise InputError(f"{where}: labels {content['labels']} are true/false to YAML; quote them: 'yes', 'no'.")
+            raise InputError(f"{where}: labels {labels} are true/false to YAML; quote them: 'true', 'false'.")
         return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
 
 
