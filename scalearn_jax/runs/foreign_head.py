@@ -20,10 +20,10 @@ from scalearn_jax.typing import Params
 class Head:
     """A head as read."""
 
-    folder: Path  # where it lies
+    folder: Path  # where it is
     params: Params  # ``{"dense", "out"}``
     spec: HeadSpec  # its shape
-    file: HeadFile  # what its file says of it
+    file: HeadFile  # the description in its file
 
 
 def read_head(folder: Path, backbone: BackboneSpec, trust: Trust = NO_TRUST) -> Head:
@@ -86,9 +86,9 @@ def check_fit(task: Task, head: Head) -> None:
     found = (head.file.kind, spec.num_outputs, spec.num_choices)
     wanted = (task.kind, task.num_outputs, task.num_choices)
     if found != wanted:
-        words = ["{} of {} outputs and {} choices".format(*sizes) for sizes in (found, wanted)]
+        sizes = ["{} of {} outputs and {} choices".format(*one) for one in (found, wanted)]
         raise InputError(
-            f"the head in {head.folder} is a {words[0]}, task {task.name!r} a {words[1]}; import it with its --task."
+            f"the head in {head.folder} is a {sizes[0]}, task {task.name!r} a {sizes[1]}; import it with its --task."
         )
     ours, theirs = ([re.sub(r"\W|_", "", label.casefold()) for label in names] for names in (task.labels, labels))
     if sorted(ours) == sorted(theirs) and ours != theirs:

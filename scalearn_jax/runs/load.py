@@ -30,7 +30,7 @@ from scalearn_jax.typing import Params
 class Run:
     """A finished run, ready for use."""
 
-    folder: Path  # where it lies
+    folder: Path  # where it is
     info: dict[str, Any]  # the content of ``run.json``
     spec: ModelSpec  # the model
     task: Task  # the task row
@@ -42,7 +42,7 @@ class RunFolder:
     """A finished run whose description is read and checked, and whose weights are not read yet."""
 
     name: str  # the folder or hub id that it was asked for by
-    folder: Path  # where it lies
+    folder: Path  # where it is
     info: dict[str, Any]  # the content of ``run.json``
 
     def load(
@@ -106,7 +106,7 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Args:
       path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
       backbone: where the backbone lies now, if not where it lay in training.
-      allow_pickle: whether to read a backbone without safetensors; what the run's own files say of it does not count.
+      allow_pickle: whether to read a backbone without safetensors; the run's own files cannot allow it.
       headless: whether the run may be without a head, which some imported ones are.
 
     Raises:

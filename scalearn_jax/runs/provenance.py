@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 def command() -> str:
     """The command line of this process, as recorded in ``run.json``; tokens and passwords are masked.
 
-    Empty in a notebook, where it is that of the kernel and says nothing of the work.
+    Empty in a notebook, where it is that of the kernel.
     """
     program = Path(sys.argv[0]).name
     return "" if program.endswith("kernel_launcher.py") else masked(" ".join([program, *sys.argv[1:]]))

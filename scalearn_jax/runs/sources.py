@@ -19,7 +19,7 @@ from scalearn_jax.typing import Params
 
 
 class Trust(NamedTuple):
-    """What a user vouches for in folders that may come from anyone; what the folders say of it does not count."""
+    """What a user vouches for in folders that may come from anyone; the folders themselves cannot set it."""
 
     allow_pickle: bool = False  # weights without safetensors may be read; nothing in them is run
     any_base_model: bool = False  # an adapter may name another base model than the backbone

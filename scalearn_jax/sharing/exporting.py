@@ -106,7 +106,7 @@ def write_adapter(run: Run, seed: int, folder: Path, name: str | None = None) ->
 
 
 def write_setup(run: Run, seed: int, folder: Path) -> None:
-    """Writes the adapters of a fusion, the fusion with its head, and the file that says how they belong together.
+    """Writes the adapters of a fusion, the fusion with its head, and the file that joins them.
 
     The head has the fusion's name: the other library looks for it in the folder of that name.
     """

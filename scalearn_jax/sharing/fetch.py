@@ -5,7 +5,6 @@ What is fetched stays in the hub's own cache (``HF_HOME``), where the same comma
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from scalearn_jax.config import FetchConfig
 from scalearn_jax.data import splits, tasks
@@ -17,15 +16,6 @@ from scalearn_jax.io.hub import is_id, is_model_id, split_revision
 from scalearn_jax.train.memory import format_bytes
 
 
-class Fetched(NamedTuple):
-    """One backbone, data set or adapter in the hub's cache."""
-
-    kind: str  # ``"backbone"``, ``"data"`` or ``"source"``
-    repo: str  # its id
-    commit: str  # what was read of it
-    files: tuple[Path, ...]  # the files in the cache
-
-
 def fetch(config: FetchConfig) -> str:
     """Fetches what a config names into the hub's cache.
 
@@ -35,12 +25,20 @@ def fetch(config: FetchConfig) -> str:
     Example:
       >>> print(fetch(FetchConfig(backbone=("FacebookAI/roberta-base",), suite="glue")))  # doctest: +SKIP
     """
-    names = (*config.tasks, *(tasks.SUITES[config.suite] if config.suite else ()))
-    fetched = [
-        *(_fetch_backbone(name, config.allow_pickle) for name in config.backbone),
-        *(_fetch_data(tasks.get(name)) for name in names),
-        *(_fetch_source(name, config.allow_pickle) for name in config.sources),
-    ]
+    names, fetched = (*config.tasks, *(tasks.SUITES[config.suite] if config.suite else ())), []
+    for name in config.backbone:
+        _check_remote("--backbone", name)
+        where = model_folder.folder(name, allow_pickle=config.allow_pickle)
+        files = {path for pattern in (*model_folder.FILES, model_folder.PICKLE) for path in where.glob(pattern)}
+        fetched.append(("backbone", split_revision(name)[0], where.name, tuple(sorted(files))))
+    for task in map(tasks.get, names):
+        where = splits.hub_folder(task)
+        files = [path for paths in splits.hub_files(task, where).values() for path in paths]
+        fetched.append(("data", task.hub.repo, where.name, tuple(files)))
+    for name in config.sources:
+        _check_remote("--sources", name)
+        where, _ = hub.source_folder(name, flag="--sources", allow_pickle=config.allow_pickle)
+        fetched.append(("source", split_revision(name)[0], where.name, tuple(hub.shareable(where).values())))
     rows = []
     for kind, repo, commit, files in dict.fromkeys(fetched):  # tasks may share their data
         size = format_bytes(sum(path.stat().st_size for path in files))
@@ -49,25 +47,6 @@ def fetch(config: FetchConfig) -> str:
     flags += [f"--sources {' '.join(config.sources)}"] if config.sources else []
     table = tables.plain(["fetched", "from", "commit", "files", "size"], rows)
     return f"{table}\n\nnext, without a network: HF_HUB_OFFLINE=1 scalearn transfer {' '.join([*flags, '...'])}"
-
-
-def _fetch_backbone(name: str, allow_pickle: bool) -> Fetched:
-    _check_remote("--backbone", name)
-    where = model_folder.folder(name, allow_pickle=allow_pickle)
-    files = {path for pattern in (*model_folder.FILES, model_folder.PICKLE) for path in where.glob(pattern)}
-    return Fetched("backbone", split_revision(name)[0], where.name, tuple(sorted(files)))
-
-
-def _fetch_source(name: str, allow_pickle: bool) -> Fetched:
-    _check_remote("--sources", name)
-    where, _ = hub.source_folder(name, flag="--sources", allow_pickle=allow_pickle)
-    return Fetched("source", split_revision(name)[0], where.name, tuple(hub.shareable(where).values()))
-
-
-def _fetch_data(task: tasks.Task) -> Fetched:
-    cached = splits.hub_folder(task)
-    files = (path for paths in splits.hub_files(task, cached).values() for path in paths)
-    return Fetched("data", task.hub.repo, cached.name, tuple(files))
 
 
 def _check_remote(flag: str, name: str) -> None:

@@ -92,7 +92,11 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
             "reduction_factor": adapterhub.reduction_factor(written.backbone.hidden_size, written.width),
             **measure_fold(made, written, params["backbone"], text, logits),
         }
-        more = {"fold": measured, **_scales(spec, params)}
+        more = {"fold": measured}
+        if spec.combiner in VARIANTS:  # from which a model card draws its figure
+            normalise = spec.option("normalise", "none")
+            _, means = omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)
+            more["omega"] = means.tolist()
         if written.width < whole.width:  # the run's scores are not those of what is written
             is_whole_split = config.texts is None and config.max_samples is None and config.split != "train"
             more["scores"] = {config.split: measured["scores"]} if is_whole_split else {}
@@ -110,14 +114,6 @@ def best_seed(run: Run) -> int:
         return value if isinstance(value, float) and math.isfinite(value) else -math.inf
 
     return max(run.members, key=score)
-
-
-def _scales(spec: ModelSpec, params: Params) -> dict[str, Any]:
-    """The scales of a ScaLearn model, from which a model card draws its figure."""
-    if spec.combiner not in VARIANTS:
-        return {}
-    normalise = spec.option("normalise", "none")
-    return {"omega": omega_norms(params["transfer"]["omega"], spec.backbone.num_layers, normalise)[1].tolist()}
 
 
 def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:

@@ -1,7 +1,4 @@
-"""The content of a foreign folder, recognised by its files (several libraries share their names), and read.
-
-Letters: T source tasks.
-"""
+"""The content of a foreign folder, recognised by its files (several libraries share their names), and read."""
 
 import dataclasses
 import hashlib
@@ -22,7 +19,7 @@ from scalearn_jax.typing import Params
 class Format(NamedTuple):
     """One format."""
 
-    about: str  # what it is, in words
+    about: str  # its name in plain English
     settings: str  # its configuration file
     weights: tuple[str, ...] = ()  # its files of weights; the first there is counts
 
@@ -114,7 +111,7 @@ def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
 class Found:
     """The content of a folder of another library."""
 
-    folder: Path  # where it lies
+    folder: Path  # where it is
     kind: str  # a key of ``FORMATS``
     method: str  # a key of ``METHODS``
     described: dict[str, Any]  # its configuration; ``name``, ``model_type`` and ``model_name`` at least

@@ -11,7 +11,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.methods import METHODS
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.sharing import release as published
+from scalearn_jax.sharing import release
 from tests.conftest import ROOT
 from tests.support.bin_files import pickled, state
 from tests.support.released import LAYERS as VARIANTS
@@ -167,7 +167,7 @@ def test_names_that_the_format_cannot_hold_are_refused(tmp_path, name, reason):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_published_layers_are_told_apart_and_read(variant):
-    transfer, described = published.load_scalearn(TRANSFER / variant)
+    transfer, described = release.load_scalearn(TRANSFER / variant)
     stored = load_tensors(TRANSFER / variant / "transfer.safetensors")["omega"]
     np.testing.assert_array_equal(transfer["omega"], stored)
     assert described["method"] == VARIANTS[variant] and described["method"] in METHODS
@@ -186,15 +186,15 @@ def test_published_pickles_are_read_on_request(tmp_path):
     name = "roberta.encoder.layer.{}.output.scalearn_layer.mnli,qqp,stsb,rte.omega"
     folder = published_bin(copied("scalearn", tmp_path / "a"), {name.format(i): x for i, x in enumerate(omega)})
     with pytest.raises(InputError, match="--allow-pickle"):
-        published.load_scalearn(folder)
-    np.testing.assert_array_equal(published.load_scalearn(folder, allow_pickle=True)[0]["omega"], omega)
+        release.load_scalearn(folder)
+    np.testing.assert_array_equal(release.load_scalearn(folder, allow_pickle=True)[0]["omega"], omega)
 
 
 @pytest.mark.parametrize("variant", ["scalearn_pp", "scalearn_uniform_pp"])
 def test_an_empty_published_file_is_named(tmp_path, variant):
     folder = published_bin(copied(variant, tmp_path / "a"), {})
     with pytest.raises(InputError, match=r"scalearn.bin is empty, as the published .* put transfer.safetensors"):
-        published.load_scalearn(folder, allow_pickle=True)
+        release.load_scalearn(folder, allow_pickle=True)
 
 
 @pytest.mark.parametrize(
@@ -215,5 +215,5 @@ def test_published_layers_that_contradict_their_configuration_are_refused(tmp_pa
     folder = copied(variant, tmp_path / "a")
     change(folder / "scalearn_config.json", **changes)
     with pytest.raises(InputError) as error:
-        published.load_scalearn(folder)
+        release.load_scalearn(folder)
     assert message in str(error.value)

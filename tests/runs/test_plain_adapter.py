@@ -12,8 +12,8 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.load import Run
+from scalearn_jax.runs.plain_adapter import check_foldable, foldable, to_plain_adapter
 from tests.support import tiny
 
 TASK = Task("demo", "classification", ("text",), ("a", "b", "c"))
@@ -24,7 +24,7 @@ COEFFICIENTS = (0.5, -1.0, 2.0, 0.25, 1.5, -0.5, 3.0, 0.125)
 
 
 def make_run(method, num_sources=3, head="two_layer", seed=0):
-    """A run of random parameters, as ``runs.load_run`` would give it."""
+    """A run of random parameters, as ``load_run`` would give it."""
     row = methods.get(method)
     options = row.options | {"fixed": {"coefficients": COEFFICIENTS[:num_sources]}}.get(method, {})
     sizes = {"num_sources": num_sources} if row.uses_sources else {}
@@ -33,22 +33,22 @@ def make_run(method, num_sources=3, head="two_layer", seed=0):
     if method == "soup":
         spec = dataclasses.replace(spec, combiner_options=())
     info = {"method": method, "backbone": {"path": "b", "revision": None, "hash": "h"}}
-    return runs.Run(Path("run"), info, spec, TASK, {0: tiny.params(spec, seed)})
+    return Run(Path("run"), info, spec, TASK, {0: tiny.params(spec, seed)})
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_foldable_methods_are_those_that_bind_to_an_adapter(method):
     run = make_run(method)
     site = model.adapt(run.members[0], spec=run.spec).site
-    assert (method in portable.foldable()) == ({"down", "up"} <= site.keys()) == (method not in OTHERS)
+    assert (method in foldable()) == ({"down", "up"} <= site.keys()) == (method not in OTHERS)
 
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_other_methods_are_refused(method):
     with pytest.raises(InputError, match=f"run is a {method!r} run, .* expected one of scalearn, "):
-        portable.to_plain_adapter(make_run(method), 0)
+        to_plain_adapter(make_run(method), 0)
     with pytest.raises(InputError, match=f"folder is a {method!r} run"):
-        portable.check_foldable("folder", {"method": method})
+        check_foldable("folder", {"method": method})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_other_methods_are_refused(method):
 )
 def test_logits_are_those_of_the_run(method, head):
     run = make_run(method, head=head)
-    folded, params, batch = portable.to_plain_adapter(run, 0), run.members[0], tiny.batch()
+    folded, params, batch = to_plain_adapter(run, 0), run.members[0], tiny.batch()
     backbone = {name: leaf for name, leaf in params["backbone"].items() if name != "pooler"}
     apply = jax.jit(model.apply, static_argnames=("spec", "task"))
     expected = apply(params, batch, spec=run.spec, task="demo")
@@ -75,7 +75,7 @@ def test_logits_are_those_of_the_run(method, head):
 def test_a_fold_is_the_scaled_sum_of_its_sources(method, num_sources):
     """In float64, source by source and layer by layer, from the factors alone."""
     run = make_run(method, num_sources)
-    folded, z = portable.to_plain_adapter(run, 0), np.random.default_rng(1).normal(size=(5, 16))
+    folded, z = to_plain_adapter(run, 0), np.random.default_rng(1).normal(size=(5, 16))
     bank = jax.tree.map(lambda leaf: np.asarray(leaf, float), run.members[0]["adapters"])
     omega = run.members[0]["transfer"].get("omega", np.array(COEFFICIENTS[:num_sources])[:, None])
     omega = np.broadcast_to(np.asarray(omega, float), (2, num_sources, np.shape(omega)[-1]))

@@ -7,8 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from scalearn_jax.data.tasks import Task, get
-from scalearn_jax.sharing import card
-from scalearn_jax.sharing import card_metadata as card_data
+from scalearn_jax.sharing import card, card_metadata
 from tests.support import shareable
 
 FILES = ("adapter_config.json", "adapter.safetensors", "scalearn.json")
@@ -39,7 +38,7 @@ def test_scores_come_back_equal(task):
         for split in ("dev", "test")
     }
     described = content(task=get(task).to_dict(), scores=scores)
-    expected = card_data.eval_results(described)
+    expected = card_metadata.eval_results(described)
     key = lambda result: (result.dataset_split, result.metric_name)  # noqa: E731
     found = ModelCard(write(described)).data.eval_results
     assert sorted(found, key=key) == sorted(expected, key=key)
@@ -55,7 +54,7 @@ def test_a_command_stands_there_only_if_there_was_one():
 def test_scores_that_are_no_numbers_are_left_out():
     for score in "high", math.inf, 10**400, True:
         described = content(scores={"dev": {"accuracy": math.nan}, "test": {"accuracy": score, "other": 1.0}})
-        assert card_data.eval_results(described) == [] and "## Scores" not in write(described)
+        assert card_metadata.eval_results(described) == [] and "## Scores" not in write(described)
 
 
 def test_the_card_says_how_it_was_made_and_how_to_load_it():

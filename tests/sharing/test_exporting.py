@@ -12,10 +12,9 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import plain_adapter as portable
-from scalearn_jax.sharing import exporting as outgoing
-from scalearn_jax.sharing import run_folder
+from scalearn_jax.runs.load import load_run
+from scalearn_jax.runs.plain_adapter import foldable
+from scalearn_jax.sharing import exporting, run_folder
 from scalearn_jax.sharing.exporting import export_run
 from scalearn_jax.sharing.importing import import_source
 from tests.conftest import ROOT
@@ -119,7 +118,7 @@ def adapter(width):
 def test_narrow_sources_come_out_as_narrow_as_they_went_in():
     bank = banks.stack([adapter(width) for width in (2, 5, 3)])
     for number, width in enumerate((2, 5, 3)):
-        found = outgoing.trimmed(banks.select(bank, number))
+        found = exporting.trimmed(banks.select(bank, number))
         assert tree.content_hash(found) == tree.content_hash(adapter(width))
 
 
@@ -143,7 +142,7 @@ def test_a_native_export_names_no_place_and_runs_elsewhere(tmp_path, fusion):
     results = json.loads((first / "results.json").read_text())
     assert (list(results["seeds"]), results["mean"], results["sd"]) == (["3"], {"accuracy": 0.3}, {"accuracy": 0.0})
     moved = imported(first, tmp_path / "moved")
-    a, b = (runs.load_run(str(folder)).members[seed] for folder, seed in ((fusion, 0), (moved, 3)))
+    a, b = (load_run(str(folder)).members[seed] for folder, seed in ((fusion, 0), (moved, 3)))
     assert tree.content_hash(a) == tree.content_hash(b)
     exported(moved, tmp_path / "b", format="native")
     assert files(first, "run.json") == files(tmp_path / "b", "run.json")
@@ -205,15 +204,15 @@ def test_layers_that_adapterhub_lacks_are_sent_to_fold(tmp_path, capsys):
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_is_written_or_refused(method):
     config = ExportConfig(run="run", out="out")
-    if method in outgoing.ADAPTERS or method.startswith("fusion"):
-        assert outgoing._kind(config, method) == ("fusion" if "fusion" in method else "adapter")
+    if method in exporting.ADAPTERS or method.startswith("fusion"):
+        assert exporting._kind(config, method) == ("fusion" if "fusion" in method else "adapter")
     else:
-        with pytest.raises(InputError, match="scalearn fold run" if method in portable.foldable() else "not .* yet"):
-            outgoing._kind(config, method)
+        with pytest.raises(InputError, match="scalearn fold run" if method in foldable() else "not .* yet"):
+            exporting._kind(config, method)
 
 
 def test_what_is_written_is_foldable():
-    assert set(outgoing.ADAPTERS) <= set(portable.foldable())
+    assert set(exporting.ADAPTERS) <= set(foldable())
 
 
 WHOLE = {"name": "rte", "model_name": None, "reduction_factor": 2.5}
@@ -228,4 +227,4 @@ WHOLE = {"name": "rte", "model_name": None, "reduction_factor": 2.5}
     ],
 )
 def test_what_a_run_says_of_its_import_is_checked(part, expected):
-    assert outgoing.imported({"imported": part}) == expected
+    assert exporting.imported({"imported": part}) == expected

@@ -10,7 +10,7 @@ from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.sharing import fetch as offline
+from scalearn_jax.sharing.fetch import fetch
 from tests.support import hub_server, shareable, tiny_backbone
 
 ROWS = 40
@@ -68,7 +68,7 @@ def all_of(where):
 
 
 def test_what_stays_in_the_cache_is_found_without_a_network(hub, monkeypatch):
-    shown = offline.fetch(FetchConfig(**EVERYTHING))
+    shown = fetch(FetchConfig(**EVERYTHING))
     assert "HF_HUB_OFFLINE=1 scalearn transfer --backbone org/tiny@main --sources me/fold ..." in shown
     rows = [line.split() for line in shown.splitlines() if line.split()[:1] in (["backbone"], ["data"], ["source"])]
     assert [tuple(row[:2]) for row in rows] == [
@@ -104,6 +104,6 @@ def test_what_cannot_be_fetched_is_named(hub, tmp_path):
         (("sources", (str(tmp_path),)),): "is here already",
     }.items():
         with pytest.raises(InputError, match=message):
-            offline.fetch(FetchConfig(**dict(settings)))
+            fetch(FetchConfig(**dict(settings)))
     with pytest.raises(InputError, match="nothing to fetch"):
         FetchConfig()

@@ -16,13 +16,12 @@ from scalearn_jax.io import files
 from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, attribution, provenance
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as run_folders
-from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.evaluate import members_of, read_split
+from scalearn_jax.runs.load import load_run
+from scalearn_jax.runs.plain_adapter import to_plain_adapter
 from scalearn_jax.runs.sources import Source
-from scalearn_jax.sharing import fold
-from scalearn_jax.sharing import fold_check as fold_report
-from scalearn_jax.sharing import fold_narrow as folding
+from scalearn_jax.sharing import fold, fold_check
+from scalearn_jax.sharing.fold_narrow import only_member, published_form
 from scalearn_jax.stages import outputs, prepare
 from scalearn_jax.train.evaluate import Layout, member_logits, score, scores
 from tests.support import tiny_backbone
@@ -73,15 +72,15 @@ def run(make_run):
 
 def logits_of(folder, run, num_texts=24):
     """What the written files give on the development set."""
-    loaded = run_folders.load_run(str(run))
+    loaded = load_run(str(run))
     seed = json.loads((folder / "scalearn.json").read_text())["seed"]
     adapter, _ = adapterhub.load(folder)
     head, head_spec = adapterhub.load_head(folder)
-    made = portable.to_plain_adapter(loaded, seed)
+    made = to_plain_adapter(loaded, seed)
     made = dataclasses.replace(made, adapter=adapter, head=head, head_spec=head_spec)
-    encoded = inference.read_split(loaded, "dev", max_eval_samples=num_texts)
+    encoded = read_split(loaded, "dev", max_eval_samples=num_texts)
     spec = dataclasses.replace(made.spec, dtype="strict")  # so that nothing is compiled again
-    members = folding.only_member(spec, loaded.task, made.params(loaded.members[seed]["backbone"]))
+    members = only_member(spec, loaded.task, made.params(loaded.members[seed]["backbone"]))
     return logits(members, encoded), encoded, loaded.task
 
 
@@ -98,9 +97,9 @@ def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
     assert (report["width_before"], report["width"], report["reduction_factor"]) == (12, 12, 16 / 12)
     assert report["agreement"] == 1 and report["logit_difference"] < 1e-5 and report["fitted_on"] is None
     assert (report["text"], report["num_texts"]) == ("dev split", 24)
-    loaded = run_folders.load_run(str(run))
-    encoded = inference.read_split(loaded, "dev")
-    own = score(inference.members_of(loaded), encoded, Layout.of([encoded], loaded.task.max_length, 8))[1]
+    loaded = load_run(str(run))
+    encoded = read_split(loaded, "dev")
+    own = score(members_of(loaded), encoded, Layout.of([encoded], loaded.task.max_length, 8))[1]
     assert report["scores"] == pytest.approx(own, abs=1e-5) == report["scores_before"]
     found, encoded, task = logits_of(out, run)
     assert scores(task, found[None], encoded)[0] == pytest.approx(own, abs=1e-5)
@@ -131,9 +130,9 @@ def test_sources_can_only_go_where_they_are_scaled(make_run, tmp_path, capsys):
 def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     config = FoldConfig(run=str(run), out=str(tmp_path / "out"), seed=0, keep=2, batch_size=8)
     report = fold.fold_run(config)
-    loaded = run_folders.load_run(str(run))
-    spec, params = folding.published_form(loaded.spec, loaded.members[0])
-    encoded, members = inference.read_split(loaded, "dev"), folding.only_member(spec, loaded.task, params)
+    loaded = load_run(str(run))
+    spec, params = published_form(loaded.spec, loaded.members[0])
+    encoded, members = read_split(loaded, "dev"), only_member(spec, loaded.task, params)
     kept = attribution.keep_largest(attribution.contributions(members, encoded, 8)[0].sum(0))[1]
     assert report["sources"] == [name for name, is_kept in zip("abc", kept, strict=True) if is_kept]
     assert (report["width_before"], report["width"], report["best_of"]) == (12, 8, 1)
@@ -166,28 +165,28 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
 
 def test_any_texts_will_do(make_run, tmp_path):
     run, texts = make_run("scalearn-uniform++", "builtin/complaints"), tmp_path / "texts.jsonl"
-    rows = [{column: f"a fine {word}" for column in run_folders.load_run(str(run)).task.columns} for word in "abcdefg"]
+    rows = [{column: f"a fine {word}" for column in load_run(str(run)).task.columns} for word in "abcdefg"]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = dict(run=str(run), texts=str(texts), batch_size=8)
     plain = fold.fold_run(FoldConfig(out=str(tmp_path / "plain"), max_samples=5, **settings))
     assert (plain["text"], plain["num_texts"], plain["scores"]) == ("texts.jsonl", 5, None)
     narrow = fold.fold_run(FoldConfig(out=str(tmp_path / "narrow"), width=11, **settings))
     assert (narrow["num_texts"], narrow["fitted_on"]["num_texts"]) == (3, 4)
-    assert narrow["text"] == "every other text of texts.jsonl" and "loss" not in fold_report.as_text(narrow)
+    assert narrow["text"] == "every other text of texts.jsonl" and "loss" not in fold_check.as_text(narrow)
 
 
 def test_damaged_scores_choose_the_first_seed(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    loaded = run_folders.load_run(str(folder))
+    loaded = load_run(str(folder))
     for seeds in ({"4": {"dev": {"accuracy": float("nan")}}}, {"4": []}, [], {"4": {"dev": {"accuracy": "1"}}}):
         files.write_json(folder / "results.json", {"seeds": seeds})
         assert fold.best_seed(loaded) == 0
     (folder / "results.json").unlink()
-    assert fold.best_seed(loaded) == 0 and fold.best_seed(run_folders.load_run(str(run))) == 4
+    assert fold.best_seed(loaded) == 0 and fold.best_seed(load_run(str(run))) == 4
 
 
 def _larger(monkeypatch):
-    fold_exactly = portable.to_plain_adapter
+    fold_exactly = fold.to_plain_adapter
 
     def to_plain_adapter(run, seed):
         made = fold_exactly(run, seed)

@@ -13,8 +13,8 @@ from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs import adapterhub, sources
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.load import load_run
+from scalearn_jax.runs.plain_adapter import foldable, to_plain_adapter
 from scalearn_jax.runs.sources import check_base_model, load_source
 from scalearn_jax.sharing.importing import import_source
 from tests.conformance_checks.cases import make_batch
@@ -49,10 +49,10 @@ def manifest(case):
 
 def error(folder, case=GOLDEN, stored=None, labels="labels_target"):
     """The largest difference between the logits of a run folder and stored ones; what folds shares a program."""
-    run = runs.load_run(str(folder))
+    run = load_run(str(folder))
     spec, params = run.spec, run.members[0]
-    if run.info["method"] in portable.foldable():
-        one = portable.to_plain_adapter(run, 0)
+    if run.info["method"] in foldable():
+        one = to_plain_adapter(run, 0)
         spec, params = one.spec, one.params(params["backbone"])
     with np.load(case / "inputs.npz") as file:
         given = [file.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", labels)]
@@ -152,7 +152,7 @@ def test_a_run_WITHOUT_a_head_is_a_source_and_answers_nothing(place, tmp_path, c
         assert cli.main(command) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert "holds no head" in line and "--head FOLDER" in line
-    assert runs.load_run(str(out), headless=True).spec.heads == ()
+    assert load_run(str(out), headless=True).spec.heads == ()
 
 
 def test_an_unknown_head_can_be_left_out(tmp_path):
@@ -345,7 +345,7 @@ def test_a_run_on_another_backbone_is_refused(tmp_path):
 
 def test_the_texts_of_a_plain_task_may_be_pairs(tmp_path):
     folder = imported(GOLDEN / "adapters/rte", tmp_path / "run", columns=("text", "other"))
-    assert runs.load_run(str(folder)).task.columns == ("text", "other")
+    assert load_run(str(folder)).task.columns == ("text", "other")
     with pytest.raises(InputError, match="one or two texts, got 3"):
         imported(GOLDEN / "adapters/rte", tmp_path / "out", columns=("a", "b", "c"))
     assert not (tmp_path / "out").exists()

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+import scalearn_jax
 from scalearn_jax import cli, tree
 from scalearn_jax.config import ExportConfig, FetchConfig, ImportConfig, PushConfig, TransferConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.io import hub_folder as hubs
+from scalearn_jax.io import hub_folder
 from scalearn_jax.io.hub import split_revision
 from scalearn_jax.models import pretrained
-from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import provenance
+from scalearn_jax.runs.load import load_run
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.sharing import fetch as offline
-from scalearn_jax.sharing import push as publish
 from scalearn_jax.sharing.exporting import export_run
+from scalearn_jax.sharing.fetch import fetch
 from scalearn_jax.sharing.importing import import_source
 from scalearn_jax.stages import outputs, pipeline
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 
 def push(folder, repo=REPO, **changes):
-    return publish.push(PushConfig(dir=str(folder), repo=repo, **changes))
+    return scalearn_jax.push(PushConfig(dir=str(folder), repo=repo, **changes))
 
 
 def held(hub, repo=REPO, branch="main"):
@@ -88,8 +88,8 @@ def test_a_run_is_read_from_the_hub(hub, tmp_path, backbone):
     )
     result = push(folder, "me/run")
     assert "![" in (folder / "README.md").read_text() and held(hub, "me/run")["omega.png"].startswith(b"\x89PNG")
-    found = runs.load_run("me/run", backbone=str(backbone))
-    expected = runs.load_run(str(folder), backbone=str(backbone))
+    found = load_run("me/run", backbone=str(backbone))
+    expected = load_run(str(folder), backbone=str(backbone))
     assert tree.content_hash(found.members[0]) == tree.content_hash(expected.members[0])
     assert result["use"] == f"scalearn evaluate me/run@{result['commit']}"
     with pytest.raises(InputError, match="me/run@.*holds a 'scalearn' run, .*which `scalearn fold` makes of most runs"):
@@ -282,8 +282,8 @@ def test_a_link_out_of_the_folder_is_not_followed(folder, tmp_path):
 def test_names_of_the_hub_are_told_from_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs/rte").mkdir(parents=True)
-    assert not hubs.is_remote("runs/rte") and hubs.is_remote("runs/other")
-    assert not any(map(hubs.is_remote, ("rte", "/a/b", "./a/b", "a/b/c", "../b")))
+    assert not hub_folder.is_remote("runs/rte") and hub_folder.is_remote("runs/other")
+    assert not any(map(hub_folder.is_remote, ("rte", "/a/b", "./a/b", "a/b/c", "../b")))
     assert split_revision("a/b@refs/pr/1") == ("a/b", "refs/pr/1")
 
 
@@ -299,13 +299,13 @@ def test_a_fusion_goes_with_its_adapters_and_comes_back(hub, tmp_path):
     assert "load_adapter_setup" in held(hub)["README.md"].decode()
     hub.add("models/org/base", {path.name: path.read_bytes() for path in (GOLDEN / "backbone").iterdir()})
     again = import_source(ImportConfig(src=REPO, out=str(tmp_path / "b"), backbone="org/base@main"))
-    first, second = (runs.load_run(str(run)) for run in (imported, again))
+    first, second = (load_run(str(run)) for run in (imported, again))
     assert tree.content_hash(first.members[0]) == tree.content_hash(second.members[0])
     assert second.info["imported"]["from"] == f"{REPO}@{result['commit']}"
     exported = export_run(ExportConfig(run=str(again), out=str(tmp_path / "c")))
     assert provenance.read_provenance(exported)["imported"] == f"{REPO}@{result['commit']}"
     assert second.info["backbone"]["path"] == "org/base" and len(second.info["backbone"]["revision"]) == 40
-    assert result["commit"][:12] in offline.fetch(FetchConfig(sources=(REPO,)))
+    assert result["commit"][:12] in fetch(FetchConfig(sources=(REPO,)))
 
 
 def test_the_scales_of_a_fold_are_drawn(hub, tmp_path):

@@ -2,7 +2,7 @@
 
 Letters: L layers, d hidden size, r bottleneck.
 
-The files are those of ``adapters`` 1.x and of the older adapter-transformers, told apart from PEFT's by
+The files are those of ``adapters`` 1.x and of the older adapter-transformers, distinguished from PEFT's by
 content, since both name their configuration ``adapter_config.json``.
 """
 

@@ -39,7 +39,7 @@ class Served:
     params: Params  # all parameters; of a plain adapter, those of its backbone
     # it as one adapter with a head, which may be served with others; ``None`` where it is none
     plain_adapter: PlainAdapter | None
-    path: str  # where its backbone lies, a folder or a hub id
+    path: str  # of its backbone, a folder or a hub id
     revision: str | None  # of a hub id
     hash: str  # content hash of the backbone
 

@@ -129,7 +129,10 @@ def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array)
             return own(0, z)
         if z.ndim == 2:  # first tokens only: [N, d]
             return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
-        several = lambda z: jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))  # noqa: E731
+
+        def several(z: Array) -> Array:
+            return jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))
+
         return jax.lax.cond((row_tasks == row_tasks[0]).all(), partial(own, row_tasks[0]), several, z)
 
     return update

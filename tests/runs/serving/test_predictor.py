@@ -24,9 +24,9 @@ from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import plain_adapter as portable
+from scalearn_jax.runs.evaluate import members_of
+from scalearn_jax.runs.load import load_run
+from scalearn_jax.runs.plain_adapter import to_plain_adapter
 from scalearn_jax.runs.serving import mixed
 from scalearn_jax.runs.serving.predictor import Predictor
 from scalearn_jax.runs.serving.questions import answers
@@ -77,11 +77,11 @@ def predictor(folders):
 
 def alone(folder, rows):
     """What a run's own model makes of rows: logits Float[n C]."""
-    run = runs.load_run(folder)
+    run = load_run(folder)
     table = splits.examples(run.task, columns(rows), "rows", labels=False)
     tokenizer = tokens.load_tokenizer(run.info["backbone"]["path"])
     encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
-    return member_logits(inference.members_of(run), encoded, Layout.of([encoded], run.task.max_length, 8))[0], encoded
+    return member_logits(members_of(run), encoded, Layout.of([encoded], run.task.max_length, 8))[0], encoded
 
 
 def check_mixed(predictor, folders, count, seed=0):
@@ -259,8 +259,8 @@ def test_what_does_not_fit_together_is_refused(root, backbone, folders):
 
 def exported(folder, out, *, says=True, head=True):
     """Writes a run as a folder of AdapterHub, with or without what only this library reads."""
-    run = runs.load_run(folder)
-    one = portable.to_plain_adapter(run, next(iter(run.members)))
+    run = load_run(folder)
+    one = to_plain_adapter(run, next(iter(run.members)))
     adapterhub.save(one.adapter, out, name="a b", config={"model_type": "bert", "non_linearity": one.non_linearity})
     kinds = dict(kind=one.task.kind, labels=one.task.labels, num_choices=one.task.num_choices)
     if head:
