@@ -27,13 +27,9 @@ _STEP = re.compile(r"(\d+)\.(\d+)")
 
 
 class CheckpointStore:
-    """The checkpoints of a run; the methods are for one thread.
+    """The last ``keep`` checkpoints of a run; the methods are for one thread.
 
     A step that was damaged, once the run has gone on from an earlier one, is renamed to ``damaged-STEP``.
-
-    Args:
-      folder: where they are.
-      keep: how many of the last to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -55,13 +51,7 @@ class CheckpointStore:
     def save(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Has a step written in the background; one that still waits to be written gives way to it.
 
-        Args:
-          step: the step.
-          arrays: name -> array; they must not change any more.
-          meta: JSON types.
-
-        Raises:
-          InputError: writing an earlier one failed.
+        The arrays must not change any more; ``meta`` is JSON. Fails where writing an earlier one failed.
         """
         self.check()
         with self._lock:
@@ -72,20 +62,12 @@ class CheckpointStore:
                 self._writer = writer
 
     def flush(self) -> None:
-        """Waits until all is on the disk.
-
-        Raises:
-          InputError: it could not be written.
-        """
+        """Waits until all is on the disk; fails where it could not be written."""
         self.close()
         self.check()
 
     def check(self) -> None:
-        """Checks that all is well so far.
-
-        Raises:
-          InputError: one could not be written, or the folder of the run has gone.
-        """
+        """Checks that every step so far could be written, and that the folder of the run is still there."""
         if self._failure:
             raise self._failure
         if not self.folder.parent.is_dir():
@@ -97,16 +79,9 @@ class CheckpointStore:
         self._failure = None
 
     def restore(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """Reads the last step that is whole.
+        """Reads the last step that is whole, warning of each that is not; ``None`` where none was ever written.
 
-        Args:
-          warn: called with a line for each step that is not, and why.
-
-        Returns:
-          The step; ``None`` where none was ever written.
-
-        Raises:
-          InputError: there are steps, and none of them is whole.
+        Fails where there are steps, and none of them is whole.
         """
         damaged: dict[Path, Damaged] = {}
         for path in self.steps():
