@@ -56,7 +56,8 @@ class Processes:
     def agree(self, facts: Mapping[str, Any], shared: Any = None) -> Any:
         """Waits until every process is ready to train with the same facts, and returns what the writer shares with all.
 
-        Both are JSON. Fails alike on all where one failed or its facts differ. A CPU waits at most half an hour, gloo's limit.
+        Both are JSON. Fails alike on all where one failed or its facts differ. On CPU it waits at most half an hour,
+        gloo's limit.
 
         Example:
           >>> processes.agree({"seeds": [0]}, shared="step 120")  # alone

@@ -49,7 +49,7 @@ def to_host(values: Any) -> dict[str, np.ndarray]:
 
 
 def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Undoes ``to_host`` for a tree like ``like``, whose PRNG keys are real ones; KeyError where an array is missing."""
+    """Undoes ``to_host`` for a tree like ``like``, whose PRNG keys are real; KeyError where an array is missing."""
     leaves, structure = _leaves(like)
     return structure.unflatten(
         jax.random.wrap_key_data(arrays[name].copy(), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else arrays[name]

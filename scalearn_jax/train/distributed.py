@@ -83,8 +83,8 @@ def _give_up(failure: str) -> None:
 def detect() -> tuple[dict[str, Any], str] | None:
     """Reads from the environment who takes part: of Slurm in the job step, not in the allocation around it.
 
-    Returns (arguments of ``jax.distributed.initialize``, what to check where the processes do not meet), or ``None`` for
-    a process alone. Fails where Open MPI has started several processes and does not give their address.
+    Returns (arguments of ``jax.distributed.initialize``, what to check where the processes do not meet), ``None`` for a
+    process alone. Fails where Open MPI has started several processes and does not give their address.
     """
     known = os.environ
     if "SLURM_STEP_NODELIST" in known and "SLURM_PROCID" in known:
