@@ -155,7 +155,10 @@ class CheckpointStore:
         if not self.exists():
             self.folder.mkdir()
             sync(self.folder.parent, whole=False)
-        _check_space(self.folder, arrays)
+        needed = int(1.1 * sum(array.nbytes for array in arrays.values())) + _OVERHEAD
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:  # fail before orbax would, whose threads then go on and print stack traces
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free} bytes are free, {needed} are needed)")
         taken = [number for at, number in map(_number, self.steps()) if at == step]
         final = self.folder / f"{step}.{max(taken, default=-1) + 1}"
         partial = self.folder / f".{final.name}"
@@ -167,14 +170,6 @@ class CheckpointStore:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fails before orbax would, whose threads then go on and print stack traces."""
-    needed = int(1.1 * sum(array.nbytes for array in arrays.values())) + _OVERHEAD
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free} bytes are free, {needed} are needed)")
 
 
 def _number(path: Path) -> tuple[int, int]:

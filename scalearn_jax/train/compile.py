@@ -49,9 +49,9 @@ def forward(mesh: Mesh) -> Callable:
 def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     """Maps a step over M members and compiles it for a mesh, giving the old state's memory to the new one.
 
-    State and batch have a leading member axis, the frozen half is shared. The batch comes from the host; state and frozen
-    half must lie on the mesh, see ``replicate`` and ``place_frozen``. Every device holds the whole state; what it
-    computes follows from its share of the batch.
+    State and batch have a leading member axis, the frozen half is shared. The batch comes from the host; state and
+    frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``. Every device holds the whole state; what
+    it computes follows from its share of the batch.
     """
     members = jax.vmap(step, in_axes=(0, None, 0))
     return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))

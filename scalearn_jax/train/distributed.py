@@ -40,8 +40,6 @@ def start(
 
     Args:
       coordinator: ``HOST:PORT`` of process 0.
-      num_processes: how many there are.
-      process_id: which this is.
       start_timeout: seconds within which all must have come.
       heartbeat_timeout: seconds of silence after which a process counts as lost.
     """

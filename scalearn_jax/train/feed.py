@@ -29,8 +29,8 @@ def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 
     """Groups batches by ``size``, or takes one alone where the next stop is nearer than that.
 
     Two sizes only, so that a dispatch of several steps costs one more program and not many. The batches have a leading
-    member axis, one a step from ``start`` on; ``stops`` are ascending steps after which the loop must look at the state,
-    the last one ends the run. Raises ValueError where the batches end before it.
+    member axis, one a step from ``start`` on; ``stops`` are ascending steps after which the loop must look at the
+    state, the last one ends the run. Raises ValueError where the batches end before it.
 
     Example:
       >>> import numpy as np
@@ -57,7 +57,7 @@ def place(dispatch: Dispatch, mesh: Mesh) -> Dispatch:
 
 
 def in_background(items: Iterator, place: Callable[[Any], Any], ahead: int = 2) -> Iterator:
-    """Makes items in a thread and yields them in order; ``ahead`` of them may wait. Closing the generator ends the thread.
+    """Makes items in a thread and yields them in order; ``ahead`` of them may wait. Closing the generator ends it.
 
     ``place`` is the last step of making one, such as putting it on a device. Errors come up where the item is awaited.
     """

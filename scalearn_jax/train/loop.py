@@ -88,10 +88,7 @@ def train(
     Args:
       step: compiled step over all members, for dispatches of one step and of several.
       position: where to go on; moved forward in place. Its groups are the runs, which differ in learning rate.
-      frozen: the frozen half, shared.
       dispatches: batches with a leading member axis from there on, cut at ``schedule.stops()``.
-      schedule: when to log, evaluate and stop.
-      evaluation: how.
       on_events: of each run, receives ``{"event": "train" | "eval", "step", ...}``.
       save: called after every dispatch, with what it was for the runs: ``"step"``, ``"evaluation"`` or ``"end"``; with
         ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` before

@@ -100,11 +100,8 @@ class OutOfMemory(InputError, MemoryError):
 def out_of_memory_advice(error: BaseException, config: Any, shape: str = "", limit: int | None = None) -> str:
     """Describes an out-of-memory error in one line: what ran, what it needed, and what to change.
 
-    Args:
-      error: its text may hold the bytes that were needed and available.
-      config: of the command; only the fields that it has are named.
-      shape: rows and lengths of its batches, if known.
-      limit: bytes that are available, if known.
+    Only the fields that the command's config has are named; ``shape`` is rows and lengths of its batches, ``limit`` the
+    bytes that are available, both if known.
 
     Example:
       >>> from scalearn_jax.config import EvaluateConfig
