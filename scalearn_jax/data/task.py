@@ -167,7 +167,7 @@ class Task:
 
 
 def _problem(task: Task) -> str:
-    """Says what is inconsistent about a row, if anything."""
+    """Describes what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_printable(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
     if task.folder is not None and escapes_folder(task.folder):
