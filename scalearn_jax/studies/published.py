@@ -22,6 +22,7 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 
 def table_names() -> list[str]:
+    """Lists the published tables, as SUITE/BACKBONE."""
     return list(_tables())
 
 

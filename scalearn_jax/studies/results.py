@@ -229,4 +229,5 @@ def format_score(result: Result) -> str:
 
 
 def format_percent(value: float) -> str:
+    """Formats a fraction in percent."""
     return f"{100 * value:.2f}"
