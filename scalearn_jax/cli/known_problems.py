@@ -1,5 +1,4 @@
-"""Combinations of packages, devices and settings that are known to go wrong: each row of ``PROBLEMS`` tests the facts.
-"""
+"""Combinations of packages, devices and settings that are known to go wrong: each of ``PROBLEMS`` tests the facts."""
 
 import re
 from collections.abc import Callable
