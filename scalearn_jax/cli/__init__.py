@@ -1,7 +1,4 @@
-"""The command line: ``scalearn COMMAND ...``. Nothing heavy is imported before a command needs it.
-
-Exit codes: see ``exits``.
-"""
+"""The command line: ``scalearn COMMAND ...``. Nothing heavy is imported before a command needs it."""
 
 import contextlib
 import difflib
@@ -25,13 +22,9 @@ def run() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command, by default of the process; returns its exit code, see ``exits``.
 
-    Args:
-      argv: arguments after ``scalearn``; by default those of the process.
-
-    Returns:
-      The exit code; wrong input is reported on standard error, without a traceback.
+    Wrong input is reported on standard error, without a traceback.
 
     Example:
       >>> main(["--version"])

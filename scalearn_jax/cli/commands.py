@@ -15,42 +15,24 @@ _format_path = "wrote {}".format
 
 
 class Command(NamedTuple):
-    """One command.
+    """One command; functions are named ``"package.module:function"``."""
 
-    Attributes:
-      config: name of its dataclass in ``config``.
-      target: ``"package.module:function"``, which takes the config.
-      printer: result -> text, also as ``"package.module:function"``; ``None`` where the function itself prints, and
-        returns the exit code.
-      about: one line of help.
-      positional: the field given without a flag, or several with blanks between.
-      computes: whether compiled programs are kept for its next run.
-      stops: whether it can be stopped, and run again to go on.
-      processes: whether several processes can run it together.
-    """
-
-    config: str
-    target: str
-    printer: Callable[[Any], str] | str | None
-    about: str
-    positional: str | None = None
-    computes: bool = True
-    stops: bool = False
-    processes: bool = False
+    config: str  # name of its dataclass in ``config``
+    target: str  # the function that takes the config
+    printer: Callable[[Any], str] | str | None  # of its result; ``None``: it prints and returns the exit code
+    about: str  # one line of help
+    positional: str | None = None  # the field given without a flag, or several with blanks between
+    computes: bool = True  # whether compiled programs are kept for its next run
+    stops: bool = False  # whether it can be stopped, and run again to go on
+    processes: bool = False  # whether several processes can run it together
 
 
 class Group(NamedTuple):
-    """Commands that share their first words.
+    """Commands that share their first words."""
 
-    Attributes:
-      about: one line of help.
-      kind: what a command of it is called.
-      commands: by their next word.
-    """
-
-    about: str
-    kind: str
-    commands: "Mapping[str, Command | Group]"
+    about: str  # one line of help
+    kind: str  # what a command of it is called
+    commands: "Mapping[str, Command | Group]"  # by their next word
 
 
 _PLANS = {
@@ -94,22 +76,19 @@ SCALEARN = Group("Learn to scale adapters: two-stage transfer for text encoders.
 
 
 def execute(command: Command, config: Any) -> int:
-    """Runs a command and prints its result, as JSON where its config asks for that.
-
-    Returns:
-      The exit code.
-
-    Raises:
-      InputError: wrong input, and whatever else ``exits`` knows.
-    """
+    """Runs a command and prints its result, as JSON where its config asks for that; returns the exit code."""
     if hasattr(config, "method"):
         from scalearn_jax import methods
 
         methods.get(config.method)  # an unknown one fails before JAX is loaded
+    if command.computes and not getattr(config, "dry_run", False):
+        from scalearn_jax.io.cache import keep_compiled_programs
+
+        if command.processes and (config.coordinator or _LAUNCHED & os.environ.keys()):
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
+        keep_compiled_programs()
     if command.processes:
         return _execute_together(command, config)
-    if command.computes and not getattr(config, "dry_run", False):
-        _prepare()
     result = _load(command.target)(config)
     if command.printer is None:
         return result
@@ -125,9 +104,6 @@ def execute(command: Command, config: Any) -> int:
 
 def _execute_together(command: Command, config: Any) -> int:
     """Runs a command together with other processes, where there are some; one of them prints."""
-    if config.coordinator or _LAUNCHED & os.environ.keys():
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
-    _prepare()
     from scalearn_jax.train import distributed
     from scalearn_jax.train.agreement import processes
 
@@ -140,13 +116,6 @@ def _execute_together(command: Command, config: Any) -> int:
         return 0
 
     return distributed.run(work, exit_code)
-
-
-def _prepare() -> None:
-    """Sets up what every command that computes needs."""
-    from scalearn_jax.io.cache import keep_compiled_programs
-
-    keep_compiled_programs()
 
 
 def _load(target: str) -> Callable[[Any], Any]:

@@ -1,6 +1,6 @@
 """What a command's failures become: one line on standard error, and an exit code.
 
-0 done; 1 something failed while running; 2 wrong input, in one line; 75 told to stop, what was learned is saved: run it
+0 done; 1 something failed while running; 2 wrong input, in one line; 75 stopped, what was learned is saved: run it
 again to go on; 130 interrupted.
 """
 

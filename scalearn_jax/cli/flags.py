@@ -23,21 +23,10 @@ _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
-    """Reads a config from the command line.
+    """Reads a config of the dataclass ``cls`` from the arguments after the command; help exits, as ``SystemExit``.
 
-    Args:
-      cls: a config dataclass.
-      argv: the arguments after the command.
-      prog: what help and errors call the command.
-      positional: a field that is given without a flag, or several with blanks between; without one, ``--config FILE``
-        is understood.
-
-    Returns:
-      An instance of ``cls``.
-
-    Raises:
-      InputError: a bad value, a bad ``--config`` file, or flags that are unknown, missing or malformed.
-      SystemExit: help was asked for.
+    ``prog`` is what help and errors call the command. ``positional`` names a field that is given without a flag, or
+    several with blanks between; without one, ``--config FILE`` is understood.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
@@ -113,7 +102,6 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
 
 
 def _declare(declared: Any, default: Any, text: str, placeholder: str | None, positional: bool) -> Any:
-    """Annotates a type for tyro."""
     import tyro
 
     marks = [tyro.conf.arg(help=text, metavar=placeholder, help_behavior_hint=_hint(default))]
@@ -149,13 +137,7 @@ def _hint(default: Any) -> str:
 
 @functools.cache
 def field_help(cls: type) -> dict[str, str]:
-    """Collects the text under each field of a config, inherited fields included.
-
-    Example:
-      >>> from scalearn_jax.config import ReportConfig
-      >>> field_help(ReportConfig)["dir"]
-      'Results folder of a study.'
-    """
+    """Collects the text under each field of a config, inherited fields included."""
     texts = {}
     for base in reversed(cls.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body

@@ -1,7 +1,4 @@
-"""Combinations of packages, devices and settings that are known to go wrong, one a row of ``PROBLEMS``.
-
-A row is a small function of the gathered facts, so joining the list needs no other change.
-"""
+"""Combinations of packages, devices and settings that are known to go wrong: each of ``PROBLEMS`` tests the facts."""
 
 import re
 from collections.abc import Callable
@@ -11,46 +8,25 @@ PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "jax-rocm7-plugin", "jax-ro
 
 
 class Facts(NamedTuple):
-    """What was found.
-
-    Attributes:
-      python: its version.
-      packages: name -> version, ``None`` where it is not installed; of plugins only those that are.
-      devices: platform, kind, count of each kind; empty where JAX gives none.
-      error: why JAX gives no device.
-      hardware: accelerators' device files.
-      cores: of the CPU, that this process may use.
-      memory: bytes available on each device.
-      precision: what products of ``--dtype float32`` are computed in.
-      x64: whether float64 is enabled.
-      cache: see ``caches.state``.
-      variables: environment variables that are set, among those that matter.
-    """
+    """What was found."""
 
     python: str
-    packages: dict[str, str | None]
-    devices: list[dict[str, Any]]
-    error: str | None
-    hardware: list[str]
-    cores: int
-    memory: int | None
-    precision: str
+    packages: dict[str, str | None]  # name -> version, ``None`` where it is not installed; plugins only where they are
+    devices: list[dict[str, Any]]  # platform, kind and count of each kind; empty where JAX gives none
+    error: str | None  # why JAX gives no device
+    hardware: list[str]  # accelerators' device files
+    cores: int  # of the CPU, that this process may use
+    memory: int | None  # bytes available on each device
+    precision: str  # what products of ``--dtype float32`` are computed in
     x64: bool
-    cache: dict[str, Any]
-    variables: dict[str, str]
+    cache: dict[str, Any]  # see ``cache.state``
+    variables: dict[str, str]  # of the environment, those that are set and matter
 
 
 class Problem(NamedTuple):
-    """A known-bad combination.
+    """A combination that is known to go wrong."""
 
-    Attributes:
-      name: short, for machines.
-      found: facts -> whether it is there.
-      reason: what goes wrong.
-      fix: what to do.
-    """
-
-    name: str
+    name: str  # short, for machines
     found: Callable[[Facts], bool]
     reason: str
     fix: str
@@ -89,73 +65,40 @@ def _old_adapters(facts: Facts) -> bool:
 
 
 PROBLEMS = [
-    Problem(
-        "old-python",
-        lambda facts: _older(facts.python, (3, 11)),
-        "Python below 3.11 is not supported.",
-        "Use Python 3.11 or newer.",
-    ),
-    Problem(
-        "no-devices",
-        lambda facts: facts.error is not None,
-        "JAX is missing or finds no device.",
-        "Install jax and jaxlib for this machine, and unset or correct JAX_PLATFORMS.",
-    ),
-    Problem(
-        "unsafe-transformers",
-        lambda facts: _older(facts.packages.get("transformers"), (5, 5)),
-        "transformers below 5.5 runs code from a model folder (CVE-2026-4372, CVE-2026-5241).",
-        "pip install --upgrade 'transformers>=5.5'",
-    ),
-    Problem(
-        "adapters-beside-transformers-5",
-        _old_adapters,
-        "The `adapters` package is written for transformers 4 and breaks beside 5.",
-        "Keep `adapters` in an environment of its own; scalearn_jax reads its folders without it.",
-    ),
-    Problem(
-        "jax-jaxlib-differ",
-        _differ,
-        "jax and jaxlib have different versions.",
-        "pip install --upgrade jax jaxlib, and the plugin of the accelerator with them.",
-    ),
-    Problem(
-        "jax-0.11.0",
-        lambda facts: (facts.packages.get("jax") or "").split("+")[0] == "0.11.0",
-        "jax 0.11.0 is excluded by other libraries (Tunix) for its faults.",
-        "pip install 'jax!=0.11.0'",
-    ),
-    Problem(
-        "idle-plugin",
-        _idle_plugin,
-        "A plugin for an accelerator is installed, but JAX finds only the CPU.",
-        "Check the driver (nvidia-smi) and that the plugin's version is jaxlib's; or remove the plugin.",
-    ),
-    Problem(
-        "forced-to-cpu",
-        lambda facts: _forced_to_cpu(facts) and bool(facts.hardware),
-        "JAX_PLATFORMS=cpu hides this machine's accelerator.",
-        "unset JAX_PLATFORMS",
-    ),
-    Problem(
-        "simulated-devices",
-        _simulated,
-        "XLA_FLAGS simulates several devices on one CPU, which makes training slower.",
-        "Remove --xla_force_host_platform_device_count from XLA_FLAGS.",
-    ),
-    Problem(
-        "x64",
-        lambda facts: facts.x64,
-        "float64 is enabled: training would need more memory and time.",
-        "unset JAX_ENABLE_X64",
-    ),
-    Problem(
-        "public-cache",
-        lambda facts: not facts.cache["private"],
-        "Others can write to the cache folder, so it is not used: programs are compiled and texts tokenised anew.",
-        "chmod -R go-w the folder, or set SCALEARN_CACHE to one of your own.",
-    ),
-]
+    Problem("old-python", lambda facts: _older(facts.python, (3, 11)),
+            "Python below 3.11 is not supported.",
+            "Use Python 3.11 or newer."),
+    Problem("no-devices", lambda facts: facts.error is not None,
+            "JAX is missing or finds no device.",
+            "Install jax and jaxlib for this machine, and unset or correct JAX_PLATFORMS."),
+    Problem("unsafe-transformers", lambda facts: _older(facts.packages.get("transformers"), (5, 5)),
+            "transformers below 5.5 runs code from a model folder (CVE-2026-4372, CVE-2026-5241).",
+            "pip install --upgrade 'transformers>=5.5'"),
+    Problem("adapters-beside-transformers-5", _old_adapters,
+            "The `adapters` package is written for transformers 4 and breaks beside 5.",
+            "Keep `adapters` in an environment of its own; scalearn_jax reads its folders without it."),
+    Problem("jax-jaxlib-differ", _differ,
+            "jax and jaxlib have different versions.",
+            "pip install --upgrade jax jaxlib, and the plugin of the accelerator with them."),
+    Problem("jax-0.11.0", lambda facts: (facts.packages.get("jax") or "").split("+")[0] == "0.11.0",
+            "jax 0.11.0 is excluded by other libraries (Tunix) for its faults.",
+            "pip install 'jax!=0.11.0'"),
+    Problem("idle-plugin", _idle_plugin,
+            "A plugin for an accelerator is installed, but JAX finds only the CPU.",
+            "Check the driver (nvidia-smi) and that the plugin's version is jaxlib's; or remove the plugin."),
+    Problem("forced-to-cpu", lambda facts: _forced_to_cpu(facts) and bool(facts.hardware),
+            "JAX_PLATFORMS=cpu hides this machine's accelerator.",
+            "unset JAX_PLATFORMS"),
+    Problem("simulated-devices", _simulated,
+            "XLA_FLAGS simulates several devices on one CPU, which makes training slower.",
+            "Remove --xla_force_host_platform_device_count from XLA_FLAGS."),
+    Problem("x64", lambda facts: facts.x64,
+            "float64 is enabled: training would need more memory and time.",
+            "unset JAX_ENABLE_X64"),
+    Problem("public-cache", lambda facts: not facts.cache["private"],
+            "Others can write to the cache folder, so it is not used: programs are compiled and texts tokenised anew.",
+            "chmod -R go-w the folder, or set SCALEARN_CACHE to one of your own."),
+]  # fmt: skip
 
 
 def diagnose(facts: Facts) -> list[Problem]:

@@ -12,12 +12,7 @@ _LABELS = 8  # that are named
 
 
 def list_names(config: ListConfig) -> str:
-    """Returns a table of the tasks, methods or backbones that one can choose from.
-
-    Example:
-      >>> print(list_names(ListConfig(what="backbones")).splitlines()[0].split())
-      ['model_type', 'about']
-    """
+    """Returns a table of the tasks, methods or backbones that one can choose from."""
     if config.what == "tasks":
         from scalearn_jax.data import tasks
 

@@ -11,25 +11,8 @@ from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.io.yaml_file import read_yaml
 
 __all__ = [
-    "AdapterConfig",
-    "DoctorConfig",
-    "EvaluateConfig",
-    "ExplainConfig",
-    "ExportConfig",
-    "ImportConfig",
-    "FetchConfig",
-    "FoldConfig",
-    "ListConfig",
-    "PlanAdapterConfig",
-    "PlanTransferConfig",
-    "PredictConfig",
-    "PushConfig",
-    "ReportConfig",
-    "RunConfig",
-    "StudyConfig",
-    "TrainConfig",
-    "TransferConfig",
-    "from_dict",
-    "read_yaml",
-    "to_dict",
-]
+    "AdapterConfig", "TransferConfig", "TrainConfig", "PlanAdapterConfig", "PlanTransferConfig",
+    "DoctorConfig", "EvaluateConfig", "ExplainConfig", "ListConfig", "PredictConfig",
+    "ExportConfig", "FetchConfig", "FoldConfig", "ImportConfig", "PushConfig",
+    "ReportConfig", "RunConfig", "StudyConfig", "from_dict", "read_yaml", "to_dict",
+]  # fmt: skip

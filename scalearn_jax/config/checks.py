@@ -25,7 +25,7 @@ def setting(
     combiners: tuple[str, ...] = (),
     option: str | None = None,
 ) -> Any:
-    """Makes a field of a config that carries more than its type; no list of names elsewhere repeats it.
+    """Makes a field of a config that has more than a type; the only place where such marks are described.
 
     Args:
       default: its value where none is given.
@@ -45,23 +45,13 @@ def setting(
 
 
 def fields_where(cls: type, mark: str, value: Any = True) -> list[str]:
-    """Returns the names of a config's fields for which ``setting`` was given a value.
-
-    Example:
-      >>> from scalearn_jax.config import ReportConfig
-      >>> fields_where(ReportConfig, "path")
-      ['dir', 'out']
-    """
+    """Returns the names of a config's fields that ``setting`` gave a mark of this value."""
     return [field.name for field in dataclasses.fields(cls) if field.metadata.get(mark) is value]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """What all configs share: values have their declared types and are within bounds, and none holds a secret.
-
-    Raises:
-      InputError: a wrong value, in one line.
-    """
+    """What all configs share: values have their declared types and are within bounds, and none holds a secret."""
 
     def __post_init__(self):
         values, found = check_values(type(self), vars(self))
@@ -83,15 +73,7 @@ class Config:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Reads ``"I/N"``.
-
-    Raises:
-      InputError: it is something else.
-
-    Example:
-      >>> parse_shard("2/8")
-      (2, 8)
-    """
+    """Reads ``I/N``, with I from 1 to N, as ``--shard`` takes it."""
     if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
         raise InputError(f"--shard {text}: expected I/N, for instance 1/4.")
     number, count = map(int, text.split("/"))
@@ -103,14 +85,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 def check_no_secrets(values: dict[str, Any]) -> None:
     """Checks that no text among values holds a hub token or a password: run folders keep them, and are passed on.
 
-    Args:
-      values: what to call each -> a text, or texts in lists and dicts, or anything else.
-
-    Raises:
-      InputError: one does; it is not repeated.
-
-    Example:
-      >>> check_no_secrets({"backbone": "FacebookAI/roberta-base"})
+    ``values`` maps what to call each to a text, to texts in lists and dicts, or to anything else. The error does not
+    repeat the secret.
     """
     for name, value in values.items():
         for text in _texts(value):
@@ -131,13 +107,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Checks seeds: one or more, all different, in 32 bits.
-
-    Raises:
-      InputError: they are not.
-
-    Example:
-      >>> check_seeds((0, 1, 2))
-    """
+    """Checks seeds: one or more, all different, in 32 bits."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise InputError(f"seeds must be one or more different numbers from 0 to 2^32 - 1, got {list(seeds)}.")

@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> plain dicts, strictly: an unknown key or a wrong type is an error, never a guess.
 
-pydantic, which is imported with the first value, checks the types; this module converts values that mean the same
-(a list for a tuple, numpy's numbers) and makes one line of all that is wrong.
+pydantic, which is imported with the first value, checks the types; here values that mean the same are taken for them
+(a list for a tuple, numpy's numbers), and one line is made of all that is wrong.
 """
 
 import dataclasses
@@ -30,13 +30,7 @@ _EXPECTED = {
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a config into JSON types; ``from_dict`` undoes it.
-
-    Example:
-      >>> from scalearn_jax.config import ReportConfig
-      >>> to_dict(ReportConfig(dir="runs/study"))
-      {'dir': 'runs/study', 'out': None}
-    """
+    """Turns a config into JSON types; ``from_dict`` undoes it."""
     return _with_lists(dataclasses.asdict(config))
 
 
@@ -47,18 +41,9 @@ def _with_lists(value: Any) -> Any:
 
 
 def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") -> Any:
-    """Builds a config from a dict.
+    """Builds a config of the dataclass ``cls`` from field name -> value, as JSON or YAML gives them.
 
-    Args:
-      cls: a config dataclass.
-      content: field name -> value, as JSON or YAML gives them.
-      where: what to call the origin in an error, for instance the file name.
-
-    Returns:
-      An instance of ``cls``.
-
-    Raises:
-      InputError: unknown keys, wrong types and missing fields, all of them in one line; or values out of bounds.
+    All unknown keys, wrong types and missing fields are in one error, which begins with ``where`` (a file, say).
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
@@ -77,7 +62,6 @@ def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") 
 
 
 def required_fields(cls: type) -> list[str]:
-    """Returns the names of the fields that have no default."""
     return [
         field.name
         for field in dataclasses.fields(cls)
@@ -86,14 +70,7 @@ def required_fields(cls: type) -> list[str]:
 
 
 def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:
-    """Checks names and types of some of the fields of a config.
-
-    Args:
-      cls: a config dataclass.
-      content: field name -> value; need not be complete.
-
-    Returns:
-      (converted values, problems found, each a short phrase).
+    """Checks names and types of some of a config's fields; returns the converted values, and a phrase a problem.
 
     Example:
       >>> from scalearn_jax.config import AdapterConfig
@@ -121,17 +98,10 @@ def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def _text(value: Any) -> str:
-    """A text to look for similar ones; empty for anything else."""
     return value[:100] if isinstance(value, str) else ""
 
 
 def problems(where: str, found: list[str]) -> InputError:
-    """Joins problems to one error.
-
-    Example:
-      >>> str(problems("a.yaml", ["missing key 'name'"]))
-      "a.yaml: missing key 'name'"
-    """
     count = f"{len(found)} problems: " if len(found) > 1 else ""
     return InputError(f"{where}: {count}{'; '.join(found)}")
 
@@ -146,8 +116,7 @@ def field_types(cls: type) -> dict[str, Any]:
 def with_ranges(value: Any) -> Any:
     """Writes out ranges of whole numbers, and numbers as text, alone or in a list; anything else stays.
 
-    Raises:
-      ValueError: a range runs backwards or is longer than a thousand, or all are too many; it holds what was expected.
+    A range that runs backwards or is too long is a ``ValueError`` with what is expected.
 
     Example:
       >>> with_ranges("0-3"), with_ranges([7, "8", "9-10"])

@@ -205,31 +205,20 @@ class TransferConfig(TrainConfig):
 
 @functools.cache
 def combiner_settings(combiner: str | None = None) -> dict[str, str | None]:
-    """Returns the settings that only some combiners understand, this one among them: name -> the combiner's option.
-
-    Example:
-      >>> combiner_settings("fusion"), "epochs" in combiner_settings()
-      ({'compose': 'compose'}, False)
-    """
+    """Returns the settings that only some combiners understand, this one among them: name -> the combiner's option."""
     found = {field.name: field.metadata for field in fields(TransferConfig) if field.metadata["combiners"]}
     return {name: marks["option"] for name, marks in found.items() if combiner in (None, *marks["combiners"])}
 
 
 def foreign_settings(method: Method, names: Iterable[str]) -> list[str]:
-    """Returns those of some names of settings that belong to other combiners than the method's.
-
-    Example:
-      >>> from scalearn_jax.methods import METHODS
-      >>> foreign_settings(METHODS["fusion"], ["omega_dropout", "compose", "max_steps"])
-      ['omega_dropout']
-    """
+    """Returns those of some names of settings that belong to other combiners than the method's."""
     foreign = combiner_settings().keys() - combiner_settings(method.combiner).keys()
     return [name for name in names if name in foreign]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanAdapterConfig(AdapterConfig):
-    """What `scalearn train-adapter` with these settings would need: memory, operations, time. Writes nothing."""
+class _Plan:
+    """What a plan has besides the settings of its stage."""
 
     out: str = _means("", per_host=True, by_study=True, path="DIR")
     """Not needed: nothing is written."""
@@ -240,12 +229,10 @@ class PlanAdapterConfig(AdapterConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanTransferConfig(TransferConfig):
-    """What `scalearn transfer` with these settings would need: memory, operations, time. Writes nothing."""
+class PlanAdapterConfig(_Plan, AdapterConfig):
+    """What `scalearn train-adapter` with these settings would need: memory, operations, time. Writes nothing."""
 
-    out: str = _means("", per_host=True, by_study=True, path="DIR")
-    """Not needed: nothing is written."""
-    suggest: bool = True
-    """Estimate the largest batch that fits; compiles one more program."""
-    json: bool = False
-    """Print JSON instead of a table."""
+
+@dataclass(frozen=True, kw_only=True)
+class PlanTransferConfig(_Plan, TransferConfig):
+    """What `scalearn transfer` with these settings would need: memory, operations, time. Writes nothing."""

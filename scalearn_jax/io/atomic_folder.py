@@ -22,11 +22,7 @@ class Busy(InputError):
 
 
 class AtomicFolder:
-    """A folder that is being written; see ``atomic_folder``, which makes it.
-
-    Attributes:
-      path: where to write: ``OUT.partial``.
-    """
+    """A folder that is being written, at ``path`` (``OUT.partial``); ``atomic_folder`` makes it."""
 
     def __init__(self, final: Path, scratch: str | None):
         self.path = _partial(final)
@@ -59,7 +55,6 @@ class AtomicFolder:
         self._lock.release()
 
     def holds_scratch(self) -> bool:
-        """Whether there is something that outlives a failure."""
         folder = self.path / (self._scratch or "")
         return self._scratch is not None and folder.is_dir() and any(folder.iterdir())
 
@@ -68,16 +63,10 @@ class AtomicFolder:
 def atomic_folder(out: str, *, scratch: str | None = None) -> Iterator[AtomicFolder]:
     """Opens a folder that appears only when it is complete.
 
-    Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a
-    killed run left there is replaced; what a living one writes there is not.
-
-    Args:
-      out: the folder.
-      scratch: name of a folder in it for what outlives a failure: while that holds anything, ``OUT.partial`` stays, and
-        is found as it was; ``clear_except`` removes all else. It is removed once all is complete.
-
-    Raises:
-      InputError: OUT exists and is not an empty folder, cannot be written, or is being written by another process.
+    Work happens in ``OUT.partial``; on success it is renamed to OUT, on any exception it is removed. What a killed run
+    left there is replaced; what a living one writes there is not (``Busy``). While the folder in it that is named
+    ``scratch`` holds anything, ``OUT.partial`` outlives a failure and is found as it was; ``clear_except`` removes all
+    else. The scratch folder is removed once all is complete.
     """
     final = check_out(out)
     try:
@@ -145,12 +134,7 @@ def clear_except(partial: Path, *names: str) -> None:
 
 
 def is_being_written(out: str | Path) -> bool:
-    """Says whether another process is working on a folder that ``atomic_folder`` will make appear.
-
-    Example:
-      >>> is_being_written("no/such/folder")
-      False
-    """
+    """Whether another process is working on a folder that ``atomic_folder`` will make appear."""
     from filelock import FileLock, Timeout
 
     path = _partial(Path(out).resolve()) / _LOCK
@@ -166,11 +150,7 @@ def is_being_written(out: str | Path) -> bool:
 
 
 def check_out(out: str) -> Path:
-    """Checks that ``--out`` is free; nothing is written.
-
-    Raises:
-      InputError: it exists and is a file or a non-empty folder, or its name is empty or leads nowhere.
-    """
+    """Checks that ``--out`` is free, that is, absent or an empty folder; nothing is written."""
     if not out:
         raise InputError("--out is empty; name the folder to write.")
     try:
@@ -183,11 +163,7 @@ def check_out(out: str) -> Path:
 
 
 def check_folder(out: str | Path) -> Path:
-    """Checks that a folder is there or can be made; nothing is written.
-
-    Raises:
-      InputError: something else is in its place or above it, or nothing may be written there.
-    """
+    """Checks that a folder is there, or can be made and written to; nothing is written."""
     path = Path(out)
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not place.is_dir():

@@ -9,14 +9,10 @@ from typing import Any
 
 
 def cache_folder(name: str) -> Path | None:
-    """Makes or finds a private cache folder below ``$SCALEARN_CACHE`` or ``~/.cache/scalearn_jax``.
+    """Makes or finds a cache folder of mode 0700 below ``$SCALEARN_CACHE`` or ``~/.cache/scalearn_jax``.
 
-    Args:
-      name: path below the root, for instance ``"tokens"``.
-
-    Returns:
-      The folder, mode 0700; ``None`` where it cannot be made, or belongs to or is writable for someone else (a
-      planted file could then be loaded as ours).
+    Returns ``None`` where it cannot be made, or belongs to or is writable for someone else: a planted file could then
+    be loaded as ours.
     """
     folders = list(accumulate(name.split("/"), Path.__truediv__, initial=_root()))
     try:
@@ -33,10 +29,9 @@ def _root() -> Path:
 
 
 def state() -> dict[str, Any]:
-    """Describes the cache as it is, and makes nothing.
+    """Describes the cache as it is, and makes nothing: ``{"folder", "private", "bytes", "programs"}``.
 
-    Returns:
-      ``{"folder", "private", "bytes", "programs"}``; a folder that is not there yet counts as private.
+    A folder that is not there yet counts as private.
     """
     root = _root()
     files = {path: size for path in root.rglob("*") if (size := _size(path)) is not None}
@@ -75,10 +70,7 @@ def machine() -> str:
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep compiled programs between processes; for the command line, not called by the library.
-
-    ``SCALEARN_KEEP_PROGRAMS=0`` switches it off.
-    """
+    """Lets JAX keep compiled programs for other processes, unless ``SCALEARN_KEEP_PROGRAMS=0``; not for the library."""
     folder = None if os.environ.get("SCALEARN_KEEP_PROGRAMS") == "0" else cache_folder(f"xla/{machine()}")
     if folder is None:
         return

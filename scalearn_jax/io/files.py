@@ -51,11 +51,7 @@ def escapes_folder(path: str) -> bool:
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Reads a JSON object of at most ``max_bytes`` bytes.
-
-    Raises:
-      InputError: missing, unreadable, no plain file, too large, nested too deep, or not an object.
-    """
+    """Reads a JSON object of at most ``max_bytes`` bytes and ``MAX_DEPTH`` levels."""
     try:
         content = json.loads(read_text(path, max_bytes))
     except FileNotFoundError as error:
@@ -74,7 +70,6 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def _is_deep(content: Any) -> bool:
-    """Whether a JSON value has more levels than ``MAX_DEPTH``."""
     level = [content]
     for _ in range(MAX_DEPTH + 1):
         inner = [value for value in level if isinstance(value, dict | list)]
@@ -83,17 +78,10 @@ def _is_deep(content: Any) -> bool:
 
 
 def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
-    """Reads a text file, but never more than some bytes of it, and without waiting for any.
+    """Reads UTF-8, but never more than some bytes of it, and without waiting for any.
 
-    Args:
-      path: the file.
-      max_bytes: how large it may be.
-      pipes: whether it may also be a pipe, which is waited for, as a shell makes of ``<(command)``.
-
-    Raises:
-      InputError: no plain file, or too large.
-      OSError: missing or unreadable.
-      UnicodeDecodeError: no UTF-8.
+    With ``pipes`` it may also be a pipe, which is waited for, as a shell makes of ``<(command)``. Errors of the disk
+    and of the encoding are raised as they are.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags if pipes else flags | _NO_WAIT)) as stream:
         if not (pipes or stat.S_ISREG(os.fstat(stream.fileno()).st_mode)):
@@ -105,18 +93,7 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
 
 
 def whole(value: Any, low: int, high: int, what: str) -> int:
-    """Checks a size that a file gives, before anything is made of that size.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: no whole number, or out of bounds.
-
-    Example:
-      >>> whole(768, 1, 65536, "config.json: hidden_size")
-      768
-    """
+    """Checks a size that a file gives, before anything is made of that size; returns it."""
     if type(value) is not int or not low <= value <= high:
         raise InputError(
             f"{what} must be a whole number from {low} to {high}, got {format_value(value)}; restore the file."
@@ -125,18 +102,7 @@ def whole(value: Any, low: int, high: int, what: str) -> int:
 
 
 def fraction(value: Any, what: str) -> float:
-    """Checks a rate that a file gives: at least 0 and below 1.
-
-    Returns:
-      The value.
-
-    Raises:
-      InputError: it is something else.
-
-    Example:
-      >>> fraction(0.1, "config.json: hidden_dropout_prob")
-      0.1
-    """
+    """Checks a rate that a file gives, at least 0 and below 1; returns it."""
     if type(value) not in (int, float) or not 0 <= value < 1:
         raise InputError(f"{what} must be a number from 0 to below 1, got {format_value(value)}; restore the file.")
     return float(value)
@@ -149,45 +115,27 @@ def is_pointer(path: str | Path) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
     write_text(path, as_json(content))
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """Formats an object as the text of a JSON file.
-
-    Example:
-      >>> as_json({})
-      '{}\\n'
-    """
     return json.dumps(content, indent=2) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Writes a file whole or not at all, by any library.
+    """Writes a file whole or not at all, by any library; errors are those of ``named``.
 
     Yields the path to write to; it takes the place of the file at the end, and on an exception nothing is left of it.
-
-    Raises:
-      OSError: see ``named``.
-
-    Example:
-      >>> with whole_file(Path("/tmp/example.npy")) as temporary:
-      ...     _ = temporary.write_bytes(b"whole")
-      >>> Path("/tmp/example.npy").read_bytes()
-      b'whole'
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -213,11 +161,7 @@ def sync(folder: Path, *, whole: bool = True) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Makes errors of the disk name the file they are about, which those of a full disk do not do by themselves.
-
-    Raises:
-      OSError: also for what libraries in other languages raise in their own way.
-    """
+    """Makes errors of the disk name their file, which a full disk's and those of other languages' libraries do not."""
     try:
         yield
     except Exception as error:

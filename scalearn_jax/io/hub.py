@@ -24,12 +24,7 @@ def is_id(text: str) -> bool:
 
 
 def is_commit(text: str) -> bool:
-    """Whether a text has the form of a commit, as `snapshot_download` names its folders.
-
-    Example:
-      >>> is_commit(40 * "0"), is_commit("main")
-      (True, False)
-    """
+    """Whether a text has the form of a commit, as `snapshot_download` names its folders."""
     return bool(re.fullmatch("[0-9a-f]{40}", text))
 
 
@@ -44,16 +39,7 @@ def is_model_id(text: str) -> bool:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """Splits ``ID@REVISION``; the revision is a branch, tag or commit.
-
-    Args:
-      name: with a revision or without.
-
-    Returns:
-      The id, and the revision or ``None``.
-
-    Raises:
-      InputError: nothing on one side of the ``@``.
+    """Splits ``ID@REVISION``; the revision is a branch, tag or commit, or ``None``.
 
     Example:
       >>> split_revision("AdapterHub/rte@v1"), split_revision("AdapterHub/rte")
@@ -66,15 +52,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def pinned(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Joins the two ways to name a revision: after an id's ``@``, and on its own.
-
-    Raises:
-      InputError: they differ.
-
-    Example:
-      >>> pinned("FacebookAI/roberta-base@main", None)
-      ('FacebookAI/roberta-base', 'main')
-    """
+    """Joins the two ways to name a revision, after an id's ``@`` and on its own; checks that they do not differ."""
     repo, own = split_revision(name)
     if own and revision and own != revision:
         raise InputError(f"{name} and --revision {revision} name different revisions; give one of them.")
@@ -82,20 +60,10 @@ def pinned(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def download(repo: str, revision: str | None, patterns: Sequence[str], *, what: str, kind: str = "model") -> Path:
-    """Downloads files of one commit of a repository, or finds them in the hub's cache.
+    """Downloads files of one commit of a repository, or finds them in the hub's cache; returns their folder.
 
-    Args:
-      repo: its id.
-      revision: branch, tag or commit; ``None`` for ``main``.
-      patterns: of the files' names.
-      what: begins the error, for instance ``"backbone 'roberta-base'"``.
-      kind: ``"model"`` or ``"dataset"``.
-
-    Returns:
-      The folder of the files, whose name is the commit.
-
-    Raises:
-      InputError: no such repository or revision, no permission, no network.
+    The folder's name is the commit. ``what`` begins an error, for instance ``"backbone 'roberta-base'"``; ``kind`` is
+    ``"model"`` or ``"dataset"``.
     """
     from huggingface_hub import snapshot_download
 

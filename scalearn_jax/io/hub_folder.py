@@ -38,32 +38,15 @@ class Commit(NamedTuple):
 
 
 def is_remote(path_or_id: str) -> bool:
-    """Whether a name is one of the hub: OWNER/NAME, with or without a revision, and no folder here.
-
-    Example:
-      >>> is_remote("AdapterHub/rte@v1"), is_remote("/tmp"), is_remote("runs/glue/rte")
-      (True, False, False)
-    """
+    """Whether a name is one of the hub: OWNER/NAME, with or without a revision, and no folder here."""
     return is_id(path_or_id.partition("@")[0]) and not os.path.lexists(os.path.expanduser(path_or_id))
 
 
 def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> tuple[Path, str]:
-    """Finds an adapter or a run: a local folder as it is, or a repository of the hub, in its cache.
+    """Finds an adapter or a run: a local folder, which need not exist, or a repository of the hub, in its cache.
 
-    Args:
-      path_or_id: a folder, or ``OWNER/NAME[@REVISION]``.
-      flag: its flag on the command line, for errors.
-      allow_pickle: whether to fetch pickles where the hub has no safetensors.
-
-    Returns:
-      The folder, which need not exist if a path is given, and the path as given or ``OWNER/NAME@COMMIT``.
-
-    Raises:
-      InputError: it cannot be downloaded, or is neither an adapter nor a run.
-
-    Example:
-      >>> source_folder("AdapterHub/roberta-base-pf-rte@main", flag="--sources")[1]  # doctest: +SKIP
-      'AdapterHub/roberta-base-pf-rte@6f3c...'
+    ``flag`` is its flag on the command line, for errors; with ``allow_pickle`` pickles are fetched where the hub has no
+    safetensors. Returns the folder, and the path as given or ``OWNER/NAME@COMMIT``.
     """
     if not is_remote(path_or_id):
         return Path(path_or_id), path_or_id
@@ -86,11 +69,7 @@ def _patterns(names: Sequence[str]) -> list[str]:  # at the top and in the folde
 
 
 def shareable(folder: Path, *more: str) -> dict[str, Path]:
-    """Lists the files of an adapter, a run or a setup in a folder, and those named in ``more``: name -> file.
-
-    Raises:
-      InputError: one is a link that leads out of the folder, or no plain file.
-    """
+    """Finds name -> file of an adapter, a run or a setup in a folder, and those named in ``more``; see ``inside``."""
     found = _known(folder, (*FILES, *PICKLES, SETUP, *more))
     if SETUP in found:
         for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
@@ -106,17 +85,10 @@ def _known(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
 def upload(
     files: Mapping[str, Path], repo: str, *, message: str, private: bool = False, create_pr: bool = False
 ) -> Commit:
-    """Uploads files in one commit; makes the repository if there is none.
+    """Uploads name in the repository -> file in one commit; makes the repository, OWNER/NAME, if there is none.
 
-    Args:
-      files: name in the repository -> file.
-      repo: its id, OWNER/NAME.
-      message: of the commit.
-      private: whether a new repository is private.
-      create_pr: whether to open a pull request instead of writing to ``main``.
-
-    Raises:
-      InputError: no network, no permission, a name the hub refuses, or a public repository despite ``private``.
+    ``private`` is for a new repository; a public one that is there is refused. With ``create_pr`` a pull request is
+    opened instead of writing to ``main``.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -19,18 +19,9 @@ from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin
 
 FILES = (
-    "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
+    *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"),
 )
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TEMPLATES = "additional_chat_templates"
@@ -50,18 +41,9 @@ MAX_SHARDS, _LONGEST_NAME = 1000, 255
 
 
 def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle: bool = False) -> Path:
-    """Finds a backbone: a local folder as it is, or a snapshot of a hub repository.
+    """Finds a backbone, given as a folder or hub id that may end in ``@REVISION``: a local folder, or a hub's snapshot.
 
-    Args:
-      path_or_id: folder or hub id, which may end in ``@REVISION``.
-      revision: branch, tag or commit on the hub.
-      allow_pickle: whether to fetch ``pytorch_model.bin`` where the hub has no safetensors.
-
-    Returns:
-      A local folder with configuration, weights and tokenizer.
-
-    Raises:
-      InputError: no such folder and no such repository, or a link in it that leads out of it.
+    With ``allow_pickle``, ``pytorch_model.bin`` is fetched where the hub has no safetensors. All is ``checked``.
     """
     local = Path(os.path.expanduser(path_or_id))
     if local.is_dir():
@@ -77,11 +59,7 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
 
 
 def checked(where: Path) -> Path:
-    """Checks all files that a library may read in a folder, as ``inside`` does, and their sizes.
-
-    Raises:
-      InputError: a file leads out of the folder, is none, or is too large.
-    """
+    """Checks all files that a library may read in a folder, as ``inside`` does, and their sizes; returns the folder."""
     known = {where / name for name in FILES if "*" not in name}.union(*map(where.glob, FILES))
     others = {path for pattern in OTHERS for path in where.glob(pattern) if not path.is_dir()}
     for path in sorted(known | others):
@@ -96,15 +74,12 @@ def inside(folder: Path, name: str) -> Path:
     """Returns the path of a file in a folder, which need not exist, and checks that it does not lead out of it.
 
     Allowed are links from a snapshot of the hub's cache to the blobs of the same repository, and links to the blobs in
-    the user's own cache, which older versions of the hub's library make in any folder.
-
-    Raises:
-      InputError: it is a link that leads out of the folder, or neither a file nor a link to one.
+    the user's own cache, which older versions of the hub's library make in any folder. A folder or a pipe is refused.
     """
     path = folder / name
     try:
         target = path.resolve()
-        escapes = not any(target.is_relative_to(root) for root in _roots(folder)) and not _is_cached(target)
+        escapes = not any(target.is_relative_to(root) for root in _roots(folder))
     except (OSError, RuntimeError):  # links in a circle
         escapes = True
     if escapes:
@@ -115,38 +90,26 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _roots(folder: Path) -> Iterator[Path]:
-    """What links in a folder may lead to: the folder, and the repository in a hub's cache that it is a snapshot of."""
+    """What links in a folder may lead to: the folder, the repository in a hub's cache that it is of, the own cache."""
     yield folder.resolve()
     for place in (folder.absolute(), folder.resolve()):
         for snapshot in (place, *place.parents):  # absolute as well: a repository may be a link to another disk
             snapshots = snapshot.parent
             if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
                 yield snapshots.parent.resolve()
-
-
-def _is_cached(file: Path) -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return any(file.is_relative_to(blobs.resolve()) for blobs in Path(HF_HUB_CACHE).glob("models--*/blobs"))
+    yield from (blobs.resolve() for blobs in Path(HF_HUB_CACHE).glob("models--*/blobs"))
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
-    """Reads a JSON file of a folder; for errors see ``inside`` and ``read_json``."""
     return read_json(inside(folder, name), MAX_SETTINGS)
 
 
 def read_checkpoint(where: Path, *, allow_pickle: bool = False) -> dict[str, np.ndarray]:
-    """Reads all tensors of a checkpoint folder, from one file or from the shards of an index.
+    """Reads all tensors of a checkpoint folder, in the files' dtypes, from one file or from the shards of an index.
 
-    Args:
-      where: the folder.
-      allow_pickle: whether to read ``pytorch_model.bin`` where there are no safetensors.
-
-    Returns:
-      Tensor name -> array, as the files have them.
-
-    Raises:
-      InputError: no file of weights that may be read, a damaged one, or an index that points elsewhere.
+    ``pytorch_model.bin`` is read only with ``allow_pickle``, and where there are no safetensors.
     """
     if (where / WEIGHTS).exists():
         return load_tensors(inside(where, WEIGHTS))
@@ -175,6 +138,5 @@ def _read_shards(where: Path) -> dict[str, np.ndarray]:
 
 
 def is_plain_name(file: Any) -> bool:
-    """Whether a name can only be that of a file in the folder."""
     is_short = isinstance(file, str) and len(file) <= _LONGEST_NAME
     return is_short and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", file))

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,10 @@ from scalearn_jax.io.files import safe_name, write_bytes
 
 PAGE = (7.0, 9.5)  # inches: no figure is wider, so that none is shrunk on a page and all text keeps its size
 _LOOK = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "figure.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 5.5,
-    "legend.frameon": False,
+    **{"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "figure.titlesize": 9},
+    **{"xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True},
+    **{"grid.color": "0.9", "grid.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 5.5},
     "savefig.dpi": 200,
     "text.parse_math": False,  # a name may hold a dollar sign, which would begin a formula
     "svg.hashsalt": "scalearn",  # else the ids in an SVG are random
@@ -43,21 +32,11 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Gives every name its colour, marker and line.
-
-    Example:
-      >>> styles(["single", "fusion"])["fusion"]["marker"]
-      's'
-    """
+    """Gives every name its colour, marker and line."""
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}  # separates overlapping markers
+    looks = zip(dict.fromkeys(names), cycle(_COLORS), cycle(_MARKERS), cycle(_LINES))
     return {
-        name: edge
-        | {
-            "color": _COLORS[number % len(_COLORS)],
-            "marker": _MARKERS[number % len(_MARKERS)],
-            "linestyle": _LINES[number % len(_LINES)],
-        }
-        for number, name in enumerate(dict.fromkeys(names))
+        name: edge | {"color": color, "marker": marker, "linestyle": dashes} for name, color, marker, dashes in looks
     }
 
 
@@ -65,10 +44,8 @@ def short(names: Iterable[str]) -> dict[str, str]:
     """Leaves out the suites where the tasks alone distinguish all names.
 
     Example:
-      >>> short(["glue/rte", "superglue/cb"])
-      {'glue/rte': 'rte', 'superglue/cb': 'cb'}
-      >>> short(["glue/rte", "superglue/rte"])
-      {'glue/rte': 'glue/rte', 'superglue/rte': 'superglue/rte'}
+      >>> short(["glue/rte", "superglue/cb"]), short(["glue/rte", "superglue/rte"])
+      ({'glue/rte': 'rte', 'superglue/cb': 'cb'}, {'glue/rte': 'glue/rte', 'superglue/rte': 'superglue/rte'})
     """
     names = list(dict.fromkeys(names))
     tasks = [name.rpartition("/")[2] for name in names]
@@ -77,13 +54,9 @@ def short(names: Iterable[str]) -> dict[str, str]:
 
 @contextmanager
 def drawing(out: Path, name: str, width: float, height: float) -> Iterator[Any]:
-    """Opens an empty figure; when it is drawn, writes it as PNG and SVG: whole, and the same bytes on every run.
+    """Opens an empty figure of a size in inches; when it is drawn, writes it to the folder ``out`` as PNG and SVG.
 
-    Args:
-      out: the folder.
-      name: the file's name, without suffix.
-      width: in inches.
-      height: in inches.
+    Files are written whole, and have the same bytes on every run.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -128,22 +101,11 @@ def _without_formula(text: str) -> str:
 
 
 def file_name(*parts: str) -> str:
-    """Joins parts to the name of a file.
-
-    Example:
-      >>> file_name("omega", "scalearn++"), file_name("pairs", "glue/rte")
-      ('omega-scalearn++', 'pairs-glue-rte')
-    """
     return safe_name("-".join(parts))
 
 
 def num_columns(num_panels: int, panel_width: float, gutter: float = 0.0) -> int:
-    """How many panels, of a width in inches beside a gutter, fit side by side on a page.
-
-    Example:
-      >>> num_columns(5, 2.0), num_columns(2, 2.0), num_columns(3, 9.0)
-      (3, 2, 1)
-    """
+    """How many panels, of a width in inches beside a gutter, fit side by side on a page; at least one."""
     return max(1, min(num_panels, int((PAGE[0] - gutter) / panel_width)))
 
 
@@ -157,18 +119,9 @@ def panels(figure, num_panels: int, columns: int, **options: Any) -> list:
 
 
 def heat_map(axis, values: np.ndarray, form: str, low: float, high: float, *, written: bool = True):
-    """Draws Float[rows columns] in grey with every value written out, so that a print loses nothing.
+    """Draws Float[rows columns] from white at ``low`` to black at ``high``; returns the image, for a colour bar.
 
-    Args:
-      axis: the panel.
-      values: what to draw; NaN stays empty.
-      form: format of a value.
-      low: the white end of the scale.
-      high: the black end.
-      written: whether to write the values.
-
-    Returns:
-      The image, for a colour bar.
+    Every value is written out in the format ``form``, so that a print loses nothing; NaN stays empty.
     """
     image = axis.imshow(values, cmap="Greys", vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -195,12 +148,7 @@ def title(figure, text: str) -> None:
 
 
 def legend_shape(names: Iterable[str], width: float) -> tuple[int, int]:
-    """Rows and columns of a legend in a figure of a width in inches.
-
-    Example:
-      >>> legend_shape(["single", "scalearn", "fusion"], 3.6)
-      (2, 2)
-    """
+    """Rows and columns of a legend in a figure of a width in inches."""
     names = list(names)
     columns = max(1, min(len(names), int(width / (0.75 + 0.065 * max(map(len, names))))))
     return -(-len(names) // columns), columns

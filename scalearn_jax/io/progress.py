@@ -7,15 +7,11 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Shows the events of a training loop; a context manager.
+    """Shows the events of a training loop of one or more seeds; losses are their mean. A context manager.
 
-    On a terminal one bar holds the step, the loss, examples per second and the time left, and every evaluation
-    leaves a line above it. Otherwise (a log file, a pipe) each event is one line.
-
-    Args:
-      title: what is trained, for instance the run folder.
-      seeds: the seeds trained together; losses are shown as their mean.
-      stream: where to write; by default standard error, so that results on standard output stay clean.
+    On a terminal one bar holds the step, the loss, examples per second and the time left, and every evaluation leaves a
+    line above it. Otherwise (a log file, a pipe) each event is one line. The stream is standard error by default, so
+    that results on standard output stay clean.
 
     Example:
       >>> with Progress("runs/rte", seeds=(0,), stream=sys.stdout) as progress:
@@ -54,7 +50,13 @@ class Progress:
         on = f", going on from step {self._first}" if self._first else ""
         self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}{on}")
         if self._stream.isatty():
-            self._bar = _make_bar(self._stream)
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            loss, rate = TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
+            columns = BarColumn(), MofNCompleteColumn(), loss, rate, TimeRemainingColumn(), TextColumn("left")
+            self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
 
@@ -84,7 +86,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Formats a duration as minutes and seconds, or hours, minutes and seconds.
+    """Formats seconds as minutes and seconds, or hours, minutes and seconds.
 
     Example:
       >>> format_duration(75), format_duration(3675)
@@ -93,16 +95,6 @@ def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _make_bar(stream: TextIO):
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
-    left = TimeRemainingColumn(), TextColumn("left")
-    return Bar(*columns, *left, console=Console(file=stream), transient=True)
 
 
 def _mean(values: Any) -> float:

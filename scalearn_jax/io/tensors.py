@@ -15,17 +15,7 @@ from scalearn_jax.typing import Array, Params
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array]) -> None:
-    """Writes named arrays; the file appears complete or not at all.
-
-    Args:
-      path: the file; replaced if it exists.
-      tensors: name -> array.
-
-    Example:
-      >>> save_tensors("/tmp/example.safetensors", {"omega": np.ones((2, 3), np.float32).T})
-      >>> load_tensors("/tmp/example.safetensors")["omega"].shape
-      (3, 2)
-    """
+    """Writes name -> array; the file appears complete or not at all."""
     from safetensors.numpy import save_file
 
     # safetensors writes the buffer of a transposed view as it lies, without an error: every array is made
@@ -36,17 +26,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Array]) -> None:
 
 
 def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads named arrays.
-
-    Args:
-      path: the file.
-
-    Returns:
-      name -> array, in the file's dtypes.
-
-    Raises:
-      InputError: the file is missing, truncated or not a safetensors file.
-    """
+    """Reads name -> array, in the file's dtypes."""
     from safetensors.numpy import load_file
 
     if not Path(path).is_file():
@@ -65,11 +45,7 @@ def _damaged(path: str | Path, error: Exception) -> InputError:
 
 
 def tensor_names(path: str | Path) -> list[str]:
-    """Lists the names in a file without reading its arrays.
-
-    Raises:
-      InputError: the file is missing, truncated or not a safetensors file.
-    """
+    """Lists the names in a file without reading its arrays."""
     from safetensors import safe_open
 
     if not Path(path).is_file():
@@ -82,20 +58,9 @@ def tensor_names(path: str | Path) -> list[str]:
 
 
 def save_tree(path: str | Path, params: Params) -> None:
-    """Writes a parameter tree, each leaf under its path; empty subtrees and ``None`` gaps leave no trace.
-
-    Example:
-      >>> save_tree("/tmp/example.safetensors", {"transfer": {"omega": np.ones((2, 3))}})
-      >>> load_tree("/tmp/example.safetensors")["transfer"]["omega"].shape
-      (2, 3)
-    """
+    """Writes a parameter tree, each leaf under its path; empty subtrees and ``None`` gaps leave no trace."""
     save_tensors(path, tree.flatten(params))
 
 
 def load_tree(path: str | Path) -> Params:
-    """Reads a tree written by ``save_tree``.
-
-    Raises:
-      InputError: the file is missing, truncated or not a safetensors file.
-    """
     return tree.unflatten(load_tensors(path))

@@ -21,12 +21,7 @@ def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lays out CSV; numbers keep full precision, ``None`` is empty.
-
-    Example:
-      >>> comma_separated(["a", "b"], [[0.1, None]])
-      'a,b\\n0.1,\\n'
-    """
+    """Lays out CSV; numbers keep full precision, ``None`` is empty."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([header, *rows])
     return file.getvalue()

@@ -34,16 +34,8 @@ _CHUNK = 1 << 20
 _MOST_COPIES = 4
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 _DTYPES = {
-    "Float": np.float32,
-    "Half": np.float16,
-    "BFloat16": ml_dtypes.bfloat16,
-    "Double": np.float64,
-    "Int": np.int32,
-    "Long": np.int64,
-    "Short": np.int16,
-    "Char": np.int8,
-    "Byte": np.uint8,
-    "Bool": np.bool_,
+    **{"Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Double": np.float64},
+    **{"Int": np.int32, "Long": np.int64, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_},
 }
 _INSTRUCTIONS = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
@@ -94,16 +86,9 @@ class Tensor:
 
 
 def load_bin(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a state dict; nothing in the file is run.
+    """Reads name -> array, in the file's types, from a file of either layout; nothing in it is run.
 
-    Args:
-      path: a file that ``torch.save`` wrote, of either layout.
-
-    Returns:
-      name -> array, in the file's types; tensors that are the same view share one array.
-
-    Raises:
-      InputError: the file is missing or damaged, or holds anything but tensors.
+    Tensors that are the same view share one array. A file that holds anything but tensors is refused.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,28 +111,20 @@ def _read(stream: IO[bytes]) -> dict[str, np.ndarray]:
     is_zip = stream.read(4) == b"PK\x03\x04"
     stream.seek(0)
     state, storages = (_read_zip if is_zip else _read_legacy)(stream, limit)
-    views = _views(state, limit)
-    of_storage = defaultdict(list)
-    for view in dict.fromkeys(views.values()):
-        of_storage[view.storage].append(view)
-    arrays = {view: view.of(numbers) for storage, numbers in storages for view in of_storage[storage]}
-    return {name: arrays[view] for name, view in views.items()}
-
-
-def _views(state: Any, limit: int) -> dict[str, Tensor]:
-    """Checks that a file's content is a state dict, and that its arrays take little more memory than the file.
-
-    Different views of one storage, such as a tied weight and its transpose, are copies here.
-    """
     if not isinstance(state, dict):
         raise Refused(f"it holds a {_kind(state)} where a dict is expected")
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise Refused(f"its entry {name[:100]!r} is a {_kind(value)} where a tensor is expected")
+    # Different views of one storage, such as a tied weight and its transpose, become copies.
     total = sum(view.num_bytes for view in set(state.values()))
     if total > _MOST_COPIES * limit:
         raise Refused(f"its tensors have {total} bytes, the file has {limit}")
-    return state
+    of_storage = defaultdict(list)
+    for view in dict.fromkeys(state.values()):
+        of_storage[view.storage].append(view)
+    arrays = {view: view.of(numbers) for storage, numbers in storages for view in of_storage[storage]}
+    return {name: arrays[view] for name, view in state.items()}
 
 
 def _rebuild_tensor(storage, offset, sizes, strides, _requires_grad, _hooks, metadata=None) -> Tensor:

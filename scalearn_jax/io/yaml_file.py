@@ -14,13 +14,8 @@ _MAX_VALUES = 100_000  # likewise, once aliases are written out
 def read_yaml(path: str | Path, *, pipes: bool = True) -> dict[str, Any]:
     """Reads a YAML or JSON file of keys and values; hyphens in its top-level keys count as underscores.
 
-    Args:
-      path: the file.
-      pipes: see ``files.read_text``.
-
-    Raises:
-      InputError: no such file, too large (also once its aliases are written out), not YAML, a key twice, a tag such as
-        ``!!int``, or not keys and values.
+    Refused are tags such as ``!!int``, a key twice, and more than ``MAX_BYTES`` or, with its aliases written out,
+    ``_MAX_VALUES``. For ``pipes`` see ``files.read_text``.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -50,11 +45,9 @@ def read_yaml(path: str | Path, *, pipes: bool = True) -> dict[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Checks what a document is made of before anything is made of it.
+    """Raises ``ValueError`` for what a document must not hold, before anything is made of it.
 
-    Raises:
-      ValueError: tags, another version of YAML, collections nested too deep, or too many values once every alias is
-        written out; a node inside itself has no end.
+    With every alias written out the number of values is bounded; a node inside itself has no end.
     """
     from ruamel.yaml import YAML, events
 
