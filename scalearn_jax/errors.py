@@ -15,13 +15,11 @@ _ACTING = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class InputError(ValueError):
-    """A mistake in what the user passed in: one line that says what, where and how to fix it.
+    """A mistake in what the user passed in: one line with what, where and how to fix it.
 
-    The command line prints it without a traceback and exits with code 2; library callers can catch it as
-    an ordinary ``ValueError``.
-
-    Much of a message comes from files, so what is not printable is written out (an escape code as ``\\x1b``), and
-    hub tokens are masked.
+    The command line prints it without a traceback and exits with code 2; library callers can catch it as an ordinary
+    ``ValueError``. Much of a message comes from files, so what is not printable is written out (an escape code as
+    ``\\x1b``), and hub tokens are masked.
     """
 
     def __init__(self, message: str):
@@ -50,7 +48,7 @@ def is_printable(text: str) -> bool:
 
 
 def shortened(text: str) -> str:
-    """Cuts a text that stands in a message down to 60 characters; masked first, since half a token looks like none.
+    """Cuts a text for a message down to 60 characters; masked first, since half a token looks like none.
 
     Example:
       >>> len(shortened(100 * "a"))
@@ -91,16 +89,13 @@ class Preempted(KeyboardInterrupt):
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> InputError:
-    """Builds the error for a name outside a table, naming the nearest entry.
+    """Returns the error for a name outside a table, naming the nearest entry; the caller raises it.
 
     Args:
       what: kind of thing, for instance ``"method"``.
       name: what came.
       known: the accepted names.
       where: optional place, for instance a file name.
-
-    Returns:
-      The error, to be raised by the caller.
 
     Example:
       >>> str(unknown("method", "scalern", ["scalearn", "fusion"]))

@@ -1,4 +1,4 @@
-"""The methods: one row says everything that distinguishes a run.
+"""The methods: one row holds everything that distinguishes a run.
 
 A new baseline is a new row. Rates, patience and epochs are the published ones (method.md, "Published settings").
 """

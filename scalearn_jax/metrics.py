@@ -12,12 +12,7 @@ import numpy as np
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of equal predictions, Int[n] both.
-
-    Example:
-      >>> accuracy(np.array([0, 1]), np.array([0, 0]))
-      0.5
-    """
+    """Share of equal predictions, Int[n] both."""
     return float((predictions == labels).mean())
 
 
@@ -62,12 +57,7 @@ def _mean_over_classes(score: str, predictions: np.ndarray, labels: np.ndarray, 
 
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Matthews correlation, for any number of classes; 0 for constant predictions.
-
-    Example:
-      >>> matthews(np.array([0, 1, 1]), np.array([0, 1, 1]))
-      1.0
-    """
+    """Matthews correlation, for any number of classes; 0 for constant predictions."""
     from sklearn.metrics import matthews_corrcoef
 
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:  # scikit-learn warns about some of these
@@ -76,12 +66,7 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Pearson correlation, Float[n] both; 0 for constant predictions.
-
-    Example:
-      >>> round(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), 6)
-      1.0
-    """
+    """Pearson correlation, Float[n] both; 0 for constant predictions."""
     return _correlation("pearsonr", predictions, labels)
 
 
@@ -152,21 +137,10 @@ def chosen(logits: np.ndarray, questions: np.ndarray) -> np.ndarray:
 METRICS: dict[str, Callable[..., float]] = {
     function.__name__: function
     for function in (
-        accuracy,
-        answer_f1,
-        answer_match,
-        exact_match,
-        f1,
-        macro_f1,
-        macro_precision,
-        macro_recall,
-        matthews,
-        pearson,
-        spearman,
-        pearson_spearman,
-        question_match,
+        accuracy, answer_f1, answer_match, exact_match, f1, macro_f1, macro_precision, macro_recall, matthews,
+        pearson, spearman, pearson_spearman, question_match,
     )
-}
+}  # fmt: skip
 
 
 def predict(kind: str, logits: np.ndarray) -> np.ndarray:

@@ -17,11 +17,7 @@ from scalearn_jax.typing import Params
 
 
 def path_string(path: Sequence[Any], slash: str = ":") -> str:
-    """Joins the keys to a leaf, as JAX gives them, by slashes.
-
-    Args:
-      path: for instance of ``jax.tree_util.tree_flatten_with_path``.
-      slash: written for a slash inside a key.
+    """Joins the keys to a leaf, as JAX gives them, by slashes; one inside a key is written as ``slash``.
 
     Example:
       >>> path_string((jax.tree_util.DictKey("glue/rte"), jax.tree_util.GetAttrKey("bias")))
@@ -31,13 +27,7 @@ def path_string(path: Sequence[Any], slash: str = ":") -> str:
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-    """Lists the leaves of a tree by path.
-
-    Args:
-      tree: nested dicts.
-
-    Returns:
-      ``{path: leaf}`` in tree order; ``None`` gaps are left out.
+    """Returns the leaves of nested dicts by path, in tree order; ``None`` gaps are left out.
 
     Example:
       >>> flatten({"down": {"bias": 1, "kernel": 2}})
@@ -85,11 +75,7 @@ def map_with_path(function: Callable[..., Any], tree: Params, *more: Params) -> 
 
 
 def partition(params: Params, keep: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Splits a tree into the leaves to keep and the rest.
-
-    Args:
-      params: nested dicts.
-      keep: path -> whether the leaf goes to the first half.
+    """Splits a tree into the leaves whose path is to be kept and the rest.
 
     Returns:
       Two trees of the shape of ``params``, each with ``None`` where the other one holds the leaf.
@@ -154,10 +140,7 @@ def num_parameters(tree: Params) -> int:
 
 
 def content_hash(tree: Params) -> str:
-    """Fingerprints a tree by its content: paths, shapes, dtypes and bytes.
-
-    Returns:
-      SHA-256 in hexadecimal. Independent of the order in which the dicts were built.
+    """Returns the SHA-256 of a tree's paths, shapes, dtypes and bytes, whatever the order its dicts were built in.
 
     Example:
       >>> content_hash({"a": np.zeros(1)}) == content_hash({"a": np.ones(1)})

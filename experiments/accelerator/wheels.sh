@@ -10,7 +10,7 @@ mkdir -p "$1"
 platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64)
 "${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$1" \
   --python-version "$version" --implementation cp "${platforms[@]}" \
-  datasets dill multiprocess pydantic annotated-types typing-inspection ruamel.yaml
+  datasets dill multiprocess pydantic annotated-types typing-inspection ruamel.yaml tabulate jinja2 markupsafe
 # pydantic takes one version of its core only.
 core=$("${PYTHON:-python3}" - "$1" <<'PY'
 import glob, re, sys, zipfile

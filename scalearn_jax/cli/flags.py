@@ -125,7 +125,7 @@ def _declare(declared: Any, default: Any, text: str, placeholder: str | None, po
 
 
 def _placeholder(declared: Any, own: str | None) -> str | None:
-    """Names what a flag takes; ``None``, which stands for "not given", is not offered."""
+    """Names what a flag takes; ``None``, "not given", is not offered."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (types.UnionType, typing.Union):
         return _placeholder(arguments[0], own)

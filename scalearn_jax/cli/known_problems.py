@@ -1,4 +1,4 @@
-"""Combinations of packages, devices and settings that are known to go wrong; each row of ``PROBLEMS`` says which.
+"""Combinations of packages, devices and settings that are known to go wrong, one a row of ``PROBLEMS``.
 
 A row is a small function of the gathered facts, so joining the list needs no other change.
 """

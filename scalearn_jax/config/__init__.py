@@ -1,4 +1,4 @@
-"""What every command can be told: frozen dataclasses, shared by the command line, YAML files and the library.
+"""The settings of every command: frozen dataclasses, shared by the command line, YAML files and the library.
 
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """

@@ -25,7 +25,7 @@ def setting(
     combiners: tuple[str, ...] = (),
     option: str | None = None,
 ) -> Any:
-    """Makes a field of a config that says more than its type; the only place where such things are written down.
+    """Makes a field of a config that carries more than its type; no list of names elsewhere repeats it.
 
     Args:
       default: its value where none is given.
@@ -33,8 +33,8 @@ def setting(
         on, or counts as finished, only with the same value.
       per_host: whether processes of one run may have different values.
       by_study: whether a study sets it for its cells, so that nobody else may.
-      path: it is a path whose ``~`` is the home folder; what stands for it in help.
-      metavar: what stands for it in help, where that does not follow from its type.
+      path: it is a path, whose ``~`` becomes the home folder; how help writes it.
+      metavar: how help writes it, where that does not follow from its type.
       at_least: the smallest number allowed; the largest whole one has 31 bits.
       combiners: the only combiners that understand it.
       option: what these call it; ``None`` where it acts before there is a combiner.
@@ -45,7 +45,7 @@ def setting(
 
 
 def fields_where(cls: type, mark: str, value: Any = True) -> list[str]:
-    """Returns the names of a config's fields for which ``setting`` was told something.
+    """Returns the names of a config's fields for which ``setting`` was given a value.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig

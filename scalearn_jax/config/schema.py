@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> plain dicts, strictly: an unknown key or a wrong type is an error, never a guess.
 
-pydantic, which is imported with the first value, checks the types; this module says how values that mean the same are
-taken (a list for a tuple, numpy's numbers) and makes one line of all that is wrong.
+pydantic, which is imported with the first value, checks the types; this module converts values that mean the same
+(a list for a tuple, numpy's numbers) and makes one line of all that is wrong.
 """
 
 import dataclasses
@@ -147,7 +147,7 @@ def with_ranges(value: Any) -> Any:
     """Writes out ranges of whole numbers, and numbers as text, alone or in a list; anything else stays.
 
     Raises:
-      ValueError: a range runs backwards or is longer than a thousand, or all are far too many; says what is expected.
+      ValueError: a range runs backwards or is longer than a thousand, or all are too many; it holds what was expected.
 
     Example:
       >>> with_ranges("0-3"), with_ranges([7, "8", "9-10"])

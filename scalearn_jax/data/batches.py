@@ -17,22 +17,12 @@ from scalearn_jax.typing import Batch, FeatureBatch
 
 
 def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """Draws the order of an epoch; a pure function, so resuming needs no iterator state.
-
-    Example:
-      >>> sorted(order(0, 1, 3).tolist())
-      [0, 1, 2]
-    """
+    """Draws the order of an epoch; a pure function, so resuming needs no iterator state."""
     return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
 def examples_of(seed: int, step: int, num_examples: int, batch_size: int) -> np.ndarray:
-    """Lists the examples of a training step, counted from 0.
-
-    Example:
-      >>> len(examples_of(seed=0, step=3, num_examples=10, batch_size=4))  # the first of the second epoch
-      4
-    """
+    """Lists the examples of a training step, counted from 0; the last step of an epoch may have fewer."""
     epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
     return order(seed, epoch, num_examples)[position * batch_size :][:batch_size]
 
@@ -113,12 +103,7 @@ def _fill(values: np.ndarray, size: int, filler: int) -> np.ndarray:
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Counts the steps of an epoch, the short last one included.
-
-    Example:
-      >>> steps_per_epoch(65, 32)
-      3
-    """
+    """Counts the steps of an epoch, the short last one included."""
     return -(-num_examples // batch_size)
 
 
@@ -191,14 +176,9 @@ ROW_FIELDS = ("tokens", "token_types", "segments", "positions")
 
 
 def stack(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
-    """Stacks batches along a new leading axis; rows are padded to the longest.
+    """Stacks batches of equal B and S along a new leading axis: of members, of parts of a step, or of steps.
 
-    Args:
-      parts: batches of equal B and S, of M members, of the parts of a step or of several steps; numbers of rows may
-        differ.
-
-    Returns:
-      A batch with one more leading axis.
+    Those with fewer rows than others are padded.
     """
     return _join(np.stack, parts)
 

@@ -23,24 +23,15 @@ QUESTION = ("question_number", "answer_f1", "answer_match")
 
 
 class Rule(NamedTuple):
-    """How a data set's rows become examples.
+    """How a data set's rows become examples."""
 
-    Attributes:
-      columns: columns it reads, all of text but for those in ``lists``.
-      examples: (row, whether labels are wanted) -> examples, numbered within the row's question where it has one.
-      similarity: columns that stand for a row when data sets are compared (AdapterSoup).
-      labels: columns the label is made of; empty where the file has a label column.
-      question: columns that tell a row's question from others, none where each row is one; ``None`` where no metric
-        looks at questions.
-      lists: those of its columns that hold lists of texts.
-    """
-
-    columns: tuple[str, ...]
-    examples: Callable[[Row, bool], list[Row]]
-    similarity: tuple[str, ...]
-    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...]  # those it reads, all of text but for those in ``lists``
+    examples: Callable[[Row, bool], list[Row]]  # (row, whether labels are wanted) -> examples
+    similarity: tuple[str, ...]  # columns that stand for a row when data sets are compared (AdapterSoup)
+    labels: tuple[str, ...] = ()  # columns the label is made of; none where the file has a label column
+    # Columns that distinguish questions, none where each row is one; ``None`` where no metric looks at questions.
     question: tuple[str, ...] | None = None
-    lists: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()  # those of its columns that hold lists of texts
 
 
 def _copa(row: Row, labels: bool) -> list[Row]:
@@ -110,19 +101,7 @@ RULES = {
 
 
 def examples(rule: Rule, rows: Iterable[Row], where: str, *, labels: bool = True) -> list[Row]:
-    """Turns a file's rows into examples.
-
-    Args:
-      rule: of the data set.
-      rows: the file's, with all of the rule's columns.
-      where: the file, for errors.
-      labels: whether labels are there and wanted.
-
-    Returns:
-      The examples, in the order of the rows; ``question_number`` counts from 0.
-
-    Raises:
-      InputError: a row that the rule cannot read.
+    """Turns a file's rows into examples, in their order; ``question_number`` counts from 0.
 
     Example:
       >>> rows = [{"premise": "It rained.", "question": "effect", "choice1": "A", "choice2": "B"}]

@@ -18,9 +18,6 @@ from scalearn_jax.errors import InputError
 def label_id(task: Task, label: Any) -> int:
     """Turns one label, name or id, into its id; names that are numbers themselves are never read as ids.
 
-    Raises:
-      InputError: outside the task's list.
-
     Example:
       >>> task = Task("demo", "classification", ("text",), ("bad", "good"))
       >>> label_id(task, "good"), label_id(task, 1), label_id(task, "1")
@@ -51,19 +48,7 @@ def _named_by_number(names: tuple[str, ...]) -> bool:
 
 
 def labels_of(task: Task, values: list, where: str = "label column") -> np.ndarray:
-    """Turns a label column into numbers.
-
-    Args:
-      task: says the kind and the label names.
-      values: one label an example.
-      where: the file, for errors.
-
-    Returns:
-      Ids Int[n], scores Float[n] (regression) or zeros and ones Float[n C] (multi-label).
-
-    Raises:
-      InputError: a label outside the task's list, or a score that is no finite number; names the row.
-    """
+    """Turns a column into ids Int[n], scores Float[n] (regression) or zeros and ones Float[n C] (multi-label)."""
     convert = {"regression": _score, "multilabel": _multi_hot}.get(task.kind, label_id)
     numbers = []
     for row, value in enumerate(values, 1):

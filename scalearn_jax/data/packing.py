@@ -19,17 +19,10 @@ _AT_ONCE = 4096
 
 
 def pack(lengths: Sequence[int], row_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places sequences in rows by first-fit decreasing.
-
-    Args:
-      lengths: of the N sequences, each at most ``row_length``.
-      row_length: S.
+    """Places N sequences in rows by first-fit decreasing; equal lengths keep their order.
 
     Returns:
-      (row Int[N], column Int[N]) of each sequence's first token. Equal lengths keep their order.
-
-    Raises:
-      ValueError: a sequence is longer than a row.
+      (row Int[N], column Int[N]) of each sequence's first token.
 
     Example:
       >>> rows, columns = pack([3, 5, 4], 8)
@@ -69,14 +62,7 @@ def pack_apart(lengths: Sequence[int], groups: np.ndarray, row_length: int) -> t
 
 
 def count_rows(lengths: np.ndarray, row_length: int) -> np.ndarray:
-    """Counts the rows that ``pack`` takes, for many batches at once.
-
-    Args:
-      lengths: Int[n N], the sequences of n batches; 0 where there is none.
-      row_length: S.
-
-    Returns:
-      Int[n].
+    """Counts the rows that ``pack`` takes, Int[n], for Int[n N] lengths of n batches; 0 where there is no sequence.
 
     Example:
       >>> count_rows(np.array([[3, 5, 4], [8, 8, 0]]), 8).tolist()
@@ -98,11 +84,8 @@ def row_choices(counts: np.ndarray, max_choices: int = MAX_CHOICES, program_cost
 
     Args:
       counts: Int[n], the rows that each step needs.
-      max_choices: length of the list.
+      max_choices: the most counts to pick; they ascend, and the last is the largest needed.
       program_cost: what compiling one more program costs, in rows; a short run does not repay many.
-
-    Returns:
-      At most ``max_choices`` ascending counts, the last of which is the largest needed.
 
     Example:
       >>> row_choices([3, 4, 4, 7], max_choices=2)
@@ -146,15 +129,7 @@ def epoch_rows(encoded: Encoded, order: np.ndarray, batch_size: int, row_length:
 
 
 def rounded_up(count: int, choices: Sequence[int]) -> int:
-    """Rounds a row count up to the next choice.
-
-    Raises:
-      ValueError: no choice is large enough.
-
-    Example:
-      >>> rounded_up(5, (4, 6, 32))
-      6
-    """
+    """Rounds a row count up to the next choice; ``ValueError`` where none is large enough."""
     if count > choices[-1]:
         raise ValueError(f"{count} rows needed, the largest choice is {choices[-1]}; count the rows of these steps.")
     return int(choices[np.searchsorted(choices, count)])

@@ -54,11 +54,7 @@ def columns(rows: list[dict[str, Any]]) -> Table:
 
 
 def concatenate(tables: list[Table], where: str) -> Table:
-    """Joins the shards of a split.
-
-    Raises:
-      InputError: their columns differ.
-    """
+    """Joins the shards of a split, which must have the same columns."""
     for table in tables[1:]:
         if set(table) != set(tables[0]):
             raise InputError(f"{where}: shards with different columns, {sorted(tables[0])} and {sorted(table)}.")
@@ -66,15 +62,10 @@ def concatenate(tables: list[Table], where: str) -> Table:
 
 
 def to_arrow(table: Table, texts: Iterable[str] = ()) -> "Dataset":
-    """Moves columns to Arrow, in memory.
+    """Moves columns to Arrow, in memory, and those in ``texts`` to texts; ``[:]`` of the result are columns again.
 
-    Args:
-      table: the columns.
-      texts: those to be texts, see ``as_text``. Others keep their types, but for columns that Arrow cannot hold, such
-        as those of several types or with numbers of 20 digits: they become texts, lists and maps in JSON.
-
-    Returns:
-      The same rows; its ``[:]`` are columns again.
+    Other columns that Arrow cannot hold, such as those of several types or with numbers of 20 digits, also become
+    texts, lists and maps in JSON.
 
     Example:
       >>> to_arrow({"text": ["a", 5], "id": [1, 10**20]}, ["text"])[:]
@@ -87,7 +78,9 @@ def to_arrow(table: Table, texts: Iterable[str] = ()) -> "Dataset":
         try:
             arrays[name] = pyarrow.array(values)
         except (OverflowError, TypeError, ValueError):  # a ValueError is also half a surrogate pair
-            arrays[name] = pyarrow.array([value if value is None else _spelled(value) for value in values])
+            nested = (list, tuple, dict)
+            values = [json.dumps(value, default=str) if isinstance(value, nested) else value for value in values]
+            arrays[name] = pyarrow.array([value if value is None else as_text(value) for value in values])
     return as_dataset(pyarrow.table(arrays))
 
 
@@ -96,10 +89,6 @@ def as_dataset(table: "pyarrow.Table") -> "Dataset":
     from datasets import Dataset
 
     return Dataset(table, fingerprint=uuid.uuid4().hex)
-
-
-def _spelled(value: Any) -> str:
-    return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else as_text(value)
 
 
 def as_text(value: Any) -> str:
@@ -114,27 +103,19 @@ def as_text(value: Any) -> str:
 
 
 def check_columns(table: Table, names: Iterable[str], where: str) -> None:
-    """Checks that a table has rows, and every named column in every row.
-
-    Raises:
-      InputError: no rows, a missing column (names those there and the nearest) or a missing entry.
-    """
+    """Checks that a table has rows, and a value of every named column in every row; ``None`` and NaN are none."""
     if not num_rows(table):
         raise InputError(f"{where} is empty; expected one row or more with columns {', '.join(names)}.")
     for name in names:
         if name not in table:
             raise unknown("column", name, table, where=f"{where}, whose columns are others")
         row = next((row for row, value in enumerate(table[name], 1) if value is None or value != value), None)
-        if row is not None:  # NaN counts: it is how some programs write what is missing
+        if row is not None:  # some programs write NaN for what is missing
             raise InputError(f"{where}, row {row}: no value in column {name!r}; fill it in.")
 
 
 def check_texts(table: Table, names: Iterable[str], where: str) -> None:
-    """Checks that columns hold texts, or numbers, which are read as their digits.
-
-    Raises:
-      InputError: an entry is a list, a map or bytes.
-    """
+    """Checks that columns hold texts, or numbers, which are read as their digits; no lists, maps or bytes."""
     for name in names:
         for row, value in enumerate(table[name], 1):
             if isinstance(value, list | tuple | dict | bytes):
@@ -146,21 +127,9 @@ def check_texts(table: Table, names: Iterable[str], where: str) -> None:
 
 
 def read_table(source: Any) -> Table:
-    """Reads a file, a saved folder, or a set in memory.
+    """Reads a file (see ``SUFFIXES``), a folder that ``Dataset.save_to_disk`` wrote, or a set in memory.
 
-    Args:
-      source: a ``.jsonl``, ``.jsonl.gz``, ``.csv`` or ``.parquet`` file; a folder that ``Dataset.save_to_disk`` wrote;
-        a ``datasets.Dataset``, a DataFrame, a dictionary of columns or a list of rows.
-
-    Returns:
-      Column name -> values, in the order of the source.
-
-    Raises:
-      InputError: missing, of another type, or damaged; names the line where there is one.
-
-    Example:
-      >>> read_table([{"text": "a", "label": 0}, {"text": "b", "label": 1}])
-      {'text': ['a', 'b'], 'label': [0, 1]}
+    In memory, that is a ``datasets.Dataset``, a DataFrame, a dictionary of columns or a list of rows.
     """
     if isinstance(source, list):
         return columns(source)

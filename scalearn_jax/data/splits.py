@@ -65,12 +65,6 @@ def load_splits(
       max_eval_samples: the first k rows of development and test set.
       max_dev_samples: the first k rows of the development set; wins there.
 
-    Returns:
-      Train, development and test table.
-
-    Raises:
-      InputError: no files, an unreadable one, a missing column, an empty split, a label outside the list.
-
     Example:
       >>> from scalearn_jax.data import tasks
       >>> [len(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
@@ -128,9 +122,6 @@ def split_rows(count: int, labels: np.ndarray | None = None) -> tuple[np.ndarray
     Returns:
       (training, development) row numbers, both shuffled; a tenth of n (rounded up) in the second.
 
-    Raises:
-      InputError: too few rows, or too few of some label.
-
     Example:
       >>> train, dev = split_rows(20, np.arange(20) % 2)
       >>> len(train), sorted((dev % 2).tolist())
@@ -154,20 +145,9 @@ def split_rows(count: int, labels: np.ndarray | None = None) -> tuple[np.ndarray
 
 
 def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Table:
-    """Checks a file's columns and labels and turns its rows into examples.
+    """Checks a file's columns, and labels if it has them, and turns its rows into examples.
 
-    Args:
-      task: the row.
-      table: as read from the file.
-      where: the file, for errors.
-      labels: whether the file has labels.
-
-    Returns:
-      The examples; the very table where the task derives nothing.
-
-    Raises:
-      InputError: no rows, a missing column or entry, an entry that is no text, a label outside the list, a row that
-        cannot be read.
+    Where the task derives nothing, these are the very table.
     """
     if task.kind == "multilabel" and task.label_column in table:  # no label at all, as some files say it
         table = table | {task.label_column: [[] if label is None else label for label in table[task.label_column]]}
@@ -229,17 +209,7 @@ def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
 
 
 def hub_folder(task: Task) -> Path:
-    """Fetches the files of a task's data set into the hub's cache, or finds them there.
-
-    Args:
-      task: the row, which names the data set.
-
-    Returns:
-      The folder, whose name is the commit.
-
-    Raises:
-      InputError: the row names none, or it cannot be had.
-    """
+    """Fetches the files of a task's data set into the hub's cache, or finds them there, in a folder named by commit."""
     if task.hub is None:
         raise InputError(f"task {task.name} names no hub data set; pass --data-dir with the folder of its files.")
     what = f"task {task.name}: no --data-dir is given, and its data set {task.hub.repo!r}"
@@ -248,11 +218,7 @@ def hub_folder(task: Task) -> Path:
 
 
 def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
-    """Lists the files of each split in what ``hub_folder`` found.
-
-    Raises:
-      InputError: a split has none.
-    """
+    """Lists the files of each split in what ``hub_folder`` found; every split must have one."""
     try:
         files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
     except (ValueError, NotImplementedError) as error:

@@ -162,12 +162,12 @@ class Task:
         hub = _hub(content.pop("hub", None), where)
         labels = content.get("labels")
         if isinstance(labels, list | tuple) and any(isinstance(label, bool) for label in labels):
-            raise InputError(f"{where}: labels {content['labels']} are true/false to YAML; quote them: 'yes', 'no'.")
+            raise InputError(f"{where}: labels {labels} are true/false to YAML; quote them: 'true', 'false'.")
         return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
 
 
 def _problem(task: Task) -> str:
-    """Says what is inconsistent about a row, if anything."""
+    """Describes what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_printable(label)]:
         return f"the label {hidden[0]!r} holds characters that cannot be shown; replace them, also in the data."
     if task.folder is not None and escapes_folder(task.folder):

@@ -25,12 +25,6 @@ def _superglue(name: str, texts: tuple[str, ...], labels: tuple[str, ...], metri
     return Task(f"superglue/{name}", texts=texts, labels=labels, metrics=metrics, **fields)
 
 
-def _humset(name: str, labels: tuple[str, ...]) -> Task:
-    files = tuple((split, f"data/{split}.jsonl") for split in ("train", "validation", "test"))
-    hub = HubFiles("nlp-thedeep/humset", files)
-    return _multilabel("humset", name, labels, hub=hub)
-
-
 def _multilabel(folder: str, name: str, labels: tuple[str, ...], **fields) -> Task:
     """One of several label families over the same excerpts."""
     metrics = ("macro_f1", "macro_precision", "macro_recall", "exact_match")
@@ -38,9 +32,13 @@ def _multilabel(folder: str, name: str, labels: tuple[str, ...], **fields) -> Ta
     return Task(f"{folder}/{name}", "multilabel", ("excerpt",), labels, metrics, **fields)
 
 
+_HUMSET = HubFiles(
+    "nlp-thedeep/humset", tuple((split, f"data/{split}.jsonl") for split in ("train", "validation", "test"))
+)
 _SENTENCES = ("sentence1", "sentence2")
 _ENTAILS = ("entailment", "not_entailment")
 _FALSE_TRUE = ("False", "True")
+_CHOICES = ("choice1", "choice2")
 _CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
 # The order of the labels is that of the published ids.
 TASKS = {
@@ -55,46 +53,20 @@ TASKS = {
         _glue("qnli", ("question", "sentence"), _ENTAILS),
         _glue("rte", _SENTENCES, _ENTAILS),
         _superglue("boolq", ("question", "passage"), _FALSE_TRUE),
-        _superglue(
-            "cb",
-            ("premise", "hypothesis"),
-            ("entailment", "contradiction", "neutral"),
-            ("accuracy", "macro_f1"),
-            stratify=False,
-        ),
-        _superglue(
-            "copa",
-            ("prompt",),
-            ("choice1", "choice2"),
-            kind="choice",
-            choices=("choice1", "choice2"),
-            derive="copa",
-        ),
-        _superglue(
-            "multirc",
-            ("paragraph", "{question} {answer}"),
-            _FALSE_TRUE,
-            ("f1", "question_match", "accuracy"),
-            derive="multirc",
-            max_length=324,
-        ),
-        _superglue(
-            "record",
-            ("bulleted", "filled"),
-            _FALSE_TRUE,
-            ("answer_f1", "answer_match"),
-            derive="record",
-            max_length=256,
-            truncate="first",
-            split_rule="validation",
-        ),
+        _superglue("cb", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral"),
+                   ("accuracy", "macro_f1"), stratify=False),
+        _superglue("copa", ("prompt",), _CHOICES, kind="choice", choices=_CHOICES, derive="copa"),
+        _superglue("multirc", ("paragraph", "{question} {answer}"), _FALSE_TRUE,
+                   ("f1", "question_match", "accuracy"), derive="multirc", max_length=324),
+        _superglue("record", ("bulleted", "filled"), _FALSE_TRUE, ("answer_f1", "answer_match"),
+                   derive="record", max_length=256, truncate="first", split_rule="validation"),
         _superglue("rte", ("premise", "hypothesis"), _ENTAILS),
         _superglue("wic", ("{word}: {sentence1}", "{word}: {sentence2}"), _FALSE_TRUE),
         _superglue("wsc", ("marked", "span1_text"), _FALSE_TRUE, derive="wsc"),
-        *(_humset(name, labels) for name, labels in HUMSET.items()),
+        *(_multilabel("humset", name, labels, hub=_HUMSET) for name, labels in HUMSET.items()),
         *(_multilabel("disaster_response", name, labels) for name, labels in DISASTER_RESPONSE.items()),
     )
-}
+}  # fmt: skip
 _PLACES = "the tables (one of your own is a --data-dir with NAME/task.yaml)"
 # The benchmarks of the paper; RTE is GLUE's in all of them, as published.
 SUITES = {
@@ -144,14 +116,10 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
             return _called(name, path)
     rows = known()
     if name not in rows:
-        raise unknown("task", name, {*rows, *_own(root)}, where=_PLACES if data_dir is None else "")
+        described = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.yaml")] if root else []
+        own = {path.parent.relative_to(root).as_posix() for path in described}
+        raise unknown("task", name, {*rows, *own}, where=_PLACES if data_dir is None else "")
     return rows[name]
-
-
-def _own(root: Path | None) -> list[str]:
-    """Names the tasks that a data folder describes."""
-    found = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.yaml")] if root else []
-    return [path.parent.relative_to(root).as_posix() for path in found]
 
 
 def _called(name: str, path: Path) -> Task:

@@ -94,13 +94,9 @@ class Panic(Exception):
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raises panics as ordinary exceptions, and keeps what the library prints of them off standard error.
+    """Raises a panic, which ``except Exception`` would let pass, as ``Panic``, without what the library prints of it.
 
-    To Python a panic is an exception that ``except Exception`` lets pass, like a request to stop. What is written to
-    standard error meanwhile comes there afterwards, unless there was a panic.
-
-    Raises:
-      Panic: there was one.
+    What is written to standard error meanwhile comes there afterwards, unless there was a panic.
     """
 
     def flush() -> None:
@@ -132,18 +128,7 @@ def panics_as_errors() -> Iterator[None]:
 
 
 def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
-    """Loads a backbone's tokenizer with ``transformers``; remote code is never run.
-
-    Args:
-      path_or_id: folder or hub id.
-      revision: branch, tag or commit on the hub.
-
-    Returns:
-      The tokenizer.
-
-    Raises:
-      InputError: no tokenizer there.
-    """
+    """Loads the tokenizer of a folder or hub id with ``transformers``; remote code is never run."""
     where = folder(path_or_id, revision)
     if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
         raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
@@ -163,20 +148,9 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
 
 
 def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int, labels: bool = True) -> Encoded:
-    """Tokenises a table; longer inputs are cut as ``task.truncate`` says.
+    """Tokenises a table; more than ``max_length`` tokens, special ones included, are cut by ``task.truncate``.
 
-    Args:
-      tokenizer: from ``load_tokenizer``.
-      task: says which columns make the text.
-      table: the rows.
-      max_length: in tokens, special ones included.
-      labels: whether the table has labels; without, they are zeros.
-
-    Returns:
-      The encoded split.
-
-    Raises:
-      InputError: no rows, a missing column or entry, or a label outside the task's list.
+    ``labels`` is whether the table has any; without, they are zeros.
     """
     table = read_table(table)
     check_columns(table, task.fields, f"the data of task {task.name}")
@@ -230,24 +204,9 @@ def _explained(tokenizer: Any, task: Task, max_length: int, error: Exception) ->
 
 
 def check_ids(encoded: Encoded, backbone: Any, where: str) -> Encoded:
-    """Checks that a backbone has an embedding for every token; one it lacks would silently give NaN.
-
-    Args:
-      encoded: the split.
-      backbone: has ``vocab_size`` and ``type_vocab_size``, the rows of its word and token-type embedding.
-      where: the backbone, for the error.
-
-    Returns:
-      The split, unchanged.
-
-    Raises:
-      InputError: an id beyond the table: the tokenizer is another model's.
-    """
-    tables = (
-        ("token", encoded.ids, backbone.vocab_size),
-        ("token type", encoded.token_types, backbone.type_vocab_size),
-    )
-    for what, ids, size in tables:
+    """Checks that a backbone has an embedding for every token, and returns the split; one it lacks would give NaN."""
+    types = ("token type", encoded.token_types, backbone.type_vocab_size)
+    for what, ids, size in (("token", encoded.ids, backbone.vocab_size), types):
         if ids.max(initial=0) >= size:
             raise InputError(
                 f"{where}: its tokenizer gives {what} id {ids.max()}, its weights hold {size} ids; the tokenizer is"

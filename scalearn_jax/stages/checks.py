@@ -3,7 +3,6 @@
 Letters: d hidden size, r bottleneck.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from scalearn_jax import methods
@@ -20,12 +19,7 @@ _WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide
 def check_settings(
     config: TrainConfig, method: methods.Method, task: Task, backbone: BackboneSpec, num_sources: int
 ) -> None:
-    """Checks everything in a config that the backbone and the number of sources decide; needs no weights and no data.
-
-    Raises:
-      InputError: the task is longer than the position table, a fresh adapter would have no units, or options do not
-        fit the method or the sources.
-    """
+    """Checks all in a config that the backbone and the number of sources decide; needs no weights and no data."""
     if task.max_length > backbone.max_length:
         raise InputError(
             f"--max-length {task.max_length} exceeds the backbone's {backbone.max_length} positions;"
@@ -38,16 +32,15 @@ def check_settings(
     for name in foreign_settings(method, given):
         raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
     for name in ("weights", "coefficients"):
-        required = method.combiner == "fixed" and name == "coefficients"
-        check_length(name, given.get(name), num_sources, required=required)
+        values, required = given.get(name), method.combiner == "fixed" and name == "coefficients"
+        if required if values is None else len(values) != num_sources:
+            raise InputError(
+                f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
+            )
 
 
 def bottleneck_width(config: TrainConfig, backbone: BackboneSpec) -> int:
-    """Computes the bottleneck of a fresh adapter, r = floor(d / reduction factor).
-
-    Raises:
-      InputError: nothing is left of it, or it is far wider than the backbone.
-    """
+    """Computes the bottleneck of a fresh adapter, r = floor(d / reduction factor)."""
     reduction_factor = config.reduction_factor or 16
     if reduction_factor < 1 / _WIDEST:
         raise InputError(f"--reduction-factor {reduction_factor} is below 1/{_WIDEST}; pass a larger one.")
@@ -64,17 +57,3 @@ def given_options(config: TrainConfig) -> dict[str, Any]:
     """Lists the options of single methods that a config sets."""
     values = {name: getattr(config, name, None) for name in combiner_settings()}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def check_length(name: str, values: Sequence[float] | None, num_sources: int, *, required: bool = False) -> None:
-    """Checks an option that takes one value a source.
-
-    Raises:
-      InputError: it is required and missing, or has another length.
-    """
-    if values is None and not required:
-        return
-    if values is None or len(values) != num_sources:
-        raise InputError(
-            f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."
-        )

@@ -2,7 +2,7 @@
 
 AdapterSoup, probing and a head on the bare backbone change nothing below their head.
 
-Letters: M members (seeds trained together), B examples, N sequences, d hidden size.
+Letters: M members (seeds trained together), B examples, K sequences an example, N sequences, d hidden size.
 """
 
 import functools
@@ -25,12 +25,7 @@ from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
 def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
-    """Whether nothing below the head changes or is random in training.
-
-    Example:
-      >>> trains_head_only(methods.get("soup"), model.ModelSpec(None, backbone_dropout=False))
-      True
-    """
+    """Whether nothing below the head changes or is random in training."""
     return method.trainable == ("head",) and not spec.backbone_dropout
 
 
@@ -40,16 +35,7 @@ def forward(params: Params, batch: FeatureBatch, *, spec: model.ModelSpec, task:
 
 
 def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
-    """Computes the features of some examples.
-
-    Args:
-      setup: the model and its frozen half.
-      encoded: the split.
-      examples: Int[n], which; each once.
-
-    Returns:
-      Float[n K d], in the order of ``examples``.
-    """
+    """Computes the features Float[n K d] of the examples Int[n] of a split, each at most once, in their order."""
     # The encoder uses nothing that trains, and the setup's own parameters may be donated to the first step by now.
     unused = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), setup.trainable)
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)

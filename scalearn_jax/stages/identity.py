@@ -67,17 +67,9 @@ def machine(setup: Setup) -> dict[str, Any]:
 
 
 def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
-    """Reads the results of a run that an earlier call with the same config has finished.
+    """Reads the results of a run that an earlier call with the same config has finished; ``None`` without one.
 
-    Args:
-      kind: ``"adapter"`` or ``"transfer"``.
-      config: its config.
-
-    Returns:
-      The content of ``results.json``; ``None`` where there is no finished run.
-
-    Raises:
-      InputError: the folder holds a finished run with another config.
+    A finished run with another config is an error.
     """
     folder = Path(config.out)
     try:

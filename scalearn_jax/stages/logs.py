@@ -22,19 +22,11 @@ def recorders(
     schedule: Schedule,
     saved: Checkpoint | None = None,
 ) -> Iterator[list[Callable[[Event], None]]]:
-    """Opens the log of each run and one display for all; without folders, all stay silent.
+    """Opens the log of each run and one display for all; yields for each run what takes its events.
 
-    Times go to a file of their own, so that a log holds only what the same run always gives.
-
-    Args:
-      title: of the display: the folder above those of the runs, or the run's own.
-      setups: the runs.
-      folders: of each; ``None`` where nothing is to be written.
-      schedule: of them all.
-      saved: the checkpoint that the runs go on from, with the logs until then.
-
-    Yields:
-      For each run, what takes its events.
+    Times go to a file of their own, so that a log holds only what the same run always gives. Where no run has a
+    folder, as in a process that only computes, all stay silent. The display's title is the folder above those of the
+    runs, or the run's own; ``saved`` holds the logs up to its step.
     """
     if not any(folders):
         yield [lambda event: None] * len(setups)

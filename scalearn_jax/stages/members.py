@@ -16,14 +16,7 @@ from scalearn_jax.train.state import TrainState, create
 
 
 def run_configs(config: TrainConfig) -> list[TrainConfig]:
-    """Makes the config of each run: one a learning rate, with a folder of its own.
-
-    Example:
-      >>> from scalearn_jax.config import AdapterConfig
-      >>> config = AdapterConfig(task="glue/rte", backbone="b", out="o", learning_rates=(3e-3, 1e-2))
-      >>> [(run.learning_rate, run.out) for run in run_configs(config)]
-      [(0.003, 'o/lr-0.003'), (0.01, 'o/lr-0.01')]
-    """
+    """Makes the config of each run: one a learning rate, with a folder ``lr-RATE`` of its own."""
     if not config.learning_rates:
         return [config]
     return [
@@ -51,12 +44,8 @@ def first_state(setups: Sequence[Setup], optimizers: Sequence[optax.GradientTran
 def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:
     """Compares the learning rates of each task by the development score that chose the checkpoints.
 
-    Args:
-      setups: of each task.
-      results: run folder -> results, of the runs that have some.
-
-    Returns:
-      ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
+    From run folder -> results, of the runs that have some, it makes
+    ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
     """
     found: dict[str, Any] = {}
     for setup in setups:

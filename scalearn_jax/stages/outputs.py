@@ -28,29 +28,15 @@ from scalearn_jax.train.state import Faults, Member, Position, count_parameters
 
 
 class Outcome(NamedTuple):
-    """What came of a run.
+    """What came of a run."""
 
-    Attributes:
-      members: the best checkpoint of each; ``None`` where one has none.
-      failure: why there are none, in words.
-      state_hash: fingerprint of the last training state, optimiser included.
-    """
-
-    members: list[Member] | None
-    failure: str
-    state_hash: str
+    members: list[Member] | None  # the best checkpoint of each; none where one has none
+    failure: str  # why there are none
+    state_hash: str  # of the last training state, optimiser included
 
 
 def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
-    """Takes the results of each run out of the program that trained them.
-
-    Args:
-      setups: the runs.
-      position: where the program ended.
-
-    Returns:
-      What came of each.
-    """
+    """Takes what came of each run out of the program that trained them."""
     found = []
     for number, (setup, run) in enumerate(zip(setups, position.groups, strict=True)):
         own = slice(number * len(run.members), (number + 1) * len(run.members))
@@ -82,17 +68,9 @@ def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
 
 
 def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
-    """Scores the best checkpoints of a run and fills its folder.
+    """Scores the best checkpoints of a run and fills its folder; returns the results.
 
-    Args:
-      kind: ``"adapter"`` or ``"transfer"``.
-      folder: where to; ``None`` for a process that only computes.
-      setup: the run.
-      schedule: of the run.
-      outcome: what came of it.
-
-    Returns:
-      Its results.
+    A process that only computes has no folder.
     """
     best = replicate(tree.stack([member.trainable for member in outcome.members]), setup.mesh)
     test = score(Members(setup.spec, setup.task, best, setup.frozen), setup.data.test, setup.evaluation_layout)

@@ -68,22 +68,14 @@ def transfer(config: TransferConfig) -> Path:
 
 
 def adapter_setups(config: AdapterConfig) -> list[Setup]:
-    """Checks and resolves a stage-1 config; writes nothing.
-
-    Raises:
-      InputError: anything wrong with the input.
-    """
+    """Checks and resolves a stage-1 config; writes nothing."""
     if methods.get(config.method).uses_sources:
         raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
     return [prepare(config, config.task, ())]
 
 
 def transfer_setups(config: TransferConfig) -> list[Setup]:
-    """Checks and resolves a stage-2 config, one setup a target, which share one backbone; writes nothing.
-
-    Raises:
-      InputError: anything wrong with the input.
-    """
+    """Checks and resolves a stage-2 config, one setup a target, which share one backbone; writes nothing."""
     method = methods.get(config.method)
     paths = config.sources if method.uses_sources else ()
     sources = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
@@ -107,11 +99,7 @@ def _of_targets(config: TrainConfig) -> list[TrainConfig]:
 
 
 def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
-    """Trains the runs of a config, one target after the other, and compares its learning rates.
-
-    Raises:
-      FloatingPointError: some run did not stay finite; the others are written.
-    """
+    """Trains the runs of a config, one target after the other, and compares its learning rates."""
     processes.check_joined(config.num_processes)
     results = _finished(kind, config) if processes.is_writer else {}
     if config.out in results and processes.num_processes == 1:
@@ -131,14 +119,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
 
 
 def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
-    """Checks the run folders of a config before anything is computed.
-
-    Returns:
-      run folder -> results, of the runs that an earlier call has finished.
-
-    Raises:
-      InputError: a folder is in use for something else.
-    """
+    """Checks the run folders of a config; folder -> results of those that an earlier call has finished."""
     configs = [run for target in _of_targets(config) for run in run_configs(target)]
     found = {run.out: identity.finished(kind, run) for run in configs}
     done = {out: results for out, results in found.items() if results}
@@ -158,16 +139,8 @@ def _train_target(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Trains the runs of a target in one program, scores their best checkpoints and writes their folders.
 
-    A folder appears as soon as its run is scored. A run that did not stay finite has none, and no results.
-
-    Args:
-      kind: of the runs.
-      setup: of the target.
-      schedule: of its runs.
-      results: folder -> results, of the runs that an earlier call has finished.
-
-    Returns:
-      (folder -> results, folder -> why there are none), of the runs trained now.
+    A folder appears as soon as its run is scored; runs in ``results`` are finished already. Returns, of the runs
+    trained now, folder -> results and, of those that did not stay finite, folder -> why they have none.
     """
 
     def shape() -> str:

@@ -41,33 +41,19 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """Everything a training run needs, checked and resolved.
-
-    Attributes:
-      config: as given.
-      method: its row of ``METHODS``.
-      task: its row, with the config's length.
-      spec: the static model.
-      data: the encoded splits.
-      sources: the source adapters, in bank order.
-      backbone_hash: content hash of the backbone.
-      trainable: first trainable parameters, leading axis M.
-      frozen: the frozen half, shared by the members.
-      mesh: the devices.
-      source_weights: the sources' weights and where they come from, where they are computed.
-    """
+    """Everything a training run needs, checked and resolved."""
 
     config: TrainConfig
     method: methods.Method
-    task: Task
+    task: Task  # with the config's length
     spec: model.ModelSpec
     data: Data
-    sources: Sequence[Source]
+    sources: Sequence[Source]  # in bank order
     backbone_hash: str
-    trainable: Params
-    frozen: Params
+    trainable: Params  # the first, leading axis M
+    frozen: Params  # shared by the members
     mesh: Mesh
-    source_weights: soup.Soup | None = None
+    source_weights: soup.Soup | None = None  # where they are computed
 
     @property
     def evaluation_layout(self) -> Layout:
@@ -83,16 +69,9 @@ def prepare(
     sources: Sequence[Source],
     loaded: tuple[Params, BackboneSpec, str] | None = None,
 ) -> Setup:
-    """Checks and resolves a config; writes nothing.
+    """Checks and resolves a config of either stage; writes nothing.
 
-    Args:
-      config: of either stage.
-      task_name: the task to train on.
-      sources: source adapters, empty where the method uses none.
-      loaded: the backbone with its sizes and hash, where it has been read already.
-
-    Raises:
-      InputError: anything wrong with the input.
+    ``loaded`` is the backbone with its sizes and hash, where it has been read already.
     """
     method = methods.get(config.method)
     task = resolve_task(config, task_name)
@@ -123,18 +102,14 @@ def prepare(
 
 
 def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
-    """Makes the mesh a config asks for.
-
-    Raises:
-      InputError: it fits neither the devices nor the batch nor the backbone.
-    """
+    """Makes the mesh a config asks for; it must fit the devices, the batch and the backbone."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_mesh(config.mesh, mesh, config.batch_size, backbone)
     return mesh
 
 
 def resolve_task(config: TrainConfig, name: str) -> Task:
-    """GroupProgress up a task and sets its length as the config says."""
+    """Looks up a task and sets its length as the config says."""
     task = tasks.get(name, data_dir=config.data_dir)
     return dataclasses.replace(task, max_length=config.max_length or task.max_length)
 
@@ -186,11 +161,7 @@ def make_spec(
 
 
 def compute_dtype(config: TrainConfig) -> str:
-    """Returns the type of the forward pass: where the config leaves it open, what the machine is fast in.
-
-    Raises:
-      InputError: frozen parameters would be stored in fewer bits than are computed with.
-    """
+    """Returns the type of the forward pass: where the config leaves it open, what the machine is fast in."""
     dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     if config.frozen_dtype == "bfloat16" and dtype not in ("mixed", "bfloat16"):
         raise InputError(f"--frozen-dtype bfloat16 needs --dtype mixed or bfloat16, got {dtype}.")
@@ -210,11 +181,7 @@ def combiner_options(config: TrainConfig, method: methods.Method, backbone: Back
 
 
 def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
-    """Loads and splits a task's data, as large as the config allows.
-
-    Raises:
-      InputError: see ``splits.load_splits``.
-    """
+    """Loads and splits a task's data, as large as the config allows."""
     return splits.load_splits(
         task,
         data_dir=config.data_dir,
@@ -225,11 +192,7 @@ def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
 
 
 def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, tables: splits.Splits) -> Data:
-    """Tokenises a task's data.
-
-    Raises:
-      InputError: see ``tokens.load_tokenizer`` and ``tokens.check_ids``.
-    """
+    """Tokenises a task's data."""
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
     return Data(*(tokens.check_ids(split, backbone, config.backbone) for split in encoded))
@@ -245,16 +208,8 @@ def init_members(
 ) -> tuple[Params, Params]:
     """Draws the trainable parameters of M seeds and keeps one frozen copy of the rest.
 
-    Args:
-      seeds: M seeds.
-      spec: the model.
-      method: its row of ``METHODS``.
-      backbone: pretrained weights.
-      bank: the source bank, or ``None`` for a fresh adapter (or none at all).
-      mesh: the devices.
-
-    Returns:
-      (trainable with leading axis M, whole on every device; frozen, spread over the mesh's ``model`` axis).
+    Without a bank, adapters are fresh, or there are none. Returns (trainable with leading axis M, whole on every
+    device; frozen, spread over the mesh's ``model`` axis).
     """
 
     def draw(seed):

@@ -33,34 +33,17 @@ _PROGRAM_COST = 100  # rows that train in about the time that compiling one more
 
 
 class Program(NamedTuple):
-    """What trains some runs together.
+    """What trains some runs together."""
 
-    Attributes:
-      step: (state, frozen, batch) -> (state, metrics) of one member, not compiled yet.
-      state: the first, leading axis M.
-      frozen: the frozen half.
-      batches: one a step, leading axis M, from the start step on.
-      evaluate: trainable trees of a run's members -> development metrics of each.
-    """
-
-    step: Callable
-    state: TrainState
+    step: Callable  # (state, frozen, batch) -> (state, metrics) of one member, not compiled yet
+    state: TrainState  # the first, leading axis M
     frozen: Params
-    batches: Iterator[Batch | FeatureBatch]
-    evaluate: Callable[[Params], list[dict[str, float]]]
+    batches: Iterator[Batch | FeatureBatch]  # one a step, leading axis M, from the start step on
+    evaluate: Callable[[Params], list[dict[str, float]]]  # trainable trees of a run -> development metrics of each
 
 
 def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: int = 0) -> Program:
-    """Builds the program of some runs; computes no step.
-
-    Args:
-      setups: the runs, which differ in their learning rate only.
-      schedule: their steps.
-      start_step: steps done before.
-
-    Returns:
-      The program.
-    """
+    """Builds the program of some runs; computes no step. ``start_step`` steps were done before."""
     setup, config = setups[0], setups[0].config
     optimizers = [
         make_optimizer(
@@ -94,11 +77,7 @@ def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
-    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method.
-
-    Raises:
-      InputError: the warm-up is as long as the run.
-    """
+    """Resolves steps, evaluations and patience: what the config leaves open is as published for the method."""
     per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
     num_steps = config.max_steps or _default(config.epochs, method.epochs) * per_epoch
     if config.warmup_steps >= num_steps:
@@ -122,11 +101,7 @@ def num_parts(setup: Setup) -> int:
 
 
 def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Counts the rows of each step of a run, and picks the counts they are rounded up to.
-
-    Returns:
-      (Int[n], the choices).
-    """
+    """Counts the rows Int[n] of each step of a run, and picks the counts they are rounded up to."""
     config, encoded, parts = setup.config, setup.data.train, num_parts(setup)
     if config.packed:
         rows = batches.train_rows(
@@ -168,20 +143,10 @@ def train(
     saved: Checkpoint | None = None,
     saver: resume.CheckpointSaver | None = None,
 ) -> Position:
-    """Trains some runs together.
+    """Trains some runs together; returns where they ended, with the best checkpoint of each member.
 
-    Args:
-      setups: the runs, which differ in their learning rate only.
-      schedule: their steps and evaluations.
-      on_events: of each run, receives its events.
-      saved: a checkpoint of the same runs, to go on from.
-      saver: writes checkpoints; one process of several has it.
-
-    Returns:
-      Where they ended, with the best checkpoint of each member.
-
-    Raises:
-      Preempted: the process was told to stop.
+    Each run has a function that receives its events. ``saved`` is a checkpoint of the same runs, to go on from; one
+    process of several has the ``saver``. Raises ``Preempted`` where the process is to stop.
     """
     setup, config, start = setups[0], setups[0].config, saved.step if saved else 0
     program = make_program(setups, schedule, start)

@@ -1,12 +1,20 @@
-"""AdapterSoup's weights for a run: reads the training texts of target and sources and compares them.
+"""AdapterSoup's weights: how alike the training texts of the target and of the sources are (method.md, "AdapterSoup").
 
-Letters: T source tasks, d hidden size.
+    u_i        = mean over tokens of the last hidden layer, divided by its length      one unit vector a text
+    sim(a, b)  = mean_{i,j} cos(u_i, v_j) = mean_i(u_i) . mean_j(v_j)
+    w_t        = max(sim_t, 0) for the k largest, else 0, divided by their sum
+
+The middle line turns n^2 cosines into one product, so a task is summed up by one vector.
+
+Letters: n texts, N texts of a batch, R rows, S row length, d hidden size, T source tasks.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,56 +24,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.data import splits, tokens
-from scalearn_jax.data.rows import Table
+from scalearn_jax.data import batches, splits, tokens
+from scalearn_jax.data.rows import Table, num_rows
 from scalearn_jax.data.task import Task
+from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder
 from scalearn_jax.io.files import whole_file
-from scalearn_jax.models import pretrained
+from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.sources import Source
-from scalearn_jax.stages import similarity
-from scalearn_jax.typing import Params
+from scalearn_jax.typing import Array, Batch, Params
 
 SAMPLES = 1000
 _VERSION = 1  # of the cached vectors; another way to embed needs another number
+SEED = 42
+_BATCH_SIZE = 32
+# What a task's vector is must not depend on the tasks beside it, to the last bit: the shapes are the same for all.
+_ROW_CHOICES = (4, 8, 16, 32)
+_SMALLEST_LENGTH = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """A sentence encoder.
+    """A sentence encoder."""
 
-    Attributes:
-      path: folder or hub id.
-      revision: commit, tag or branch of a hub id.
-      params: its tree.
-      spec: its sizes.
-      hash: its content hash.
-    """
-
-    path: str
-    revision: str | None
+    path: str  # folder or hub id
+    revision: str | None  # commit, tag or branch of a hub id
     params: Params
     spec: BackboneSpec
-    hash: str
+    hash: str  # of its content
 
 
 @dataclasses.dataclass(frozen=True)
 class Soup:
-    """What the weights are and where they come from.
+    """What the weights are and where they come from."""
 
-    Attributes:
-      weights: T weights in bank order, sum 1.
-      similarities: of each source with the target, by name.
-      embedder: path, revision and hash of the sentence encoder.
-      samples: largest number of training texts a task.
-    """
-
-    weights: tuple[float, ...]
-    similarities: dict[str, float]
-    embedder: dict[str, str | None]
-    samples: int
+    weights: tuple[float, ...]  # in bank order, sum 1
+    similarities: dict[str, float]  # of each source with the target, by name
+    embedder: dict[str, str | None]  # path, revision and hash of the sentence encoder
+    samples: int  # largest number of training texts a task
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the provenance, for ``run.json``; the spec holds the weights."""
@@ -73,11 +71,7 @@ class Soup:
 
 
 def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Embedder:
-    """Reads a sentence encoder of any family that backbones may have.
-
-    Raises:
-      InputError: nothing found there, or weights the encoder cannot read.
-    """
+    """Reads a sentence encoder of any family that backbones may have."""
     try:
         return Embedder(path, revision, *pretrained.load_hashed_backbone(path, revision, allow_pickle=allow_pickle))
     except InputError as error:
@@ -85,22 +79,11 @@ def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool 
 
 
 def measure(config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Embedder) -> Soup:
-    """Weighs sources by how alike their training texts and the target's are; see ``similarity``.
+    """Weighs T sources, in bank order, by how alike their training texts and the target's are.
 
-    The draw of texts depends on the tasks alone, so all seeds and runs get the same weights.
-
-    Args:
-      config: with ``top_sources``.
-      target: the target task.
-      train: its training split, as trained on.
-      sources: T source adapters, in bank order; the target's own may be among them.
-      backbone: makes the sentence embeddings where the config names no other encoder.
-
-    Returns:
-      The weights, with the similarities they come from.
-
-    Raises:
-      InputError: a source without data, or no source that is like the target.
+    The draw of texts depends on the tasks alone, so all seeds and runs get the same weights. The target's own adapter
+    may be among the sources. The backbone embeds where the config names no other encoder. A source without data is an
+    error.
     """
     samples = config.similarity_samples or SAMPLES
     for source in sources:
@@ -115,14 +98,14 @@ def measure(config: TransferConfig, target: Task, train: Table, sources: Sequenc
     tokenizer = tokens.load_tokenizer(embedder.path, embedder.revision)
 
     def mean_vector(task: Task, table: Table) -> np.ndarray:
-        return _mean_vector(embedder, tokenizer, task, similarity.sample_texts(task, table, samples))
+        return _mean_vector(embedder, tokenizer, task, sample_texts(task, table, samples))
 
     own = mean_vector(target, train)
     alike = [float(own @ mean_vector(*_training_data(source, config.data_dir))) for source in sources]
     names = [source.name for source in sources]
     labels = [name if names.count(name) == 1 else f"{name} ({s.path})" for name, s in zip(names, sources, strict=True)]
     return Soup(
-        weights=similarity.weights(alike, config.top_sources),
+        weights=weights(alike, config.top_sources),
         similarities=dict(zip(labels, alike, strict=True)),
         embedder=pretrained.locate_backbone(embedder.path, embedder.revision) | {"hash": embedder.hash},
         samples=samples,
@@ -152,8 +135,8 @@ def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str
         plain = Task(task.name, "regression", ("text",))
         encoded = tokens.encode(tokenizer, plain, {"text": texts}, max_length=length, labels=False)
         tokens.check_ids(encoded, embedder.spec, embedder.path)
-        vectors = similarity.embed(embedder.params, embedder.spec, encoded, row_length=length)
-        vector = similarity.mean_unit_vector(vectors)
+        vectors = embed(embedder.params, embedder.spec, encoded, row_length=length)
+        vector = mean_unit_vector(vectors)
         if path:
             _save(path, vector)
     return vector
@@ -180,3 +163,78 @@ def _load(path: Path, size: int) -> np.ndarray | None:
 def _save(path: Path, vector: np.ndarray) -> None:
     with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
         np.save(temporary, vector)
+
+
+def sample_texts(task: Task, table: Table, count: int) -> list[str]:
+    """Draws texts of a task, in the order of the table; the draw depends on the task's name and rows alone."""
+    size = num_rows(table)
+    generator = np.random.default_rng((SEED, zlib.crc32(task.name.encode())))
+    rows = np.sort(generator.permutation(size)[:count]).tolist()
+    return [task.similarity_text({name: table[name][row] for name in task.columns}) for row in rows]
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def mean_pool(backbone: Params, batch: Batch, *, spec: BackboneSpec) -> Array:
+    """Averages the last hidden layer over each sequence's tokens, without dropout or adapters: Float[N d].
+
+    The batch is of rows [R S] of sequences [N], packed or not.
+    """
+    hidden, _ = encoder.encode(encoder.Adapted(backbone), batch, spec, encoder.Compute(layers="scan"))  # [R, S, d]
+    num_rows, row_length = batch.segments.shape
+    # Each row has a bucket for each of its sequences, at most S, and one for padding.
+    bucket = jnp.arange(num_rows)[:, None] * (row_length + 1) + batch.segments  # [R, S]
+    add_up = functools.partial(jax.ops.segment_sum, num_segments=num_rows * (row_length + 1))
+    sums = add_up(hidden.reshape(-1, spec.hidden_size), bucket.reshape(-1))  # [R*(S+1), d]
+    counts = add_up(jnp.ones_like(bucket).reshape(-1), bucket.reshape(-1))
+    own = bucket[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N]
+    return sums[own] / counts[own][:, None]
+
+
+def embed(
+    backbone: Params, spec: BackboneSpec, encoded: Encoded, *, row_length: int, packed: bool = True
+) -> np.ndarray:
+    """Embeds n texts, one sequence each, by ``mean_pool``: Float[n d], not normalised.
+
+    Compiles once for each of at most four shapes. The backbone is best already on the device; a row is at least as
+    long as the longest text.
+    """
+    layout = dict(batch_size=_BATCH_SIZE, row_length=row_length, row_choices=_ROW_CHOICES, packed=packed)
+    stream = batches.eval_batches(encoded, **layout)
+    parts = [np.asarray(mean_pool(backbone, batch, spec=spec))[batch.example_mask] for batch in stream]
+    return np.concatenate(parts)
+
+
+def mean_unit_vector(vectors: np.ndarray) -> np.ndarray:
+    """Averages vectors Float[n d] after dividing each by its length: Float64[d].
+
+    The product of two such means is their mean cosine.
+
+    Example:
+      >>> mean_unit_vector(np.array([[2.0, 0.0], [0.0, 5.0]])).tolist()
+      [0.5, 0.5]
+    """
+    vectors = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, _SMALLEST_LENGTH)).mean(0)
+
+
+def weights(similarities: Sequence[float], top: int) -> tuple[float, ...]:
+    """Turns similarities into AdapterSoup's weights: negatives to 0, all but the largest ``top`` to 0, sum 1.
+
+    Of equal ones, those first in order stay. It is an error if none is above 0.
+
+    Example:
+      >>> weights([0.75, -0.5, 0.25, 0.25], top=2)
+      (0.75, 0.0, 0.25, 0.0)
+    """
+    clipped = np.maximum(np.asarray(similarities, np.float64), 0)
+    kept = np.argsort(-clipped, kind="stable")[:top]
+    chosen = np.zeros_like(clipped)
+    chosen[kept] = clipped[kept]
+    if not chosen.sum() > 0:  # also refuses NaN
+        listed = ", ".join(f"{value:.3f}" for value in similarities)
+        raise InputError(
+            f"--top-sources: no source's training texts are like the target's (similarities {listed}); pass --weights,"
+            " or another --embedder."
+        )
+    return tuple((chosen / chosen.sum()).tolist())

@@ -21,15 +21,10 @@ STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training run of a study.
+    """One training run of a study."""
 
-    Attributes:
-      name: its folder below the study's.
-      config: what to run; its type gives the stage.
-    """
-
-    name: str
-    config: AdapterConfig | TransferConfig
+    name: str  # its folder below the study's
+    config: AdapterConfig | TransferConfig  # its type gives the stage
 
     @property
     def task(self) -> str:
@@ -61,20 +56,13 @@ class Recipe(NamedTuple):
 
 
 def cells(study: StudyConfig, out: str) -> list[Cell]:
-    """Resolves a study to its cells, the source adapters first.
+    """Resolves a study without problems to its cells, in the order in which they run: the source adapters first.
 
     Values come, the last winning, from ``stage1`` (source adapters) or ``stage2`` (every method on a target, also one
     without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
 
     A few-shot study trains a target's own source adapter on the same few examples, with seed 0 and as method
     ``single`` does; the other sources have seen all their data (method.md, "Few-shot").
-
-    Args:
-      study: a study without problems.
-      out: its folder.
-
-    Returns:
-      The cells, in the order in which they run.
 
     Example:
       >>> names = {"sources": ("glue/rte",), "targets": ("glue/mrpc",), "methods": ("fusion",)}
@@ -96,9 +84,8 @@ def recipes(study: StudyConfig, out: str) -> list[Recipe]:
 
 def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
     """Source adapters trained on all their data, then those of few-shot targets, trained on a few examples."""
-    alone = (
-        study.targets if study.shots and not study.probe_sources else ()
-    )  # nothing uses it: a lone target has few-shot adapters
+    # Nothing uses the whole adapter of a target that is the only one and has few-shot adapters.
+    alone = study.targets if study.shots and not study.probe_sources else ()
     for task in study.sources:
         if alone != (task,):
             values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}

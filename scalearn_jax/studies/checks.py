@@ -27,19 +27,7 @@ RUN_FILES = (
 
 
 def study_problems(study: StudyConfig) -> list[str]:
-    """Lists everything wrong with a study: unknown tasks, methods and fields, bad values, clashing names.
-
-    Args:
-      study: the study.
-
-    Returns:
-      The problems, each a short phrase; empty if all is well.
-
-    Example:
-      >>> names = {"sources": ("glue/rte",), "targets": ("glue/mrpc",), "methods": ("fusion",)}
-      >>> study_problems(StudyConfig(name="n", backbone="b", **names))
-      []
-    """
+    """Lists everything wrong with a study: unknown tasks, methods and fields, bad values, clashing names."""
     found = [*_name_problems(study), *_probe_problems(study), *_override_problems(study)]
     if not found and not study.sources:
         if any(methods.get(method_of(study, label)).uses_sources for label in study.methods):
@@ -133,9 +121,6 @@ def check_folder(study: StudyConfig, out: Path) -> None:
     """Checks that a folder is free, or holds this study or a part of it; nothing is written.
 
     A study may grow, by a target, a method or a number of shots; the cells that are there must stay as they are.
-
-    Raises:
-      InputError: it holds something else; differing keys are named.
     """
     if (out / results.STUDY).exists():
         there, here = results.read_study(out), to_dict(study)
@@ -162,15 +147,9 @@ def _is_grown(there: dict[str, Any], study: StudyConfig, out: str) -> bool:
 
 
 def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> None:
-    """Reads backbone and data once before anything trains, so that a mistake in the last cell is reported at once.
+    """Reads the backbone and data of the missing cells before anything trains; one error names all that is wrong.
 
-    Args:
-      study: the study.
-      missing: the cells that are to run.
-      where: what to call the study in errors.
-
-    Raises:
-      InputError: names everything that is wrong, in one line.
+    So a mistake in the last cell is reported at once. ``where`` is the study's name in errors.
     """
     from scalearn_jax.data import splits, tokens
     from scalearn_jax.stages import prepare, soup
@@ -225,11 +204,7 @@ def _adapter_problems(study: StudyConfig, missing: Sequence[Cell], backbone_hash
 
 
 def clear_damaged_run(folder: Path) -> None:
-    """Removes what is left of a damaged run, so that it is made again; nothing else is ever removed.
-
-    Raises:
-      InputError: the folder holds files that no run writes.
-    """
+    """Removes what is left of a damaged run, so that it is made again; files that no run writes are an error."""
     if not folder.is_dir():
         return
     strange = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in RUN_FILES)]

@@ -15,14 +15,9 @@ _DECIDE_DATA = ("backbone", "revision", "data_dir", "max_train_samples", "max_ev
 
 
 def cells_with_costs(study: StudyConfig, chosen: Sequence[Cell]) -> str:
-    """Lists cells with their steps and about how long each will take; nothing is fetched from the hub.
+    """Lists some cells of a study with their steps and about how long each will take, and the time of all missing ones.
 
-    Args:
-      study: the study.
-      chosen: some of its cells.
-
-    Returns:
-      A table and the time of all that is missing; "-" where backbone or data are not on this machine.
+    Nothing is fetched from the hub: "-" stands where backbone or data are not on this machine.
     """
     costs, reason = _costs(study, [cell for cell in chosen if not cell.done])
     lines = []

@@ -22,27 +22,13 @@ def _tables() -> dict[str, dict[str, Any]]:
 
 
 def table_names() -> list[str]:
-    """Lists the tables.
-
-    Example:
-      >>> table_names()
-      ['glue/roberta-base', 'superglue/roberta-base', 'humset/xlm-roberta-base']
-    """
+    """Lists the published tables, as SUITE/BACKBONE."""
     return list(_tables())
 
 
 def get_table(table: str) -> dict[str, Any]:
-    """Looks up a table.
-
-    Args:
-      table: its name.
-
-    Returns:
-      ``backbone``; ``tasks``, the names of its columns; ``scores``, method -> a number a task; ``averages``,
-      method -> its average as published.
-
-    Raises:
-      InputError: unknown name; the nearest is named.
+    """Looks up a table: its ``backbone``; ``tasks``, the names of its columns; ``scores``, method -> a number a task;
+    ``averages``, method -> its average as published.
     """
     if table not in _tables():
         raise unknown("published table", table, _tables())
@@ -50,18 +36,7 @@ def get_table(table: str) -> dict[str, Any]:
 
 
 def lookup(table: str, method: str, task: str) -> float | None:
-    """Looks up one number.
-
-    Args:
-      table: see ``table_names``.
-      method: a row of ``METHODS``, or a baseline that only the paper has.
-      task: the target.
-
-    Returns:
-      The score in percent, or ``None`` where the paper has none.
-
-    Raises:
-      InputError: unknown table.
+    """Looks up a score in percent, of a row of ``METHODS`` or a baseline that only the paper has; ``None`` without one.
 
     Example:
       >>> lookup("glue/roberta-base", "fusion", "glue/rte")
@@ -78,20 +53,8 @@ def published_table(
 ) -> Table | None:
     """Lays out scores beside the paper's: for each method three rows, ours, published and their difference.
 
-    Averages are over the study's targets, where both sides have all of them.
-
-    Args:
-      results: finished runs on all the data.
-      title: the heading.
-      table: name of the published table.
-      backbone: folder or hub id of the study's backbone.
-      all_targets: the study's, finished or not; by default those of the results.
-
-    Returns:
-      The table; ``None`` if the paper has none of these methods and targets.
-
-    Raises:
-      InputError: unknown table.
+    Averages are over the study's targets, ``all_targets``, where both sides have all of them. ``results`` are runs on
+    all the data. ``None`` if the paper has none of these methods and targets.
     """
     import pandas as pd
 
@@ -137,11 +100,7 @@ def backbone_name(backbone: str) -> str:
 
 
 def published_csv(results: Sequence[Result], table: str) -> str:
-    """Formats a line a result that has a published counterpart, in percent.
-
-    Raises:
-      InputError: unknown table.
-    """
+    """Formats a line a result that has a published counterpart, in percent."""
     import pandas as pd
 
     rows = []

@@ -51,7 +51,8 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
         texts.append(_write_table(tables.main_table(plain, title, targets), tables.scores_csv(plain), out, "table"))
     if few_shot:
         laid_out = tables.few_shot_table(few_shot, title, targets)
-        texts.append(_write_table(laid_out, tables.few_shot_csv(few_shot), out, "few-shot"))
+        lines = tables.scores_csv(few_shot, ("method", "target", "shots"))
+        texts.append(_write_table(laid_out, lines, out, "few-shot"))
     if plain and table:
         beside = published.published_table(plain, title, table=table, backbone=study["backbone"], all_targets=targets)
         if beside:

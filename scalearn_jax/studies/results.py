@@ -24,33 +24,19 @@ PROBE = "probe"  # the folder of a target's probing cells, each named by its coe
 
 @dataclass(frozen=True)
 class Result:
-    """One method on one target.
-
-    Attributes:
-      folder: its run folder.
-      method: its row in the table; of a probing cell its coefficients, ``self=0.5+glue-mnli=1``.
-      target: its task.
-      metric: the task's main metric.
-      values: the test metric of each seed, as a fraction.
-      seeds: the seeds, in the order of values.
-      parameters: number of transfer parameters.
-      sources: names of the source tasks, in bank order.
-      normalise: how ScaLearn normalises its scales; empty for other methods, which have none.
-      shots: number of training examples of a study's few-shot cell; else ``None``.
-      coefficients: the constant of each source in a study's probing cell; else empty.
-    """
+    """One method on one target."""
 
     folder: Path
-    method: str
+    method: str  # its row in the table; of a probing cell its coefficients, self=0.5+glue-mnli=1
     target: str
-    metric: str
-    values: tuple[float, ...]
-    seeds: tuple[int, ...]
-    parameters: int
-    sources: tuple[str, ...]
-    normalise: str
-    shots: int | None = None
-    coefficients: tuple[float, ...] = ()
+    metric: str  # the task's main one
+    values: tuple[float, ...]  # the test metric of each seed, as a fraction
+    seeds: tuple[int, ...]  # in the order of values
+    parameters: int  # number of transfer parameters
+    sources: tuple[str, ...]  # names of the source tasks, in bank order
+    normalise: str  # how ScaLearn normalises its scales; empty for other methods, which have none
+    shots: int | None = None  # number of training examples of a few-shot cell
+    coefficients: tuple[float, ...] = ()  # of each source in a probing cell
 
     @property
     def mean(self) -> float:
@@ -66,15 +52,9 @@ class Result:
 def read_results(root: Path, *, strict: bool = True) -> list[Result]:
     """Reads every finished run below a folder; of a study in its order, without the source adapters.
 
-    Args:
-      root: a study's folder, or any folder of runs.
-      strict: whether a damaged run is an error, or named on standard error and left out.
-
-    Returns:
-      The results, method by method, few-shot cells by their number of examples; probing cells come last.
-
-    Raises:
-      InputError: there is none, one is damaged, or two are the same method on the same target.
+    The order is method by method, few-shot cells by their number of examples; probing cells come last. A damaged run
+    is an error, or if not ``strict`` named on standard error and left out. Errors are also no run at all, and two of
+    the same method on the same target.
     """
     study = read_study(root) if (root / STUDY).exists() else {}
     found: dict[tuple[str, str, int | None], Result] = {}
@@ -168,19 +148,9 @@ def as_frame(results: Iterable[Result]) -> "DataFrame":
 
 
 def read_result(folder: Path, *, label: str | None = None, shots: int | None = None, probing: bool = False) -> Result:
-    """Reads one run folder.
+    """Reads one run folder; ``label`` is its row in the table, by default its method.
 
-    Args:
-      folder: the run.
-      label: its row in the table; by default its method.
-      shots: number of training examples of a few-shot cell.
-      probing: whether it is a probing cell, with constant coefficients.
-
-    Returns:
-      The result.
-
-    Raises:
-      InputError: ``run.json`` or ``results.json`` is missing or damaged.
+    A few-shot cell has a number of ``shots``, a ``probing`` cell constant coefficients.
     """
     info, scores = read_json(folder / "run.json"), read_json(folder / "results.json")
     try:
@@ -188,7 +158,9 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         if not seeds:
             raise ValueError("no seeds")
         label, target = label or info["method"], info["task"]["name"]
-        _check_names(label, info["method"], target, metric, *(source["name"] for source in info["sources"]))
+        for name in (label, info["method"], target, metric, *(source["name"] for source in info["sources"])):
+            if not isinstance(name, str) or not is_printable(name):
+                raise TypeError(f"method, task, metric and sources must be texts that can be shown, got {name!r}")
         return Result(
             folder=folder,
             method=label,
@@ -204,13 +176,6 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder}: run.json or results.json is damaged: {error!r}.") from error
-
-
-def _check_names(*names: Any) -> None:
-    """Checks what tables and figures will show: method, task, metric and sources."""
-    for name in names:
-        if not isinstance(name, str) or not is_printable(name):
-            raise TypeError(f"method, task, metric and sources must be texts that can be shown, got {name!r}")
 
 
 def _number(value: Any, low: float, high: float, what: str) -> float:
@@ -237,11 +202,7 @@ def _normalise(spec: dict[str, Any]) -> str:
 
 
 def read_study(root: Path) -> dict[str, Any]:
-    """Reads the study that a folder holds.
-
-    Raises:
-      InputError: ``study.json`` is damaged.
-    """
+    """Reads the study that a folder holds, and checks what tables need of it."""
     study = read_json(root / STUDY).get("study")
     if not isinstance(study, dict):
         raise InputError(f"{root / STUDY} is damaged: it holds no study.")

@@ -41,7 +41,7 @@ def run_command(config: RunConfig) -> int:
       config: see ``RunConfig``.
 
     Returns:
-      0, or 1 if a cell failed.
+      As ``run_study``.
 
     Raises:
       InputError: a bad study, or a folder that holds another one; nothing has been trained then.

@@ -19,37 +19,22 @@ NUM_RESAMPLES, SEED = 10_000, 0
 
 
 class Comparison(NamedTuple):
-    """One method against a baseline.
+    """One method against a baseline."""
 
-    Attributes:
-      method: its row in the table.
-      baseline: the other's.
-      shots: number of training examples, in a few-shot study.
-      num_pairs: how many (seed, target) both have.
-      difference: mean of method minus baseline, a fraction; ``None`` without pairs.
-      p: two-sided, of Wilcoxon's signed-rank test; ``None`` where there is nothing to test.
-      low: lower end of the bootstrap 95 % interval of the difference; ``None`` as p.
-      high: its upper end.
-    """
-
-    method: str
-    baseline: str
-    shots: int | None
-    num_pairs: int
-    difference: float | None
-    p: float | None
-    low: float | None
+    method: str  # its row in the table
+    baseline: str  # the other's
+    shots: int | None  # number of training examples, in a few-shot study
+    num_pairs: int  # how many (seed, target) both have
+    difference: float | None  # mean of method minus baseline, a fraction; none without pairs
+    p: float | None  # two-sided, of Wilcoxon's signed-rank test; none where there is nothing to test
+    low: float | None  # end of the bootstrap 95 % interval of the difference; none as p
     high: float | None
 
 
 def compare_all(results: Sequence[Result]) -> list[Comparison]:
     """Compares every method with every baseline, few-shot results for each number of examples apart.
 
-    Args:
-      results: finished runs.
-
-    Returns:
-      The comparisons; of two baselines with each other only one.
+    Of two baselines with each other there is only one comparison.
     """
     found = []
     for shots in dict.fromkeys(result.shots for result in results):
@@ -62,16 +47,9 @@ def compare_all(results: Sequence[Result]) -> list[Comparison]:
 
 
 def compare_methods(scores: "DataFrame", method: str, baseline: str, shots: int | None = None) -> Comparison:
-    """Compares two methods where both ran the same seed on the same target.
+    """Compares two columns of ``scores`` where both ran the same seed on the same target.
 
-    Args:
-      scores: a row a (target, seed), a column a method; NaN where it was not run.
-      method: a column.
-      baseline: another one.
-      shots: number of training examples, in a few-shot study.
-
-    Returns:
-      The comparison.
+    A row of them is a (target, seed), a column a method; NaN where it was not run.
     """
     # Scores are ratios of counts: without rounding, equal differences would not tie.
     differences = (scores[method] - scores[baseline]).dropna().round(12).to_numpy()
@@ -85,18 +63,7 @@ def compare_methods(scores: "DataFrame", method: str, baseline: str, shots: int 
 
 
 def bootstrap(differences: np.ndarray) -> tuple[float, float]:
-    """The percentile 95 % interval of a mean, from resampled pairs; the same on every call.
-
-    Args:
-      differences: Float[n].
-
-    Returns:
-      (lower, upper).
-
-    Example:
-      >>> bootstrap(np.array([0.5, 0.5, 0.5]))
-      (0.5, 0.5)
-    """
+    """The percentile 95 % interval (low, high) of a mean, from resampled pairs Float[n]; the same on every call."""
     picked = np.random.default_rng(SEED).integers(len(differences), size=(NUM_RESAMPLES, len(differences)))
     low, high = np.percentile(differences[picked].mean(1), [2.5, 97.5])
     return float(low), float(high)
@@ -126,12 +93,7 @@ def significance_table(comparisons: Sequence[Comparison], title: str) -> Table:
 
 
 def format_p(p: float | None) -> str:
-    """Formats a p-value with two digits.
-
-    Example:
-      >>> format_p(0.03125), format_p(0.5), format_p(1e-6)
-      ('0.031', '0.50', '< 0.0001')
-    """
+    """Formats a p-value with two digits."""
     if p is None:
         return "-"
     return "< 0.0001" if p < 1e-4 else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}"

@@ -27,21 +27,13 @@ _ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
 
 
 class Table(NamedTuple):
-    """A table for people, in no format yet.
-
-    Attributes:
-      title: its heading.
-      texts: what it shows; the index holds the names of the rows.
-      caption: a sentence below it, without a full stop.
-      group_by: the level of the index by which rows belong together, if they do.
-      marks: of the shape of ``texts``: ``"best"``, ``"second"`` or empty.
-    """
+    """A table for people, in no format yet."""
 
     title: str
-    texts: "DataFrame"
-    caption: str
-    group_by: str | None = None
-    marks: "DataFrame | None" = None
+    texts: "DataFrame"  # what it shows; the index holds the names of the rows
+    caption: str  # a sentence below it, without a full stop
+    group_by: str | None = None  # the level of the index by which rows belong together, if they do
+    marks: "DataFrame | None" = None  # of the shape of texts: "best", "second" or empty
 
 
 def by_method(results: Iterable[Result]) -> dict[str, dict[str, Result]]:
@@ -58,17 +50,10 @@ def targets_of(results: Iterable[Result]) -> dict[str, str]:
 
 
 def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
-    """Lays out scores: a row a method, a column a target.
+    """Lays out scores on all the data: a row a method, a column a target.
 
-    Only complete rows have an average: averages of different tasks could not be compared.
-
-    Args:
-      results: finished runs on all the data.
-      title: the heading.
-      all_targets: the study's, finished or not; by default those of the results.
-
-    Returns:
-      The table.
+    Only complete rows have an average: averages of different tasks could not be compared. ``all_targets`` are the
+    study's, finished or not; by default those of the results.
     """
     frame, targets = _with_texts(results), targets_of(results)
     texts = frame.pivot(index="method", columns="target", values="text")
@@ -85,17 +70,9 @@ def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str]
 
 
 def few_shot_table(results: Sequence[Result], title: str, all_targets: Sequence[str] = ()) -> Table:
-    """Lays out few-shot scores: for each target a row a method, a column a number of examples.
+    """Lays out few-shot scores: for each target a group of rows, a row a method, a column a number of examples.
 
-    A method has an average over targets where it has a score on each.
-
-    Args:
-      results: finished few-shot runs.
-      title: the heading.
-      all_targets: the study's, finished or not; by default those of the results.
-
-    Returns:
-      The table, a group of rows a target.
+    A method has an average over targets where it has a score on each, see ``main_table``.
     """
     import pandas as pd
 
@@ -144,11 +121,7 @@ def _format_range(numbers: Iterable[int]) -> str:
 def mark_best(texts: "DataFrame") -> "DataFrame":
     """Marks the best of each column, and from three rows on the second best; what looks equal is marked equally.
 
-    Args:
-      texts: what the columns show, a score at its start, or ``-``.
-
-    Returns:
-      A DataFrame of the same shape, of ``"best"``, ``"second"`` and empty texts.
+    Cells of ``texts`` start with a score, or are ``-``; the marks are ``"best"``, ``"second"`` and empty texts.
 
     Example:
       >>> import pandas as pd
@@ -169,14 +142,9 @@ def describe_seeds(results: Sequence[Result]) -> str:
     return "1 seed" if seeds == "1" else f"mean ± standard deviation over {seeds} seeds"
 
 
-def scores_csv(results: Sequence[Result]) -> str:
-    """Formats a line a result, in full precision."""
-    return to_csv(as_frame(results)[["method", "target", *SCORES]])
-
-
-def few_shot_csv(results: Sequence[Result]) -> str:
-    """Formats a line a few-shot result, in full precision."""
-    return to_csv(as_frame(results)[["method", "target", "shots", *SCORES]])
+def scores_csv(results: Sequence[Result], columns: Sequence[str] = ("method", "target")) -> str:
+    """Formats a line a result, in full precision; ``columns`` say which it is."""
+    return to_csv(as_frame(results)[[*columns, *SCORES]])
 
 
 def probing_csv(results: Sequence[Result]) -> str:

@@ -16,16 +16,11 @@ from scalearn_jax.errors import InputError
 
 
 class Processes:
-    """The processes of a run, and the place of this one among them. There is one, ``processes``.
-
-    Attributes:
-      process_id: the number of this process.
-      num_processes: how many there are.
-      joined: whether this process has joined others through ``jax.distributed``.
-    """
+    """The processes of a run, and the place of this one among them. There is one, ``processes``."""
 
     def __init__(self) -> None:
-        self.process_id, self.num_processes, self.joined = 0, 1, False
+        self.process_id, self.num_processes = 0, 1
+        self.joined = False  # whether others were joined through ``jax.distributed``
         self._compared = True  # whether no other process waits for what this one has to report
         self._boundaries = 0
 
@@ -35,14 +30,7 @@ class Processes:
         return self.process_id == 0
 
     def join(self, num_processes: int) -> None:
-        """Takes this process's place, once ``jax.distributed`` is there.
-
-        Args:
-          num_processes: how many this process was told of.
-
-        Raises:
-          InputError: the processes were told of different numbers.
-        """
+        """Takes this process's place, once ``jax.distributed`` is there; fails where others have another number."""
         self.process_id, self.num_processes, self.joined = jax.process_index(), jax.process_count(), True
         told = [int(number) for number in _gather(str(num_processes))]
         for process_id, number in enumerate(told):
@@ -54,17 +42,7 @@ class Processes:
         self._compared = False
 
     def check_joined(self, num_processes: int | None) -> None:
-        """Checks that a run which asks for other processes has joined them.
-
-        Args:
-          num_processes: how many the config names, if any.
-
-        Raises:
-          InputError: this process has not joined so many.
-
-        Example:
-          >>> processes.check_joined(None)
-        """
+        """Checks that a run whose config names a number of processes has joined so many."""
         if num_processes not in (None, self.num_processes):
             raise InputError(
                 f"num_processes is {num_processes}, this process has joined {self.num_processes}; only the commands"
@@ -76,17 +54,10 @@ class Processes:
         self._compared = not self.joined
 
     def agree(self, facts: Mapping[str, Any], shared: Any = None) -> Any:
-        """Waits until every process is ready to train, with the same facts; on CPU at most half an hour, gloo's limit.
+        """Waits until every process is ready to train with the same facts, and returns what the writer shares with all.
 
-        Args:
-          facts: what must be equal everywhere; JSON types.
-          shared: what the process that writes gives to all; JSON types.
-
-        Returns:
-          What that process gave.
-
-        Raises:
-          InputError: another process failed, or its facts differ; the same message on all.
+        Both are JSON. Fails alike on all where one failed or its facts differ. On CPU it waits at most half an hour,
+        gloo's limit.
 
         Example:
           >>> processes.agree({"seeds": [0]}, shared="step 120")  # alone
@@ -95,11 +66,7 @@ class Processes:
         return self._exchange({"facts": dict(facts), "shared": shared}) if self.joined else shared
 
     def share_errors(self, work: Callable[[], Any]) -> Any:
-        """Calls ``work``; where it fails before ``agree``, all processes fail with its message.
-
-        Raises:
-          InputError: this or another process failed.
-        """
+        """Calls ``work``; where it fails before ``agree``, all processes fail with its message."""
         try:
             return work()
         except Exception as error:

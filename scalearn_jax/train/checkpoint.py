@@ -27,13 +27,7 @@ FORMAT = 1
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds.
-
-    Attributes:
-      step: its step.
-      arrays: name -> array.
-      meta: the JSON object.
-    """
+    """What a checkpoint holds: its step, its arrays by name, and the JSON object."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -55,15 +49,7 @@ def to_host(values: Any) -> dict[str, np.ndarray]:
 
 
 def from_host(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Undoes ``to_host``.
-
-    Args:
-      like: a tree of the same structure, its PRNG keys real ones.
-      arrays: what ``to_host`` gave.
-
-    Raises:
-      KeyError: an array is missing.
-    """
+    """Undoes ``to_host`` for a tree like ``like``, whose PRNG keys are real; KeyError where an array is missing."""
     leaves, structure = _leaves(like)
     return structure.unflatten(
         jax.random.wrap_key_data(arrays[name].copy(), impl=jax.random.key_impl(leaf)) if _is_key(leaf) else arrays[name]
@@ -138,11 +124,7 @@ def seal(folder: Path) -> None:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Reads a step, after verifying every file of it.
-
-    Raises:
-      Damaged: some file is missing, differs from the manifest, or cannot be read.
-    """
+    """Reads a step, after verifying every file of it; ``Damaged`` where one is missing, differs or cannot be read."""
     try:
         _verify(folder)
         content = json.loads((folder / "meta.json").read_bytes())  # of any size: it holds the logs

@@ -27,13 +27,9 @@ _STEP = re.compile(r"(\d+)\.(\d+)")
 
 
 class CheckpointStore:
-    """The checkpoints of a run; the methods are for one thread.
+    """The last ``keep`` checkpoints of a run; the methods are for one thread.
 
     A step that was damaged, once the run has gone on from an earlier one, is renamed to ``damaged-STEP``.
-
-    Args:
-      folder: where they are.
-      keep: how many of the last to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -55,13 +51,7 @@ class CheckpointStore:
     def save(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Has a step written in the background; one that still waits to be written gives way to it.
 
-        Args:
-          step: the step.
-          arrays: name -> array; they must not change any more.
-          meta: JSON types.
-
-        Raises:
-          InputError: writing an earlier one failed.
+        The arrays must not change any more; ``meta`` is JSON. Fails where writing an earlier one failed.
         """
         self.check()
         with self._lock:
@@ -72,20 +62,12 @@ class CheckpointStore:
                 self._writer = writer
 
     def flush(self) -> None:
-        """Waits until all is on the disk.
-
-        Raises:
-          InputError: it could not be written.
-        """
+        """Waits until all is on the disk; fails where it could not be written."""
         self.close()
         self.check()
 
     def check(self) -> None:
-        """Checks that all is well so far.
-
-        Raises:
-          InputError: one could not be written, or the folder of the run has gone.
-        """
+        """Checks that every step so far could be written, and that the folder of the run is still there."""
         if self._failure:
             raise self._failure
         if not self.folder.parent.is_dir():
@@ -97,16 +79,9 @@ class CheckpointStore:
         self._failure = None
 
     def restore(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """Reads the last step that is whole.
+        """Reads the last step that is whole, warning of each that is not; ``None`` where none was ever written.
 
-        Args:
-          warn: called with a line for each step that is not, and why.
-
-        Returns:
-          The step; ``None`` where none was ever written.
-
-        Raises:
-          InputError: there are steps, and none of them is whole.
+        Fails where there are steps, and none of them is whole.
         """
         damaged: dict[Path, Damaged] = {}
         for path in self.steps():
@@ -180,7 +155,10 @@ class CheckpointStore:
         if not self.exists():
             self.folder.mkdir()
             sync(self.folder.parent, whole=False)
-        _check_space(self.folder, arrays)
+        needed = int(1.1 * sum(array.nbytes for array in arrays.values())) + _OVERHEAD
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:  # fail before orbax would, whose threads then go on and print stack traces
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free} bytes are free, {needed} are needed)")
         taken = [number for at, number in map(_number, self.steps()) if at == step]
         final = self.folder / f"{step}.{max(taken, default=-1) + 1}"
         partial = self.folder / f".{final.name}"
@@ -192,14 +170,6 @@ class CheckpointStore:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fails before orbax would, whose threads then go on and print stack traces."""
-    needed = int(1.1 * sum(array.nbytes for array in arrays.values())) + _OVERHEAD
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free} bytes are free, {needed} are needed)")
 
 
 def _number(path: Path) -> tuple[int, int]:

@@ -23,15 +23,10 @@ _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_
 
 
 class Compiled(NamedTuple):
-    """A compiled step that takes its batch from the host: call it, or ``lower`` it to look at its program.
+    """A compiled step that takes its batch from the host: call it, or ``lower`` it to look at its program."""
 
-    Attributes:
-      jitted: (carried, frozen, batch on the devices) -> results.
-      place: spreads a batch over the devices.
-    """
-
-    jitted: Callable
-    place: Callable[[Batch], Batch]
+    jitted: Callable  # (carried, frozen, batch on the devices) -> results
+    place: Callable[[Batch], Batch]  # spreads a batch over the devices
 
     def __call__(self, carried: Any, frozen: Params, batch: Batch) -> Any:
         return self.jitted(carried, frozen, self.place(batch))
@@ -52,27 +47,20 @@ def forward(mesh: Mesh) -> Callable:
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
-    """Maps a step over members and compiles it for a mesh, giving the old state's memory to the new one.
+    """Maps a step over M members and compiles it for a mesh, giving the old state's memory to the new one.
 
-    Every device holds the whole state; what it computes follows from its share of the batch.
-
-    Args:
-      step: (state, frozen, batch) -> (state, metrics) of one member.
-      mesh: the devices.
-
-    Returns:
-      The same for M members at once: state and batch have a leading member axis, the frozen half is shared. The
-      batch comes from the host; state and frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``.
+    State and batch have a leading member axis, the frozen half is shared. The batch comes from the host; state and
+    frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``. Every device holds the whole state; what
+    it computes follows from its share of the batch.
     """
     members = jax.vmap(step, in_axes=(0, None, 0))
     return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
 
 
 def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
-    """Compiles ``compile_train_step`` for dispatches of one step and of several, see ``feed.place``.
+    """Compiles ``(state, frozen, dispatch) -> (state, metrics)`` for dispatches on the mesh, see ``feed.place``.
 
-    Returns:
-      ``(state, frozen, dispatch) -> (state, metrics)``; the metrics are those of the dispatch's last step.
+    As ``compile_train_step``, for one step and for several; the metrics are those of the dispatch's last step.
     """
     members = jax.vmap(step, in_axes=(0, None, 0))
 

@@ -36,17 +36,12 @@ def start(
     """Joins the other processes of a run; does nothing where there are none.
 
     Only the command line calls this, once, before anything touches a device. Without arguments, Cloud TPU, Slurm and
-    Open MPI say who takes part.
+    Open MPI define who takes part. Fails where a process does not come, or they disagree on how many they are.
 
     Args:
       coordinator: ``HOST:PORT`` of process 0.
-      num_processes: how many there are.
-      process_id: which this is.
       start_timeout: seconds within which all must have come.
       heartbeat_timeout: seconds of silence after which a process counts as lost.
-
-    Raises:
-      InputError: some process did not come, or they disagree on how many they are.
     """
     if coordinator:
         where = dict(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
@@ -86,12 +81,8 @@ def _give_up(failure: str) -> None:
 def detect() -> tuple[dict[str, Any], str] | None:
     """Reads from the environment who takes part: of Slurm in the job step, not in the allocation around it.
 
-    Returns:
-      (arguments of ``jax.distributed.initialize``, what to check where the processes do not meet), or ``None`` for a
-      process alone.
-
-    Raises:
-      InputError: Open MPI has started several processes and does not say where they meet.
+    Returns (arguments of ``jax.distributed.initialize``, what to check where the processes do not meet), ``None`` for a
+    process alone. Fails where Open MPI has started several processes and does not give their address.
     """
     known = os.environ
     if "SLURM_STEP_NODELIST" in known and "SLURM_PROCID" in known:
@@ -129,18 +120,10 @@ def _read_from(launcher: str, names: tuple[str, ...]) -> str:
 
 
 def run(work: Callable[[], Any], report: Callable[[Callable[[], Any]], int]) -> int:
-    """Runs this process's share of a command and ends it so that no process waits for another that is gone.
+    """Runs this process's share of a command, and ends it so that no process waits for another that is gone.
 
-    Args:
-      work: the command; may call ``start``.
-      report: calls what it is given, prints its errors, and returns the exit code.
-
-    Returns:
-      The exit code. Where other processes take part, a failed one does not return but ends here.
-
-    Example:
-      >>> run(lambda: 0, lambda work: work())
-      0
+    Returns the exit code of ``report``, which calls what it is given and prints its errors. Where other processes take
+    part, a failed command does not return but ends here.
     """
     try:
         code = report(lambda: processes.share_errors(work))

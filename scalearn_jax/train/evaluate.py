@@ -23,36 +23,21 @@ from scalearn_jax.typing import Batch, Params
 
 
 class Members(NamedTuple):
-    """Trained members of one task.
-
-    Attributes:
-      spec: the static model.
-      task: the task, whose head is used.
-      trainable: the trainable half, leading axis M.
-      frozen: the frozen half, which they share.
-    """
+    """Trained members of one task."""
 
     spec: ModelSpec
-    task: Task
-    trainable: Params
-    frozen: Params
+    task: Task  # whose head is used
+    trainable: Params  # leading axis M
+    frozen: Params  # shared
 
 
 class Layout(NamedTuple):
-    """How the batches of a held-out split are laid out; splits of one layout share one compiled program.
+    """How the batches of a held-out split are laid out; splits of one layout share one compiled program."""
 
-    Attributes:
-      batch_size: B.
-      row_length: slots of a row.
-      num_rows: R, enough for any batch of the splits.
-      packed: whether several sequences share a row; the results are the same.
-      mesh: the devices.
-    """
-
-    batch_size: int
-    row_length: int
-    num_rows: int
-    packed: bool
+    batch_size: int  # B
+    row_length: int  # slots of a row
+    num_rows: int  # R, enough for any batch of the splits
+    packed: bool  # whether several sequences share a row; the results are the same
     mesh: Mesh
 
     @classmethod
@@ -71,7 +56,6 @@ class Layout(NamedTuple):
         return cls(batch_size, row_length, sharding.divisible(num_rows, mesh), packed, mesh)
 
     def batches(self, encoded: Encoded) -> Iterator[Batch]:
-        """Yields the batches of a split."""
         return batches.eval_batches(
             encoded,
             batch_size=self.batch_size,
@@ -82,11 +66,7 @@ class Layout(NamedTuple):
 
 
 def score(members: Members, encoded: Encoded, layout: Layout) -> list[dict[str, float]]:
-    """Evaluates members on a split.
-
-    Returns:
-      One dict a member: the task's metrics and ``loss``.
-    """
+    """Evaluates members on a split; returns, for each, the task's metrics and ``loss``."""
     return scores(members.task, member_logits(members, encoded, layout), encoded)
 
 

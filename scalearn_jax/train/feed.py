@@ -18,35 +18,19 @@ _END = object()
 
 
 class Dispatch(NamedTuple):
-    """The batches of steps that are sent to the devices at once.
+    """The batches of steps that are sent to the devices at once."""
 
-    Attributes:
-      num_steps: K.
-      num_examples: real examples in them, over all members.
-      batch: leading axes [M ...] for K = 1, else [K M ...].
-    """
-
-    num_steps: int
-    num_examples: int
-    batch: Any
+    num_steps: int  # K
+    num_examples: int  # real examples in them, over all members
+    batch: Any  # leading axes [M ...] for K = 1, else [K M ...]
 
 
 def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> Iterator[Dispatch]:
     """Groups batches by ``size``, or takes one alone where the next stop is nearer than that.
 
-    Two sizes only, so that a dispatch of several steps costs one more program and not many.
-
-    Args:
-      batches: one a step from ``start`` on, with leading member axis.
-      stops: ascending steps after which the loop must look at the state; the last ends the run.
-      size: K.
-      start: steps done before.
-
-    Yields:
-      The dispatches, on the host.
-
-    Raises:
-      ValueError: the batches end before the last stop.
+    Two sizes only, so that a dispatch of several steps costs one more program and not many. The batches have a leading
+    member axis, one a step from ``start`` on; ``stops`` are ascending steps after which the loop must look at the
+    state, the last one ends the run. Raises ValueError where the batches end before it.
 
     Example:
       >>> import numpy as np
@@ -73,15 +57,9 @@ def place(dispatch: Dispatch, mesh: Mesh) -> Dispatch:
 
 
 def in_background(items: Iterator, place: Callable[[Any], Any], ahead: int = 2) -> Iterator:
-    """Makes items in a thread, so that they are ready when they are needed.
+    """Makes items in a thread and yields them in order; ``ahead`` of them may wait. Closing the generator ends it.
 
-    Args:
-      items: what to make; errors come up where the item is asked for.
-      place: last step of making one, such as putting it on a device.
-      ahead: items that may wait.
-
-    Yields:
-      The placed items, in order. Closing the generator ends the thread.
+    ``place`` is the last step of making one, such as putting it on a device. Errors come up where the item is awaited.
     """
     ready: queue.Queue = queue.Queue(ahead)
     stopped = threading.Event()

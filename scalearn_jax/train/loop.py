@@ -26,21 +26,13 @@ _AHEAD = 2  # dispatches that may be under way beside the one being sent off
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the loop evaluates, logs and stops.
-
-    Attributes:
-      num_steps: steps of the full schedule.
-      eval_every: steps between evaluations; the last step is always evaluated.
-      log_every: steps between training records.
-      patience: evaluations in a row without strict improvement before a member stops.
-      select: ``"loss"`` (lower is better) or ``"metric"`` (higher is better).
-    """
+    """When the loop evaluates, logs and stops."""
 
     num_steps: int
-    eval_every: int
+    eval_every: int  # the last step is always evaluated
     log_every: int = 50
-    patience: int = 5
-    select: str = "loss"
+    patience: int = 5  # evaluations in a row without strict improvement before a member stops
+    select: str = "loss"  # lower is better; or "metric", higher is better
 
     @property
     def num_evaluations(self) -> int:
@@ -48,11 +40,9 @@ class Schedule:
         return -(-self.num_steps // self.eval_every)
 
     def evaluates(self, step: int) -> bool:
-        """Whether an evaluation follows a step."""
         return step % self.eval_every == 0 or step == self.num_steps
 
     def logs(self, step: int) -> bool:
-        """Whether a training record follows a step."""
         return step % self.log_every == 0 or step == self.num_steps
 
     def stops(self) -> list[int]:
@@ -70,15 +60,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How members are compared on development data.
+    """How members are compared on development data."""
 
-    Attributes:
-      evaluate: trainable trees [members of a run ...] -> metrics of each, ``loss`` among them.
-      main_metric: the metric of ``select="metric"``.
-    """
-
-    evaluate: Callable[[Params], list[dict[str, float]]]
-    main_metric: str
+    evaluate: Callable[[Params], list[dict[str, float]]]  # trainable [members of a run ...] -> metrics, loss among them
+    main_metric: str  # the one of ``select="metric"``
 
 
 def start(state: TrainState, num_runs: int, num_members: int) -> Position:
@@ -103,17 +88,11 @@ def train(
     Args:
       step: compiled step over all members, for dispatches of one step and of several.
       position: where to go on; moved forward in place. Its groups are the runs, which differ in learning rate.
-      frozen: the frozen half, shared.
       dispatches: batches with a leading member axis from there on, cut at ``schedule.stops()``.
-      schedule: when to log, evaluate and stop.
-      evaluation: how.
       on_events: of each run, receives ``{"event": "train" | "eval", "step", ...}``.
       save: called after every dispatch, with what it was for the runs: ``"step"``, ``"evaluation"`` or ``"end"``; with
-        ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` when the
-        process was told to stop.
-
-    Raises:
-      Preempted: the process was told to stop.
+        ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` before
+        ``Preempted`` is raised.
     """
     clock, compiled = _Clock(), set()
 
@@ -194,14 +173,11 @@ def _evaluate(run: GroupProgress, position: Position, own: slice, schedule: Sche
 
 
 class _Clock:
-    """Counts examples and the time they took; the first dispatch, whose program is compiled, is left out.
-
-    Attributes:
-      started: when counting began; move it forward by what is not to count.
-    """
+    """Counts examples and the time they took; the first dispatch, whose program is compiled, is left out."""
 
     def __init__(self):
-        self.started, self._examples = time.perf_counter(), None
+        self.started = time.perf_counter()  # moved forward by what is not to count
+        self._examples = None
         self._under_way: deque = deque()
 
     def count(self, dispatch: Dispatch, metrics: dict) -> None:

@@ -19,19 +19,12 @@ _ALLOCATING = re.compile(rf"allocat\w+ {_SIZE}")
 
 
 class Memory(NamedTuple):
-    """Bytes that a compiled program needs on one device.
+    """Bytes that a compiled program needs on one device."""
 
-    Attributes:
-      arguments: its inputs: state, frozen parameters and batch.
-      temporaries: what it keeps only while it runs, activations above all.
-      output: its results.
-      reused: the part of ``output`` that takes the place of arguments.
-    """
-
-    arguments: int
-    temporaries: int
+    arguments: int  # state, frozen parameters and batch
+    temporaries: int  # held only while it runs, activations above all
     output: int
-    reused: int
+    reused: int  # the part of ``output`` that takes the place of arguments
 
     @property
     def peak(self) -> int:
@@ -40,26 +33,14 @@ class Memory(NamedTuple):
 
 
 def of_program(compiled: Any) -> Memory | None:
-    """Reads the memory of a compiled program.
-
-    Args:
-      compiled: what ``jax.jit(f).lower(...).compile()`` returns.
-
-    Returns:
-      The bytes on one device; ``None`` where the compiler does not report them.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> of_program(jax.jit(jnp.sin).lower(jnp.ones(4)).compile()).arguments
-      16
-    """
+    """Returns what ``jax.jit(f).lower(...).compile()`` needs; ``None`` where the compiler does not report it."""
     found = compiled.memory_analysis()
     sizes = "argument", "temp", "output", "alias"
     return found and Memory(*(int(getattr(found, f"{size}_size_in_bytes")) for size in sizes))
 
 
 def available() -> int | None:
-    """Returns the bytes that each device of this process may take; ``None`` where the system does not say.
+    """Returns the bytes that each device of this process may take; ``None`` where the system does not report them.
 
     An accelerator reports its limit. CPU devices share what the system, or the container, has left.
     """
@@ -93,12 +74,7 @@ def _system_memory() -> int:
 
 
 def fits(needed: int | None, limit: int | None) -> bool | None:
-    """Says whether a need leaves some room below a limit; ``None`` where either is unknown.
-
-    Example:
-      >>> fits(89, 100), fits(91, 100), fits(1, None)
-      (True, False, None)
-    """
+    """Whether a need leaves some room below a limit; ``None`` where either is unknown."""
     return None if needed is None or limit is None else needed <= SHARE * limit
 
 
@@ -121,27 +97,11 @@ class OutOfMemory(InputError, MemoryError):
     """A run needs more memory than there is; the message says what to change."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory did not suffice, of the device or of the system.
-
-    Example:
-      >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: ..."))
-      (True, True)
-    """
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error))
-
-
 def out_of_memory_advice(error: BaseException, config: Any, shape: str = "", limit: int | None = None) -> str:
     """Describes an out-of-memory error in one line: what ran, what it needed, and what to change.
 
-    Args:
-      error: see ``is_out_of_memory``.
-      config: of the command; only the fields that it has are named.
-      shape: rows and lengths of its batches, if known.
-      limit: bytes that are available, if known.
-
-    Returns:
-      One line.
+    Only the fields that the command's config has are named; ``shape`` is rows and lengths of its batches, ``limit`` the
+    bytes that are available, both if known.
 
     Example:
       >>> from scalearn_jax.config import EvaluateConfig
@@ -177,18 +137,14 @@ def _bytes(number: str, unit: str) -> int:
 
 @contextmanager
 def explain_out_of_memory(config: Any, shape: Callable[[], str] = str) -> Iterator[None]:
-    """Turns an out-of-memory error inside into one line; all others pass.
+    """Turns an out-of-memory error inside, of the device or the system, into ``OutOfMemory``; all others pass.
 
-    Args:
-      config: of what runs inside.
-      shape: returns rows and lengths of its batches; called only when it is needed.
-
-    Raises:
-      OutOfMemory: memory did not suffice.
+    ``shape`` returns rows and lengths of the batches, and is called only when it is needed.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+        exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+        if isinstance(error, OutOfMemory) or not exhausted:
             raise
         raise OutOfMemory(out_of_memory_advice(error, config, shape(), available())) from error

@@ -22,9 +22,6 @@ def linear_decay(learning_rate: Array | float, num_steps: Array | int, warmup_st
       num_steps: K, the length of the full schedule (also when early stopping ends the run before).
       warmup_steps: steps from 0 to the peak.
 
-    Returns:
-      step -> rate.
-
     Example:
       >>> [float(linear_decay(1.0, 4)(k)) for k in range(4)]
       [1.0, 0.75, 0.5, 0.25]
@@ -63,9 +60,6 @@ def scheduled(
       learning_rate: peak rate, written into the first state; updates read it from there.
       num_steps: length of the schedule, likewise.
       warmup_steps: length of the warm-up, the same for all members.
-
-    Returns:
-      The transformation.
     """
 
     def init(params):
@@ -95,16 +89,8 @@ def published_adamw(
 
         step = lr * sqrt(1 - b2^t) / (1 - b1^t);  p <- p - step * m / (sqrt(v) + eps);  p <- p - lr * decay * p
 
-    Unlike ``optax.adamw``, eps is added to the uncorrected sqrt(v) and the decay acts on the updated value.
-
-    Args:
-      rate: lr.
-      b1, b2, eps: Adam's constants.
-      weight_decay: decay factor.
-      decays: path -> whether the leaf decays.
-
-    Returns:
-      The transformation.
+    Unlike ``optax.adamw``, eps is added to the uncorrected sqrt(v) and the decay acts on the updated value, of the
+    leaves on whose paths ``decays`` is true.
     """
 
     def init(params):
@@ -145,9 +131,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _optax_adamw(rate, *, weight_decay, decays):
-    def mask(params):
-        return tree.map_with_path(lambda path, _: decays(path), params)
-
+    mask = functools.partial(tree.map_with_path, lambda path, _: decays(path))
     return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
 
 
@@ -167,21 +151,17 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Builds the optimiser of a run: clipping, then AdamW for each trainable group, zero for the rest.
 
+    It takes trees whose top-level names are those of ``model.init``.
+
     Args:
       learning_rate: peak rate; this and ``num_steps`` count when the first state is made, which keeps them.
       num_steps: length of the schedule.
       trainable: the groups that learn; see ``methods.label``.
-      optimizer: ``"published"`` or ``"optax"``.
+      optimizer: ``"published"`` or ``"optax"``; an InputError for another.
       warmup_steps: length of the linear warm-up.
       weight_decay: decay factor; acts on all but biases and layer norms.
       clip_norm: largest global gradient norm; ``None`` for no clipping.
       group_rates: peak rates that differ from ``learning_rate``, by group.
-
-    Returns:
-      An optax transformation for trees whose top-level names are those of ``model.init``.
-
-    Raises:
-      InputError: unknown ``optimizer``.
 
     Example:
       >>> tx = make_optimizer(learning_rate=0.1, num_steps=10, trainable=("transfer",))

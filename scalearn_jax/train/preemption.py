@@ -9,10 +9,6 @@ from scalearn_jax.train.signals import signals
 
 
 def boundary() -> None:
-    """Ends the run here if it was told to stop; every process of a run passes the same boundaries.
-
-    Raises:
-      Preempted: this is where the run ends.
-    """
+    """Ends the run here, by ``Preempted``, if it was told to stop; all processes of a run pass the same boundaries."""
     if processes.end_here() if processes.joined else signals.received:
         raise signals.preempted()

@@ -24,11 +24,7 @@ _OF_MEMBER = [field.name for field in dataclasses.fields(Member) if field.name !
 
 
 def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """Copies a position to the host; ``unpack`` undoes it.
-
-    Returns:
-      (name -> array, JSON: what is known of each group).
-    """
+    """Copies a position to the host, as named arrays and, as JSON, what is known of each group; see ``unpack``."""
     best = {
         str(number): {str(index): member.trainable for index, member in enumerate(group.members) if member.best_step}
         for number, group in enumerate(position.groups)
@@ -45,17 +41,10 @@ def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
 
 
 def unpack(saved: Checkpoint, state: TrainState) -> Position:
-    """Makes the position that ``pack`` took apart.
+    """Makes the position that ``pack`` took apart, its state on the host.
 
-    Args:
-      saved: the checkpoint.
-      state: the first state of the same program; only its key need be real.
-
-    Returns:
-      The position, its state on the host.
-
-    Raises:
-      InputError: some array is missing, left over, or of another shape or dtype; every one is named.
+    ``state`` is the first one of the same program; only its key need be real. Fails where arrays are missing, left over
+    or of another shape or dtype, and names them all.
     """
     groups = saved.meta["groups"]
     member = jax.eval_shape(lambda trainable: tree.index(trainable, 0), state.trainable)
@@ -85,11 +74,7 @@ def unpack(saved: Checkpoint, state: TrainState) -> Position:
 class CheckpointSaver:
     """Saves a run as it goes: called by the loop after every dispatch.
 
-    Args:
-      checkpoints: where to.
-      every: steps between two; ``None`` for none by steps.
-      minutes: minutes between two.
-      meta: what else to store.
+    It saves every so many steps (``None``: not by steps) and minutes, along with what ``meta`` returns then.
     """
 
     def __init__(
@@ -100,11 +85,7 @@ class CheckpointSaver:
         self._time = time.monotonic()
 
     def __call__(self, position: Position, why: str) -> None:
-        """Saves where it is due; waits until it is on the disk, except after a step or an evaluation.
-
-        Raises:
-          InputError: it cannot be written.
-        """
+        """Saves where it is due; waits until it is on the disk, except after a step or an evaluation."""
         here = (position.step, *(group.last for group in position.groups))
         if why in ("end", "stop"):  # the last chance
             self._checkpoints.forget()
@@ -126,19 +107,13 @@ class CheckpointSaver:
 def find(
     checkpoints: CheckpointStore, facts: Mapping[str, Any], machine: Mapping[str, Any], warn: Callable
 ) -> Checkpoint | None:
-    """Reads the checkpoint to go on from, and checks that it is of this run.
+    """Reads the checkpoint to go on from, or ``None``, and checks that it is of this run.
 
     Args:
       checkpoints: where they lie.
-      facts: what must be equal for the results to be; JSON types.
-      machine: what should be equal for them to be equal to the last bit; JSON types.
+      facts: what must be equal for the results to be; JSON types. Otherwise it fails, and lists all differences.
+      machine: what should be equal for them to be equal to the last bit; JSON types. Otherwise it warns.
       warn: receives a line on damaged checkpoints, and one on another machine.
-
-    Returns:
-      The checkpoint; ``None`` if there is none.
-
-    Raises:
-      InputError: there are some, but all are damaged; or the run is another one, all its differences are listed.
     """
     saved = checkpoints.restore(warn)
     if saved is None:
@@ -165,18 +140,9 @@ def is_of_restart(checkpoints: CheckpointStore, facts: Mapping[str, Any]) -> boo
 
 
 def share(saved: Checkpoint | None, done: list[str], facts: Mapping[str, Any]) -> tuple[Checkpoint | None, list[str]]:
-    """Waits until all processes are ready with the same facts; gives all what the one that writes has found.
+    """Waits until all processes are ready with the same facts, and gives all what the one that writes has found.
 
-    Args:
-      saved: its checkpoint; ``None`` on the others.
-      done: the folders it found finished; likewise.
-      facts: what must be equal everywhere.
-
-    Returns:
-      The checkpoint and the folders, on all.
-
-    Raises:
-      InputError: another process failed, or its facts differ.
+    That is its checkpoint, ``None`` on the others, and the folders that it found ``done``. See ``Processes.agree``.
     """
     found = None
     if saved:

@@ -25,12 +25,9 @@ from scalearn_jax.typing import Batch, FeatureBatch, Params
 AXES = ("data", "model")
 # Path of a frozen leaf -> how it may lie, best first; whole where no axis can be divided.
 _FROZEN = {
-    r"backbone/layers/(query|key|value)/kernel": [PartitionSpec(None, None, "model")],  # [L, d, heads]
-    r"backbone/layers/(query|key|value)/bias": [PartitionSpec(None, "model")],
-    r"backbone/layers/attention_output/kernel": [PartitionSpec(None, "model")],  # [L, heads, d]
-    r"backbone/layers/intermediate/kernel": [PartitionSpec(None, None, "model")],  # [L, d, f]
-    r"backbone/layers/intermediate/bias": [PartitionSpec(None, "model")],
-    r"backbone/layers/output/kernel": [PartitionSpec(None, "model")],  # [L, f, d]
+    r"backbone/layers/(query|key|value|intermediate)/kernel": [PartitionSpec(None, None, "model")],  # [L, d, width]
+    r"backbone/layers/(query|key|value|intermediate)/bias": [PartitionSpec(None, "model")],
+    r"backbone/layers/(attention_output|output)/kernel": [PartitionSpec(None, "model")],  # [L, width, d]
     r"adapters/down/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, None, "model")],  # [L, T, d, r]
     r"adapters/down/bias": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],
     r"adapters/up/kernel": [PartitionSpec(None, "model"), PartitionSpec(None, None, "model")],  # [L, T, r, d]
@@ -41,9 +38,6 @@ _OF_HEADS = re.compile(r"backbone/layers/(query|key|value|attention_output)/")
 
 def parse_mesh(text: str) -> dict[str, int]:
     """Reads the sizes of a mesh's axes; needs no device.
-
-    Raises:
-      InputError: an unknown axis, an axis twice, or a size that is no positive number.
 
     Example:
       >>> parse_mesh("model=2")
@@ -61,20 +55,10 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a mesh with the axes ``data`` and ``model``.
+    """Makes a mesh of all devices of every process, or of those given, with the axes ``data`` and ``model``.
 
-    Axis types are automatic: linen's embedding refuses explicit ones.
-
-    Args:
-      text: sizes, for instance ``"data=4,model=2"``; an axis left out has size 1. ``None``: all devices on ``data``.
-      devices: the devices; by default all, of every process.
-
-    Raises:
-      InputError: the text is malformed, or its sizes do not multiply to the number of devices.
-
-    Example:
-      >>> dict(make_mesh("data=1", jax.devices()[:1]).shape)
-      {'data': 1, 'model': 1}
+    The text holds their sizes, for instance ``"data=4,model=2"``; an axis left out has size 1. Without a text, all
+    devices are on ``data``. Axis types are automatic: linen's embedding refuses explicit ones.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": len(devices), "model": 1} if text is None else parse_mesh(text)
@@ -89,16 +73,9 @@ def make_mesh(text: str | None = None, devices: Sequence[Any] | None = None) -> 
 
 
 def check_mesh(text: str | None, mesh: Mesh, batch_size: int, backbone: BackboneSpec) -> None:
-    """Checks that a batch and a backbone can be shared out over a mesh.
+    """Checks that a batch and a backbone can be shared out over the mesh made from ``text``.
 
-    Args:
-      text: what ``mesh`` was made from; nothing is wrong with the default.
-      mesh: the mesh.
-      batch_size: B.
-      backbone: sizes of the encoder.
-
-    Raises:
-      InputError: ``data`` does not divide B, or ``model`` divides neither the heads nor the feed-forward width.
+    ``data`` must divide the batch, except in the default mesh; ``model`` the heads or the feed-forward width.
     """
     data, model = (mesh.shape[axis] for axis in AXES)
     if text is not None and batch_size % data:
@@ -139,30 +116,22 @@ def gather(params: Params, mesh: Mesh) -> Params:
 def place_frozen(frozen: Params, mesh: Mesh, num_heads: int) -> Params:
     """Spreads frozen parameters over the ``model`` axis, with a copy for each entry of ``data``.
 
-    Args:
-      frozen: ``backbone`` and ``adapters``, whole on every process.
-      mesh: the mesh.
-      num_heads: attention heads; a device gets whole ones or all.
-
-    Returns:
-      The same tree on the mesh.
+    ``frozen`` holds ``backbone`` and ``adapters``, whole on every process. A leaf lies as the first of its rows in
+    ``_FROZEN`` whose axis the mesh divides; of attention heads a device gets whole ones or all.
     """
 
+    size = mesh.shape["model"]
+
     def place(path: str, leaf: Any) -> jax.Array:
-        return _place(leaf, NamedSharding(mesh, _partition(path, leaf.shape, mesh, num_heads)))
+        shape, alone = leaf.shape, re.match(r"backbone/layers/\d+/", path)  # a layer by itself has no axis L
+        path, shape = (re.sub(r"\d+/", "", path, count=1), (0, *shape)) if alone else (path, shape)
+        choices = next((specs for pattern, specs in _FROZEN.items() if re.fullmatch(pattern, path)), [])
+        if _OF_HEADS.match(path) and num_heads % size:
+            choices = []
+        found = next((spec for spec in choices if shape[len(spec) - 1] % size == 0), PartitionSpec())
+        return _place(leaf, NamedSharding(mesh, PartitionSpec(*found[1:]) if alone else found))
 
     return tree.map_with_path(place, frozen)
-
-
-def _partition(path: str, shape: tuple[int, ...], mesh: Mesh, num_heads: int) -> PartitionSpec:
-    """GroupProgress up how a frozen leaf lies: by the first of its rows in ``_FROZEN`` whose axis the mesh divides."""
-    size, alone = mesh.shape["model"], re.match(r"backbone/layers/\d+/", path)  # a layer by itself has no axis L
-    path, shape = (re.sub(r"\d+/", "", path, count=1), (0, *shape)) if alone else (path, shape)
-    choices = next((specs for pattern, specs in _FROZEN.items() if re.fullmatch(pattern, path)), [])
-    if _OF_HEADS.match(path) and num_heads % size:
-        return PartitionSpec()
-    found = next((spec for spec in choices if shape[len(spec) - 1] % size == 0), PartitionSpec())
-    return PartitionSpec(*found[1:]) if alone else found
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -178,12 +147,7 @@ def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def divisible(num_rows, mesh: Mesh):
-    """Rounds row counts up to what the ``data`` axis of a mesh shares evenly.
-
-    Example:
-      >>> divisible(5, make_mesh(devices=jax.devices()[:1]))
-      5
-    """
+    """Rounds row counts up to what the ``data`` axis of a mesh shares evenly."""
     num_devices = mesh.shape["data"]
     return -(-num_rows // num_devices) * num_devices
 
@@ -191,15 +155,9 @@ def divisible(num_rows, mesh: Mesh):
 def shard_batch(batch: Batch | FeatureBatch, mesh: Mesh) -> Batch | FeatureBatch:
     """Spreads a batch's rows over the ``data`` axis; all else, which has an entry an example, lies whole everywhere.
 
-    Rows whose number the mesh does not divide are replicated, too, with the same result; ``divisible`` avoids that.
-
-    Args:
-      batch: numpy leaves, rows [... R S] with any leading axes; the same on every process, which hands over the rows
-        of its own devices.
-      mesh: the mesh.
-
-    Returns:
-      The batch as global arrays.
+    The leaves are numpy, rows [... R S] with any leading axes, and equal on every process, which hands over the rows of
+    its own devices. Rows whose number the mesh does not divide are replicated, too, with the same result; ``divisible``
+    avoids that.
     """
 
     def put(name, leaf):

@@ -27,27 +27,21 @@ class Signals:
     def _reset(self) -> None:
         self._signum: int | None = None
         self._training = False
-        self._unsaved = False
+        self.unsaved = False  # whether this process has learned something that is not on the disk
         self._joined = False
         self._errors = 2  # where to write: standard error may be held back, see ``data.tokens``
 
     @property
     def received(self) -> bool:
-        """Whether a signal has come."""
         return self._signum is not None
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether this process has learned something that is not on the disk."""
-        return self._unsaved
 
     def mark_unsaved(self) -> None:
         """Notes that there is something to lose: the process must not end before it is saved."""
-        self._unsaved = True
+        self.unsaved = True
 
     def mark_saved(self) -> None:
         """Notes that all is on the disk: until the next step the process may end at any moment."""
-        self._unsaved = False
+        self.unsaved = False
 
     def preempted(self) -> Preempted:
         """Returns the exception that ends this process."""
@@ -86,16 +80,12 @@ class Signals:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Lets the process end at boundaries only.
-
-        Raises:
-          Preempted: a signal came after the last boundary.
-        """
+        """Lets the process end at boundaries only; raises ``Preempted`` where a signal came after the last one."""
         self._training = True
         try:
             yield
         finally:
-            self._training = self._unsaved = False
+            self._training = self.unsaved = False
         if self.received and not self._joined:
             raise self.preempted()
 
@@ -122,7 +112,7 @@ class Signals:
 
     def _end_if_idle(self, over: threading.Event) -> None:
         """Ends the process, after a while, if it has nothing to save and has not come to an end by itself."""
-        if not over.wait(_PATIENCE) and not self._unsaved:
+        if not over.wait(_PATIENCE) and not self.unsaved:
             self._end()
 
     def _end(self) -> None:

@@ -16,38 +16,22 @@ from scalearn_jax.typing import Array, Key, Params
 
 
 class Faults(NamedTuple):
-    """The steps whose update was skipped because a loss or gradient was not finite.
+    """The steps whose update was skipped because a loss or gradient was not finite."""
 
-    Attributes:
-      skipped: Int[], how many.
-      in_a_row: Int[], how many of them came last, one after the other; at the limit it stays.
-      step: Int[], the last of them; -1 before the first.
-      gradient_norms: group -> Float[], norm of its gradient in that step.
-      parameter_norms: group -> Float[], norm of its parameters then.
-    """
-
-    skipped: Array
-    in_a_row: Array
-    step: Array
-    gradient_norms: dict[str, Array]
-    parameter_norms: dict[str, Array]
+    skipped: Array  # Int[], how many
+    in_a_row: Array  # Int[], how many of them came last, one after the other; at the limit it stays
+    step: Array  # Int[], the last of them; -1 before the first
+    gradient_norms: dict[str, Array]  # group -> Float[], norm of its gradient in that step
+    parameter_norms: dict[str, Array]  # group -> Float[], norm of its parameters then
 
 
 class TrainState(NamedTuple):
-    """The whole run: nothing frozen is in it, so it is small to save and to stack.
+    """The whole run: nothing frozen is in it, so it is small to save and to stack."""
 
-    Attributes:
-      step: Int[], updates done.
-      trainable: the trainable half of the parameters.
-      opt_state: the optimiser's state.
-      key: typed PRNG key of the run's dropout; step k uses ``fold_in(key, k)``.
-      faults: what went wrong so far.
-    """
-
-    step: Array
-    trainable: Params
+    step: Array  # Int[], updates done
+    trainable: Params  # the trainable half of the parameters
     opt_state: Any
-    key: Key
+    key: Key  # typed PRNG key of the run's dropout; step k uses ``fold_in(key, k)``
     faults: Faults
 
 
@@ -87,23 +71,14 @@ def count_parameters(trainable: Params) -> dict[str, int]:
 
 @dataclass
 class Member:
-    """The best checkpoint of one member so far; it is the whole trainable tree, transfer and head together.
+    """The best checkpoint of one member so far; it is the whole trainable tree, transfer and head together."""
 
-    Attributes:
-      trainable: the tree at the best evaluation, on the host.
-      best: its score, larger is better.
-      best_step: its step.
-      metrics: the development metrics there.
-      waited: evaluations since.
-      stopped_at: the step of the last evaluation that counted.
-    """
-
-    trainable: Params | None = None
-    best: float = -np.inf
+    trainable: Params | None = None  # the tree at the best evaluation, on the host
+    best: float = -np.inf  # its score, larger is better
     best_step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    waited: int = 0
-    stopped_at: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # on development data there
+    waited: int = 0  # evaluations since
+    stopped_at: int = 0  # the step of the last evaluation that counted
 
     def update(self, step: int, metrics: dict[str, float], score: float, trainable: Params) -> None:
         """Takes in one evaluation; NaN is never an improvement."""
@@ -116,32 +91,19 @@ class Member:
 
 @dataclass
 class GroupProgress:
-    """What the loop has seen of a group.
-
-    Attributes:
-      members: the best checkpoint of each so far.
-      last: the last step at which it logged or evaluated.
-      gave_up: for each member, whether it had too many faults in a row while it still went on; see
-        ``make_train_step``.
-    """
+    """What the loop has seen of a group."""
 
     members: list[Member]
-    last: int = 0
+    last: int = 0  # the last step at which it logged or evaluated
+    # For each member, whether it had too many faults in a row while it still went on; see ``skip_faults``.
     gave_up: list[bool] = field(default_factory=list)
 
 
 @dataclass
 class Position:
-    """How far a program is: all that going on needs.
+    """How far a program is: all that going on needs."""
 
-    Attributes:
-      step: steps done.
-      state: the training state after them, leading axis M.
-      metrics: of the last step, [M] each; empty before the first.
-      groups: what was seen of each group.
-    """
-
-    step: int
-    state: TrainState
-    metrics: dict[str, Any]
+    step: int  # steps done
+    state: TrainState  # after them, leading axis M
+    metrics: dict[str, Any]  # of the last step, [M] each; empty before the first
     groups: list[GroupProgress]

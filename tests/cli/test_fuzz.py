@@ -24,7 +24,7 @@ from scalearn_jax.io import yaml_file
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub, foreign_head, provenance
 from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.sharing import card, fetch_record
+from scalearn_jax.sharing import card
 from scalearn_jax.sharing import push as publish
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import release as published
@@ -256,16 +256,6 @@ def test_what_joins_adapters_is_read_or_refused(data, folder):
         (joint / file).write_text(json.dumps(data.draw(spoilt(json.loads((joint / file).read_text())))))
         if accepts(formats.recognise, joint) == kind:
             accepts(read, joint)
-
-
-@SOME(max_examples=60)
-@given(data=st.data())
-def test_a_record_of_any_values_is_read_or_refused(data, folder):
-    entry = {"repo": "a/b", "commit": 40 * "0", "kind": "model", "files": {"a": [1, "0f"]}}
-    content = data.draw(spoilt({"format": 1, "fetched": {"sources/a-b": entry}}))
-    (folder / "fetched.json").write_text(json.dumps(content))
-    for place, entry in (accepts(fetch_record.read, folder / "fetched.json") or {}).items():
-        assert all(map(str, fetch_record.differences(place, folder / place, entry.files, whole=True)))
 
 
 @SOME(max_examples=60)

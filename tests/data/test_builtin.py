@@ -7,8 +7,8 @@ import json
 import pytest
 
 from scalearn_jax.data import builtin
+from scalearn_jax.data.builtin import RECIPES
 from scalearn_jax.data.builtin.draw import Draw
-from scalearn_jax.data.builtin.generate import RECIPES
 from scalearn_jax.data.rows import num_rows
 from scalearn_jax.data.splits import labels_of, load_splits
 from scalearn_jax.data.tasks import get

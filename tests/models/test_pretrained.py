@@ -130,7 +130,7 @@ def test_wrong_places_are_named(tmp_path):
         ({"type_vocab_size": "2"}, "type_vocab_size must be a whole number"),
         ({"pad_token_id": -1}, "pad_token_id must be a whole number"),
         ({"pad_token_id": 9}, "pad_token_id must be a whole number from 0 to 8"),
-        ({"pad_token_id": [1]}, "pad_token_id must be a whole number from 0 to 8, got [1]"),
+        ({"pad_token_id": [1]}, r"pad_token_id must be a whole number from 0 to 8, got \[1\]"),
         ({"layer_norm_eps": "1e-5"}, "layer_norm_eps must be a number from 0 to below 1"),
         ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a number"),
         ({"hidden_dropout_prob": 1}, "hidden_dropout_prob must be a number from 0 to below 1"),

@@ -7,7 +7,7 @@ from scalearn_jax.data import tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
-from scalearn_jax.stages import similarity
+from scalearn_jax.stages import soup as similarity
 from tests.support import tiny
 
 ENCODER = tiny.params(tiny.spec("none"))["backbone"]

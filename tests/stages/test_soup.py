@@ -17,7 +17,7 @@ from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs import load as runs
 from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.stages import pipeline, similarity, soup
+from scalearn_jax.stages import pipeline, soup
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies.checks import study_problems
 from tests.support import tiny, tiny_backbone
@@ -83,7 +83,7 @@ def test_a_run_folder_tells_the_weights_and_similarities(weighed, backbone):
     info, found = read(weighed)
     assert list(info["soup"]["similarities"]) == list(SOURCES) and info["soup"]["samples"] == 16
     assert info["soup"]["embedder"] == info["backbone"]
-    assert tuple(found) == similarity.weights(list(info["soup"]["similarities"].values()), 2)
+    assert tuple(found) == soup.weights(list(info["soup"]["similarities"].values()), 2)
     assert np.count_nonzero(found) == 2 and sum(found) == pytest.approx(1)
 
 

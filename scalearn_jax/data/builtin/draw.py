@@ -11,15 +11,8 @@ class Draw:
     """A seeded source of words and templates.
 
     The last quarter of every list is held out: training rows never contain it, while four in ten choices made for
-    validation and test rows come from it. So remembering words or templates is not enough for a good score.
-
-    Args:
-      seed: any string; the same string gives the same rows on every machine.
-      held_out: whether the held-out quarter may be used.
-
-    Example:
-      >>> Draw("seed", held_out=False).pick(("only", "these", "three", "never this"))  # doctest: +SKIP
-      'these'
+    validation and test rows come from it. So remembering words or templates is not enough for a good score. The same
+    seed gives the same rows on every machine.
     """
 
     def __init__(self, seed: str, held_out: bool):

@@ -1,7 +1,4 @@
-"""Tasks about reviews: sentiment, complaints, and the target recommendation.
-
-Their words say what can be praised or blamed, and how two opinions are weighed in one sentence.
-"""
+"""Tasks about reviews: sentiment, complaints, and the target recommendation."""
 
 from typing import NamedTuple
 
@@ -22,76 +19,46 @@ def _words(text: str) -> tuple[str, ...]:
 
 PLACES = {
     "food": Aspect(
-        _words(
-            "the soup, the lamb, the bread, the curry, the fish, the pasta, the chocolate cake, the salad, "
-            "the rice, the roast chicken, the breakfast, the omelette, the dumpling soup, the vegetable stew"
-        ),
-        _words(
-            "delicious, tasty, full of flavour, perfectly cooked, wonderfully fresh, juicy, rich and warming, "
-            "seasoned just right, a joy to eat, crisp and light, mouth-watering, worth a second helping"
-        ),
-        _words(
-            "bland, burnt, stale, overcooked, soggy, tasteless, much too salty, greasy, dry as dust, watery, "
-            "cold in the middle, half raw, spoiled, impossible to swallow"
-        ),
+        _words("the soup, the lamb, the bread, the curry, the fish, the pasta, the chocolate cake, the salad, "
+               "the rice, the roast chicken, the breakfast, the omelette, the dumpling soup, the vegetable stew"),
+        _words("delicious, tasty, full of flavour, perfectly cooked, wonderfully fresh, juicy, rich and warming, "
+               "seasoned just right, a joy to eat, crisp and light, mouth-watering, worth a second helping"),
+        _words("bland, burnt, stale, overcooked, soggy, tasteless, much too salty, greasy, dry as dust, watery, "
+               "cold in the middle, half raw, spoiled, impossible to swallow"),
     ),
     "service": Aspect(
-        _words(
-            "the waiter, our waitress, the manager, the man at the desk, the young bartender, the doorman, "
-            "the woman behind the counter, the cashier, the hostess, the porter"
-        ),
-        _words(
-            "friendly, attentive, polite, quick to help, patient, welcoming, cheerful, well informed, "
-            "kind to our children, considerate, happy to answer every question, courteous"
-        ),
-        _words(
-            "rude, slow, impatient, forgetful, bad-tempered, careless, unhelpful, busy with a phone, "
-            "dismissive, sulky, deaf to every request, arrogant"
-        ),
+        _words("the waiter, our waitress, the manager, the man at the desk, the young bartender, the doorman, "
+               "the woman behind the counter, the cashier, the hostess, the porter"),
+        _words("friendly, attentive, polite, quick to help, patient, welcoming, cheerful, well informed, "
+               "kind to our children, considerate, happy to answer every question, courteous"),
+        _words("rude, slow, impatient, forgetful, bad-tempered, careless, unhelpful, busy with a phone, dismissive, "
+               "sulky, deaf to every request, arrogant"),
     ),
     "price": Aspect(
-        _words(
-            "the bill, the price of the wine, the set menu, the cost of a night, the total, the entrance fee, "
-            "the charge for parking, the daily rate, the lunch offer, the tariff"
-        ),
-        _words(
-            "fair, very reasonable, a real bargain, lower than expected, pleasantly modest, easy on the wallet, "
-            "good value, pleasantly low, affordable, worth every penny"
-        ),
-        _words(
-            "far too high, excessive, shocking, a rip-off, hard to justify, inflated, a nasty surprise, "
-            "outrageous, daylight robbery, beyond all reason"
-        ),
+        _words("the bill, the price of the wine, the set menu, the cost of a night, the total, the entrance fee, "
+               "the charge for parking, the daily rate, the lunch offer, the tariff"),
+        _words("fair, very reasonable, a real bargain, lower than expected, pleasantly modest, easy on the wallet, "
+               "good value, pleasantly low, affordable, worth every penny"),
+        _words("far too high, excessive, shocking, a rip-off, hard to justify, inflated, a nasty surprise, outrageous, "
+               "daylight robbery, beyond all reason"),
     ),
     "place": Aspect(
-        _words(
-            "the dining room, the terrace, the garden, the lounge, the corner by the window, the courtyard, "
-            "the upstairs hall, the bar, the balcony, the lobby"
-        ),
-        _words(
-            "charming, cosy, bright and airy, quiet, elegant, relaxing, beautifully decorated, "
-            "full of character, inviting, a lovely spot"
-        ),
-        _words(
-            "gloomy, cramped, noisy, draughty, depressing, stuffy, in need of paint, "
-            "dark and cold, crowded, without any charm"
-        ),
+        _words("the dining room, the terrace, the garden, the lounge, the corner by the window, the courtyard, "
+               "the upstairs hall, the bar, the balcony, the lobby"),
+        _words("charming, cosy, bright and airy, quiet, elegant, relaxing, beautifully decorated, full of character, "
+               "inviting, a lovely spot"),
+        _words("gloomy, cramped, noisy, draughty, depressing, stuffy, in need of paint, dark and cold, crowded, "
+               "without any charm"),
     ),
     "cleanliness": Aspect(
-        _words(
-            "the bathroom, the table, the floor, the cutlery, the carpet, the wine glass, the kitchen, "
-            "the bed linen, the washbasin, the tablecloth"
-        ),
-        _words(
-            "spotless, shining, freshly washed, perfectly clean, polished, as good as new, tidy, "
-            "scrubbed to perfection, gleaming, immaculate"
-        ),
-        _words(
-            "filthy, sticky, dusty, covered in stains, dirty, smeared with grease, mouldy, "
-            "full of crumbs, grimy, disgusting to touch"
-        ),
+        _words("the bathroom, the table, the floor, the cutlery, the carpet, the wine glass, the kitchen, "
+               "the bed linen, the washbasin, the tablecloth"),
+        _words("spotless, shining, freshly washed, perfectly clean, polished, as good as new, tidy, "
+               "scrubbed to perfection, gleaming, immaculate"),
+        _words("filthy, sticky, dusty, covered in stains, dirty, smeared with grease, mouldy, full of crumbs, grimy, "
+               "disgusting to touch"),
     ),
-}
+}  # fmt: skip
 
 _TRIP_SUBJECTS = {
     "food": _words("the picnic, the campfire dinner, the packed lunch, the barbecue, the fruit on board, the tea"),
@@ -104,34 +71,20 @@ _TRIP_SUBJECTS = {
 TRIPS = {name: aspect._replace(subjects=_TRIP_SUBJECTS[name]) for name, aspect in PLACES.items()}
 
 _PLAIN = (
-    "{subject} was {word}",
-    "{subject} turned out to be {word}",
-    "I found {subject} {word}",
-    "{subject} was really {word}",
-    "as usual {subject} was {word}",
-    "we thought {subject} was {word}",
-    "without doubt {subject} was {word}",
-    "{subject} seemed {word}",
-)
+    "{subject} was {word}", "{subject} turned out to be {word}", "I found {subject} {word}",
+    "{subject} was really {word}", "as usual {subject} was {word}", "we thought {subject} was {word}",
+    "without doubt {subject} was {word}", "{subject} seemed {word}",
+)  # fmt: skip
 _NEGATED = (
-    "{subject} was not {word} at all",
-    "{subject} was anything but {word}",
-    "I would not describe {subject} as {word}",
-    "nobody could call {subject} {word}",
-    "{subject} was never {word}",
-    "{subject} was far from {word}",
+    "{subject} was not {word} at all", "{subject} was anything but {word}", "I would not describe {subject} as {word}",
+    "nobody could call {subject} {word}", "{subject} was never {word}", "{subject} was far from {word}",
     "it would be wrong to call {subject} {word}",
-)
+)  # fmt: skip
 _BOTH_COUNT = ("{}, and {}", "{}, and on top of that {}", "{} and {} too", "{}; also, {}")
 _CONTRAST = (
-    "{}, but {}",
-    "although {}, {}",
-    "{}; however, {}",
-    "{}, yet {}",
-    "even though {}, {}",
-    "granted, {}; still, {}",
+    "{}, but {}", "although {}, {}", "{}; however, {}", "{}, yet {}", "even though {}, {}", "granted, {}; still, {}",
     "{}; then again, {}",
-)
+)  # fmt: skip
 _WHO = ("we", "my parents", "the children", "our friends", "my colleagues", "both of us", "all of us", "the old couple")
 _VERDICTS = {
     True: (
@@ -182,11 +135,9 @@ def sentiment(draw: Draw, label: int) -> dict:
 
 
 _LETTERS = (
-    "You asked about our trip: {}",
-    "Greetings from the coast, where {}",
-    "To answer your letter, {}",
+    "You asked about our trip: {}", "Greetings from the coast, where {}", "To answer your letter, {}",
     "Let me tell you that {}",
-)
+)  # fmt: skip
 
 
 def recommendation(draw: Draw, label: int) -> dict:

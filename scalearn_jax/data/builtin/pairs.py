@@ -25,21 +25,15 @@ def entailment(draw: Draw, label: int) -> dict:
 
 # Said of two people: (active, synonym, passive).
 _DEEDS = (
-    ("thanked", "expressed gratitude to", "was thanked by"),
-    ("criticised", "found fault with", "was criticised by"),
-    ("followed", "walked behind", "was followed by"),
-    ("phoned", "rang up", "was phoned by"),
-    ("hired", "gave a job to", "was hired by"),
-    ("helped", "gave a hand to", "was helped by"),
+    ("thanked", "expressed gratitude to", "was thanked by"), ("criticised", "found fault with", "was criticised by"),
+    ("followed", "walked behind", "was followed by"), ("phoned", "rang up", "was phoned by"),
+    ("hired", "gave a job to", "was hired by"), ("helped", "gave a hand to", "was helped by"),
     ("photographed", "took a picture of", "was photographed by"),
     ("invited", "sent an invitation to", "was invited by"),
-    ("warned", "gave a warning to", "was warned by"),
-    ("paid", "handed money to", "was paid by"),
-    ("praised", "spoke highly of", "was praised by"),
-    ("overtook", "went past", "was overtaken by"),
-    ("beat", "won against", "was beaten by"),
-    ("rescued", "saved the life of", "was rescued by"),
-)
+    ("warned", "gave a warning to", "was warned by"), ("paid", "handed money to", "was paid by"),
+    ("praised", "spoke highly of", "was praised by"), ("overtook", "went past", "was overtaken by"),
+    ("beat", "won against", "was beaten by"), ("rescued", "saved the life of", "was rescued by"),
+)  # fmt: skip
 _ROLES = (
     "the nurse", "the pilot", "the baker", "the young lawyer", "the farmer", "the singer", "the tailor", "the mayor",
     "the postman", "the referee", "the librarian", "the engineer", "the judge", "the butcher", "the dancer",
@@ -89,8 +83,7 @@ def _two_reports(draw: Draw, same: bool) -> tuple[str, str]:
     return first, _deed(draw, deed, doer, other, second_form, details)
 
 
-# Points of each part.
-_WEIGHTS = {"person": 1.0, "action": 2.0, "place": 1.0, "time": 1.0}
+_WEIGHTS = {"person": 1.0, "action": 2.0, "place": 1.0, "time": 1.0}  # points of each part
 
 
 def similarity(draw: Draw, label: int) -> dict:

@@ -96,10 +96,7 @@ def detail(draw: Draw, told: Scene, slot: str) -> str:
 def tell(draw: Draw, told: Scene, *, general: bool = False) -> str:
     """Puts a scene into words, with the slots in random order and sometimes one of them in front.
 
-    Args:
-      draw: the source of randomness.
-      told: the scene.
-      general: name the person and the object by a more general term.
+    ``general`` names the person and the object by a more general term.
     """
     details = [detail(draw, told, slot) for slot in draw.shuffled(tuple(told.slots))]
     core = f"{told.person[general]} {told.action[0]} {told.action[3 if general else 2]}"

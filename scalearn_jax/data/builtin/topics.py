@@ -45,15 +45,11 @@ TOPICS = {
 NAMES = tuple(TOPICS)
 
 _TEMPLATES = (
-    "after {side}, {main}{when}",
-    "{main}{when} after {side}",
-    "while {side}, {main}{when}",
-    "{main}{when} even though {side}",
-    "hours before {side}, {main}{when}",
-    "{main}{when}, and this had nothing to do with the fact that {side}",
-    "on the same day that {side}, {main}{when}",
+    "after {side}, {main}{when}", "{main}{when} after {side}", "while {side}, {main}{when}",
+    "{main}{when} even though {side}", "hours before {side}, {main}{when}",
+    "{main}{when}, and this had nothing to do with the fact that {side}", "on the same day that {side}, {main}{when}",
     "{main}{when}, shortly after the news that {side}",
-)
+)  # fmt: skip
 _WHEN = (
     " on Tuesday", " last night", " in the capital", " for the third time", " without much notice", " this week",
     " in the north of the country", " yesterday afternoon",

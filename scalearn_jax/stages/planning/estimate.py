@@ -23,12 +23,7 @@ _SAMPLED_STEPS = 200  # whose rows are counted; the others are like them
 
 
 class Cost(NamedTuple):
-    """What a run will cost.
-
-    Attributes:
-      steps: training steps, if no seed stops early.
-      flops: floating-point operations, evaluation included.
-    """
+    """What a run will cost, evaluation included, if no seed stops early."""
 
     steps: int
     flops: float
@@ -40,18 +35,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, num_sources: int) -> Cost:
-    """Estimates a run.
-
-    Args:
-      config: of either stage.
-      task: its row, with the config's length.
-      backbone: sizes of the encoder.
-      data: the encoded splits.
-      num_sources: T.
-
-    Returns:
-      The cost of all its seeds together.
-    """
+    """Estimates a run of T sources, all its seeds together; the task has the config's length."""
     method = methods.get(config.method)
     schedule = make_schedule(config, method, len(data.train))
     fresh = method.trains_adapter
@@ -84,13 +68,7 @@ def _eval_rows(config: TrainConfig, task: Task, split) -> int:
 def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:
     """Counts the operations of a row's forward pass, L S (2 (4 d^2 + 2 d f) + 4 S d + 4 d w).
 
-    Args:
-      backbone: L, d and f.
-      row_length: S.
-      width: w, units of all adapters of a layer together.
-
-    Returns:
-      Multiplications and additions.
+    The width w is that of all adapters of a layer together; a multiplication and an addition count as two.
 
     Example:
       >>> forward_flops(BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12), 4, 0)

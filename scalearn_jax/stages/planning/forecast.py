@@ -26,19 +26,12 @@ _CALLS, _BUDGET_SECONDS = 3, 5.0  # timed calls of a program; fewer where one ta
 
 
 class Work(NamedTuple):
-    """One program of a run, and how often it is called.
+    """One program of a run, and how often it is called."""
 
-    Attributes:
-      name: ``"train"``, ``"evaluate"`` or ``"encode"`` (features for a head alone).
-      step: compiled on demand.
-      batch: one of the run's.
-      calls: how often a run calls it, if no seed stops early.
-    """
-
-    name: str
-    step: Compiled
-    batch: Batch | FeatureBatch
-    calls: int
+    name: str  # "train", "evaluate" or "encode" (features for a head alone)
+    step: Compiled  # on demand
+    batch: Batch | FeatureBatch  # one of the run's
+    calls: int  # of a run in which no seed stops early
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,45 +42,26 @@ class Work(NamedTuple):
 
 
 class MeasuredProgram(NamedTuple):
-    """A program of a run, compiled and timed.
+    """A program of a run, compiled and timed."""
 
-    Attributes:
-      name: see ``Work``.
-      rows: of a batch.
-      length: of a row.
-      calls: in the whole run.
-      memory: bytes on one device; ``None`` where the compiler does not report them.
-      flops: floating-point operations of a call on one device, as XLA counts them (a loop's body once).
-      compile_seconds: lowering and compilation now; a program in the cache is only read.
-      seconds: one call; ``None`` where it was not made, because it would not fit.
-    """
-
-    name: str
+    name: str  # as of its Work
     rows: int
     length: int
-    calls: int
-    memory: memory.Memory | None
-    flops: float | None
-    compile_seconds: float
-    seconds: float | None
+    calls: int  # in the whole run
+    memory: memory.Memory | None  # on one device; none where the compiler does not report it
+    flops: float | None  # of a call on one device, as XLA counts them (a loop's body once)
+    compile_seconds: float  # lowering and compilation now; a program in the cache is only read
+    seconds: float | None  # of a call; none where it was not made, because it would not fit
 
 
 class Forecast(NamedTuple):
-    """What a run will need.
+    """What a run will need."""
 
-    Attributes:
-      programs: all that it compiles, training first.
-      schedule: its steps and evaluations.
-      parameters: see ``count_parameters``.
-      prepare_seconds: reading and encoding, as in a run.
-      available: bytes for each device; ``None`` where unknown.
-    """
-
-    programs: list[MeasuredProgram]
+    programs: list[MeasuredProgram]  # all that it compiles, training first
     schedule: Schedule
-    parameters: dict[str, int]
-    prepare_seconds: float
-    available: int | None
+    parameters: dict[str, int]  # see count_parameters
+    prepare_seconds: float  # reading and encoding, as in a run
+    available: int | None  # bytes for each device, where known
 
     @property
     def needed(self) -> int | None:
@@ -117,14 +91,7 @@ def compiled_training(setup: Setup, schedule: Schedule) -> tuple[Compiled, Train
 def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     """Lists the programs of a run, training first; needs no device.
 
-    Args:
-      setup: the run.
-      schedule: its steps and evaluations.
-      step: its training step, see ``compiled_training``.
-
-    Returns:
-      One entry for each program that the run compiles. Those that only read features off a table are left out, and
-      of several steps in one dispatch there is one.
+    Those that only read features off a table are left out, and of several steps in one dispatch there is one.
     """
     config, data = setup.config, setup.data
     size = config.eval_batch_size
@@ -160,18 +127,9 @@ def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:
 def forecast(
     setup: Setup, schedule: Schedule, step: Compiled, state: TrainState, prepared: float, available: int | None
 ) -> tuple[Forecast, TrainState]:
-    """Compiles the programs of a run and times those that fit.
+    """Compiles the programs of a run and times those that fit; returns also the state after the steps.
 
-    Args:
-      setup: the run.
-      schedule: its steps and evaluations.
-      step: its training step.
-      state: its first state; given up to the steps that are made.
-      prepared: seconds that led here.
-      available: bytes for each device.
-
-    Returns:
-      (the forecast, the state after the steps).
+    ``prepared`` are the seconds that led here, ``available`` the bytes for each device. The steps use up the state.
     """
     programs = []
     for work in workload(setup, schedule, step):
@@ -181,11 +139,7 @@ def forecast(
 
 
 def measure(work: Work, setup: Setup, state: TrainState, available: int | None) -> tuple[MeasuredProgram, TrainState]:
-    """Compiles one program and calls it a few times, if it fits.
-
-    Returns:
-      (what was found, the state after it).
-    """
+    """Compiles one program and calls it a few times, if it fits; returns also the state after it."""
     started = time.perf_counter()
     compiled = work.step.lower(_carried(work, state), setup.frozen, work.batch).compile()
     compile_seconds, need, seconds = time.perf_counter() - started, memory.of_program(compiled), None

@@ -23,16 +23,9 @@ _MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
 def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
-    """Measures what a run of this config will need; writes nothing.
+    """Measures what a run of this config will need; writes nothing. ``listing.forecast`` formats the result.
 
-    Args:
-      config: of either stage; with ``suggest``, its step is also compiled with a larger batch.
-
-    Returns:
-      JSON types; ``listing.forecast`` formats them.
-
-    Raises:
-      InputError: anything wrong with the input, as in the run itself.
+    With ``suggest``, its step is also compiled with a larger batch.
     """
     available, started = memory.available(), time.perf_counter()
     setup = _one_run(config)
@@ -45,11 +38,7 @@ def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
 
 
 def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
-    """The run of a config; several learning rates need what as many more seeds need.
-
-    Raises:
-      InputError: several targets, which a run trains one after the other.
-    """
+    """The run of a config for one target; several learning rates need what as many more seeds need."""
     if getattr(config, "targets", ()):
         raise InputError("plan takes one --target; several are trained one after the other.")
     if config.learning_rates:
@@ -62,17 +51,9 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
 def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Forecast) -> dict[str, int] | None:
     """Estimates the largest batch that fits, all else as it is: memory is linear in the batch.
 
-    The line goes through the run's own batch and a larger one, whose step is compiled here but not called.
-
-    Args:
-      setup: the run.
-      step: its training step.
-      state: its state now.
-      found: the forecast of the run.
-
-    Returns:
-      ``{"value": examples, "peak": bytes}``, both estimates; ``None`` where memory is unknown, nothing fits, the data
-      set has one batch at most, or a head alone trains on features.
+    The line goes through the run's own batch and a larger one, whose step is compiled here but not called. Returns
+    ``{"value": examples, "peak": bytes}``, or ``None`` where memory is unknown, nothing fits, the data set has one
+    batch at most, or a head alone trains on features.
     """
     config, parts = setup.config, setup.mesh.shape["data"] if setup.config.mesh else 1
     trained = [program.memory for program in found.programs if program.name == "train"]

@@ -13,18 +13,7 @@ __all__ = ["draw_all"]
 
 
 def draw_all(results: Sequence[Result], out: Path) -> list[str]:
-    """Draws every figure that a study's results call for, each as PNG and SVG.
-
-    Args:
-      results: its finished runs.
-      out: the folder to write.
-
-    Returns:
-      The names of the figures, without suffix.
-
-    Raises:
-      InputError: a ScaLearn run without weights, or with damaged ones.
-    """
+    """Draws every figure that a study's results call for, each as PNG and SVG; returns the names, without suffix."""
     plain = [result for result in results if not result.shots and not result.coefficients]
     few = [result for result in results if result.shots]
     probes = [result for result in results if result.coefficients]

@@ -11,12 +11,7 @@ NAME = "few-shot"
 
 
 def draw_few_shot(results: Sequence[Result], out: Path) -> list[str]:
-    """Draws ``few-shot``: a panel a target, a curve a method; returns its name.
-
-    Args:
-      results: finished few-shot runs; without any, nothing is drawn.
-      out: the folder to write.
-    """
+    """Draws ``few-shot``, if there are such results: a panel a target, a curve a method; returns its name."""
     if not results:
         return []
     targets, methods = targets_of(results), list(by_method(results))

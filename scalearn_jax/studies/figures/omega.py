@@ -11,11 +11,7 @@ from scalearn_jax.studies.tables import by_method
 
 
 def draw_omegas_by_method(results: Sequence[Result], out: Path) -> list[str]:
-    """Draws ``omega-METHOD`` for each method that has scales; returns the names.
-
-    Raises:
-      InputError: no weights in a run's folder, or damaged ones.
-    """
+    """Draws ``omega-METHOD`` for each method that has scales; returns the names."""
     names = []
     for method, panels in read_omegas(results).items():
         names.append(plot.file_name("omega", method))
@@ -24,11 +20,7 @@ def draw_omegas_by_method(results: Sequence[Result], out: Path) -> list[str]:
 
 
 def read_omegas(results: Sequence[Result]) -> dict[str, list[Panel]]:
-    """Reads the scales of every method that has some.
-
-    Raises:
-      InputError: no weights in a run's folder, or damaged ones.
-    """
+    """Reads the scales of every method that has some; missing or damaged weights are an error."""
     found: dict[str, list[Panel]] = {}
     for method, row in by_method(results).items():
         for result in (result for result in row.values() if result.normalise):

@@ -14,30 +14,16 @@ NAME = "score-vs-parameters"
 
 
 class Point(NamedTuple):
-    """One method.
-
-    Attributes:
-      method: its row in the table.
-      parameters: number of transfer parameters, averaged over targets.
-      score: average over targets, in percent.
-      sd: standard deviation over seeds of the average; 0 where there are too few seeds.
-    """
+    """One method, averaged over targets."""
 
     method: str
-    parameters: float
-    score: float
-    sd: float
+    parameters: float  # number of transfer parameters
+    score: float  # in percent
+    sd: float  # of the average, over seeds; 0 where there are too few seeds
 
 
 def points(results: Sequence[Result]) -> tuple[list[Point], list[str]]:
-    """Averages each method over the complete targets, those that every method has.
-
-    Args:
-      results: finished runs on all the data.
-
-    Returns:
-      (the methods, the complete targets); no methods if no target is complete.
-    """
+    """Averages each method over the complete targets, those that every method has; returns also these targets."""
     rows = by_method(results)
     targets = [target for target in targets_of(results) if all(target in row for row in rows.values())]
     if not targets:

@@ -16,9 +16,7 @@ _CELL = (0.36, 0.26)  # inches of one value
 def draw_probing(results: Sequence[Result], out: Path) -> list[str]:
     """Draws ``probing-single``, and ``probing-pairs-TARGET`` for each target that has any; returns the names.
 
-    Args:
-      results: finished probing runs; those of three and more sources fit no picture.
-      out: the folder to write.
+    Runs of three and more sources fit no picture.
     """
     names = []
     single = [result for result in results if len(result.coefficients) == 1]
@@ -77,8 +75,7 @@ def draw_pairs(results: Sequence[Result], out: Path, name: str) -> None:
 def grid(results: Sequence[Result]) -> tuple[list[float], list[float], np.ndarray]:
     """Lays out the results of one target and pair of sources.
 
-    Returns:
-      (the first source's constants, the second's, Float[first second] of scores in percent, NaN where none is).
+    Returns the first source's constants, the second's, and scores in percent Float[first second], NaN where none is.
     """
     first, second = (sorted({result.coefficients[axis] for result in results}) for axis in (0, 1))
     values = np.full((len(first), len(second)), np.nan)
