@@ -104,8 +104,12 @@ def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
         return
     from scalearn_jax.runs import figures
 
-    title = f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
-    figures.draw_attribution(found, title, facts["metric"], out)
+    figures.draw_attribution(found, describe_subject(facts), facts["metric"], out)
+
+
+def describe_subject(facts: dict) -> str:
+    """Returns what an explanation is about, for titles."""
+    return f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
 
 
 def by_layer_csv(found: Attribution, values: Mapping[str, np.ndarray]) -> str:
@@ -154,9 +158,7 @@ def format_sources(found: Attribution, facts: dict) -> str:
         [found.sources[t], f"{100 * found.shares[t]:.1f}", *map(format_percent, (found.without[t], found.drops[t]))]
         for t in found.order
     ]
-    title = (
-        f"{facts['run']}: {facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
-    )
+    title = f"{facts['run']}: {describe_subject(facts)}"
     full = f"{metric} with all sources: {format_percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
     return f"{title}\n{full}\n\n{tables.plain(header, rows)}"
 

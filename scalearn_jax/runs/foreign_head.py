@@ -59,25 +59,21 @@ def find_task(
       noted: the row in the folder itself, if there is one.
       columns: of the texts of a plain row.
     """
-    row = tasks.get(task, data_dir=data_dir) if task else noted or plain_task(head, name, columns)
+    if task:
+        row = tasks.get(task, data_dir=data_dir)
+    elif noted:
+        row = noted
+    elif head is None or head.file.kind == "regression":  # nothing is known of the answers, or they have no names
+        row = Task(safe_name(name), "regression", columns)
+    elif head.file.kind == "choice":
+        choices = tuple(f"choice{number + 1}" for number in range(head.spec.num_choices))
+        row = Task(safe_name(name), "choice", columns, choices=choices, labels=head.file.labels)
+    else:
+        labels = head.file.labels or tuple(str(number) for number in range(head.spec.num_outputs))
+        row = Task(safe_name(name), head.file.kind, columns, labels)
     if head:
         check_fit(row, head)
     return dataclasses.replace(row, max_length=min(row.max_length, backbone.max_length))
-
-
-def plain_task(head: Head | None, name: str, columns: tuple[str, ...] = ("text",)) -> Task:
-    """Makes a task row over columns of texts for a head.
-
-    Without a head nothing is known of the answers; a regression has no label names that would have to be made up.
-    """
-    name = safe_name(name)
-    if head is None or head.file.kind == "regression":
-        return Task(name, "regression", columns)
-    if head.file.kind == "choice":
-        choices = tuple(f"choice{number + 1}" for number in range(head.spec.num_choices))
-        return Task(name, "choice", columns, choices=choices, labels=head.file.labels)
-    labels = head.file.labels or tuple(str(number) for number in range(head.spec.num_outputs))
-    return Task(name, head.file.kind, columns, labels)
 
 
 def check_fit(task: Task, head: Head) -> None:

@@ -41,9 +41,10 @@ def import_source(config: ImportConfig) -> Path:
     source, place = hub.source_folder(config.src, flag="SRC", allow_pickle=config.allow_pickle)
     kind = recognise(source)
     origin = source.resolve().name if place == config.src else place
-    contents = (
-        _own_run(config, source) if kind == "run" else _contents(config, read_foreign(config, source, kind), origin)
-    )
+    if kind == "run":
+        contents = _own_run(config, source)
+    else:
+        contents = _contents(config, read_foreign(config, source, kind), origin)
     with atomic_folder(config.out) as folder:
         write_run_folder(folder.path, contents)
     return Path(config.out)

@@ -95,16 +95,11 @@ def setup_members(folder: Path) -> tuple[str, tuple[str, ...]]:
     return fusion, tuple(names)
 
 
-def file_hashes(folder: Path, *formats: Format) -> dict[str, str]:
-    """Hashes the files of a folder that are read: configuration and weights of each format there is."""
-    names = [row.settings for row in formats]
-    names += [next((name for name in row.weights if (folder / name).exists()), "") for row in formats]
-    found = {}
-    for name in names:
-        if name and (folder / name).exists():
-            with inside(folder, name).open("rb") as stream:
-                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+def file_hashes(folder: Path, row: Format) -> dict[str, str]:
+    """Hashes the files of a folder that are read: the configuration and weights of a format, where they exist."""
+    weights = [name for name in row.weights if (folder / name).exists()][:1]
+    names = [name for name in (row.settings, *weights) if (folder / name).exists()]
+    return {name: hashlib.sha256(inside(folder, name).read_bytes()).hexdigest() for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
