@@ -19,7 +19,7 @@ from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, unknown
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io import text_table as tables
+from scalearn_jax.io import text_table
 from scalearn_jax.io.files import write_bytes
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.models.backbones import BACKBONES
@@ -195,7 +195,7 @@ def _warn(text: str) -> None:
 def as_text(result: Mapping[str, Any]) -> str:
     """Formats what ``push`` returns for a terminal."""
     rows = [[name, format_bytes(size)] for name, size in result["files"].items()]
-    lines = [tables.plain([f"to {result['repo']}", "size"], rows), ""]
+    lines = [text_table.plain([f"to {result['repo']}", "size"], rows), ""]
     lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])
     lines += [f"wrote {', '.join(result['written'])} in {result['dir']}"] * bool(result["written"])
     if "commit" not in result:

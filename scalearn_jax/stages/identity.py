@@ -15,8 +15,7 @@ from scalearn_jax.config.checks import fields_where
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
-from scalearn_jax.runs import provenance
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
 
@@ -42,7 +41,7 @@ def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
     settings = {flag(name): value for name, value in config.items() if name not in places}
-    model = {f"the model's {name}": value for name, value in run_info.spec_to_dict(setup.spec).items()}
+    model = {f"the model's {name}": value for name, value in run_json.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
     data = {}
@@ -73,7 +72,7 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
     """
     folder = Path(config.out)
     try:
-        info, results = run_info.read_info(folder), read_json(folder / "results.json")
+        info, results = run_json.read_info(folder), read_json(folder / "results.json")
     except InputError:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.

@@ -17,8 +17,7 @@ from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
 from scalearn_jax.models import pretrained
-from scalearn_jax.runs import provenance
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.evaluate import Members, score
@@ -95,14 +94,14 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
     """Builds ``run.json``: all that is needed to repeat, evaluate or reuse the run."""
     config = setup.config
     return {
-        "format": run_info.FORMAT,
+        "format": run_json.FORMAT,
         "kind": kind,
         "method": config.method,
         "config": dataclasses.asdict(config),
         "task": setup.task.to_dict(),
         "backbone": pretrained.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
-        "spec": run_info.spec_to_dict(setup.spec),
+        "spec": run_json.spec_to_dict(setup.spec),
         "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
         **({"soup": setup.source_weights.to_dict()} if setup.source_weights else {}),
         "seeds": list(config.seeds),

@@ -22,10 +22,8 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import yaml_file
 from scalearn_jax.models.backbones import spec_from_config
-from scalearn_jax.runs import adapterhub, foreign_head, provenance
-from scalearn_jax.runs import run_json as run_info
-from scalearn_jax.sharing import card
-from scalearn_jax.sharing import push as publish
+from scalearn_jax.runs import adapterhub, foreign_head, provenance, run_json
+from scalearn_jax.sharing import card, push
 from scalearn_jax.sharing import recognise as formats
 from scalearn_jax.sharing import release as published
 from scalearn_jax.studies import cells as plan
@@ -219,9 +217,9 @@ def test_a_run_of_any_values_is_read_or_refused(data, folder):
     content = {name: json.loads((good() / "scaled" / name).read_text()) for name in ("run.json", "results.json")}
     for name, spoil in content.items():
         (run / name).write_text(json.dumps(data.draw(spoilt(spoil))))
-    info = accepts(run_info.read_info, run)
+    info = accepts(run_json.read_info, run)
     if info is not None:
-        accepts(run_info.read_spec, run, info)
+        accepts(run_json.read_spec, run, info)
     accepts(results.read_result, run)
 
 
@@ -238,7 +236,7 @@ def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):
     head = accepts(foreign_head.read_head, adapter, SIZES)
     if head is not None:
         accepts(foreign_head.find_task, head, "a", SIZES, task=None, data_dir=None, noted=said and said["task"])
-    described = accepts(publish.describe_folder, adapter)
+    described = accepts(push.describe_folder, adapter)
     if described is not None:
         text = card.write_card(described[0], "me/a", [], family=described[1])
         assert card.is_ours(text)

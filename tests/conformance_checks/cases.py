@@ -19,8 +19,7 @@ from scalearn_jax.combiners.base import Combiner
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.losses import LOSSES, masked_mean
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import encoder
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.typing import Batch, Params
@@ -127,7 +126,7 @@ class Case:
 
     @cached_property
     def backbone(self):
-        return hf.load_backbone(self.folder / "backbone")
+        return pretrained.load_backbone(self.folder / "backbone")
 
     @cached_property
     def loaded_adapters(self) -> dict[str, tuple[Params, dict]]:

@@ -14,7 +14,7 @@ from scalearn_jax import methods, model, tree
 from scalearn_jax.combiners import make
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import optim
@@ -145,7 +145,7 @@ def final_names(start: Model, params: dict) -> dict[str, np.ndarray]:
     if start.spec.combiner == "single":
         names |= to_torch(banks.select(params["adapters"], 0))
     prefix = BACKBONES[spec.family].prefix
-    names |= {f"{prefix}.{key}": x for key, x in hf.to_tensors(params["backbone"], spec).items()}
+    names |= {f"{prefix}.{key}": x for key, x in pretrained.to_tensors(params["backbone"], spec).items()}
     static = {key.replace("out.", "out_proj.") if "dense" in head else key[4:]: x for key, x in to_torch(head).items()}
     return names | {f"classifier.{key}": x for key, x in static.items()}
 

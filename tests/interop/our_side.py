@@ -20,7 +20,7 @@ from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder as encoders
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
@@ -177,7 +177,7 @@ def batch_of(inputs: dict[str, np.ndarray]) -> Batch:
 def write(root: Path) -> None:
     """Writes every encoder and every setup, with the logits of the published form."""
     for encoder in (*ENCODERS, WIDE):
-        folder, tensors = root / encoder.name, hf.to_tensors(backbone(encoder), backbone_spec(encoder))
+        folder, tensors = root / encoder.name, pretrained.to_tensors(backbone(encoder), backbone_spec(encoder))
         (folder / "backbone").mkdir(parents=True)
         (folder / "backbone" / "config.json").write_text(json.dumps(encoder.config))
         save_tensors(folder / "backbone" / "model.safetensors", tensors)
@@ -211,7 +211,7 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
     Returns:
       The parameters, and the model of them; its head is named after the setup.
     """
-    setup, backbone, sizes = folder / "setups" / name, *hf.load_backbone(folder / "backbone")
+    setup, backbone, sizes = folder / "setups" / name, *pretrained.load_backbone(folder / "backbone")
     head, head_spec = adapterhub.load_head(setup)
     sources, transfer, combiner, options = [setup], {}, "single", ()
     if (setup / "adapter_fusion_config.json").exists():

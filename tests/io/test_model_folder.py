@@ -12,7 +12,7 @@ from scalearn_jax.data import tokens
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import model_folder as files
 from scalearn_jax.io.tensors import load_tensors, save_tensors
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import adapterhub
 from tests.conftest import ROOT
 from tests.support import tiny_backbone
@@ -45,15 +45,15 @@ def test_a_pickle_is_read_where_it_is_allowed_and_alone(tmp_path, name):
 
 def test_a_backbone_of_a_pickle_is_read_where_it_is_allowed(tmp_path):
     folder = tiny_backbone.write(tmp_path / "backbone")
-    expected, spec = hf.load_backbone(folder)
+    expected, spec = pretrained.load_backbone(folder)
     pickled(folder, "pytorch_model.bin", "model.safetensors")
     with pytest.raises(InputError, match="pytorch_model.bin, a pickle, is not read.*--allow-pickle"):
-        hf.load_backbone(folder)
-    found, found_spec = hf.load_backbone(folder, allow_pickle=True)
+        pretrained.load_backbone(folder)
+    found, found_spec = pretrained.load_backbone(folder, allow_pickle=True)
     assert tree.content_hash(found) == tree.content_hash(expected) and found_spec == spec
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match="holds none of model.safetensors"):
-        hf.load_backbone(folder, allow_pickle=True)
+        pretrained.load_backbone(folder, allow_pickle=True)
 
 
 @pytest.mark.parametrize("has_safetensors", [True, False])
@@ -103,7 +103,7 @@ def test_links_inside_a_folder_and_to_a_folder_are_followed(tmp_path):
     (folder / "model.safetensors").symlink_to("weights")
     (folder / "logs").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(folder)
-    assert hf.load_backbone(tmp_path / "link")[1].hidden_size == 16
+    assert pretrained.load_backbone(tmp_path / "link")[1].hidden_size == 16
 
 
 def cached(root, repository="models--x--y"):
@@ -120,18 +120,18 @@ def cached(root, repository="models--x--y"):
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_read(tmp_path):
     snapshot = cached(tmp_path)
-    assert hf.load_backbone(snapshot)[1].hidden_size == 16
+    assert pretrained.load_backbone(snapshot)[1].hidden_size == 16
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(os.devnull)
     with pytest.raises(InputError, match="leads out of its folder"):
-        hf.load_backbone(snapshot)
+        pretrained.load_backbone(snapshot)
 
 
 def test_a_repository_of_the_cache_may_lie_on_another_disk(tmp_path):
     snapshot = cached(tmp_path)
     (tmp_path / "models--x--y").rename(tmp_path / "disk")
     (tmp_path / "models--x--y").symlink_to("disk")
-    assert hf.load_backbone(snapshot)[1].hidden_size == 16
+    assert pretrained.load_backbone(snapshot)[1].hidden_size == 16
 
 
 def test_links_into_the_own_cache_are_followed_and_no_others(tmp_path, monkeypatch):
@@ -142,14 +142,14 @@ def test_links_into_the_own_cache_are_followed_and_no_others(tmp_path, monkeypat
     for path in (tmp_path / "models--x--y/snapshots/0a1b").iterdir():
         (folder / path.name).symlink_to(path.resolve())
     with pytest.raises(InputError, match="leads out of its folder"):
-        hf.load_backbone(folder)
+        pretrained.load_backbone(folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert hf.load_backbone(folder)[1].hidden_size == 16
+    assert pretrained.load_backbone(folder)[1].hidden_size == 16
     (blobs.parent / "refs").write_text("no blob")
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(blobs.parent / "refs")
     with pytest.raises(InputError, match="leads out of its folder"):
-        hf.load_backbone(folder)
+        pretrained.load_backbone(folder)
 
 
 def test_what_is_not_read_may_be_anything(tmp_path):
@@ -158,7 +158,7 @@ def test_what_is_not_read_may_be_anything(tmp_path):
     (folder / "gone").symlink_to("nowhere")
     (folder / "old.model").mkdir()
     os.mkfifo(folder / "pipe")
-    assert hf.load_backbone(folder)[1].hidden_size == 16
+    assert pretrained.load_backbone(folder)[1].hidden_size == 16
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/a.jinja", "tokenizer.1.0.json"])
@@ -189,7 +189,7 @@ def test_a_tokenizer_names_plain_files_only(tmp_path):
 
 def test_what_only_looks_like_a_snapshot_is_no_exception(tmp_path):
     with pytest.raises(InputError, match="leads out of its folder"):
-        hf.load_backbone(cached(tmp_path, "other--x--y"))
+        pretrained.load_backbone(cached(tmp_path, "other--x--y"))
     snapshot = cached(tmp_path / "b")
     other = tmp_path / "b/models--x--other/blobs/0"
     other.parent.mkdir(parents=True)
@@ -197,17 +197,17 @@ def test_what_only_looks_like_a_snapshot_is_no_exception(tmp_path):
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(other)
     with pytest.raises(InputError, match="leads out of its folder"):
-        hf.load_backbone(snapshot)
+        pretrained.load_backbone(snapshot)
 
 
 def test_links_in_a_circle_and_pipes_are_refused(tmp_path):
     (tmp_path / "config.json").symlink_to("config.json")
     with pytest.raises(InputError, match="leads out of its folder|does not exist|Too many levels of symbolic links"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")  # reading it would wait for ever
     with pytest.raises(InputError, match="no plain file"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_an_index_names_plain_files_only(tmp_path, name):
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(InputError, match="must map tensor names to files beside it"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
 
 
 def test_a_shard_that_is_a_link_out_is_refused(tmp_path):

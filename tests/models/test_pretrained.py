@@ -8,8 +8,7 @@ import pytest
 from scalearn_jax import tree
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import save_tensors
-from scalearn_jax.models import encoder
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.backbones import BACKBONES
 
 CONFIG = {
@@ -29,9 +28,9 @@ def checkpoint(folder, family="roberta", *, has_pooler=True, prefix="", change=l
     folder.mkdir(exist_ok=True)
     config = CONFIG | {"model_type": family}
     (folder / "config.json").write_text(json.dumps(config))
-    spec = hf.spec_from_config(config, has_pooler=has_pooler)
+    spec = pretrained.spec_from_config(config, has_pooler=has_pooler)
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.25, encoder.init(jax.random.key(1), spec))
-    tensors = {f"{prefix}{name}": tensor for name, tensor in hf.to_tensors(params, spec).items()}
+    tensors = {f"{prefix}{name}": tensor for name, tensor in pretrained.to_tensors(params, spec).items()}
     save_tensors(folder / "model.safetensors", change(tensors))
     return params
 
@@ -46,7 +45,7 @@ def equal(ours, theirs):
 def test_import_undoes_export(tmp_path, family, has_pooler, prefixed):
     prefix = f"{BACKBONES[family].prefix}." if prefixed else ""
     params = checkpoint(tmp_path / "model", family, has_pooler=has_pooler, prefix=prefix)
-    found, spec = hf.load_backbone(tmp_path / "model")
+    found, spec = pretrained.load_backbone(tmp_path / "model")
     equal(found, params)
     assert spec.has_pooler == has_pooler and spec.family == family
 
@@ -59,27 +58,28 @@ def test_buffers_heads_and_the_old_spelling_of_norms_are_understood(tmp_path):
         return tensors | extra
 
     params = checkpoint(tmp_path, "bert", prefix="bert.", change=old)
-    equal(hf.load_backbone(tmp_path)[0], params)
+    equal(pretrained.load_backbone(tmp_path)[0], params)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_widened(tmp_path, dtype):
     params = checkpoint(tmp_path, change=lambda tensors: {name: np.asarray(x, dtype) for name, x in tensors.items()})
-    equal(hf.load_backbone(tmp_path)[0], jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), params))
+    expected = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), params)
+    equal(pretrained.load_backbone(tmp_path)[0], expected)
 
 
 def test_shards_are_joined(tmp_path):
     params = checkpoint(tmp_path)
-    tensors = hf.to_tensors(params, hf.load_backbone(tmp_path)[1])
+    tensors = pretrained.to_tensors(params, pretrained.load_backbone(tmp_path)[1])
     (tmp_path / "model.safetensors").unlink()
     files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
     for file in set(files.values()):
         save_tensors(tmp_path / file, {name: x for name, x in tensors.items() if files[name] == file})
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    equal(hf.load_backbone(tmp_path)[0], params)
+    equal(pretrained.load_backbone(tmp_path)[0], params)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../a.safetensors"}}))
     with pytest.raises(InputError, match="beside it"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
 
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -98,22 +98,22 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
 def test_wrong_tensors_are_named(tmp_path, change, message):
     checkpoint(tmp_path, change=change)
     with pytest.raises(InputError, match=message):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
 
 
 def test_wrong_places_are_named(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
-        hf.load_backbone(tmp_path / "absent")
+        pretrained.load_backbone(tmp_path / "absent")
     with pytest.raises(InputError, match="config.json does not exist"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "robeta"}))
     with pytest.raises(InputError, match="'roberta'"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "roberta"}))
     with pytest.raises(InputError, match="pickle"):
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
     with pytest.raises(InputError, match="could not be read from the hub"):
-        hf.load_backbone("nobody/no-such-model")
+        pretrained.load_backbone("nobody/no-such-model")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_wrong_places_are_named(tmp_path):
 def test_sizes_that_no_backbone_has_are_refused(tmp_path, changes, message):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "roberta"} | changes))
     with pytest.raises(InputError, match=message) as error:
-        hf.load_backbone(tmp_path)
+        pretrained.load_backbone(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -152,10 +152,10 @@ def test_a_null_counts_as_left_out_and_a_whole_number_may_have_a_point(family):
     left_out = {key: value for key, value in config.items() if key not in ("pad_token_id", "type_vocab_size")}
     optional = ("position_embedding_type", "hidden_act", "layer_norm_eps", "type_vocab_size", "pad_token_id")
     nulls = left_out | dict.fromkeys((*optional, "hidden_dropout_prob", "attention_probs_dropout_prob"))
-    assert hf.spec_from_config(nulls) == hf.spec_from_config(left_out)
+    assert pretrained.spec_from_config(nulls) == pretrained.spec_from_config(left_out)
     floats = {key: float(value) if isinstance(value, int) else value for key, value in config.items()}
-    spec = hf.spec_from_config(floats)
-    assert spec == hf.spec_from_config(config) and type(spec.hidden_size) is type(spec.pad_id) is int
+    spec = pretrained.spec_from_config(floats)
+    assert spec == pretrained.spec_from_config(config) and type(spec.hidden_size) is type(spec.pad_id) is int
     for value in (8.5, float("inf"), float("nan"), 1e300):
         with pytest.raises(InputError, match="hidden_size must be a whole number from 1 to 65536"):
-            hf.spec_from_config(config | {"hidden_size": value})
+            pretrained.spec_from_config(config | {"hidden_size": value})

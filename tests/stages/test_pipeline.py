@@ -13,10 +13,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
-from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs import adapterhub, load, run_json
 from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.explain import explain_run
 from scalearn_jax.runs.serving import predictor
 from scalearn_jax.runs.sources import Source, load_source
@@ -60,17 +58,17 @@ def transferred(backbone, sources, tmp_path_factory):
 
 
 def test_a_run_folder_says_all(transferred, sources):
-    info = run_info.read_info(runs.Path(transferred))
+    info = run_json.read_info(load.Path(transferred))
     names = [source["name"] for source in info["sources"]]
     assert names == ["builtin/similarity", "builtin/complaints", "builtin/sentiment"]  # the target's own comes last
     assert info["parameters"]["transfer"] == 2 * 3 * 16
     assert set(info["versions"]) >= {"python", "jax", "flax", "scalearn-jax"}
-    events = [json.loads(line) for line in (runs.Path(transferred) / "metrics.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (load.Path(transferred) / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start", "train", "eval", "train", "eval"]
 
 
 def test_sources_stay_bit_identical(transferred, sources):
-    stored = load_tree(runs.Path(transferred) / "frozen.safetensors")["adapters"]
+    stored = load_tree(load.Path(transferred) / "frozen.safetensors")["adapters"]
     order = [sources[1], sources[2], sources[0]]
     expected = banks.stack([load_source(path).adapter for path in order])
     assert not tiny_backbone.weights_differ(stored, expected)
@@ -78,7 +76,7 @@ def test_sources_stay_bit_identical(transferred, sources):
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_evaluating_a_folder_repeats_its_results(transferred, split):
-    results = json.loads((runs.Path(transferred) / "results.json").read_text())
+    results = json.loads((load.Path(transferred) / "results.json").read_text())
     found = inference.evaluate(EvaluateConfig(run=transferred, split=split))
     for seed, metrics in found["seeds"].items():
         assert metrics == pytest.approx(results["seeds"][seed][split], rel=1e-5, abs=1e-6)
@@ -86,7 +84,7 @@ def test_evaluating_a_folder_repeats_its_results(transferred, split):
 
 def test_seeds_together_equal_a_seed_alone(backbone, sources, transferred, tmp_path):
     alone = transfer(backbone, sources, tmp_path / "alone", seeds=(4,))
-    one, both = (load_tree(runs.Path(path) / "seed-4.safetensors") for path in (alone, transferred))
+    one, both = (load_tree(load.Path(path) / "seed-4.safetensors") for path in (alone, transferred))
     for path, leaf in tree.flatten(one).items():
         np.testing.assert_allclose(leaf, tree.flatten(both)[path], atol=2e-5, err_msg=path)
 
@@ -99,7 +97,7 @@ def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
     losses = [
         [
             json.loads(line)["loss"]
-            for line in (runs.Path(f) / "metrics.jsonl").read_text().splitlines()
+            for line in (load.Path(f) / "metrics.jsonl").read_text().splitlines()
             if '"train"' in line
         ]
         for f in folders
@@ -112,7 +110,7 @@ def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
 @pytest.mark.parametrize("method", ["fusion", "soup"])
 def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path):
     folder = transfer(backbone, sources, tmp_path / "run", target=task, method=method)
-    assert np.isfinite(list(json.loads((runs.Path(folder) / "results.json").read_text())["mean"].values())).all()
+    assert np.isfinite(list(json.loads((load.Path(folder) / "results.json").read_text())["mean"].values())).all()
 
 
 @pytest.mark.parametrize("cost, num_programs", [(0, 2), (100, 1)])
@@ -137,7 +135,7 @@ def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, mon
 
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
     folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
-    trained = runs.load_run(folder).members[0]["backbone"]
+    trained = load.load_run(folder).members[0]["backbone"]
     original, *_ = pretrained.load_hashed_backbone(backbone)
     assert "pooler" in original and "pooler" not in trained  # its head does not use it
     assert tiny_backbone.weights_differ(trained, original)
@@ -157,7 +155,7 @@ def test_a_pooled_head_keeps_its_pooler(backbone, sources, tmp_path):
     copy = shutil.copytree(backbone, tmp_path / "copy")
     tensors = load_tensors(copy / "model.safetensors")
     save_tensors(copy / "model.safetensors", {name: t for name, t in tensors.items() if "pooler" not in name})
-    results = json.loads((runs.Path(folder) / "results.json").read_text())
+    results = json.loads((load.Path(folder) / "results.json").read_text())
     found = inference.evaluate(EvaluateConfig(run=folder, backbone=str(copy)))
     assert found["seeds"]["0"] == pytest.approx(results["seeds"]["0"]["test"], rel=1e-5)
 
@@ -234,15 +232,15 @@ def test_a_run_cannot_allow_its_pickle_by_itself(transferred, pickles, tmp_path)
     allowed = info["config"] | {"allow_pickle": True}
     _rewrite(tmp_path / "run", config=allowed, backbone=info["backbone"] | {"path": pickles[0]})
     for refuse in (
-        lambda: runs.load_run(folder),
+        lambda: load.load_run(folder),
         lambda: inference.evaluate(EvaluateConfig(run=folder)),
         lambda: predictor.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out"))),
         lambda: explain_run(ExplainConfig(run=folder)),
     ):
         with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
             refuse()
-    expected = runs.load_run(transferred).members
-    assert tree.content_hash(runs.load_run(folder, allow_pickle=True).members[4]) == tree.content_hash(expected[4])
+    expected = load.load_run(transferred).members
+    assert tree.content_hash(load.load_run(folder, allow_pickle=True).members[4]) == tree.content_hash(expected[4])
     scores = [inference.evaluate(EvaluateConfig(run=run, allow_pickle=run == folder)) for run in (transferred, folder)]
     assert scores[0]["seeds"] == scores[1]["seeds"]
 

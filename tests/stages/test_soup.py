@@ -12,10 +12,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree, save_tree
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs import adapterhub
+from scalearn_jax.runs import adapterhub, load, run_json
 from scalearn_jax.runs import evaluate as inference
-from scalearn_jax.runs import load as runs
-from scalearn_jax.runs import run_json as run_info
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import pipeline, soup
 from scalearn_jax.studies import cells as plan
@@ -39,7 +37,7 @@ def write_source(folder, task, backbone):
     head = HeadSpec(num_outputs=row.num_outputs, num_choices=row.num_choices, dropout=0.0)
     spec = tiny.spec("single", backbone=sizes, heads=((task, head),))
     info = {
-        "format": run_info.FORMAT,
+        "format": run_json.FORMAT,
         "method": "single",
         "config": {"max_train_samples": 24},
         "task": row.to_dict(),
@@ -47,7 +45,7 @@ def write_source(folder, task, backbone):
         "data_dir": None,
         "sources": [],
         "parameters": {},
-        "spec": run_info.spec_to_dict(spec),
+        "spec": run_json.spec_to_dict(spec),
         "seeds": [0],
     }
     folder.mkdir(parents=True)
@@ -65,7 +63,7 @@ def sources(backbone, tmp_path_factory):
 
 def transfer(backbone, sources, out, **changes):
     settings = dict(target=TARGET, method="soup", backbone=backbone, sources=tuple(sources), out=str(out), **SHORT)
-    return runs.Path(pipeline.transfer(TransferConfig(**settings | changes)))
+    return load.Path(pipeline.transfer(TransferConfig(**settings | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def weighed(backbone, sources, tmp_path_factory):
 
 
 def read(folder):
-    info = run_info.read_info(folder)
+    info = run_json.read_info(folder)
     return info, dict(info["spec"]["combiner_options"])["weights"]
 
 

@@ -8,7 +8,7 @@ from scalearn_jax.io import files
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import run_json
 
 
 def write(folder, backbone, task, *, method="scalearn", head="two_layer", seeds=(0,), options=None, **changes):
@@ -42,14 +42,14 @@ def write(folder, backbone, task, *, method="scalearn", head="two_layer", seeds=
         save_tensors(folder / f"seed-{seed}.safetensors", _drawn(spec, seed))
     names = [] if methods.get(method).trains_adapter else [f"s{i}" for i in range(spec.num_sources)]
     info = {
-        "format": run_info.FORMAT,
+        "format": run_json.FORMAT,
         "kind": "transfer",
         "method": method,
         "config": {"max_train_samples": None, "max_eval_samples": None},
         "task": task.to_dict(),
         "backbone": {"path": str(backbone), "revision": None, "hash": content},
         "data_dir": None,
-        "spec": run_info.spec_to_dict(spec),
+        "spec": run_json.spec_to_dict(spec),
         "sources": [{"name": name, "path": name, "hash": name} for name in names],
         "seeds": list(seeds),
         "parameters": {},

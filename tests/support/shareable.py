@@ -11,8 +11,7 @@ from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import pretrained
-from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs import run_json as run_info
+from scalearn_jax.runs import adapterhub, provenance, run_json
 from tests.support import tiny
 
 HIDDEN, WIDTH = 16, 8
@@ -75,7 +74,7 @@ def write_run(folder: Path, backbone: Path, **places) -> Path:
         "task": task.to_dict(),
         "backbone": {"path": "org/tiny", "revision": "0f" * 20, "hash": content_hash},
         "data_dir": None,
-        "spec": run_info.spec_to_dict(spec),
+        "spec": run_json.spec_to_dict(spec),
         "sources": [{"name": name, "path": f"me/{name}@{'1' * 40}", "hash": "cd" * 32} for name in ("x", "y")],
         "seeds": [0],
         "parameters": {"transfer": 32, "head": 1, "trainable": 33},

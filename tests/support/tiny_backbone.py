@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from scalearn_jax import tree
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import pretrained as hf
+from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import spec_from_config
 from scalearn_jax.runs import adapterhub
 
@@ -56,7 +56,7 @@ def write(folder: Path, seed: int = 0, **changes) -> Path:
     generator = np.random.default_rng(seed)
     tensors = {
         name.format(layer): generator.normal(float("LayerNorm.weight" in name), 0.3, shape).astype(np.float32)
-        for _, name, shape in hf.weights(spec)
+        for _, name, shape in pretrained.weights(spec)
         for layer in range(spec.num_layers if "{}" in name else 1)
     }
     save_tensors(folder / "model.safetensors", tensors)

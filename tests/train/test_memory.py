@@ -12,8 +12,7 @@ from scalearn_jax import cli
 from scalearn_jax.cli import commands
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.stages import pipeline
-from scalearn_jax.stages import program as training
+from scalearn_jax.stages import pipeline, program
 from scalearn_jax.train import loop, memory
 from tests.conftest import ROOT
 from tests.support import tiny_backbone
@@ -95,7 +94,7 @@ def test_rows_are_counted_without_packing_too(backbone):
     from scalearn_jax.config import AdapterConfig
 
     config = AdapterConfig(task="builtin/topic", backbone=backbone, out="o", packed=False, batch_size=6, max_length=16)
-    rows, choices = training.training_rows(pipeline.adapter_setups(config)[0], 3)
+    rows, choices = program.training_rows(pipeline.adapter_setups(config)[0], 3)
     assert rows.tolist() == [6, 6, 6] and choices == (6,)
 
 
