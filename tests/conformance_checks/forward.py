@@ -167,7 +167,7 @@ def _ia3(tensors: dict[str, np.ndarray]) -> dict:
     transfer = {
         ours: stack_layers(tensors, f"{theirs}.loras.base.lora_B").squeeze(-1) for ours, theirs in modules.items()
     }
-    return {"combiner": "ia3", "transfer": transfer, "sources": []}
+    return {"combiner": "ia3", "transfer": transfer, "sources": [], "intermediate_size": transfer["ffn"].shape[-1]}
 
 
 def _propetl(tensors: dict[str, np.ndarray]) -> dict:
