@@ -81,12 +81,10 @@ def execute(command: Command, config: Any) -> int:
         from scalearn_jax import methods
 
         methods.get(config.method)  # an unknown one fails before JAX is loaded
+    if command.processes and (config.coordinator or _LAUNCHED & os.environ.keys()):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
     if command.computes and not getattr(config, "dry_run", False):
-        from scalearn_jax.io.cache import keep_compiled_programs
-
-        if command.processes and (config.coordinator or _LAUNCHED & os.environ.keys()):
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
-        keep_compiled_programs()
+        _prepare()
     if command.processes:
         return _execute_together(command, config)
     result = _load(command.target)(config)
@@ -100,6 +98,13 @@ def execute(command: Command, config: Any) -> int:
     printer = _load(command.printer) if isinstance(command.printer, str) else command.printer
     print(printer(result))
     return 0
+
+
+def _prepare() -> None:
+    """Sets up what every command that computes needs."""
+    from scalearn_jax.io.cache import keep_compiled_programs
+
+    keep_compiled_programs()
 
 
 def _execute_together(command: Command, config: Any) -> int:

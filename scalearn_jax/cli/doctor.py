@@ -81,11 +81,13 @@ def _precision(platform_: str, setting: str | None) -> str:
 
 
 def as_json(facts: Facts) -> str:
+    """Formats the facts and the problems found in them as JSON."""
     problems = [{"name": row.name, "reason": row.reason, "fix": row.fix} for row in diagnose(facts)]
     return json.dumps(facts._asdict() | {"problems": problems}, indent=2)
 
 
 def as_text(facts: Facts) -> str:
+    """Formats the facts and the problems found in them for a terminal."""
     devices = "; ".join(f"{row['count']} x {row['kind']} ({row['platform']})" for row in facts.devices)
     offline = [name for name in _OFFLINE if facts.variables.get(name, "0").lower() not in ("0", "false", "no", "")]
     private = "private" if facts.cache["private"] else "not private"

@@ -62,6 +62,7 @@ def from_dict(cls: type, content: dict[str, Any], *, where: str = "the config") 
 
 
 def required_fields(cls: type) -> list[str]:
+    """Lists the fields of a dataclass that have no default."""
     return [
         field.name
         for field in dataclasses.fields(cls)
@@ -102,6 +103,7 @@ def _text(value: Any) -> str:
 
 
 def problems(where: str, found: list[str]) -> InputError:
+    """Makes one error of all that is wrong in one place."""
     count = f"{len(found)} problems: " if len(found) > 1 else ""
     return InputError(f"{where}: {count}{'; '.join(found)}")
 

@@ -115,18 +115,22 @@ def is_pointer(path: str | Path) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
     write_text(path, as_json(content))
 
 
 def as_json(content: dict[str, Any]) -> str:
+    """Formats an object as the text of a JSON file."""
     return json.dumps(content, indent=2) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 

@@ -103,6 +103,7 @@ def _roots(folder: Path) -> Iterator[Path]:
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Reads a JSON file of a model folder, with bounds; a link may not lead out of it."""
     return read_json(inside(folder, name), MAX_SETTINGS)
 
 
@@ -138,5 +139,6 @@ def _read_shards(where: Path) -> dict[str, np.ndarray]:
 
 
 def is_plain_name(file: Any) -> bool:
+    """Whether a value from a file is a short name without anything that a path could mean."""
     is_short = isinstance(file, str) and len(file) <= _LONGEST_NAME
     return is_short and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", file))

@@ -101,6 +101,7 @@ def _without_formula(text: str) -> str:
 
 
 def file_name(*parts: str) -> str:
+    """Joins parts to a name that every file system takes."""
     return safe_name("-".join(parts))
 
 

@@ -63,4 +63,5 @@ def save_tree(path: str | Path, params: Params) -> None:
 
 
 def load_tree(path: str | Path) -> Params:
+    """Reads a safetensors file as a parameter tree."""
     return tree.unflatten(load_tensors(path))
