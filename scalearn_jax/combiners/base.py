@@ -66,11 +66,12 @@ def of_module(
         try:
             return module.apply({"params": transfer}, bank, keys)
         except ScopeParamShapeError:
-            expected = tree.flatten(jax.eval_shape(init, jax.random.key(0), banks.shape(bank)))
+            expected = tree.flatten(jax.eval_shape(lambda key: init(key, banks.shape(bank)), jax.random.key(0)))
+            found = tree.flatten(transfer)
             wrong = [
-                f"{path} has shape {leaf.shape}, not {expected[path].shape}"
-                for path, leaf in tree.flatten(transfer).items()
-                if leaf.shape != expected[path].shape
+                f"{path} has shape {found[path].shape}, not {leaf.shape}"
+                for path, leaf in expected.items()
+                if found[path].shape != leaf.shape
             ]
             raise InputError(
                 f"the transfer parameters do not fit a bank of {banks.shape(bank).num_sources} sources"
