@@ -184,7 +184,8 @@ def adapt(
     chex.assert_tree_shape_prefix(site, (spec.backbone.num_layers,))
     if spec.dtype == "mixed":
         backbone, site = half_kernels(backbone), half_kernels(site)
-    return encoder.Adapted(backbone, site, combiner.apply, keys.encoder if spec.backbone_dropout else None)
+    key = keys.encoder if spec.backbone_dropout else None
+    return encoder.Adapted(backbone, site, combiner.apply, key, combiner.apply_first)
 
 
 def predict(params: Params, first: Array, *, spec: ModelSpec, task: str, key: Key | None = None) -> Array:

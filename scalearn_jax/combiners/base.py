@@ -36,10 +36,10 @@ class Combiner(NamedTuple):
     Attributes:
       init: (key, BankShape) -> transfer parameters; may be empty.
       bind: (transfer, bank, *, keys=NO_DROPOUT) -> site with leading axis L.
-      apply: (site of one layer, z Float[R S d]) -> update Float[R S d], and likewise Float[N d] of first tokens;
-        ``None`` where there is no adapter.
+      apply: (site of one layer, z Float[R S d]) -> update Float[R S d]; ``None`` where there is no adapter.
       penalty: transfer -> scalar added to the loss.
       site: the keys that the site may have.
+      apply_first: what stands for ``apply`` where only first tokens are left, Float[N 1 d], if that differs.
     """
 
     init: Callable
@@ -47,6 +47,7 @@ class Combiner(NamedTuple):
     apply: Callable | None
     penalty: Callable = no_penalty
     site: tuple[str, ...] = ADAPTER
+    apply_first: Callable | None = None
 
 
 def of_module(
@@ -66,11 +67,12 @@ def of_module(
         try:
             return module.apply({"params": transfer}, bank, keys)
         except ScopeParamShapeError:
-            expected = tree.flatten(jax.eval_shape(init, jax.random.key(0), banks.shape(bank)))
+            expected = tree.flatten(jax.eval_shape(lambda key: init(key, banks.shape(bank)), jax.random.key(0)))
+            found = tree.flatten(transfer)
             wrong = [
-                f"{path} has shape {leaf.shape}, not {expected[path].shape}"
-                for path, leaf in tree.flatten(transfer).items()
-                if leaf.shape != expected[path].shape
+                f"{path} has shape {found[path].shape}, not {leaf.shape}"
+                for path, leaf in expected.items()
+                if found[path].shape != leaf.shape
             ]
             raise InputError(
                 f"the transfer parameters do not fit a bank of {banks.shape(bank).num_sources} sources"
@@ -109,16 +111,19 @@ def by_group(combiner: Combiner, num_groups: int) -> Combiner:
         return combiner
 
     def bind(transfer: Params, bank: Params, *, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (num_groups, *leaf.shape)), transfer)
         site = {"whole": combiner.bind(transfer, bank, keys=keys)}
         if not transfer:
             return site
-        copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (num_groups, *leaf.shape)), transfer)
         return site | {"copies": jax.vmap(lambda own: combiner.bind(own, bank, keys=keys), out_axes=1)(copies)}
 
     def apply(site: Params, z: Array) -> Array:
-        if z.ndim == 2 or z.shape[0] % num_groups or "copies" not in site:  # every device computes all first tokens
-            return combiner.apply(site["whole"], z)
+        if "copies" not in site or z.shape[0] % num_groups:
+            return apply_first(site, z)
         groups = z.reshape(num_groups, -1, *z.shape[1:])
         return jax.vmap(combiner.apply)(site["copies"], groups).reshape(z.shape)
 
-    return combiner._replace(bind=bind, apply=apply, site=("whole", "copies"))
+    def apply_first(site: Params, z: Array) -> Array:  # every device computes all first tokens
+        return combiner.apply(site["whole"], z)
+
+    return combiner._replace(bind=bind, apply=apply, site=("whole", "copies"), apply_first=apply_first)

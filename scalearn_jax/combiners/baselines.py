@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from scalearn_jax.combiners.base import VECTORS, Combiner, adapter, of_module
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models.adapter import Adapter
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.typing import Array, Key, Params
 
@@ -122,27 +123,17 @@ class ProPETL(nn.Module):
     @nn.compact
     def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
         num_layers, _, hidden_size, bottleneck = banks.shape(bank)
-        sizes = {"down": (hidden_size, bottleneck), "up": (bottleneck, hidden_size)}
-        shared = self.param("adapter", init_adapter, sizes)
-        scores = self.param("scores", init_scores, num_layers, sizes)
-        return {part: masked_map(shared[part], scores[part], self.sparsity) for part in sizes}
+        shared = Adapter(hidden_size, bottleneck, name="adapter")()
 
+        def init_scores(key: Key) -> Params:
+            down_key, up_key = jax.random.split(key)
+            return {
+                "down": _kaiming_uniform(down_key, (num_layers, hidden_size, bottleneck)),
+                "up": _kaiming_uniform(up_key, (num_layers, bottleneck, hidden_size)),
+            }
 
-def init_adapter(key: Key, sizes: dict[str, tuple[int, int]]) -> Params:
-    """Draws one adapter, kernels N(0, 0.02) and biases 0."""
-    keys = jax.random.split(key, len(sizes))
-    return {
-        part: {"kernel": 0.02 * jax.random.normal(key, size), "bias": jnp.zeros(size[1])}
-        for key, (part, size) in zip(keys, sizes.items(), strict=True)
-    }
-
-
-def init_scores(key: Key, num_layers: int, sizes: dict[str, tuple[int, int]]) -> Params:
-    """Draws a score for each kernel entry of each layer."""
-    keys = jax.random.split(key, len(sizes))
-    return {
-        part: _kaiming_uniform(key, (num_layers, *size)) for key, (part, size) in zip(keys, sizes.items(), strict=True)
-    }
+        scores = self.param("scores", init_scores)
+        return {part: masked_map(shared[part], scores[part], self.sparsity) for part in ("down", "up")}
 
 
 def masked_map(shared: Params, scores: Array, sparsity: float) -> Params:
@@ -156,14 +147,7 @@ def masked_map(shared: Params, scores: Array, sparsity: float) -> Params:
 
 
 def largest(scores: Array, fraction: float) -> Array:
-    """Marks the entries with the largest absolute scores; floor((1 - fraction) * size) are dropped.
-
-    Args:
-      scores: of any shape.
-      fraction: share to keep.
-
-    Returns:
-      Zeros and ones, in the shape and dtype of ``scores``.
+    """Marks the entries with the largest absolute scores by ones; floor((1 - fraction) * size) are dropped.
 
     Example:
       >>> largest(jnp.array([[1.0, -3.0], [2.0, 0.5]]), 0.5).tolist()
@@ -178,14 +162,7 @@ def propetl(*, sparsity: float = 0.5, non_linearity: str = "relu") -> Combiner:
     """Makes single-task ProPETL (arXiv 2305.17682): one adapter for all layers, each with its own binary mask.
 
     Each layer keeps the fraction ``sparsity`` of the kernel entries with the largest absolute scores. As in
-    the release the scores stay at their random start: only the shared adapter gets a gradient.
-
-    Args:
-      sparsity: fraction of entries kept.
-      non_linearity: of the bottleneck.
-
-    Returns:
-      The combiner; its parameters are ``adapter`` (trained) and ``scores`` (not).
+    the release the scores stay at their random start: only the shared ``adapter`` gets a gradient.
 
     Example:
       >>> params = propetl().init(jax.random.key(0), banks.BankShape(12, 0, 768, 48))

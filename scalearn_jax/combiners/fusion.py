@@ -3,8 +3,7 @@
     score_t = q . (W_k up_t + b_k),  q = W_q z + b_q
     update  = W_v sum_t softmax(score)_t up_t
 
-Letters: L layers, T source tasks, d hidden size, r bottleneck; "..." stands for rows and row length [R S], or for
-sequences [N] where only first tokens count.
+Letters: R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
 
 Keys and values are linear in the bottleneck activations h_t, since up_t = h_t U_t + c_t. With p = W_k q the
 score is p . (h_t U_t + c_t) + q . b_k, and the weighted sum is taken in the bottleneck before one up
@@ -73,7 +72,7 @@ def near_identity(key: Key, size: tuple[int, int, int]) -> Array:
 
 
 def attend(site: Params, scores: Array, temperature: float, dropout: float) -> Array:
-    """Turns scores Float[... T] into weights; dropout acts on the scores, before the softmax."""
+    """Turns scores Float[R S T] into weights; dropout acts on the scores, before the softmax."""
     scores = apply_dropout(site.get("dropout_key"), scores, dropout)
     weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) / temperature)
     return weights.astype(scores.dtype)
@@ -84,25 +83,14 @@ def _value(site: Params, mixed: Array) -> Array:
 
 
 def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float) -> Array:
-    """AdapterFusion inside the bottleneck; equals ``fuse_reference``.
-
-    Args:
-      site: of one layer, from ``Fusion``.
-      z: Float[... d], normalised hidden states.
-      phi: non-linearity of the sources.
-      temperature: divisor of the scores.
-      dropout: rate on the scores.
-
-    Returns:
-      Float[... d].
-    """
+    """Computes AdapterFusion inside the bottleneck, Float[R S d] to Float[R S d]; equals ``fuse_reference``."""
     num_sources, _, width = site["bank"]["down"]["kernel"].shape
     by_source = (*z.shape[:-1], num_sources, width)
     up, up_bias = site["wide"]["up"]["kernel"], site["bank"]["up"]["bias"].astype(z.dtype)
-    h = activations(site["wide"]["down"], z, phi)  # [..., T*r]
+    h = activations(site["wide"]["down"], z, phi)  # [R, S, T*r]
     query = affine(site["query"], z)
-    p = matmul(query, site["key"]["kernel"].T)  # [..., d]
-    scores = (matmul(p, up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [..., T]
+    p = matmul(query, site["key"]["kernel"].T)  # [R, S, d]
+    scores = (matmul(p, up.T) * h).reshape(by_source).sum(-1) + p @ up_bias.T  # [R, S, T]
     scores += (query @ site["key"]["bias"].astype(z.dtype))[..., None]  # matters once dropout acts on scores
     weights = attend(site, scores, temperature, dropout)
     mixed = matmul((h.reshape(by_source) * weights[..., None]).reshape(h.shape), up) + weights @ up_bias
@@ -110,11 +98,11 @@ def fuse(site: Params, z: Array, *, phi: str, temperature: float, dropout: float
 
 
 def fuse_reference(site: Params, z: Array, *, phi: str, temperature: float, dropout: float) -> Array:
-    """AdapterFusion as published: keys and values of every source, Float[... T d]. See ``fuse``."""
-    updates = source_updates(site["bank"], z, phi)  # [..., T, d]
+    """Computes AdapterFusion as published: keys and values of every source, Float[R S T d]. See ``fuse``."""
+    updates = source_updates(site["bank"], z, phi)  # [R, S, T, d]
     query, keys = affine(site["query"], z), affine(site["key"], updates)
-    weights = attend(site, jnp.einsum("...d,...td->...t", query, keys), temperature, dropout)
-    return jnp.einsum("...t,...td->...d", weights, _value(site, updates))
+    weights = attend(site, jnp.einsum("rsd,rstd->rst", query, keys), temperature, dropout)
+    return jnp.einsum("rst,rstd->rsd", weights, _value(site, updates))
 
 
 def distance_from_identity(transfer: Params) -> Array:

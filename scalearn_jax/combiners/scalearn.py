@@ -24,7 +24,7 @@ from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
-from scalearn_jax.models.dropout import dropout as apply_dropout
+from scalearn_jax.models.dropout import mask as dropout_mask
 from scalearn_jax.typing import Array, Params
 
 VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")  # their rows of ``COMBINERS``
@@ -62,7 +62,9 @@ class ScaLearn(nn.Module):
         center = self.init_scale / num_sources
         omega = self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size))
         omega = effective_omega(omega, num_layers, self.normalise)  # [L, T, d or 1]
-        return scale(bank, apply_dropout(keys.scales, omega, self.dropout), self.compose)
+        if keys.scales is not None and self.dropout > 0:
+            omega = omega * dropout_mask(keys.scales, omega.shape, self.dropout).astype(omega.dtype)
+        return scale(bank, omega, self.compose)
 
 
 def scale(bank: Params, omega: Array, compose: str = "folded") -> Params:
@@ -73,13 +75,8 @@ def scale(bank: Params, omega: Array, compose: str = "folded") -> Params:
 def effective_omega(omega: Array, num_layers: int, normalise: str = "none") -> Array:
     """Repeats a shared omega over the layers and normalises it over the sources.
 
-    Args:
-      omega: Float[L T w] or shared Float[T w].
-      num_layers: L.
-      normalise: see ``ScaLearn``.
-
     Returns:
-      Float[L T w], the factors applied in each layer.
+      Float[L T w], the factors applied in each layer, of omega Float[L T w] or shared Float[T w].
 
     Raises:
       InputError: unknown ``normalise``.
@@ -95,15 +92,9 @@ def effective_omega(omega: Array, num_layers: int, normalise: str = "none") -> A
 
 
 def scaled_sum(site: Params, z: Array, non_linearity: str = "relu") -> Array:
-    """The published form: evaluates every source and sums, sum_t omega_t * up_t.
+    """Computes the published form: evaluates every source and sums, sum_t omega_t * up_t.
 
-    Args:
-      site: ``bank`` of one layer, [T d r] and so on, and ``omega`` Float[T d] or Float[T 1].
-      z: Float[... d].
-      non_linearity: phi.
-
-    Returns:
-      Float[... d].
+    The site of one layer holds ``bank`` [T d r] and so on, and ``omega`` Float[T d] or Float[T 1].
     """
     omega = site["omega"].astype(z.dtype)
     updates = source_updates(site["bank"], z, non_linearity)  # [..., T, d]
@@ -111,29 +102,12 @@ def scaled_sum(site: Params, z: Array, non_linearity: str = "relu") -> Array:
 
 
 def source_updates(bank: Params, z: Array, non_linearity: str = "relu") -> Array:
-    """Evaluates every source adapter on the same input, up_t = phi(z D_t + b_t) U_t + c_t.
-
-    Args:
-      bank: of one layer, ``down`` kernel Float[T d r] and so on.
-      z: Float[... d].
-      non_linearity: phi.
-
-    Returns:
-      Float[... T d].
-    """
+    """Evaluates every source of one layer on the same input, up_t = phi(z D_t + b_t) U_t + c_t; Float[... T d]."""
     return jax.vmap(lambda one: bottleneck(one, z, non_linearity), out_axes=-2)(bank)
 
 
 def omega_norms(omega: Array, num_layers: int, normalise: str = "none") -> tuple[np.ndarray, np.ndarray]:
-    """Measures the scales as they act: root of the mean square, and mean, over the hidden dimensions.
-
-    Args:
-      omega: Float[L T w] or shared Float[T w].
-      num_layers: L.
-      normalise: see ``ScaLearn``.
-
-    Returns:
-      Two arrays Float[L T].
+    """Measures the scales as they act: root of the mean square, and mean, over the hidden dimensions; both Float[L T].
 
     Example:
       >>> [norm.tolist() for norm in omega_norms(np.array([[3.0, -3.0], [1.0, 1.0]]), 1)]
@@ -148,12 +122,6 @@ def distance_from_one(omega: Array) -> Array:
 
     Per layer and source the squared distance of the mean factor from 1, divided by T. For a shared omega the
     release sums over dimensions instead of averaging and does not divide; reproduced as it is.
-
-    Args:
-      omega: Float[L T w] or shared Float[T w].
-
-    Returns:
-      A scalar.
 
     Example:
       >>> float(distance_from_one(jnp.ones((2, 3, 5))))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.models.adapter import Bottleneck
+from scalearn_jax.models.adapter import Adapter
 from scalearn_jax.typing import Array, Key, Params
 
 
@@ -35,9 +35,8 @@ def init(key: Key, shape: BankShape) -> Params:
       >>> bank["down"]["kernel"].shape
       (2, 1, 8, 4)
     """
-    module, z = Bottleneck(shape.hidden_size, shape.bottleneck), jnp.zeros((1, shape.hidden_size))
     keys = jax.random.split(key, (shape.num_layers, shape.num_sources))
-    return jax.vmap(jax.vmap(lambda key: module.init(key, z)["params"]))(keys)
+    return jax.vmap(jax.vmap(lambda key: Adapter(shape.hidden_size, shape.bottleneck).init(key)["params"]))(keys)
 
 
 def zeros(shape: BankShape) -> Params:
@@ -47,11 +46,10 @@ def zeros(shape: BankShape) -> Params:
       >>> shape(zeros(BankShape(2, 0, 8, 4)))
       BankShape(num_layers=2, num_sources=0, hidden_size=8, bottleneck=4)
     """
-    num_layers, num_sources, hidden_size, bottleneck = shape
-    lead = (num_layers, num_sources)
+    *lead, d, r = shape
     return {
-        "down": {"kernel": jnp.zeros((*lead, hidden_size, bottleneck)), "bias": jnp.zeros((*lead, bottleneck))},
-        "up": {"kernel": jnp.zeros((*lead, bottleneck, hidden_size)), "bias": jnp.zeros((*lead, hidden_size))},
+        "down": {"kernel": jnp.zeros((*lead, d, r)), "bias": jnp.zeros((*lead, r))},
+        "up": {"kernel": jnp.zeros((*lead, r, d)), "bias": jnp.zeros((*lead, d))},
     }
 
 
@@ -66,15 +64,9 @@ def shape(bank: Params) -> BankShape:
 
 
 def stack(adapters: Sequence[Params]) -> Params:
-    """Stacks single adapters into a bank; narrower ones are padded with dead units.
+    """Stacks single adapters, trees without the task axis, into a bank as wide as the widest.
 
-    A padded unit has zero rows in the up kernel, so it adds exactly nothing.
-
-    Args:
-      adapters: T trees without the task axis; hidden size and depth must agree, widths may differ.
-
-    Returns:
-      A bank, [L T d r] with r the largest width.
+    Narrower ones are padded with dead units: zero rows in the up kernel, which add exactly nothing.
 
     Raises:
       InputError: no adapter, or two of different hidden size or depth.
@@ -140,14 +132,9 @@ def mean(bank: Params, weights: Array) -> Params:
 
 
 def mask(bank: Params, kept: Array) -> Params:
-    """Silences sources: those not kept get an up-projection of zeros, so that up_t = 0 whatever scales it.
+    """Silences the sources that Bool[T] does not keep: zeros in their up-projection, so up_t = 0 whatever scales it.
 
-    Args:
-      bank: [L T ...].
-      kept: Bool[T]; data, not structure, so one compiled program serves every choice.
-
-    Returns:
-      A bank of the same shape.
+    The choice is data, not structure, so one compiled program serves every choice.
 
     Example:
       >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))

@@ -35,16 +35,10 @@ NO_DROPOUT = DropoutKeys()
 
 
 def dropout_keys(key: Key | None, num_layers: int, part: Array | None = None) -> DropoutKeys:
-    """Splits the key of a training step.
+    """Splits the key of a training step; ``None`` for no dropout.
 
-    Args:
-      key: typed PRNG key; ``None`` for no dropout.
-      num_layers: L.
-      part: number of a part of an accumulated step. Parts differ in all masks but those of ``scales``, of which a
-        step has one.
-
-    Returns:
-      The keys.
+    ``part`` numbers a part of an accumulated step. Parts differ in all masks but those of ``scales``, of which a step
+    has one.
 
     Example:
       >>> first, second = (dropout_keys(jax.random.key(0), 2, part) for part in (0, 1))
@@ -63,15 +57,7 @@ def dropout_keys(key: Key | None, num_layers: int, part: Array | None = None) ->
 
 
 def dropout(key: Key | None, x: Array, rate: float) -> Array:
-    """Zeroes entries with probability ``rate`` and divides the kept ones by 1 - rate.
-
-    Args:
-      key: typed PRNG key; ``None`` means no dropout.
-      x: values of any shape.
-      rate: probability of dropping an entry, in [0, 1).
-
-    Returns:
-      An array like ``x``.
+    """Zeroes entries with probability ``rate``, in [0, 1), and divides the kept ones by 1 - rate; no key, no dropout.
 
     Example:
       >>> dropout(None, jnp.ones(2), 0.5).tolist()
@@ -86,15 +72,7 @@ def _dropped(key: Key, x: Array, rate: float) -> Array:
 
 
 def mask(key: Key, shape: tuple[int, ...], rate: float) -> Array:
-    """Draws a multiplicative dropout mask: 0, or 1 / (1 - rate).
-
-    Args:
-      key: typed PRNG key.
-      shape: of the mask.
-      rate: probability of a 0, a multiple of 2^-32.
-
-    Returns:
-      Float32 of that shape.
+    """Draws a multiplicative dropout mask, Float32: 0 with probability ``rate``, rounded to 2^-32, or 1 / (1 - rate).
 
     Example:
       >>> float(mask(jax.random.key(0), (4, 4), 0.5).max())

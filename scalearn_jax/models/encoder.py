@@ -52,15 +52,16 @@ class Adapted(NamedTuple):
     Attributes:
       backbone: the tree of ``init``; its layers stacked or, for a loop, from ``unstack``.
       site: pytree with leading axis L, given to ``update`` one layer at a time.
-      update: (site of one layer, h Float[R S d]) -> Float[R S d], and likewise Float[N d], which holds the first
-        tokens alone; ``None`` for no adapters.
+      update: (site of one layer, h Float[R S d]) -> Float[R S d]; ``None`` for no adapters.
       key: of the backbone's dropout; ``None`` for none.
+      update_first: what stands for ``update`` where only first tokens are left, Float[N 1 d], if that differs.
     """
 
     backbone: Params
     site: Params = {}
     update: Update | None = None
     key: Key | None = None
+    update_first: Update | None = None
 
 
 class Embeddings(nn.Module):
@@ -104,7 +105,7 @@ class Block(nn.Module):
         """Maps Float[R S d] to Float[R S d], beside ``observe(site, h, out)``.
 
         ``visible`` Bool[R S S] marks the keys that a query may see. With ``at`` Int[N 2] only the states at these
-        (row, column) places go through the rest of the block once they have attended: Float[N d].
+        (row, column) places go through the rest of the block once they have attended: Float[N 1 d].
         """
         spec, size = self.spec, self.spec.hidden_size
         attention_key, residual_key, output_key = (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -115,7 +116,7 @@ class Block(nn.Module):
         context = attention(query, keys, values, visible, key=attention_key, dropout_rate=spec.attention_dropout)
         context = context.reshape(hidden.shape)  # [R, S, d]
         if at is not None:
-            context, hidden = (x[at[:, 0], at[:, 1]] for x in (context, hidden))  # [N, d]
+            context, hidden = (x[at[:, 0], at[:, 1]][:, None] for x in (context, hidden))
         attended = affine(Affine(size, size, name="attention_output")(), context)
         attended = dropout(residual_key, attended, spec.hidden_dropout)
         a = LayerNorm(spec.layer_norm_eps, self.dtype, name="attention_norm")(hidden + attended)
@@ -181,33 +182,29 @@ def encode(
     if compute.layers == "scan":
         return jax.lax.scan(block, hidden, layers)
     seen = []
-    for layer in layers:
-        hidden, what = block(hidden, layer)
+    for i in range(spec.num_layers):
+        hidden, what = block(hidden, _layer(layers, i))
         seen.append(what)
     return hidden, tree.stack(seen)
 
 
 def encode_first(adapted: Adapted, batch: Batch, spec: BackboneSpec, compute: Compute) -> Array:
-    """Runs the encoder for the last states of the sequences' first tokens; a loop's last layer computes no others.
+    """Runs the encoder for the last states Float[N d] of the sequences' first tokens; see ``encode``.
 
-    Args:
-      adapted, batch, spec, compute: see ``encode``; ``batch.example_at`` Int[N 2] places the first tokens.
-
-    Returns:
-      Float[N d].
+    A loop's last layer computes no other states. ``batch.example_at`` Int[N 2] is where the first tokens are.
     """
     chex.assert_shape(batch.example_at, (None, 2))
     if compute.layers == "scan":
         hidden, _ = encode(adapted, batch, spec, compute)
         return hidden[batch.example_at[:, 0], batch.example_at[:, 1]]
     hidden, layers, block = _start(adapted, batch, spec, compute)
-    for layer in layers[:-1]:
-        hidden, _ = block(hidden, layer)
-    return block(hidden, layers[-1], batch.example_at)[0]
+    for i in range(spec.num_layers - 1):
+        hidden, _ = block(hidden, _layer(layers, i))
+    return block(hidden, _layer(layers, spec.num_layers - 1), batch.example_at)[0][:, 0]
 
 
 def _start(adapted: Adapted, batch: Batch, spec: BackboneSpec, compute: Compute, observe: Observe | None = None):
-    """Returns the embedded tokens, the layers (stacked for a scan, else a list) and the block that runs one."""
+    """Returns the embedded tokens, what each layer needs (parameters, site, key), and the block that runs one."""
     chex.assert_rank(batch.tokens, 2)
     chex.assert_equal_shape([batch.tokens, batch.token_types, batch.segments, batch.positions])
     keys = None if adapted.key is None else jax.random.split(adapted.key, spec.num_layers + 1)
@@ -217,16 +214,17 @@ def _start(adapted: Adapted, batch: Batch, spec: BackboneSpec, compute: Compute,
 
     def block(hidden, layer, at=None):
         params, site, key = layer
-        module = Block(spec, compute.dtype)
-        return module.apply({"params": params}, hidden, visible, site, adapted.update, key, observe, at)
+        update = adapted.update if at is None else adapted.update_first or adapted.update
+        return Block(spec, compute.dtype).apply({"params": params}, hidden, visible, site, update, key, observe, at)
 
-    blocks, rest = adapted.backbone["layers"], (adapted.site, None if keys is None else keys[:-1])
-    if compute.layers == "scan":
-        layers = blocks, *rest
-    else:
-        blocks = blocks if isinstance(blocks, list) else [tree.index(blocks, i) for i in range(spec.num_layers)]
-        layers = [(own, *tree.index(rest, i)) for i, own in enumerate(blocks)]
+    layers = adapted.backbone["layers"], adapted.site, None if keys is None else keys[:-1]
     return hidden, layers, jax.checkpoint(block) if compute.remat else block
+
+
+def _layer(layers: tuple, i: int) -> tuple:
+    """Takes one layer's part; the parameters may be held layer by layer already, see ``unstack``."""
+    blocks, *rest = layers
+    return blocks[i] if isinstance(blocks, list) else tree.index(blocks, i), *tree.index(rest, i)
 
 
 def unstack(backbone: Params) -> Params:

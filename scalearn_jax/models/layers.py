@@ -29,14 +29,7 @@ class Affine(nn.Module):
 
 
 def affine(params: Params, x: Array) -> Array:
-    """Computes x W + b.
-
-    Args:
-      params: ``kernel`` Float[i o], ``bias`` Float[o].
-      x: Float[... i].
-
-    Returns:
-      Float[... o], in the type of ``x``.
+    """Computes x W + b, Float[... i] to Float[... o], in the type of ``x``.
 
     Example:
       >>> affine({"kernel": jnp.eye(2), "bias": jnp.ones(2)}, jnp.zeros((1, 2))).tolist()
@@ -51,17 +44,10 @@ def row(vector: Array, like: Array) -> Array:
 
 
 def matmul(x: Array, kernel: Array) -> Array:
-    """Computes x W in the type of ``x``.
+    """Computes x W, Float[... i] to Float[... o], in the type of ``x``.
 
     A kernel stored in half precision beside float32 activations gives a mixed product, forward and backward:
     half-precision inputs, float32 sums and outputs. That is what matrix units do natively.
-
-    Args:
-      x: Float[... i].
-      kernel: Float[i o].
-
-    Returns:
-      Float[... o].
     """
     mixed = kernel.dtype.itemsize < 4 <= x.dtype.itemsize
     rows = x.reshape(-1, x.shape[-1])  # flat, or XLA's CPU compiler transposes 3-d gradients at a tenth of the speed
@@ -121,13 +107,6 @@ def cast_frozen(frozen: Params, dtype: str) -> Params:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def normalise(x: Array, eps: float) -> Array:
     """Computes (x - mean) / sqrt(variance + eps) over the last axis, in float32 at least.
-
-    Args:
-      x: Float[... d].
-      eps: added to the variance.
-
-    Returns:
-      Float[... d], in float32 or wider.
 
     Example:
       >>> normalise(jnp.array([[1.0, 3.0]]), 0.0).tolist()

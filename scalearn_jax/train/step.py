@@ -93,13 +93,12 @@ def skip_faults(step: Callable, limit: int = 0) -> Callable:
         objective, norms, before = metrics.pop("objective"), metrics.pop("group_norms"), state.faults
         is_fault = ~(jnp.isfinite(objective) & jnp.isfinite(metrics["grad_norm"]))
         stuck = gave_up(before, limit)
+        trainable = _where(is_fault | stuck, state.trainable, changed.trainable)
+        opt_state = _where(is_fault | stuck, state.opt_state, changed.opt_state)
         fault = Faults(before.skipped + 1, before.in_a_row + 1, state.step, norms, group_norms(state.trainable))
         faults = _where(is_fault, fault, before._replace(in_a_row=jnp.zeros_like(before.in_a_row)))
         faults = _where(stuck, before, faults)
         metrics |= {"skipped": faults.skipped, "gave_up": gave_up(faults, limit)}
-        trainable, opt_state = _where(
-            is_fault | stuck, (state.trainable, state.opt_state), (changed.trainable, changed.opt_state)
-        )
         return changed._replace(trainable=trainable, opt_state=opt_state, faults=faults), metrics
 
     return guarded

@@ -280,7 +280,7 @@ def replayed(spec: ModelSpec, mask: np.ndarray) -> Combiner:
         return {"inner": combiner.bind(transfer, bank, keys=keys), "mask": mask}
 
     def fuse(site: Params, z):
-        own = site["mask"] if z.ndim == 3 else site["mask"][:, 0]  # first tokens alone: one sequence a row
+        own = site["mask"][:, : z.shape[1]]  # in the last layer first tokens alone: one sequence a row
         with mock.patch.object(FUSION, "apply_dropout", lambda key, scores, rate: scores * own):
             return combiner.apply(site["inner"], z)
 

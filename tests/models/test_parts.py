@@ -10,7 +10,7 @@ from scalearn_jax import model
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder, heads
 from scalearn_jax.models import layers as linear
-from scalearn_jax.models.adapter import Bottleneck, bottleneck, non_linearity
+from scalearn_jax.models.adapter import Adapter, bottleneck, non_linearity
 from scalearn_jax.models.dropout import mask
 from scalearn_jax.typing import Batch
 from tests.support import tiny
@@ -18,7 +18,10 @@ from tests.support import tiny
 
 def numpy_bank(num_sources=3, width=4, seed=0):
     generator = np.random.default_rng(seed)
-    draw = lambda *size: jnp.asarray(generator.normal(size=size), jnp.float32)  # noqa: E731
+
+    def draw(*size):
+        return jnp.asarray(generator.normal(size=size), jnp.float32)
+
     return {
         "down": {"kernel": draw(2, num_sources, 6, width), "bias": draw(2, num_sources, width)},
         "up": {"kernel": draw(2, num_sources, width, 6), "bias": draw(2, num_sources, 6)},
@@ -102,11 +105,13 @@ def test_select_undoes_stack_and_padding_is_dead():
         banks.stack([narrow, jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), wide)])
 
 
-def test_module_and_function_agree():
-    z = jnp.ones((1, 2, 6))
-    module = Bottleneck(6, 3, "gelu")
-    variables = module.init(jax.random.key(0), z)
-    chex.assert_trees_all_equal(module.apply(variables, z), bottleneck(variables["params"], z, "gelu"))
+def test_a_fresh_adapter_starts_as_published_and_computes_its_equation():
+    params = Adapter(60, 30).init(jax.random.key(0))["params"]
+    kernels, z = (params["down"]["kernel"], params["up"]["kernel"]), jnp.ones((2, 60))
+    assert all(abs(float(kernel.std()) / 0.02 - 1) < 0.1 for kernel in kernels)  # 1800 draws: 6 standard errors
+    assert not params["down"]["bias"].any() and not params["up"]["bias"].any()
+    expected = np.maximum(np.asarray(z) @ np.asarray(kernels[0]), 0) @ np.asarray(kernels[1])
+    np.testing.assert_allclose(bottleneck(params, z), expected, atol=1e-6)
 
 
 def test_unknown_non_linearity_names_the_nearest():

@@ -107,8 +107,9 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
         if sizes.dtype == "mixed":
             backbone, bank = half_kernels(backbone), half_kernels(bank)
         site = {"layer": np.arange(sizes.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
-        update = _update(bank, spec.non_linearities, rows.row_tasks, tasks)
-        first = encoder.encode_first(encoder.Adapted(backbone, site, update), rows, sizes.backbone, sizes.compute)
+        update, update_first = _updates(bank, spec.non_linearities, rows.row_tasks, tasks)
+        adapted = encoder.Adapted(backbone, site, update, update_first=update_first)
+        first = encoder.encode_first(adapted, rows, sizes.backbone, sizes.compute)
         first = first.astype(jnp.promote_types(first.dtype, jnp.float32))
         head = Head(HeadSpec(num_outputs=spec.num_outputs), sizes.backbone.hidden_size)
         return _chosen(jax.vmap(lambda own: head.apply({"params": own}, first))(params["heads"]), tasks)
@@ -119,23 +120,27 @@ def _chosen(every: Array, tasks: Array) -> Array:
     return every[tasks, jnp.arange(len(tasks))]
 
 
-def _update(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> Callable[[Params, Array], Array]:
-    """Makes the site function of a bank, ``down`` kernel Float[L K d w] and so on; a site holds its layer's number."""
+def _updates(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> tuple[encoder.Update, ...]:
+    """Makes the site functions of a bank, for rows and for first tokens; a site holds the number of its layer."""
     looked_up = adapter_of(bank, phis)
 
     def update(site: Params, z: Array) -> Array:
         own = partial(looked_up, site["layer"])
         if len(phis) == 1:
             return own(0, z)
-        if z.ndim == 2:  # first tokens only: [N, d]
-            return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
 
         def several(z: Array) -> Array:
             return jax.lax.platform_dependent(row_tasks, z, cpu=row_by_row(own), default=at_once(own))
 
         return jax.lax.cond((row_tasks == row_tasks[0]).all(), partial(own, row_tasks[0]), several, z)
 
-    return update
+    def update_first(site: Params, z: Array) -> Array:
+        own = partial(looked_up, site["layer"])
+        if len(phis) == 1:
+            return own(0, z)
+        return _chosen(jax.vmap(own, in_axes=(0, None))(jnp.arange(len(phis)), z), tasks)
+
+    return update, update_first
 
 
 def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array], Array]:
