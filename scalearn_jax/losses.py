@@ -10,14 +10,7 @@ from scalearn_jax.typing import Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Cross-entropy, -log softmax(logits)[label].
-
-    Args:
-      logits: Float[B C] (or Float[B K], one score a choice).
-      labels: Int[B].
-
-    Returns:
-      Float[B].
+    """Computes -log softmax(logits)[label], of Float[B C] (or Float[B K], one score a choice) and Int[B]; Float[B].
 
     Example:
       >>> cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).round(4).tolist()
@@ -27,14 +20,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def squared_error(logits: Array, labels: Array) -> Array:
-    """Squared error of a single output, (logit - label)^2.
-
-    Args:
-      logits: Float[B 1].
-      labels: Float[B].
-
-    Returns:
-      Float[B].
+    """Computes (logit - label)^2 of a single output, Float[B 1] and Float[B]; Float[B].
 
     Example:
       >>> squared_error(jnp.array([[3.0]]), jnp.array([1.0])).tolist()
@@ -44,14 +30,7 @@ def squared_error(logits: Array, labels: Array) -> Array:
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean over the labels of the binary cross-entropy with logits.
-
-    Args:
-      logits: Float[B C].
-      labels: Float[B C], zeros and ones.
-
-    Returns:
-      Float[B].
+    """Computes the binary cross-entropy of Float[B C] with zeros and ones Float[B C], mean over labels; Float[B].
 
     Example:
       >>> binary_cross_entropy(jnp.zeros((1, 2)), jnp.ones((1, 2))).round(4).tolist()
@@ -69,14 +48,7 @@ LOSSES = {
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-    """Averages over the real examples of a batch.
-
-    Args:
-      values: Float[B].
-      mask: Bool[B].
-
-    Returns:
-      A scalar; 0 for a batch without real examples.
+    """Averages Float[B] over the real examples Bool[B] of a batch; 0 for a batch without any.
 
     Example:
       >>> float(masked_mean(jnp.array([1.0, 9.0]), jnp.array([True, False])))

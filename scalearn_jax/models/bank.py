@@ -109,14 +109,7 @@ def select(bank: Params, source: int) -> Params:
 
 
 def mean(bank: Params, weights: Array) -> Params:
-    """Averages the parameters of a bank (AdapterSoup), P = sum_t w_t P_t.
-
-    Args:
-      bank: [L T ...].
-      weights: Float[T]; the caller normalises them.
-
-    Returns:
-      One adapter, without the task axis.
+    """Averages the parameters of a bank to one adapter, P = sum_t w_t P_t; the caller normalises the weights Float[T].
 
     Example:
       >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))
@@ -149,12 +142,8 @@ def widen(bank: Params, omega: Array) -> Params:
     """Folds a scaled sum of adapters into one adapter of bottleneck T*r.
 
     sum_t w_t * (h_t U_t + c_t) = [h_1 .. h_T] [w_t * U_t] + sum_t w_t * c_t, since omega does not depend on
-    the token. A scalar omega (last axis 1) scales the bottleneck units instead of the up kernel: the gradient
-    of omega then needs no matrix product of its own.
-
-    Args:
-      bank: [L T d r].
-      omega: Float[L T d], or Float[L T 1] for scalars.
+    the token. Omega is Float[L T d], or Float[L T 1] for scalars. These scale the bottleneck units instead of the up
+    kernel, so that the gradient of omega needs no matrix product of its own.
 
     Returns:
       A site with leading axis L: ``down`` [L d T*r], ``up`` [L T*r d], and ``scale`` [L T*r] for scalars.

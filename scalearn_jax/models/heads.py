@@ -42,16 +42,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array, pooler: Params | None = None, key: Key | None = None) -> Array:
-        """Computes logits.
-
-        Args:
-          features: Float[N d], final hidden states of the sequences' first tokens.
-          pooler: the backbone's pooler, for kind ``"pooled"``.
-          key: key for dropout, ``None`` for none.
-
-        Returns:
-          Float[B C], or Float[B K] for multiple choice.
-        """
+        """Maps Float[N d] to Float[B C], or Float[B K] for multiple choice; ``pooler`` is for kind ``"pooled"``."""
         spec = self.spec
         chex.assert_shape(features, (None, self.hidden_size))
         dense_key, out_key = (None, None) if key is None else jax.random.split(key)
