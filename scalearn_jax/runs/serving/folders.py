@@ -18,15 +18,7 @@ from scalearn_jax.runs.load import RunFolder, choose_seed
 from scalearn_jax.runs.plain_adapter import PlainAdapter, foldable, to_plain_adapter
 from scalearn_jax.runs.provenance import read_provenance
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
-from scalearn_jax.runs.sources import (
-    NO_TRUST,
-    Source,
-    Trust,
-    check_base_models,
-    check_sources,
-    is_hub_id,
-    load_source,
-)
+from scalearn_jax.runs.sources import NO_TRUST, Source, Trust, check_base_models, check_sources, is_hub_id, load_source
 from scalearn_jax.typing import Params
 
 
