@@ -17,6 +17,7 @@ import numpy as np
 from scalearn_jax import model, tree
 from scalearn_jax.data.task import Task
 from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.methods import METHODS
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder as encoders
@@ -190,7 +191,8 @@ def write_setup(folder: Path, setup: Setup, params: Params) -> None:
     """Writes one setup as the commands do: a fusion with its adapters, any other as the adapter that it folds to."""
     task, batch = setup.task, batch_of(setup.encoder.inputs())
     names = [one.task.name for one in sources_of(setup)] if setup.combiner == "fusion" else []
-    info = {"method": setup.combiner, "sources": [{"name": name} for name in names]}
+    method = next(name for name, row in METHODS.items() if row.combiner == setup.combiner)
+    info = {"method": method, "sources": [{"name": name} for name in names]}
     info["backbone"] = {"path": "base", "revision": None, "hash": ""}
     run = runs.Run(folder, info, setup.spec, task, {0: params})
     if names:
