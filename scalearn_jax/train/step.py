@@ -3,6 +3,7 @@
 Letters: B examples, C outputs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -88,6 +89,7 @@ def skip_faults(step: Callable, limit: int = 0) -> Callable:
       stays, and they gain ``skipped``, the faults so far, and ``gave_up``, whether their limit is reached.
     """
 
+    @functools.wraps(step)  # programs and traces go under its name
     def guarded(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         changed, metrics = step(state, frozen, batch)
         objective, norms, before = metrics.pop("objective"), metrics.pop("group_norms"), state.faults
