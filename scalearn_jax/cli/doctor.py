@@ -13,7 +13,7 @@ from typing import Any
 
 from scalearn_jax.cli.known_problems import PLUGINS, Facts, diagnose
 from scalearn_jax.config import DoctorConfig
-from scalearn_jax.io import cache, text_table
+from scalearn_jax.io import cache, terminal
 from scalearn_jax.train.memory import available, format_bytes
 
 PACKAGES = (
@@ -103,4 +103,4 @@ def as_text(facts: Facts) -> str:
         *([name, value] for name, value in facts.variables.items()),
     ]
     found = [f"problem: {row.reason}\n    fix: {row.fix}" for row in diagnose(facts)] or ["no known problem"]
-    return "\n".join([text_table.plain(["what", "found"], rows), "", *found])
+    return "\n".join([terminal.plain(["what", "found"], rows), "", *found])

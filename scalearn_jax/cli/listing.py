@@ -4,8 +4,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.config import ListConfig
-from scalearn_jax.io import text_table
-from scalearn_jax.io.progress import format_duration
+from scalearn_jax.io import terminal
+from scalearn_jax.io.terminal import format_duration
 from scalearn_jax.train.memory import format_bytes
 
 _LABELS = 8  # that are named
@@ -21,7 +21,7 @@ def list_names(config: ListConfig) -> str:
             labels = ", ".join(task.labels[:_LABELS]) or "-"
             labels += f", ... ({len(task.labels)})" if len(task.labels) > _LABELS else ""
             rows.append([name, task.kind, ", ".join(task.texts), labels, ", ".join(task.metrics)])
-        return text_table.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
+        return terminal.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
     if config.what == "methods":
         from scalearn_jax.methods import METHODS
 
@@ -29,10 +29,10 @@ def list_names(config: ListConfig) -> str:
             [name, f"{row.learning_rate:g}", "yes" if row.uses_sources else "no", ", ".join(row.trainable), row.about]
             for name, row in METHODS.items()
         ]
-        return text_table.plain(["method", "rate", "sources", "trains", "about"], rows)
+        return terminal.plain(["method", "rate", "sources", "trains", "about"], rows)
     from scalearn_jax.models.backbones import BACKBONES
 
-    return text_table.plain(["model_type", "about"], [[name, row.about] for name, row in BACKBONES.items()])
+    return terminal.plain(["model_type", "about"], [[name, row.about] for name, row in BACKBONES.items()])
 
 
 def format_scores(result: dict[str, Any]) -> str:
@@ -55,7 +55,7 @@ def format_scores(result: dict[str, Any]) -> str:
     if len(seeds) > 1:
         for title, statistic in (("mean", fmean), ("sd", stdev)):
             rows.append([title, *(f"{statistic([v[name] for v in seeds.values()]):.4f}" for name in names)])
-    return f"{result['run']}: {result['task']}, {result['split']} split\n{text_table.plain(['seed', *names], rows)}"
+    return f"{result['run']}: {result['task']}, {result['split']} split\n{terminal.plain(['seed', *names], rows)}"
 
 
 def format_plan(result: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ def format_plan(result: dict[str, Any]) -> str:
         facts.append(["largest", f"--batch-size {best['value']} (an estimate: about {format_bytes(best['peak'])})"])
     seeds = f"{len(result['seeds'])} seed{'s' if len(result['seeds']) > 1 else ''}"
     title = f"{result['method']} on {result['task']}, {seeds} together, batch size {result['batch_size']}"
-    programs = text_table.plain(_COLUMNS, [_program(program) for program in result["programs"]])
+    programs = terminal.plain(_COLUMNS, [_program(program) for program in result["programs"]])
     return "\n".join([title, "", *(f"{name.ljust(13)}{text}" for name, text in facts), "", programs])
 
 

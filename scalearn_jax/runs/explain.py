@@ -22,7 +22,7 @@ from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import ExplainConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io import text_table
+from scalearn_jax.io import terminal
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_json, write_text
 from scalearn_jax.runs import attribution, provenance
@@ -121,14 +121,14 @@ def by_layer_csv(found: Attribution, values: Mapping[str, np.ndarray]) -> str:
         for layer in range(arrays[0].shape[1])
         for t, source in enumerate(found.sources)
     ]
-    return text_table.comma_separated(["seed", "layer", "source", *values], rows)
+    return terminal.comma_separated(["seed", "layer", "source", *values], rows)
 
 
 def sources_csv(found: Attribution) -> str:
     """Lays out the contribution of each source and the score without it, in bank order."""
     header = ["source", "contribution", "share", "score_without", "sd_without", "drop", "sd_drop"]
     columns = zip(found.sources, found.totals.tolist(), found.shares.tolist(), found.without, found.drops, strict=True)
-    return text_table.comma_separated(
+    return terminal.comma_separated(
         header, ([*first, *mean_sd(without), *mean_sd(drop)] for *first, without, drop in columns)
     )
 
@@ -137,7 +137,7 @@ def pruning_csv(found: Attribution) -> str:
     """Lays out the scores with only the k sources of the largest contribution."""
     names = [found.sources[source] for source in found.order]
     rows = ([k, " ".join(names[:k]), *mean_sd(scores)] for k, scores in enumerate(found.pruned, 1))
-    return text_table.comma_separated(["k", "kept", "score", "sd"], rows)
+    return terminal.comma_separated(["k", "kept", "score", "sd"], rows)
 
 
 def mean_sd(values: np.ndarray) -> tuple[float, float | None]:
@@ -160,7 +160,7 @@ def format_sources(found: Attribution, facts: dict) -> str:
     ]
     title = f"{facts['run']}: {describe_subject(facts)}"
     full = f"{metric} with all sources: {format_percent(found.full)}, {len(found.seeds)} seed{several}; all in percent"
-    return f"{title}\n{full}\n\n{text_table.plain(header, rows)}"
+    return f"{title}\n{full}\n\n{terminal.plain(header, rows)}"
 
 
 def format_percent(values: np.ndarray) -> str:

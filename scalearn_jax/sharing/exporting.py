@@ -24,9 +24,16 @@ from scalearn_jax.runs.adapterhub.common import VERSION
 from scalearn_jax.runs.load import Run, choose_seed, open_run
 from scalearn_jax.runs.plain_adapter import foldable, phi, to_plain_adapter, two_layers
 from scalearn_jax.runs.sources import Trust
-from scalearn_jax.sharing.adapter_folder import check_same, plain_name, save_adapter_folder, save_task_head
+from scalearn_jax.sharing.folders import (
+    Contents,
+    check_same,
+    plain_name,
+    read_run_folder,
+    save_adapter_folder,
+    save_task_head,
+    write_run_folder,
+)
 from scalearn_jax.sharing.recognise import SETUP_FILE
-from scalearn_jax.sharing.run_folder import Contents, read_run_folder, write_run_folder
 from scalearn_jax.typing import Params
 
 # Those whose adapter is the run's own, or an average; of others the adapter is folded from several.

@@ -10,7 +10,7 @@ from scalearn_jax.config import FetchConfig
 from scalearn_jax.data import splits, tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io import model_folder, text_table
+from scalearn_jax.io import model_folder, terminal
 from scalearn_jax.io.hub import is_id, is_model_id, split_revision
 from scalearn_jax.train.memory import format_bytes
 
@@ -44,7 +44,7 @@ def fetch(config: FetchConfig) -> str:
         rows.append([kind, repo, commit[:12], str(len(files)), size])
     flags = [f"--backbone {name}" for name in config.backbone[:1]]
     flags += [f"--sources {' '.join(config.sources)}"] if config.sources else []
-    table = text_table.plain(["fetched", "from", "commit", "files", "size"], rows)
+    table = terminal.plain(["fetched", "from", "commit", "files", "size"], rows)
     return f"{table}\n\nnext, without a network: HF_HUB_OFFLINE=1 scalearn transfer {' '.join([*flags, '...'])}"
 
 

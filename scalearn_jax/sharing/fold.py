@@ -30,9 +30,9 @@ from scalearn_jax.runs.attribution import contributions, keep_largest
 from scalearn_jax.runs.load import Run, open_run
 from scalearn_jax.runs.plain_adapter import PlainAdapter, check_foldable, to_plain_adapter
 from scalearn_jax.runs.sources import Trust
-from scalearn_jax.sharing.adapter_folder import plain_name, save_adapter_folder
 from scalearn_jax.sharing.fold_check import Text, check_difference, compare_logits, read_fold_text
 from scalearn_jax.sharing.fold_narrow import compress, grams, only_member, prune, published_form
+from scalearn_jax.sharing.folders import plain_name, save_adapter_folder
 from scalearn_jax.train.evaluate import Layout, member_logits
 from scalearn_jax.typing import Params
 

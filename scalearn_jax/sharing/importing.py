@@ -17,8 +17,8 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
+from scalearn_jax.sharing.folders import Contents, read_run_folder, write_run_folder
 from scalearn_jax.sharing.recognise import FORMATS, HEAD, Found, file_hashes, read_foreign, recognise
-from scalearn_jax.sharing.run_folder import Contents, read_run_folder, write_run_folder
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own

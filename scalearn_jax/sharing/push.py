@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,17 +17,17 @@ import numpy as np
 from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
-from scalearn_jax.errors import InputError, masked, printable, unknown
+from scalearn_jax.errors import InputError, masked, printable, shortened, unknown
 from scalearn_jax.io import hub_folder as hub
-from scalearn_jax.io import text_table
-from scalearn_jax.io.files import write_bytes
+from scalearn_jax.io import terminal
+from scalearn_jax.io.files import MAX_BYTES, read_json, read_text, write_bytes
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, figures, provenance, run_json
+from scalearn_jax.runs.provenance import PLACE
 from scalearn_jax.sharing import card
 from scalearn_jax.sharing.card_metadata import known_base
-from scalearn_jax.sharing.leaks import check_leaks, text_of
-from scalearn_jax.sharing.run_folder import read_run_folder
+from scalearn_jax.sharing.folders import read_run_folder
 from scalearn_jax.train.memory import format_bytes
 
 FIGURE = "omega.png"
@@ -195,9 +195,52 @@ def _warn(text: str) -> None:
 def as_text(result: Mapping[str, Any]) -> str:
     """Formats what ``push`` returns for a terminal."""
     rows = [[name, format_bytes(size)] for name, size in result["files"].items()]
-    lines = [text_table.plain([f"to {result['repo']}", "size"], rows), ""]
+    lines = [terminal.plain([f"to {result['repo']}", "size"], rows), ""]
     lines += [f"left out: {printable(', '.join(result['left_out']))}"] * bool(result["left_out"])
     lines += [f"wrote {', '.join(result['written'])} in {result['dir']}"] * bool(result["written"])
     if "commit" not in result:
         return "\n".join([*lines, "nothing was sent; the same without --dry-run sends it"])
     return "\n".join([*lines, f"sent: {result['url']}", f"use it: {result['use']}"])
+
+
+_DESCRIBED = ("task", "spec")  # parts of a JSON file with texts of the data's, in which a slash is no path
+
+
+def check_leaks(files: Sequence[Path], texts: Mapping[str, str]) -> None:
+    """Checks that no file, and no text to be written (by its name), holds a token, a password or a place here."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    for where, text in {**texts, **{str(path): text_of(path) for path in files}}.items():
+        if masked(text) != text or (token and token in text):
+            raise InputError(f"{where} holds a token or password, which must not be uploaded; take it out.")
+    for path in files:
+        if path.suffix == ".json" and (place := next(_places(read_json(path)), None)):
+            fix = "edit the file"
+            if path.name == "run.json":
+                fix = f"`scalearn export {path.parent} --format native --out DIR` makes a folder without"
+            raise InputError(f"{path} names a place on this machine, {shortened(place)!r}, for all to see; {fix}.")
+
+
+def text_of(path: Path) -> str:
+    """Reads the text of a file; of a file of weights its head, of a picture nothing."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            return stream.read(min(length, MAX_BYTES)).decode("utf-8", "replace")
+    try:
+        return "" if path.suffix == ".png" else read_text(path, MAX_BYTES)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text; restore or remove it.") from error
+
+
+def _places(value: Any) -> Iterator[str]:
+    """All absolute paths in the texts of a JSON file."""
+    if isinstance(value, str):
+        yield from (match[0] for match in PLACE.finditer(value))
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _places(inner) if name not in _DESCRIBED else ()
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _places(inner)

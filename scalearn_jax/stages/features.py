@@ -18,7 +18,7 @@ from scalearn_jax.data import batches, packing
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import preemption, sharding
+from scalearn_jax.train import agreement, sharding
 from scalearn_jax.train.compile import Compiled, compile_predict_step
 from scalearn_jax.train.evaluate import scores
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
@@ -41,7 +41,7 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
     found = []
     for batch in encode_batches(setup, encoded, examples):
-        preemption.boundary()
+        agreement.boundary()
         encoded_rows = np.asarray(step(unused, setup.frozen, batch))[0]
         found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scalearn_jax.io.files import named, write_text
-from scalearn_jax.io.progress import Progress
+from scalearn_jax.io.terminal import Progress
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule

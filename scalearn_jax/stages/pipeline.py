@@ -23,10 +23,9 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
-from scalearn_jax.stages.members import compare_rates, run_configs, runs_of
 from scalearn_jax.stages.outputs import outcomes, write_run
 from scalearn_jax.stages.prepare import Setup, prepare
-from scalearn_jax.stages.program import make_schedule, train, training_rows
+from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
 from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Checkpoint

@@ -3,21 +3,23 @@
 The runs of a program differ in their learning rate only. Letters: M members (of all runs), n steps.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches, packing
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features
-from scalearn_jax.stages.members import first_state
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, resume
 from scalearn_jax.train.checkpoint import Checkpoint
@@ -25,7 +27,7 @@ from scalearn_jax.train.compile import compile_dispatches, forward
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
-from scalearn_jax.train.state import Position, TrainState
+from scalearn_jax.train.state import Position, TrainState, create
 from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
@@ -186,3 +188,50 @@ def _restore(saved: Checkpoint, first: TrainState, setup: Setup) -> Position:
     position = resume.unpack(saved, first._replace(trainable=trainable, opt_state=opt_state))
     position.state = jax.tree.map(lambda leaf: replicate(jnp.array(leaf), setup.mesh), position.state)
     return position
+
+
+def run_configs(config: TrainConfig) -> list[TrainConfig]:
+    """Makes the config of each run: one a learning rate, with a folder ``lr-RATE`` of its own."""
+    if not config.learning_rates:
+        return [config]
+    return [
+        dataclasses.replace(config, learning_rate=rate, learning_rates=(), out=str(Path(config.out, f"lr-{rate:g}")))
+        for rate in config.learning_rates
+    ]
+
+
+def runs_of(setup: Setup) -> list[Setup]:
+    """Makes the setup of each run: one a learning rate, on the same data and parameters."""
+    return [dataclasses.replace(setup, config=config) for config in run_configs(setup.config)]
+
+
+def first_state(setups: Sequence[Setup], optimizers: Sequence[optax.GradientTransformation]) -> TrainState:
+    """Makes the state before the first step, leading axis M: the seeds of each run, one run after the other."""
+
+    def of_run(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in setup.config.seeds])
+        return jax.vmap(lambda trainable, key: create(trainable, optimizer, key))(setup.trainable, keys)
+
+    states = [of_run(*run) for run in zip(setups, optimizers, strict=True)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+
+
+def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:
+    """Compares the learning rates of each task by the development score that chose the checkpoints.
+
+    From run folder -> results, of the runs that have some, it makes
+    ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
+    """
+    found: dict[str, Any] = {}
+    for setup in setups:
+        name = "loss" if setup.config.select == "loss" else setup.task.metrics[0]
+        scores = {
+            f"{config.learning_rate:g}": float(
+                np.mean([seed["dev"][name] for seed in results[config.out]["seeds"].values()])
+            )
+            for config in run_configs(setup.config)
+            if config.out in results  # else it never had a finite score
+        }
+        best = (min if name == "loss" else max)(scores, key=scores.get, default=None)
+        found[setup.task.name] = {"best": best, "select": name, "rates": scores}
+    return found

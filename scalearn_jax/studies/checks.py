@@ -180,12 +180,12 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
 
 
 def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
-    from scalearn_jax.stages import checks, prepare
+    from scalearn_jax.stages import prepare
 
     for cell in missing:
         task, method = prepare.resolve_task(cell.config, cell.task), methods.get(cell.config.method)
         try:
-            checks.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
+            prepare.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
             prepare.compute_dtype(cell.config)
             prepare.make_mesh(cell.config, spec)
         except InputError as error:

@@ -9,7 +9,7 @@ from scalearn_jax.errors import InputError, printable
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_text
 from scalearn_jax.studies import figures, published, significance, tables
-from scalearn_jax.studies.figures.omega import read_omegas
+from scalearn_jax.studies.figures import read_omegas
 from scalearn_jax.studies.results import REPORT, STUDY, read_results, read_study
 
 

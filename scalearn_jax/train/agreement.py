@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from scalearn_jax.errors import InputError
+from scalearn_jax.train.signals import signals
 
 
 class Processes:
@@ -111,3 +112,9 @@ def _gather(text: str) -> list[str]:
     padded[: data.size] = data
     rows = multihost_utils.process_allgather(padded)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def boundary() -> None:
+    """Ends the run here, by ``Preempted``, if it was told to stop; all processes of a run pass the same boundaries."""
+    if processes.end_here() if processes.joined else signals.received:
+        raise signals.preempted()

@@ -16,7 +16,7 @@ from scalearn_jax.data import batches, packing
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
-from scalearn_jax.train import preemption, sharding
+from scalearn_jax.train import agreement, sharding
 from scalearn_jax.train.compile import compile_predict_step
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Batch, Params
@@ -102,7 +102,7 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream:
     """
     logits, ids = [], []
     for batch in stream:
-        preemption.boundary()
+        agreement.boundary()
         real = np.asarray(batch.example_mask)
         logits.append(np.asarray(predict(trainable, frozen, batch))[:, real])
         ids.append(np.asarray(batch.example_id)[real])

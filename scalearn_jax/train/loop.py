@@ -14,7 +14,7 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.errors import Preempted
-from scalearn_jax.train import preemption
+from scalearn_jax.train import agreement
 from scalearn_jax.train.feed import Dispatch
 from scalearn_jax.train.signals import signals
 from scalearn_jax.train.state import GroupProgress, Member, Position, TrainState
@@ -136,7 +136,7 @@ def train(
                 position.step += dispatch.num_steps
                 clock.count(dispatch, position.metrics)
                 signals.mark_unsaved()
-                preemption.boundary()
+                agreement.boundary()
         except Preempted:
             save(position, "stop")
             raise Preempted(

@@ -14,7 +14,7 @@ stages sharing | studies | cli
 RANK = {name: rank for rank, group in enumerate(ORDER.split("|")) for name in group.split()}
 ROOT_FILES = {"__init__", "typing", "errors", "tree", "losses", "metrics", "methods", "model"}
 # These hand names on, so they hold more than a docstring.
-DOORS = {"", "combiners", "config", "runs", "runs.adapterhub", "studies.figures", "cli", "data.builtin"}
+DOORS = {"", "combiners", "config", "runs", "runs.adapterhub", "cli", "data.builtin"}
 HEAVY = {
     "transformers",
     "datasets",

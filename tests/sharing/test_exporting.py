@@ -14,7 +14,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs.load import load_run
 from scalearn_jax.runs.plain_adapter import foldable
-from scalearn_jax.sharing import exporting, run_folder
+from scalearn_jax.sharing import exporting, folders
 from scalearn_jax.sharing.exporting import export_run
 from scalearn_jax.sharing.importing import import_source
 from tests.conftest import ROOT
@@ -149,9 +149,9 @@ def test_a_native_export_names_no_place_and_runs_elsewhere(tmp_path, fusion):
 
 
 def test_what_reads_back_otherwise_never_appears(tmp_path, single, monkeypatch):
-    save = run_folder.save_tensors
+    save = folders.save_tensors
     flipped = lambda path, tensors: save(path, {name: -array for name, array in tensors.items()})  # noqa: E731
-    monkeypatch.setattr(run_folder, "save_tensors", flipped)
+    monkeypatch.setattr(folders, "save_tensors", flipped)
     with pytest.raises(InputError, match="reads back otherwise"):
         exported(single, tmp_path / "a", format="native")
     assert not list(tmp_path.iterdir())

@@ -13,16 +13,16 @@ from matplotlib.text import Text
 from scalearn_jax.config import ReportConfig
 from scalearn_jax.io import plot
 from scalearn_jax.runs.figures import mean_omega
-from scalearn_jax.studies import report
-from scalearn_jax.studies.figures import draw_all, few_shot, omega, parameters, probing
+from scalearn_jax.studies import figures, report
+from scalearn_jax.studies.figures import draw_all
 from scalearn_jax.studies.results import read_results
 from tests.support.fake_runs import write_probe, write_run, write_study
 
 DRAWINGS = (
-    omega.draw_omegas_by_method,
-    parameters.draw_parameters,
-    few_shot.draw_few_shot,
-    probing.draw_probing,
+    figures.draw_omegas_by_method,
+    figures.draw_parameters,
+    figures.draw_few_shot,
+    figures.draw_probing,
 )
 SOURCES = ("glue/mrpc", "glue/rte")
 
@@ -117,14 +117,14 @@ def test_omegas_are_shown_by_source_and_layer(study):
 
 
 def test_points_average_the_targets_that_every_method_has(study):
-    methods, targets = parameters.points(read_results(study))
+    methods, targets = figures.points(read_results(study))
     assert targets == ["glue/rte"]
     assert {p.method: (p.parameters, round(p.score, 9)) for p in methods} == {
         "single": (10, 55.0),
         "scalearn": (6, 75.0),
         "scalearn++": (2, 85.0),
     }
-    methods, targets = parameters.points([r for r in read_results(study) if r.method != "scalearn++"])
+    methods, targets = figures.points([r for r in read_results(study) if r.method != "scalearn++"])
     assert targets == ["glue/rte", "glue/stsb"]
     single = next(p for p in methods if p.method == "single")
     assert single.score == pytest.approx((0.55 + 0.4) * 50)
@@ -134,7 +134,7 @@ def test_points_average_the_targets_that_every_method_has(study):
 def test_without_a_complete_target_there_are_no_points(tmp_path):
     write_run(tmp_path / "a", task="glue/rte")
     write_run(tmp_path / "b", task="glue/mrpc", method="head")
-    assert parameters.points(read_results(tmp_path)) == ([], []) and draw_all(read_results(tmp_path), tmp_path) == []
+    assert figures.points(read_results(tmp_path)) == ([], []) and draw_all(read_results(tmp_path), tmp_path) == []
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 3.0])
@@ -144,11 +144,11 @@ def test_names_of_methods_do_not_overlap(spread, smallest):
     names = ["scalearn-uniform++", "scalearn-uniform", "scalearn++", "scalearn-mean", "scalearn", "scalearn-softmax"]
     names += ["single", "fusion-static", "fusion", "full"]
     scores = 70 + spread * np.sin(np.arange(10))
-    methods = [parameters.Point(*values, 0.3) for values in zip(names, sizes, scores, strict=True)]
+    methods = [figures.Point(*values, 0.3) for values in zip(names, sizes, scores, strict=True)]
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     renderer = FigureCanvasAgg(figure).get_renderer()
     with matplotlib.rc_context({"font.size": 8}):
-        labels = parameters.fill(figure.subplots(), methods)
+        labels = figures.fill(figure.subplots(), methods)
         figure.canvas.draw()
         boxes = [Text.get_window_extent(label, renderer) for label in labels]  # without their lines
     assert sorted(label.get_text() for label in labels) == sorted(names)
@@ -159,7 +159,7 @@ def test_names_of_methods_do_not_overlap(spread, smallest):
 
 def test_pairs_are_laid_out_by_constant(everything):
     pairs = [result for result in read_results(everything) if len(result.coefficients) == 2]
-    first, second, values = probing.grid(pairs[:-1])
+    first, second, values = figures.grid(pairs[:-1])
     assert (first, second) == ([0.0, 1.0], [0.5, 1.0])
     np.testing.assert_allclose(values, [[12.5, 25.0], [62.5, np.nan]])
 
@@ -193,7 +193,7 @@ def test_powers_need_no_formula(sizes, expected):
     FigureCanvasAgg(figure)
     with matplotlib.rc_context({"text.parse_math": False}):
         axis = figure.subplots()
-        parameters.fill(axis, [parameters.Point(str(size), size, 50.0, 0.0) for size in sizes])
+        figures.fill(axis, [figures.Point(str(size), size, 50.0, 0.0) for size in sizes])
         figure.canvas.draw()
     texts = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_xticklabels(minor=True))]
     assert set(expected) <= set(texts) and not [text for text in texts if "$" in text]

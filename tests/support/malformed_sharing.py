@@ -10,8 +10,8 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.sharing.adapter_folder import save_task_head
 from scalearn_jax.sharing.exporting import setup
+from scalearn_jax.sharing.folders import save_task_head
 from tests.support.malformed import ROWS, TASK, Place, as_bytes, good
 
 TOKEN = "hf_" + 12 * "aB3"

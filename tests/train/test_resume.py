@@ -10,7 +10,7 @@ from scalearn_jax import cli
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.stages import identity, pipeline
-from scalearn_jax.train import feed, preemption
+from scalearn_jax.train import agreement, feed
 from scalearn_jax.train.checkpoint import seal
 from scalearn_jax.train.checkpoint_store import CheckpointStore
 from tests.support import tiny_backbone
@@ -74,7 +74,7 @@ class Lives:
     def __init__(self, monkeypatch, *lives):
         self._lives = list(lives)
         self._left = None
-        monkeypatch.setattr(preemption, "boundary", self)
+        monkeypatch.setattr(agreement, "boundary", self)
 
     def begin(self):
         self._left = self._lives.pop(0) if self._lives else None
@@ -132,7 +132,7 @@ def test_a_lost_folder_is_told(inputs, tmp_path, monkeypatch):
     def lose():
         shutil.rmtree(tmp_path / "run.partial")
 
-    monkeypatch.setattr(preemption, "boundary", lose)
+    monkeypatch.setattr(agreement, "boundary", lose)
     with pytest.raises(InputError, match="run.partial has disappeared while the run went on"):
         run(inputs, tmp_path / "run", max_steps=6)
 

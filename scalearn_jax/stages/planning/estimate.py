@@ -12,8 +12,7 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.stages.checks import bottleneck_width
-from scalearn_jax.stages.prepare import Data
+from scalearn_jax.stages.prepare import Data, bottleneck_width
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train.evaluate import Layout
 

@@ -1,5 +1,7 @@
-"""How far a run is: a bar on a terminal, plain lines anywhere else."""
+"""What a terminal shows: how far a run is (a bar, or plain lines elsewhere), and tables as plain text."""
 
+import csv
+import io
 import sys
 from collections.abc import Sequence
 from time import perf_counter
@@ -100,3 +102,24 @@ def format_duration(seconds: float) -> str:
 def _mean(values: Any) -> float:
     values = values if isinstance(values, Sequence) else [values]
     return sum(values) / len(values)
+
+
+def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lays out a table with two spaces between columns; for a terminal.
+
+    Example:
+      >>> print(plain(["name", "kind"], [["glue/rte", "pair"]]))
+      name      kind
+      --------  ----
+      glue/rte  pair
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def comma_separated(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lays out CSV; numbers keep full precision, ``None`` is empty."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()

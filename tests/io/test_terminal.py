@@ -2,7 +2,7 @@
 
 import io
 
-from scalearn_jax.io.progress import Progress
+from scalearn_jax.io.terminal import Progress, plain
 
 EVENTS = [
     {"event": "start", "num_steps": 4, "examples": 64},
@@ -48,3 +48,12 @@ def test_bar_stops_when_training_fails():
     except RuntimeError:
         pass
     assert "\x1b[?25h" in stream.getvalue()  # the cursor is back
+
+
+def test_columns_are_aligned_and_no_line_ends_in_spaces():
+    rows = [["glue/rte", "", "1"], ["b", "a long one", "20"]]
+    lines = plain(["task", "kind", "n"], rows).splitlines()
+    assert lines[1].split("  ") == ["-" * 8, "-" * 10, "-" * 2] and not any(line.endswith(" ") for line in lines)
+    starts = [0, 10, 22]
+    for line, row in zip([lines[0], *lines[2:]], [["task", "kind", "n"], *rows], strict=True):
+        assert [line[at:].split("  ")[0] for at in starts] == row
