@@ -29,9 +29,7 @@ from scalearn_jax.io.files import POINTER, is_pointer
 
 _MAX_PICKLE = 16_000_000  # bytes; that of a large model has 100 kB
 _MAX_INSTRUCTIONS = 1_000_000  # a tensor needs 35; an empty dict takes one byte in a file, and 64 in memory
-_MAX_AXES = 32
-_CHUNK = 1 << 20
-_MOST_COPIES = 4
+_MAX_AXES, _MOST_COPIES, _CHUNK = 32, 4, 1 << 20
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 _DTYPES = {
     **{"Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Double": np.float64},
@@ -70,17 +68,13 @@ class Tensor:
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
 
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.sizes) * self.storage.dtype.itemsize
-
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """Copies the view out of its storage's numbers."""
         dtype = self.storage.dtype
         if 0 in self.sizes:
             return np.empty(self.sizes, dtype)
-        steps = zip(self.sizes, self.strides, strict=True)
-        strides = [stride * dtype.itemsize if size > 1 else 0 for size, stride in steps]
+        axes = zip(self.sizes, self.strides, strict=True)
+        strides = [stride * dtype.itemsize if size > 1 else 0 for size, stride in axes]
         view = np.ndarray(self.sizes, dtype, numbers, self.offset * dtype.itemsize, strides)
         return np.array(view, order="C")
 
@@ -117,7 +111,7 @@ def _read(stream: IO[bytes]) -> dict[str, np.ndarray]:
         if not isinstance(value, Tensor):
             raise Refused(f"its entry {name[:100]!r} is a {_kind(value)} where a tensor is expected")
     # Different views of one storage, such as a tied weight and its transpose, become copies.
-    total = sum(view.num_bytes for view in set(state.values()))
+    total = sum(math.prod(view.sizes) * view.storage.dtype.itemsize for view in set(state.values()))
     if total > _MOST_COPIES * limit:
         raise Refused(f"its tensors have {total} bytes, the file has {limit}")
     of_storage = defaultdict(list)
@@ -233,10 +227,7 @@ _METHODS = {_CODES[name]: pickle._Unpickler.dispatch[_CODES[name]] for name in _
 }
 
 
-_Content = tuple[Any, Iterator[tuple[Storage, np.ndarray]]]  # what the pickle holds; every storage's numbers
-
-
-def _read_zip(stream: IO[bytes], limit: int) -> _Content:
+def _read_zip(stream: IO[bytes], limit: int) -> tuple[Any, Iterator[tuple[Storage, np.ndarray]]]:
     archive = zipfile.ZipFile(_Bounded(stream))
     members = _members(archive, limit)
     storages: dict[str, Storage] = {}
@@ -287,7 +278,7 @@ class _Bounded:
         return data
 
 
-def _read_legacy(stream: IO[bytes], limit: int) -> _Content:
+def _read_legacy(stream: IO[bytes], limit: int) -> tuple[Any, Iterator[tuple[Storage, np.ndarray]]]:
     head, storages = io.BytesIO(stream.read(_MAX_PICKLE)), {}
     magic, version = (_Unpickler(head, limit, storages).load() for _ in range(2))
     if (magic, version) != (_MAGIC, _VERSION):

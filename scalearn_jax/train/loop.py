@@ -3,6 +3,7 @@
 Letters: M members (of all runs).
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,24 +108,21 @@ def train(
     with signals.training():
         try:
             while True:
-                logs, evaluates = schedule.logs(position.step), schedule.evaluates(position.step)
-                for number, (run, on_event) in enumerate(zip(position.groups, on_events, strict=True)):
-                    if not (logs or evaluates) or run.last == position.step or _is_finished(run, schedule):
-                        continue
-                    own = slice(number * len(run.members), (number + 1) * len(run.members))
-                    events = [_train_event(position, own, clock.rate(position.metrics))] if logs else []
-                    gave_up = np.asarray(position.metrics["gave_up"])[own].tolist()
-                    run.gave_up = [
-                        gave and _goes_on(member, schedule) for gave, member in zip(gave_up, run.members, strict=True)
-                    ]
-                    if evaluates and not any(run.gave_up):
-                        paused = time.perf_counter()
-                        secure("evaluation")
-                        events.append(_evaluate(run, position, own, schedule, evaluation))
-                        clock.started += time.perf_counter() - paused
-                    run.last = position.step  # from here on a checkpoint holds what was logged
-                    for event in events:
-                        on_event(event)
+                evaluates = schedule.evaluates(position.step)
+                if evaluates or schedule.logs(position.step):
+                    for number, (run, on_event) in enumerate(zip(position.groups, on_events, strict=True)):
+                        if run.last == position.step or _is_finished(run, schedule):
+                            continue
+                        own = slice(number * len(run.members), (number + 1) * len(run.members))
+                        events = [_train_event(position, own, clock)] if schedule.logs(position.step) else []
+                        _note_faults(run, position, own, schedule)
+                        if evaluates and not any(run.gave_up):
+                            with clock.paused():
+                                secure("evaluation")
+                                events.append(_evaluate(run, position, own, schedule, evaluation))
+                        run.last = position.step  # from here on a checkpoint holds what was logged
+                        for event in events:
+                            on_event(event)
                 ends = all(_is_finished(run, schedule) for run in position.groups)
                 if position.step:
                     save(position, "end" if ends else "evaluation" if evaluates else "step")
@@ -154,7 +152,14 @@ def _is_finished(run: GroupProgress, schedule: Schedule) -> bool:
     return ended or any(run.gave_up) or not any(_goes_on(member, schedule) for member in run.members)
 
 
-def _train_event(position: Position, own: slice, rate: float) -> Event:
+def _note_faults(run: GroupProgress, position: Position, own: slice, schedule: Schedule) -> None:
+    """Notes which members of a run have had too many faults in a row while they still went on."""
+    gave_up = np.asarray(position.metrics["gave_up"])[own].tolist()
+    run.gave_up = [gave and _goes_on(member, schedule) for gave, member in zip(gave_up, run.members, strict=True)]
+
+
+def _train_event(position: Position, own: slice, clock: "_Clock") -> Event:
+    rate = clock.rate(position.metrics)
     values = {name: np.asarray(value)[own].tolist() for name, value in sorted(position.metrics.items())}
     values.pop("gave_up")
     return {"event": "train", "step": position.step, **values, "examples_per_second": round(rate, 2)}
@@ -176,22 +181,28 @@ class _Clock:
     """Counts examples and the time they took; the first dispatch, whose program is compiled, is left out."""
 
     def __init__(self):
-        self.started = time.perf_counter()  # moved forward by what is not to count
-        self._examples = None
+        self._examples, self._started = None, time.perf_counter()
         self._under_way: deque = deque()
 
     def count(self, dispatch: Dispatch, metrics: dict) -> None:
         """Takes in a dispatch; keeps the devices from falling behind by more than a few, so that a run can stop."""
         if self._examples is None:
             jax.block_until_ready(metrics)
-            self._examples, self.started = 0, time.perf_counter()
+            self._examples, self._started = 0, time.perf_counter()
             return
         self._examples += dispatch.num_examples
         self._under_way.append(metrics)
         if len(self._under_way) > _AHEAD:
             jax.block_until_ready(self._under_way.popleft())
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Leaves the time inside out."""
+        paused = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - paused
+
     def rate(self, metrics: dict) -> float:
         """Examples a second so far, once the steps asked for are done."""
         jax.block_until_ready(metrics)
-        return (self._examples or 0) / max(time.perf_counter() - self.started, 1e-9)
+        return (self._examples or 0) / max(time.perf_counter() - self._started, 1e-9)
