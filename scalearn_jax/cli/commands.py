@@ -113,8 +113,13 @@ def _execute_together(command: Command, config: Any) -> int:
     from scalearn_jax.train.agreement import processes
 
     def work() -> int:
-        names = ("coordinator", "num_processes", "process_id", "start_timeout", "heartbeat_timeout")
-        distributed.start(**{name: getattr(config, name) for name in names})
+        distributed.start(
+            config.coordinator,
+            config.num_processes,
+            config.process_id,
+            start_timeout=config.start_timeout,
+            heartbeat_timeout=config.heartbeat_timeout,
+        )
         result = _load(command.target)(config)
         if processes.is_writer:
             print(command.printer(result))

@@ -137,7 +137,15 @@ def train_rows(
 
 
 def train_batches(
-    encoded: Encoded, *, seed: int, batch_size: int, start_step: int = 0, num_parts: int = 1, **layout
+    encoded: Encoded,
+    *,
+    seed: int,
+    batch_size: int,
+    row_length: int,
+    row_choices: Sequence[int] | None = None,
+    packed: bool = True,
+    start_step: int = 0,
+    num_parts: int = 1,
 ) -> Iterator[Batch]:
     """Yields training batches without end; batch k depends on (seed, k) alone.
 
@@ -145,10 +153,10 @@ def train_batches(
       encoded: the split.
       seed: of the order.
       batch_size: B.
+      row_length, row_choices, packed: see ``make_batch``.
       start_step: the first k.
       num_parts: above 1, a step's examples come in that many parts of B / parts, each with its own rows, along a
         leading axis.
-      **layout: ``row_length``, ``row_choices`` and ``packed`` of ``make_batch``.
 
     Yields:
       One batch a step; the last of an epoch may be short.
@@ -161,15 +169,23 @@ def train_batches(
             current, permutation = epoch, order(seed, epoch, len(encoded))
         starts = range(position * batch_size, (position + 1) * batch_size, part_size)
         chunks = (permutation[start : start + part_size] for start in starts)
-        parts = [make_batch(encoded, chunk, batch_size=part_size, **layout) for chunk in chunks]
+        layout = dict(batch_size=part_size, row_length=row_length, row_choices=row_choices, packed=packed)
+        parts = [make_batch(encoded, chunk, **layout) for chunk in chunks]
         yield parts[0] if num_parts == 1 else stack(parts)
 
 
-def eval_batches(encoded: Encoded, *, batch_size: int, **layout) -> Iterator[Batch]:
+def eval_batches(
+    encoded: Encoded,
+    *,
+    batch_size: int,
+    row_length: int,
+    row_choices: Sequence[int] | None = None,
+    packed: bool = True,
+) -> Iterator[Batch]:
     """Yields every example once, in order; see ``train_batches``."""
+    layout = dict(batch_size=batch_size, row_length=row_length, row_choices=row_choices, packed=packed)
     for start in range(0, len(encoded), batch_size):
-        examples = np.arange(start, min(start + batch_size, len(encoded)))
-        yield make_batch(encoded, examples, batch_size=batch_size, **layout)
+        yield make_batch(encoded, np.arange(start, min(start + batch_size, len(encoded))), **layout)
 
 
 ROW_FIELDS = ("tokens", "token_types", "segments", "positions")

@@ -208,10 +208,13 @@ def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
     return files
 
 
-def hub_folder(task: Task) -> Path:
-    """Fetches the files of a task's data set into the hub's cache, or finds them there, in a folder named by commit."""
+def hub_folder(task: Task, *, otherwise: str = "pass --data-dir with the folder of its files") -> Path:
+    """Fetches the files of a task's data set into the hub's cache, or finds them there, in a folder named by commit.
+
+    ``otherwise`` is what the user can do about a task without such a data set.
+    """
     if task.hub is None:
-        raise InputError(f"task {task.name} names no hub data set; pass --data-dir with the folder of its files.")
+        raise InputError(f"task {task.name} names no hub data set; {otherwise}.")
     what = f"task {task.name}: no --data-dir is given, and its data set {task.hub.repo!r}"
     patterns = [pattern for _, pattern in task.hub.files]
     return download(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")

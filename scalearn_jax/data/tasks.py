@@ -9,6 +9,7 @@ from scalearn_jax.data.task import HubFiles, Task
 from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.yaml_file import read_yaml
 
+# Label names from the data card of nlp-thedeep/humset, version 1.0.0.
 HUMSET = {
     "sectors": (
         "Agriculture", "Cross", "Education", "Food Security", "Health", "Livelihoods", "Logistics", "Nutrition",
@@ -204,6 +205,3 @@ def from_file(path: str | Path) -> Task:
     task = Task.from_dict(read_yaml(path, pipes=False), where=str(path))
     check_no_secrets({str(path): task.to_dict()})
     return task
-
-
-# The data card of nlp-thedeep/humset, version 1.0.0.

@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any, TextIO
 
@@ -118,7 +118,7 @@ def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def comma_separated(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Lays out CSV; numbers keep full precision, ``None`` is empty."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([header, *rows])

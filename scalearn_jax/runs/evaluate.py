@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from scalearn_jax import methods, tree
 from scalearn_jax.config import EvaluateConfig
-from scalearn_jax.data import splits, tokens
+from scalearn_jax.data import rows, splits, tokens
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
@@ -72,7 +72,7 @@ def read_split(
 
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:
     """Reads and tokenises any file with the text columns of a run's task; its labels are zeros."""
-    table = splits.examples(run.task, splits.read_table(Path(path)), path, labels=False)
+    table = splits.examples(run.task, rows.read_table(Path(path)), path, labels=False)
     tokenizer, where = _tokenizer(run, backbone)
     encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
     return tokens.check_ids(encoded, run.spec.backbone, where)

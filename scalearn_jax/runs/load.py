@@ -86,17 +86,16 @@ class RunFolder:
         return Run(folder, info, spec, task, members)
 
 
-def open_run(name: str, trust: Trust = NO_TRUST) -> RunFolder:
+def open_run(name: str) -> RunFolder:
     """Finds a run folder, here or on the hub, and reads its description.
 
     Args:
       name: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
-      trust: whether weights without safetensors are fetched from the hub, too.
 
     Raises:
       InputError: no run folder, or a damaged description.
     """
-    folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
+    folder, _ = hub.source_folder(name, flag="RUN")
     return RunFolder(name, folder, run_json.read_info(folder))
 
 
@@ -112,8 +111,7 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    trust = Trust(allow_pickle)
-    return open_run(path, trust).load(backbone=backbone, trust=trust, headless=headless)
+    return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle), headless=headless)
 
 
 def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:

@@ -31,7 +31,7 @@ def fetch(config: FetchConfig) -> str:
         files = {path for pattern in (*model_folder.FILES, model_folder.PICKLE) for path in where.glob(pattern)}
         fetched.append(("backbone", split_revision(name)[0], where.name, tuple(sorted(files))))
     for task in map(tasks.get, names):
-        where = splits.hub_folder(task)
+        where = splits.hub_folder(task, otherwise="there is nothing to fetch, leave it out")
         files = [path for paths in splits.hub_files(task, where).values() for path in paths]
         fetched.append(("data", task.hub.repo, where.name, tuple(files)))
     for name in config.sources:

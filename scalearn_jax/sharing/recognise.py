@@ -24,7 +24,7 @@ class Format(NamedTuple):
     weights: tuple[str, ...] = ()  # its files of weights; the first there is counts
 
 
-# The order of the weights is that in which ``convert`` looks for them.
+# The order of the weights is that in which their readers look for them.
 FORMATS = {
     "run": Format("a run folder", "run.json"),
     "adapter": Format("an AdapterHub adapter", "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")),

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from scalearn_jax import model
+from scalearn_jax import model, tree
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
@@ -86,7 +86,7 @@ def stack(parts: Sequence[PlainAdapter]) -> Params:
     heads = [part.head | {"out": jax.tree.map(padded, part.head["out"])} for part in parts]
     return {
         "adapters": banks.stack([part.adapter for part in parts]),
-        "heads": jax.tree.map(lambda *leaves: jnp.stack(leaves), *heads),
+        "heads": tree.stack(heads),
     }
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from scalearn_jax.config import PredictConfig
-from scalearn_jax.data import batches, packing, splits, tokens
+from scalearn_jax.data import batches, packing, rows, tokens
 from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
@@ -243,7 +243,7 @@ def predict(config: PredictConfig) -> Path:
         allow_pickle=config.allow_pickle,
         any_base_model=config.any_base_model,
     )
-    table = splits.read_table(Path(config.input))
+    table = rows.read_table(Path(config.input))
     if config.also:
         check_columns(table, ["task"], config.input)
     lines = predictor.predict_table(table, config.input, table["task"] if config.also else None)
