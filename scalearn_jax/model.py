@@ -1,8 +1,8 @@
-"""The forward pass: bind, encode, pool, head. Start reading here.
+"""The forward pass: ``apply`` is ``adapt``, ``encoder.encode_first`` and ``predict``. Start reading here.
 
-    site   = combiner.bind(transfer, adapters)      one adapter a layer, whatever the number of sources
-    first  = encode_first(backbone, site, batch)    [N, d], the last state of each sequence's first token
-    logits = head(first)                            [B, C]
+    adapted = adapt(params)                         sources bound to one adapter a layer, whatever their number
+    first   = encoder.encode_first(adapted, batch)  [N, d], the last state of each sequence's first token
+    logits  = predict(params, first)                [B, C]
 
 Letters: B examples, N sequences, R rows, S row length, L layers, T source tasks, d hidden size, C outputs.
 """

@@ -75,9 +75,8 @@ class Progress:
         means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         run = f"{event['run']}  " if "run" in event else ""
-        steps = event.get("num_steps", self._num_steps)
-        self._line(f"{run}step {event['step']}/{steps}  development  {shown}")
-        if self._bar and steps == self._num_steps:
+        self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
+        if self._bar:
             self._bar.update(self._task, completed=event["step"])
 
     def _line(self, text: str) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.data import batches, packing
+from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.train import agreement, sharding
+from scalearn_jax.train import agreement
 from scalearn_jax.train.compile import Compiled, compile_predict_step
-from scalearn_jax.train.evaluate import scores
+from scalearn_jax.train.evaluate import Layout, scores
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
@@ -49,11 +49,11 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
 
 def encode_batches(setup: Setup, encoded: Encoded, examples: np.ndarray) -> Iterator[Batch]:
     """Yields the batches that ``compute`` encodes, all of one shape."""
-    size, length = setup.config.eval_batch_size, setup.task.max_length
-    rows = sharding.divisible(int(packing.epoch_rows(encoded, examples, size, length).max()), setup.mesh)
-    layout = {"batch_size": size, "row_length": length, "row_choices": (rows,), "packed": setup.config.packed}
-    chunks = (examples[start : start + size] for start in range(0, len(examples), size))
-    return (batches.make_batch(encoded, chunk, **layout) for chunk in chunks)
+    chosen, config = encoded.take(examples), setup.config
+    layout = Layout.of(
+        [chosen], setup.task.max_length, config.eval_batch_size, packed=config.packed, mesh=setup.mesh
+    )
+    return layout.batches(chosen)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
-    """Takes what came of each run out of the program that trained them."""
+    """Collects the outcome of each run from the program that trained them."""
     found = []
     for number, (setup, run) in enumerate(zip(setups, position.groups, strict=True)):
         own = slice(number * len(run.members), (number + 1) * len(run.members))

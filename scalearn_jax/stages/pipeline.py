@@ -24,7 +24,7 @@ from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import outcomes, write_run
-from scalearn_jax.stages.prepare import Setup, prepare
+from scalearn_jax.stages.prepare import Setup, prepare, resolve_task
 from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
 from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import processes
@@ -80,9 +80,11 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     sources = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
     if method.uses_sources and not sources:
         raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
+    targets, setups = _of_targets(config), []
+    for one in targets:
+        resolve_task(one, one.target)  # a wrong name fails before the backbone is read
     backbone = pretrained.load_hashed_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
-    setups: list[Setup] = []
-    for one in _of_targets(config):
+    for one in targets:
         setup = prepare(one, one.target, sources, backbone)
         placed = next((other for other in setups if other.spec.backbone == setup.spec.backbone), setup)
         frozen = setup.frozen | {"backbone": placed.frozen["backbone"]}

@@ -4,6 +4,7 @@ Letters: M members (seeds trained together), T source tasks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Setup:
     mesh: Mesh
     source_weights: soup.Soup | None = None  # where they are computed
 
-    @property
+    @functools.cached_property
     def evaluation_layout(self) -> Layout:
         """The layout that both held-out sets share, so that one program serves them."""
         held_out, config = [self.data.dev, self.data.test], self.config

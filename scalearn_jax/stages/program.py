@@ -161,7 +161,8 @@ def train(
     # A CPU is busy with one step; an accelerator would wait for the next one to be sent.
     size = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 8)
     dispatches = feed.dispatches(program.batches, schedule.stops(), size, start)
-    dispatches = itertools.chain(list(itertools.islice(dispatches, 1)), dispatches)  # no features from the thread
+    # The first is made here and not in the thread: it computes the cached features, which a signal may end.
+    dispatches = itertools.chain(list(itertools.islice(dispatches, 1)), dispatches)
     placed = feed.in_background(dispatches, functools.partial(feed.place, mesh=setup.mesh))
     try:
         loop.train(

@@ -83,7 +83,7 @@ class CheckpointStore:
 
         Fails where there are steps, and none of them is whole.
         """
-        damaged: dict[Path, Damaged] = {}
+        self._passed_over, damaged = [], {}
         for path in self.steps():
             try:
                 saved = checkpoint.read(path)
@@ -119,6 +119,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Removes them all."""
+        self._passed_over = []
         if self.exists():
             shutil.rmtree(self.folder)
 

@@ -35,7 +35,8 @@ def start(
 ) -> None:
     """Joins the other processes of a run; does nothing where there are none.
 
-    Only the command line calls this, once, before anything touches a device. Without arguments, Cloud TPU, Slurm and
+    The command line, or a program that trains with several processes, calls this once, before anything touches a
+    device. Without arguments, Cloud TPU, Slurm and
     Open MPI define who takes part. Fails where a process does not come, or they disagree on how many they are.
 
     Args:
@@ -54,7 +55,7 @@ def start(
     who = f"process {where['process_id']} of {where['num_processes']}: " if where else ""
     at = f" at {where['coordinator_address']}" if "coordinator_address" in where else ""
     failure = f"{who}not all processes met{at} within {start_timeout} s; {hint}"
-    jax.config.update("jax_enable_preemption_service", True)  # see ``preemption``
+    jax.config.update("jax_enable_preemption_service", True)  # see ``agreement.boundary``
     late = threading.Timer(start_timeout, _give_up, [failure])  # JAX would abort, with a stack trace
     late.daemon = True
     late.start()

@@ -52,8 +52,11 @@ class Layout(NamedTuple):
     ) -> "Layout":
         """Finds the rows that any batch of some splits fits in, evenly shared by the devices (by default all)."""
         mesh = mesh or sharding.make_mesh()
-        [num_rows] = packing.eval_rows(splits, batch_size, row_length)
-        return cls(batch_size, row_length, sharding.divisible(num_rows, mesh), packed, mesh)
+        if packed:
+            num_rows = sharding.divisible(packing.eval_rows(splits, batch_size, row_length)[0], mesh)
+        else:
+            num_rows = batch_size * splits[0].num_choices
+        return cls(batch_size, row_length, num_rows, packed, mesh)
 
     def batches(self, encoded: Encoded) -> Iterator[Batch]:
         return batches.eval_batches(

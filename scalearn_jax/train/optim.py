@@ -1,7 +1,7 @@
-"""The optimiser: published AdamW, linear decay, clipping, a rate per parameter group."""
+"""The optimiser: published AdamW, linear decay, clipping; what is frozen stays."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -147,7 +147,6 @@ def make_optimizer(
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
-    group_rates: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of a run: clipping, then AdamW for each trainable group, zero for the rest.
 
@@ -161,7 +160,6 @@ def make_optimizer(
       warmup_steps: length of the linear warm-up.
       weight_decay: decay factor; acts on all but biases and layer norms.
       clip_norm: largest global gradient norm; ``None`` for no clipping.
-      group_rates: peak rates that differ from ``learning_rate``, by group.
 
     Example:
       >>> tx = make_optimizer(learning_rate=0.1, num_steps=10, trainable=("transfer",))
@@ -172,9 +170,8 @@ def make_optimizer(
     """
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
-    rates = {group: learning_rate for group in trainable} | dict(group_rates or {})
     make = functools.partial(OPTIMIZERS[optimizer], weight_decay=weight_decay, decays=decays)
-    transforms = {group: scheduled(make, rate, num_steps, warmup_steps) for group, rate in rates.items()}
+    transforms = {group: scheduled(make, learning_rate, num_steps, warmup_steps) for group in trainable}
 
     def labels(params):
         return tree.map_with_path(lambda path, _: label(path, trainable), params)

@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT, from the moment a command knows its settings: no library is loaded here.
 
-After a signal, training ends at its next boundary, see ``preemption``. Elsewhere, where there is nothing to save,
+After a signal, training ends at its next boundary (``agreement.boundary``). Elsewhere, where there is nothing to save,
 the process ends at once, as if killed: libraries, such as those that are being imported, do not survive an exception at
-any moment. A second signal ends it whatever it is doing.
+any moment. A second signal ends it whatever it is doing, unless JAX has taken SIGTERM over.
 """
 
 import contextlib

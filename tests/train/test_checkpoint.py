@@ -50,6 +50,17 @@ def test_what_is_read_is_what_was_written(store):
     assert checkpoint.describe(saved.arrays) == checkpoint.describe(ARRAYS)
 
 
+def test_a_damaged_step_that_was_cleared_is_not_looked_for(store):
+    save(store, 4, 8)
+    (store.steps()[0] / "manifest.json").unlink()
+    assert store.restore(lambda text: None).step == 4  # 8 is passed over
+    store.clear()
+    assert store.restore(pytest.fail) is None
+    store.begin()
+    save(store, 2)
+    assert store.restore(pytest.fail).step == 2
+
+
 def test_any_tree_is_named_and_comes_back():
     values = {"key": jax.random.split(jax.random.key(3), 2), "pair": (jnp.ones(2), {"deep": np.zeros((), np.int32)})}
     arrays = checkpoint.to_host(values)

@@ -7,6 +7,9 @@ import functools
 import time
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from scalearn_jax import methods
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
@@ -41,15 +44,21 @@ def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, nu
     width = bottleneck_width(config, backbone) if fresh else num_sources * backbone.hidden_size // 16
     row = forward_flops(backbone, task.max_length, width)
     steps = min(schedule.num_steps, _SAMPLED_STEPS)
-    layout = {"batch_size": config.batch_size, "row_length": task.max_length}
-    rows = batches.train_rows(data.train, seeds=config.seeds[:1], num_steps=steps, **layout).mean()
-    evaluations = schedule.num_evaluations
-    evaluated = evaluations * _eval_rows(config, task, data.dev) + _eval_rows(config, task, data.test)
+    rows, num_seeds = config.batch_size * data.train.num_choices, len(config.seeds)
+    if config.packed:
+        rows = batches.train_rows(
+            data.train,
+            seeds=config.seeds[:1],
+            batch_size=config.batch_size,
+            row_length=task.max_length,
+            num_steps=steps,
+        ).mean()
+    dev, test = _eval_rows(config, task, data.dev), _eval_rows(config, task, data.test)
     trained = schedule.num_steps * rows * _passes(method)
     if method.trainable == ("head",) and not config.backbone_dropout:  # each example is encoded once
-        share = min(1.0, len(data.train) / (schedule.num_steps * config.batch_size * len(config.seeds)))
-        return Cost(schedule.num_steps, (share * trained * len(config.seeds) + evaluated / evaluations) * row)
-    return Cost(schedule.num_steps, len(config.seeds) * (trained + evaluated) * row)
+        share = min(1.0, len(data.train) / (schedule.num_steps * config.batch_size * num_seeds))
+        return Cost(schedule.num_steps, (share * trained * num_seeds + dev + num_seeds * test) * row)
+    return Cost(schedule.num_steps, num_seeds * (trained + schedule.num_evaluations * dev + test) * row)
 
 
 def _passes(method: methods.Method) -> int:
@@ -61,7 +70,7 @@ def _passes(method: methods.Method) -> int:
 
 def _eval_rows(config: TrainConfig, task: Task, split) -> int:
     size = config.eval_batch_size
-    return Layout.of([split], task.max_length, size).num_rows * -(-len(split) // size)
+    return Layout.of([split], task.max_length, size, packed=config.packed).num_rows * -(-len(split) // size)
 
 
 def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:
@@ -81,9 +90,6 @@ def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:
 @functools.cache
 def matmul_rate() -> float:
     """Measures the speed of a float32 matrix product on all devices, in operations a second; takes a moment."""
-    import jax
-    import jax.numpy as jnp
-
     rows, size, inner = 4096, 768, 3072
     product = jax.jit(lambda a, b: a @ b)
     a, b = jnp.ones((rows, size)), jnp.ones((size, inner))

@@ -23,7 +23,7 @@ _MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
 def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
-    """Measures what a run of this config will need; writes nothing. ``listing.forecast`` formats the result.
+    """Measures what a run of this config will need; writes nothing. ``cli.listing.format_plan`` formats the result.
 
     With ``suggest``, its step is also compiled with a larger batch.
     """
@@ -57,7 +57,8 @@ def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Foreca
     """
     config, parts = setup.config, setup.mesh.shape["data"] if setup.config.mesh else 1
     trained = [program.memory for program in found.programs if program.name == "train"]
-    multiple = math.lcm(_MULTIPLE, config.accumulate, parts)
+    smallest = math.lcm(config.accumulate, parts)  # a batch is a multiple of this
+    multiple = math.lcm(_MULTIPLE, smallest)
     most = len(setup.data.train) // multiple * multiple
     larger = min(most, _LARGER * config.batch_size // multiple * multiple)
     unknown = found.available is None or None in trained or features.trains_head_only(setup.method, setup.spec)
@@ -68,7 +69,8 @@ def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Foreca
     peak, compiled = max(need.peak for need in trained), step.lower(state, setup.frozen, batch).compile()
     slope = max(memory.of_program(compiled).peak - peak, 1) / (larger - config.batch_size)
     value = min(most, int(config.batch_size + (memory.SHARE * found.available - peak) / slope))
-    value = value // multiple * multiple if value >= multiple else value
+    unit = multiple if value >= multiple else smallest
+    value = value // unit * unit
     return {"value": value, "peak": round(peak + slope * (value - config.batch_size))} if value > 0 else None
 
 
