@@ -5,6 +5,7 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from scalearn_jax import combiners, model, tree
@@ -146,6 +147,19 @@ def test_packed_equals_padded_in_value_and_gradient(name):
     values, gradients = zip(*(value_and_gradient(spec, params, batch) for batch in (padded, packed)), strict=True)
     chex.assert_trees_all_close(*values, rtol=1e-5)
     assert_same_gradient(*gradients)
+
+
+@pytest.mark.parametrize("name", sorted(combiners.COMBINERS))
+def test_a_text_sees_nothing_of_those_beside_it(name):
+    """Not one bit of its logits changes with the other text of its row, nor with what stands for padding."""
+    spec = tiny.spec(name)
+    params, packed = tiny.params(spec), tiny.pack(tiny.batch((5, 3, 7, 4)), [[0, 2], [3, 1]], 13)
+    first = np.zeros_like(packed.segments)
+    first[0, :5], first[1, :4] = 1, 1  # where the examples 0 and 3 lie
+    tokens = np.where(first, packed.tokens, (packed.tokens + 7) % 40 + 3).astype(np.int32)
+    before, after = (np.asarray(logits(spec, params, packed._replace(tokens=ids))) for ids in (packed.tokens, tokens))
+    np.testing.assert_array_equal(before[[0, 3]], after[[0, 3]])
+    assert (before[[1, 2]] != after[[1, 2]]).any(1).all()
 
 
 @pytest.mark.parametrize("name", ["scalearn", "fusion"])

@@ -1,13 +1,20 @@
 """Packing: every token once at its place, few rows, few row counts; the stream depends on (seed, step) alone."""
 
+import dataclasses
+import itertools
+import json
+
 import chex
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalearn_jax.data import batches, packing
+from scalearn_jax.data import batches, packing, splits, tokens
+from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.typing import Batch
+from tests.support import tiny_backbone
 
 ROW = 16
 LENGTHS = st.lists(st.integers(1, ROW), min_size=1, max_size=40)
@@ -187,6 +194,43 @@ def test_every_epoch_holds_every_example_once_in_a_new_order():
     assert [sorted(order) for order in orders] == [list(range(50))] * 2
     assert (orders[0] != orders[1]).any()
     assert int(epochs[0][-1].example_mask.sum()) == 50 % 8
+
+
+@pytest.mark.parametrize("packed, num_choices, num_parts", [(True, 1, 1), (True, 3, 2), (False, 1, 2), (False, 3, 1)])
+def test_labels_stay_with_their_texts(packed, num_choices, num_parts):
+    """Labels number the examples, tokens all sequences: each label is that of the tokens at its place."""
+    data = dataclasses.replace(encoded(num_choices=num_choices), labels=np.arange(50, dtype=np.int32))
+    changes = dict(packed=packed, row_choices=None, num_parts=num_parts)
+    stream = batches.train_batches(data, seed=3, **layout(**changes))
+    seen = []
+    for step in itertools.islice(stream, batches.steps_per_epoch(50, 8)):
+        for batch in [step] if num_parts == 1 else [Batch(*part) for part in zip(*step, strict=True)]:
+            for number in np.flatnonzero(batch.example_mask):
+                places = batch.example_at[num_choices * number :][:num_choices]
+                first = [int(batch.tokens[row, column]) - 1 for row, column in places]
+                sequences = np.searchsorted(data.offsets, first, "right") - 1
+                label = int(batch.labels[number])
+                assert sequences.tolist() == [num_choices * label + choice for choice in range(num_choices)]
+                seen.append(label)
+    assert sorted(seen) == list(range(50))
+
+
+def test_labels_stay_with_their_texts_from_file_to_batch(tmp_path):
+    """In a data set whose first word is its label, and whose development set is held out of its training file."""
+    words = {"soup": "no", "lovely": "yes"}
+    rows = [{"text": f"{word} {'evening ' * count}", "label": words[word]} for count in range(10) for word in words]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = Task("planted", "classification", ("text",), ("no", "yes"))
+    tokenizer = tokens.load_tokenizer(tiny_backbone.write(tmp_path / "backbone"))
+    named = {tokenizer.convert_tokens_to_ids(word): int(label == "yes") for word, label in words.items()}
+    loaded = splits.load_splits(task, data_dir=tmp_path)
+    assert [len(table) for table in loaded] == [18, 2, 20]
+    for table in loaded:
+        data = tokens.encode(tokenizer, task, table, max_length=ROW)
+        batch = next(batches.train_batches(data, seed=0, **layout(batch_size=20, row_choices=None)))
+        found = [named[batch.tokens[row, column + 1]] for row, column in batch.example_at[batch.example_mask]]
+        assert found == batch.labels[batch.example_mask].tolist() and len(found) == len(data)
 
 
 def test_a_stream_entered_late_is_the_same_stream():

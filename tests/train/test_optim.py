@@ -30,14 +30,20 @@ def run(tx, num_steps=5):
     return params
 
 
-def by_hand(path, value, *, rate, num_steps, decay, scale=lambda step: 1.0):
+def by_hand(path, value, *, rate, num_steps, decay, rates=None, clip_norm=np.inf, optax_form=False):
+    """Five steps at given rates, by default those of a linear decay, on gradients scaled to a largest global norm."""
     m = v = np.zeros_like(value)
     for step in range(5):
-        g = np.asarray(tree.flatten(gradients(step))[path], float) * scale(step)
+        grads = {name: np.asarray(leaf, float) for name, leaf in tree.flatten(gradients(step)).items()}
+        norm = np.sqrt(sum((g * g).sum() for g in grads.values()))
+        g = grads[path] * min(1.0, clip_norm / (norm + 1e-6))
         m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g, step + 1
-        lr = rate * (num_steps - step) / num_steps
-        value = value - lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
-        value = value - lr * decay * value
+        lr = rate * (num_steps - step) / num_steps if rates is None else rates[step]
+        if optax_form:
+            value = value - lr * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + decay * value)
+        else:
+            value = value - lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+            value = value - lr * decay * value
     return value
 
 
@@ -55,6 +61,35 @@ def test_published_adamw_is_its_equations(decay):
             decay=0.0 if path.endswith("bias") else decay,
         )
         np.testing.assert_allclose(value, expected, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("form", optim.OPTIMIZERS)
+def test_every_option_together_is_its_equations(form):
+    """Warm-up over two of eight steps, decay, and gradients of norm 1.2 to 2.0 clipped to 1.7."""
+    norms = [float(optax.tree.norm(gradients(step))) for step in range(5)]
+    assert min(norms) < 1.7 < max(norms)
+    rates = [0.0, 0.01, 0.02, 0.02 * 5 / 6, 0.02 * 4 / 6]
+    tx = optim.make_optimizer(
+        learning_rate=0.02,
+        num_steps=8,
+        trainable=("transfer", "head"),
+        optimizer=form,
+        warmup_steps=2,
+        weight_decay=0.3,
+        clip_norm=1.7,
+    )
+    for path, value in tree.flatten(run(tx)).items():
+        expected = by_hand(
+            path,
+            np.asarray(tree.flatten(PARAMS)[path], float),
+            rate=0.02,
+            num_steps=8,
+            decay=0.0 if path.endswith("bias") else 0.3,
+            rates=rates,
+            clip_norm=1.7,
+            optax_form=form == "optax",
+        )
+        np.testing.assert_allclose(value, expected, atol=ROUNDING, err_msg=path)
 
 
 def test_what_is_frozen_stays():
