@@ -149,7 +149,7 @@ def test_the_dropouts_of_a_head_act_on_its_features_and_on_its_hidden_layer():
 
 
 def test_every_mask_of_a_run_is_its_own(monkeypatch):
-    """Of two seeds, two steps and two parts, in all places; but of the scaling factors a step has one."""
+    """Two seeds, two steps, two parts, two layers: no two places of any of them draw the same bits."""
     masks, bits = [], dropouts._bits
 
     def recorded(key, shape):
