@@ -186,6 +186,14 @@ def layout(**changes):
     return {"batch_size": 8, "row_length": ROW, "row_choices": (4, 8), "packed": True} | changes
 
 
+def test_an_order_is_a_shuffle():
+    """Neighbours lie far apart, and places of two seeds or epochs have nothing to do with each other."""
+    orders = [batches.order(seed, epoch, 1000) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        assert (np.abs(np.diff(order)) < 10).mean() < 0.05 and np.abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15
+    assert np.abs(np.corrcoef(orders) - np.eye(3)).max() < 0.15
+
+
 def test_every_epoch_holds_every_example_once_in_a_new_order():
     data, per_epoch = encoded(50), batches.steps_per_epoch(50, 8)
     stream = batches.train_batches(data, seed=3, **layout())
