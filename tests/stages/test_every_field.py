@@ -265,17 +265,18 @@ def test_what_says_how_a_run_is_made_changes_not_one_bit(trained, inputs):
     assert not tiny_backbone.weights_differ(trained(), weights_of(pipeline.transfer(config)))
 
 
-def test_a_revision_of_the_hub_is_another_backbone(inputs, monkeypatch, tmp_path):
+@pytest.mark.parametrize("cls", [AdapterConfig, TransferConfig])
+def test_a_revision_of_the_hub_is_another_backbone(cls, inputs, monkeypatch, tmp_path):
+    make = pipeline.adapter_setups if cls is AdapterConfig else pipeline.transfer_setups
+    task = {"task": "mixed"} if cls is AdapterConfig else {}
     with hub_server.running(monkeypatch, tmp_path) as hub:
         commits = [
             hub.add("models/me/tiny", {path.name: path.read_bytes() for path in (inputs / name).iterdir()})
             for name in ("backbone", "another backbone")
         ]
-        first, second = (
-            pipeline.transfer_setups(config_of(TransferConfig, inputs, backbone="me/tiny", revision=commit))
-            for commit in commits
-        )
-    assert tiny_backbone.weights_differ(first[0].frozen["backbone"], second[0].frozen["backbone"])
+        configs = [config_of(cls, inputs, backbone="me/tiny", revision=commit, **task) for commit in commits]
+        (first,), (second,) = map(make, configs)
+    assert tiny_backbone.weights_differ(first.frozen["backbone"], second.frozen["backbone"])
 
 
 def test_dropout_rates_are_those_of_the_backbone(inputs):
