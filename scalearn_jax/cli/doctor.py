@@ -3,7 +3,6 @@
 Facts are gathered once, without the network; ``known_problems`` finds what is bad about them.
 """
 
-import json
 import os
 import platform
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import Any
 
 from scalearn_jax.cli.known_problems import PLUGINS, Facts, diagnose
 from scalearn_jax.config import DoctorConfig
-from scalearn_jax.io import cache, terminal
+from scalearn_jax.io import cache, files, terminal
 from scalearn_jax.train.memory import available, format_bytes
 
 PACKAGES = (
@@ -83,7 +82,7 @@ def _precision(platform_: str, setting: str | None) -> str:
 def as_json(facts: Facts) -> str:
     """Formats the facts and the problems found in them as JSON."""
     problems = [{"name": row.name, "reason": row.reason, "fix": row.fix} for row in diagnose(facts)]
-    return json.dumps(facts._asdict() | {"problems": problems}, indent=2)
+    return files.as_json(facts._asdict() | {"problems": problems}).rstrip()
 
 
 def as_text(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -119,9 +120,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, as_json(content))
 
 
-def as_json(content: dict[str, Any]) -> str:
-    """Formats an object as the text of a JSON file."""
-    return json.dumps(content, indent=2) + "\n"
+def as_json(content: dict[str, Any], indent: int | None = 2) -> str:
+    """Formats an object as the text of a JSON file, or without ``indent`` as a line of one.
+
+    JSON has no NaN and no infinity: null stands for them.
+
+    Example:
+      >>> as_json({"loss": [0.5, float("nan")]}, indent=None)
+      '{"loss": [0.5, null]}\\n'
+    """
+    return json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with ``None`` for each number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,11 +1,10 @@
 """Where the events of runs that train together go: a log for each, and one display for all."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from scalearn_jax.io.files import named, write_text
+from scalearn_jax.io.files import as_json, named, write_text
 from scalearn_jax.io.terminal import Progress
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import Checkpoint
@@ -64,7 +63,7 @@ def _open_log(stack: contextlib.ExitStack, folder: Path, text: str) -> Callable[
 
     def put(file, event: Event) -> None:
         with named(Path(file.name)):
-            file.write(json.dumps(event) + "\n")
+            file.write(as_json(event, indent=None))
             file.flush()
 
     def write(event: Event) -> None:

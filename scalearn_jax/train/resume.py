@@ -33,11 +33,16 @@ def pack(position: Position) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
         {
             "last": group.last,
             "gave_up": group.gave_up,
-            "members": [{name: getattr(member, name) for name in _OF_MEMBER} for member in group.members],
+            "members": [_describe_member(member) for member in group.members],
         }
         for group in position.groups
     ]
     return to_host({"state": position.state, "metrics": position.metrics, "best": best}), groups
+
+
+def _describe_member(member: Member) -> dict[str, Any]:
+    """What is known of a member; before its first evaluation without a best score, which is -inf and no JSON."""
+    return {name: getattr(member, name) for name in _OF_MEMBER if name != "best" or member.best_step}
 
 
 def unpack(saved: Checkpoint, state: TrainState) -> Position:

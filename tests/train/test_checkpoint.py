@@ -22,7 +22,7 @@ ARRAYS = {
     "state/key": np.array([[1, 2**32 - 1]], np.uint32),
     "state/never": np.array(-np.inf, np.float32),
 }
-META = {"logs": ["a line\n"], "best": -np.inf}
+META = {"logs": ["a line\n"], "best": -0.5}
 
 
 @pytest.fixture

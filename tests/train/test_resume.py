@@ -4,15 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scalearn_jax import cli
 from scalearn_jax.config import AdapterConfig, TransferConfig
 from scalearn_jax.errors import InputError, Preempted
 from scalearn_jax.stages import identity, pipeline
-from scalearn_jax.train import agreement, feed
+from scalearn_jax.train import agreement, feed, resume
 from scalearn_jax.train.checkpoint import seal
 from scalearn_jax.train.checkpoint_store import CheckpointStore
+from scalearn_jax.train.state import GroupProgress, Member, Position
 from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=1, max_train_samples=32, max_eval_samples=12, eval_batch_size=4)
@@ -168,6 +170,14 @@ def test_only_what_learns_is_stored(begun):
     assert saved.step == 3
     assert not [name for name in saved.arrays if "backbone" in name or "adapters" in name]
     assert [path.name for path in CheckpointStore(begun).steps()] == ["3.0", "2.1"]
+
+
+def test_a_position_is_json_before_any_evaluation():
+    """No score yet is minus infinity, for which JSON has no number."""
+    members = [Member(), Member({"omega": np.ones(1)}, best=-0.5, best_step=2)]
+    position = Position(3, {"omega": np.ones(1)}, {}, [GroupProgress(members, gave_up=[True, False])])
+    (group,) = json.loads(json.dumps(resume.pack(position)[1], allow_nan=False))
+    assert [Member(None, **entry).best for entry in group["members"]] == [-np.inf, -0.5]
 
 
 def test_every_difference_is_listed(begun, inputs, tmp_path):
