@@ -6,7 +6,8 @@ Letters: n examples, C outputs.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -95,9 +96,13 @@ def question_match(predictions: np.ndarray, labels: np.ndarray, questions: np.nd
       >>> question_match(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([[0, 0, 0], [0, 0, 0], [1, 0, 0]]))
       0.5
     """
+    return float(_answered(predictions, labels, questions).mean())
+
+
+def _answered(predictions: np.ndarray, labels: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """Whether all examples of a question are right, Bool[questions]."""
     _, number = np.unique(questions[:, 0], return_inverse=True)
-    wrong = np.bincount(number, predictions != labels)
-    return float((wrong == 0).mean())
+    return np.bincount(number, predictions != labels) == 0
 
 
 def answer_f1(logits: np.ndarray, questions: np.ndarray) -> float:
@@ -143,6 +148,58 @@ METRICS: dict[str, Callable[..., float]] = {
 }  # fmt: skip
 
 
+def _class_terms(predictions: np.ndarray, labels: np.ndarray, weight: float, classes: list | None = None) -> np.ndarray:
+    """What each example adds to a mean over classes of hits / (weight * predicted + (1 - weight) * actual)."""
+    if labels.ndim == 1:
+        classes = np.union1d(predictions, labels) if classes is None else classes
+        predictions, labels = (values[:, None] == classes for values in (predictions, labels))
+    counted = weight * predictions + (1 - weight) * labels  # [n, classes]
+    size = np.maximum(counted.mean(0), 1 / len(counted))  # of an absent class nothing is counted
+    hits = np.logical_and(predictions, labels)
+    return ((hits - hits.mean(0) / size * counted) / size).mean(1)
+
+
+def _correlation_terms(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What each example adds to the correlation of Float[n] or, summed over columns, Float[n k]."""
+    columns = [values.astype(float).reshape(len(values), -1) for values in (predictions, labels)]
+    if not all(np.ptp(values, axis=0).any() for values in columns):  # a constant correlates with nothing
+        return np.zeros(len(predictions))
+    x, y = (values - values.mean(0) for values in columns)
+    xy, xx, yy = ((a * b).sum(1) for a, b in ((x, y), (x, x), (y, y)))
+    scale = np.sqrt(xx.mean() * yy.mean())
+    return xy / scale - xy.mean() / scale * (xx / xx.mean() + yy / yy.mean()) / 2
+
+
+def _matthews_terms(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    classes = np.union1d(predictions, labels)
+    return _correlation_terms(predictions[:, None] == classes, labels[:, None] == classes)
+
+
+def _spearman_terms(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
+    return _correlation_terms(rankdata(predictions), rankdata(labels))
+
+
+_CORRELATIONS = _correlation_terms, _spearman_terms
+# Metric -> what each example, or question, adds to it, to first order and up to a constant; see ``standard_errors``.
+_TERMS: dict[str, Callable[..., np.ndarray]] = {
+    "accuracy": lambda predictions, labels: predictions == labels,
+    "answer_f1": lambda logits, questions: questions[chosen(logits, questions), 1],
+    "answer_match": lambda logits, questions: questions[chosen(logits, questions), 2],
+    "exact_match": lambda predictions, labels: (predictions == labels).all(-1),
+    "f1": lambda predictions, labels: _class_terms(predictions, labels, 0.5, [1]),
+    "macro_f1": lambda predictions, labels: _class_terms(predictions, labels, 0.5),
+    "macro_precision": lambda predictions, labels: _class_terms(predictions, labels, 1.0),
+    "macro_recall": lambda predictions, labels: _class_terms(predictions, labels, 0.0),
+    "matthews": _matthews_terms,
+    "pearson": _correlation_terms,
+    "pearson_spearman": lambda predictions, labels: 0.5 * sum(f(predictions, labels) for f in _CORRELATIONS),
+    "question_match": _answered,
+    "spearman": _spearman_terms,
+}
+
+
 def predict(kind: str, logits: np.ndarray) -> np.ndarray:
     """Turns logits Float[n C] into predictions: class ids, values, or a multi-hot table (sigmoid > 0.5).
 
@@ -164,6 +221,23 @@ def probabilities(kind: str, logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def check_finite(logits: np.ndarray, what: str) -> None:
+    """Refuses logits Float[n ...] that are no finite numbers: the largest of NaN would be class 0.
+
+    Raises:
+      FloatingPointError: names ``what`` and in how many examples.
+
+    Example:
+      >>> check_finite(np.array([[0.0, 1.0], [np.nan, 1.0]]), "seed 3")
+      Traceback (most recent call last):
+      FloatingPointError: seed 3: the logits of 1 of 2 examples are not finite; are the weights damaged?
+    """
+    if wrong := int((~np.isfinite(logits)).reshape(len(logits), -1).any(1).sum()):
+        raise FloatingPointError(
+            f"{what}: the logits of {wrong} of {len(logits)} examples are not finite; are the weights damaged?"
+        )
+
+
 def compute(
     names: Sequence[str], kind: str, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
 ) -> dict[str, float]:
@@ -181,9 +255,54 @@ def compute(
 
     Raises:
       ValueError: logits and labels differ in number.
+      FloatingPointError: see ``check_finite``.
     """
+    return _apply(METRICS, names, kind, logits, labels, questions)
+
+
+def standard_errors(
+    names: Sequence[str], kind: str, logits: np.ndarray, labels: np.ndarray, questions: np.ndarray | None = None
+) -> dict[str, float]:
+    """Estimates how much metrics would vary over test sets of this size, by the delta method.
+
+        se = sqrt(sum_i (t_i - mean t)^2) / n
+
+    where t_i is what example i adds to the metric: for accuracy whether it is right, so that se = sqrt(p (1 - p) / n);
+    for means over classes the ratios, and for correlations the products, to first order. Ranks (Spearman) are taken as
+    given. Examples of one question vary together, so their t_i - mean t are added up before they are squared. At the
+    ends of a metric's range the estimate is 0, which says little.
+
+    Args:
+      names, kind, logits, labels, questions: as ``compute`` takes them.
+
+    Returns:
+      ``{metric: standard error}``.
+
+    Example:
+      >>> standard_errors(["accuracy"], "classification", np.eye(2)[[0, 1, 1, 1]], np.array([0, 1, 0, 0]))
+      {'accuracy': 0.25}
+    """
+    found = {}
+    for name, terms in _apply(_TERMS, names, kind, logits, labels, questions).items():
+        centred = terms - terms.mean()
+        if questions is not None and len(questions) == len(centred):
+            centred = np.bincount(np.unique(questions[:, 0], return_inverse=True)[1], centred)
+        found[name] = float(np.sqrt((centred**2).sum())) / len(terms)
+    return found
+
+
+def _apply(
+    functions: Mapping[str, Callable[..., Any]],
+    names: Sequence[str],
+    kind: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    questions: np.ndarray | None,
+) -> dict[str, Any]:
+    """Calls the functions of some metrics, each with what it takes of the arguments of ``compute``."""
     if len(logits) != len(labels):
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels; pass the whole split in order.")
+    check_finite(logits, "metrics")
     inputs = {"logits": logits, "predictions": predict(kind, logits), "labels": labels, "questions": questions}
-    parameters = {name: inspect.signature(METRICS[name]).parameters for name in names}  # say which inputs it takes
-    return {name: METRICS[name](*map(inputs.get, takes)) for name, takes in parameters.items()}
+    parameters = {name: inspect.signature(functions[name]).parameters for name in names}
+    return {name: functions[name](*map(inputs.get, takes)) for name, takes in parameters.items()}

@@ -137,6 +137,56 @@ def test_a_task_is_scored_by_its_own_metrics():
         metrics.compute(names, "regression", np.zeros((3, 1)), np.zeros(2))
 
 
+def test_the_standard_error_of_accuracy_is_the_binomial_one():
+    labels, logits = np.array([0] * 30 + [1] * 10), np.eye(2)[[0] * 40]
+    found = metrics.standard_errors(["accuracy", "macro_recall"], "classification", logits, labels)
+    assert found["accuracy"] == pytest.approx((0.75 * 0.25 / 40) ** 0.5, rel=1e-12)
+    assert found["macro_recall"] == 0  # all of one class and none of the other: whatever the examples
+
+
+SIZE, BOOTSTRAP = 240, 200
+
+
+def case(name):
+    """What a metric takes, for examples of which three make a question where it asks any; kind, logits, labels, ..."""
+    generator, none = np.random.default_rng(3), np.zeros((0, 3))
+    if name in ("pearson", "spearman", "pearson_spearman"):
+        labels = generator.normal(size=SIZE)
+        return "regression", (0.7 * labels + 0.7 * generator.normal(size=SIZE))[:, None], labels, none
+    if name == "exact_match":
+        labels = generator.integers(0, 2, (SIZE, 3)).astype(float)
+        return "multilabel", np.where(generator.random((SIZE, 3)) < 0.8, labels, 1 - labels) - 0.5, labels, none
+    of_questions = np.repeat(np.arange(SIZE // 3), 3)
+    labels = generator.integers(0, 2 if name in QUESTION_METRICS else 3, SIZE)
+    right = generator.random(SIZE) < 0.5 + 0.4 * (of_questions % 2)  # questions are easy or hard
+    logits = np.eye(3)[np.where(right, labels, generator.integers(0, 3, SIZE))] + generator.random((SIZE, 3)) / 9
+    asked = np.stack([of_questions, generator.random(SIZE), generator.integers(0, 2, SIZE)], 1)
+    return "classification", logits, labels, asked
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_standard_errors_are_those_of_the_bootstrap(name):
+    """Examples are drawn anew, or questions with all their examples where there are any."""
+    kind, logits, labels, asked = case(name)
+    generator, found = np.random.default_rng(4), []
+    for _ in range(BOOTSTRAP):
+        drawn, numbers = generator.integers(SIZE, size=SIZE), asked
+        if len(asked):
+            drawn = (3 * generator.integers(SIZE // 3, size=SIZE // 3)[:, None] + np.arange(3)).ravel()
+            numbers = np.concatenate([asked[:, :1], asked[drawn, 1:]], 1)
+        found.append(metrics.compute([name], kind, logits[drawn], labels[drawn], numbers)[name])
+    (error,) = metrics.standard_errors([name], kind, logits, labels, asked).values()
+    assert error == pytest.approx(np.std(found), rel=0.2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("score", [metrics.compute, metrics.standard_errors])
+def test_logits_that_are_no_numbers_have_no_score(value, score):
+    logits = np.array([[0.0, 1.0], [0.0, value], [value, 0.0]])
+    with pytest.raises(FloatingPointError, match="logits of 2 of 3 examples are not finite"):
+        score(["accuracy"], "classification", logits, np.array([1, 0, 0]))
+
+
 # Three questions, the second with the candidates of one example in between: (number, token F1, exact match).
 ASKED = np.array([[0, 0.0, 0.0], [0, 1.0, 1.0], [1, 0.4, 0.0], [2, 1.0, 1.0], [1, 0.8, 0.0], [2, 0.0, 0.0]])
 

@@ -5,11 +5,12 @@ validation set is the test set (arXiv 2310.01217, section 4). A data set that br
 keep its three files as they are.
 """
 
+import dataclasses
 import math
 import os.path
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,12 +39,17 @@ if TYPE_CHECKING:  # it takes more than a second to import
 SPLITS = ("train", "validation", "test")
 
 
-class Splits(NamedTuple):
-    """Three tables of equal columns, which stay in Arrow until they are tokens."""
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Three tables of equal columns, which stay in Arrow until they are tokens; iterates over them."""
 
     train: "Dataset"
     dev: "Dataset"
     test: "Dataset"
+    available: tuple[int, int, int]  # rows of each in the data, before it was cut
+
+    def __iter__(self) -> Iterator["Dataset"]:
+        return iter((self.train, self.dev, self.test))
 
 
 def load_splits(
@@ -73,14 +79,15 @@ def load_splits(
     loaded = _load(task, data_dir)
     tables = {split: to_arrow(examples(task, table, where), task.fields) for split, table, where in loaded}
     if "test" in tables:
-        splits = Splits(*(tables[split] for split in SPLITS))
+        splits = [tables[split] for split in SPLITS]
     elif task.split_rule == "validation":
-        splits = Splits(tables["train"], tables["validation"], tables["validation"])
+        splits = [tables["train"], tables["validation"], tables["validation"]]
     else:
-        splits = Splits(*_hold_out(task, tables["train"]), tables["validation"])
+        splits = [*_hold_out(task, tables["train"]), tables["validation"]]
     caps = (max_dev_samples or max_eval_samples, max_eval_samples)
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
-    return Splits(*(table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True)))
+    cut = (table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True))
+    return Splits(*cut, available=tuple(map(len, splits)))
 
 
 def _whole_questions(table: "Dataset", end: int | None) -> int | None:

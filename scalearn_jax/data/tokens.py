@@ -50,6 +50,7 @@ class Encoded:
       questions: Float[n 3], the columns ``derive.QUESTION`` of each example; Float[0 3] for tasks that ask none.
       num_choices: K; the sequences of an example are neighbours.
       pad_id: filler for empty slots.
+      available: examples of the split in the data, of which these may be the first; ``None`` where it is not known.
     """
 
     ids: np.ndarray
@@ -59,6 +60,7 @@ class Encoded:
     questions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
     num_choices: int = 1
     pad_id: int = 0
+    available: int | None = None
 
     def __len__(self) -> int:
         return (len(self.offsets) - 1) // self.num_choices
@@ -226,7 +228,8 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
             return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
     encoded = encode(tokenizer, task, table, max_length=max_length)
     with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
-        np.savez(temporary, **{field.name: getattr(encoded, field.name) for field in dataclasses.fields(encoded)})
+        names = [field.name for field in dataclasses.fields(encoded) if field.name != "available"]
+        np.savez(temporary, **{name: getattr(encoded, name) for name in names})
     return encoded
 
 

@@ -88,12 +88,33 @@ def finite_scores(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str, f
         scores = content["scores"].get(ours)
         for metric in task.metrics if isinstance(scores, dict) else ():
             value = scores.get(metric)
-            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # no NaN, no number of 400 digits
+            if _is_number(value):
                 yield ours, _split(task, ours), metric, float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # no NaN, no number of 400 digits
+
+
+def standard_error(content: Mapping[str, Any], metric: str) -> float | None:
+    """The standard error of a test score, where it is known."""
+    errors = content["scores"].get("se")
+    error = errors.get(metric) if isinstance(errors, dict) else None
+    return float(error) if _is_number(error) else None
+
+
+def example_counts(content: Mapping[str, Any], split: str) -> tuple[int, int] | None:
+    """The numbers of examples that the scores of one of our splits are from, and that there are; where it is known."""
+    examples = content.get("examples")
+    counts = examples.get(split) if isinstance(examples, dict) else None
+    found = [counts.get(name) for name in ("used", "available")] if isinstance(counts, dict) else [None]
+    return tuple(found) if all(type(count) is int for count in found) else None
 
 
 def example_limit(content: Mapping[str, Any], split: str) -> int | None:
     """The most examples that the scores of one of our splits are from; ``None`` for all, or where it is not known."""
+    if counts := example_counts(content, split):
+        return counts[0] if counts[0] < counts[1] else None
     limits = content.get("most")
     limit = limits.get(split) if isinstance(limits, dict) else None
     return limit if type(limit) is int else None

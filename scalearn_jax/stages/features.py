@@ -118,6 +118,6 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
         if not tables:
             table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
-        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
+        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded, diverged=True)
 
     return evaluate

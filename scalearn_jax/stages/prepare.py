@@ -196,7 +196,9 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
     """Tokenises a task's data."""
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
-    return Data(*(tokens.check_ids(split, backbone, config.backbone) for split in encoded))
+    checked = (tokens.check_ids(split, backbone, config.backbone) for split in encoded)
+    counted = zip(checked, tables.available, strict=True)
+    return Data(*(dataclasses.replace(split, available=count) for split, count in counted))
 
 
 def init_members(

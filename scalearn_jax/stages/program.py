@@ -75,7 +75,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
 
 def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
     members = Members(setup.spec, setup.task, trainable, setup.frozen)
-    return score(members, setup.data.dev, setup.evaluation_layout)
+    return score(members, setup.data.dev, setup.evaluation_layout, diverged=True)
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
@@ -221,18 +221,21 @@ def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str,
     """Compares the learning rates of each task by the development score that chose the checkpoints.
 
     From run folder -> results, of the runs that have some, it makes
-    ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``.
+    ``{task: {"best": rate, "select": name, "rates": {rate: mean over seeds}}}``, where seeds are lost also ``"lost"``
+    with their number by rate. The best rate is one of those that lost fewest.
     """
     found: dict[str, Any] = {}
     for setup in setups:
         name = "loss" if setup.config.select == "loss" else setup.task.metrics[0]
+        configs = [config for config in run_configs(setup.config) if config.out in results]  # others lost every seed
+        runs = {f"{config.learning_rate:g}": results[config.out] for config in configs}
         scores = {
-            f"{config.learning_rate:g}": float(
-                np.mean([seed["dev"][name] for seed in results[config.out]["seeds"].values()])
-            )
-            for config in run_configs(setup.config)
-            if config.out in results  # else it never had a finite score
+            rate: float(np.mean([seed["dev"][name] for seed in run["seeds"].values()])) for rate, run in runs.items()
         }
-        best = (min if name == "loss" else max)(scores, key=scores.get, default=None)
+        lost = {rate: len(run.get("lost", {})) for rate, run in runs.items()}
+        sign = 1 if name == "loss" else -1
+        best = min(scores, key=lambda rate: (lost[rate], sign * scores[rate]), default=None)
         found[setup.task.name] = {"best": best, "select": name, "rates": scores}
+        if any(lost.values()):
+            found[setup.task.name]["lost"] = lost
     return found

@@ -29,6 +29,7 @@ class Members(NamedTuple):
     task: Task  # whose head is used
     trainable: Params  # leading axis M
     frozen: Params  # shared
+    names: Sequence[str] = ()  # what errors call each member
 
 
 class Layout(NamedTuple):
@@ -68,27 +69,44 @@ class Layout(NamedTuple):
         )
 
 
-def score(members: Members, encoded: Encoded, layout: Layout) -> list[dict[str, float]]:
-    """Evaluates members on a split; returns, for each, the task's metrics and ``loss``."""
-    return scores(members.task, member_logits(members, encoded, layout), encoded)
+def score(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool = False) -> list[dict[str, float]]:
+    """Evaluates members on a split; returns, for each, the task's metrics and ``loss``.
+
+    Logits that are not finite raise ``FloatingPointError``; if members may have ``diverged``, all numbers of such a
+    member are NaN.
+    """
+    return scores(members.task, member_logits(members, encoded, layout, diverged=diverged), encoded, diverged=diverged)
 
 
-def scores(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
-    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``."""
+def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool = False) -> list[dict[str, float]]:
+    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``; see ``score``."""
     loss, labels = losses.LOSSES[task.kind], jnp.asarray(encoded.labels)
-    return [
-        {
-            "loss": float(loss(jnp.asarray(one), labels).mean()),
-            **metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions),
-        }
-        for one in logits
-    ]
+
+    def of_member(one: np.ndarray) -> dict[str, float]:
+        try:
+            found = metrics.compute(task.metrics, task.kind, one, encoded.labels, encoded.questions)
+        except FloatingPointError:
+            if not diverged:
+                raise
+            return dict.fromkeys(("loss", *task.metrics), np.nan)
+        return {"loss": float(loss(jnp.asarray(one), labels).mean()), **found}
+
+    return [of_member(one) for one in logits]
 
 
-def member_logits(members: Members, encoded: Encoded, layout: Layout) -> np.ndarray:
-    """Computes the logits of members on a split, Float[M n C], in the order of the split."""
+def standard_errors(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
+    """Estimates the standard errors of the metrics of M members, see ``metrics.standard_errors``."""
+    known = task.metrics, task.kind
+    return [metrics.standard_errors(*known, one, encoded.labels, encoded.questions) for one in logits]
+
+
+def member_logits(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool = False) -> np.ndarray:
+    """Computes the logits of members on a split, Float[M n C], in the order of the split; see ``score``."""
     predict = _predict_step(members.spec, members.task.name, layout.mesh)
-    return collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+    logits = collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+    for number, one in enumerate(() if diverged else logits):
+        metrics.check_finite(one, members.names[number] if members.names else f"task {members.task.name}")
+    return logits
 
 
 def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream: Iterator[Batch]) -> np.ndarray:
