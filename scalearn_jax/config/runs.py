@@ -47,7 +47,7 @@ class PredictConfig(Config):
     output: str = setting(path="FILE")
     """JSON-lines file to write; must not exist yet."""
     seed: int | None = None
-    """Which seed of a run predicts; by default the first."""
+    """Which seed of a run predicts; by default the one with the best development score."""
     backbone: str | None = setting(None, path="TEXT")
     """Where the backbone lies now; by default where the folder says."""
     any_base_model: bool = False

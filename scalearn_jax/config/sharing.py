@@ -88,7 +88,7 @@ class ExportConfig(Config):
     """adapterhub: adapter and head, or a setup of fusion and adapters, for the `adapters` library; native: a run folder
     that names no place on this machine."""
     seed: int | None = None
-    """Which seed of the run; by default the first."""
+    """Which seed of the run; by default the one with the best development score."""
     name: str | None = None
     """adapterhub: name of the adapter (default: that of the task)."""
     backbone: str | None = setting(None, path="TEXT")

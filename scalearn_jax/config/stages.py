@@ -93,7 +93,7 @@ class TrainConfig(Config):
     log_every: int = _result(50, at_least=1)
     """Steps between training records."""
     max_faults: int = _result(10, at_least=0)
-    """Steps in a row without a finite loss and gradient (their updates are skipped) that end a run; 0: never."""
+    """Steps in a row without a finite loss and gradient (their updates are skipped) that end a seed; 0: never."""
     checkpoint_every: int | None = _means(None, at_least=1)
     """Steps between checkpoints, besides those at every evaluation and after checkpoint_minutes."""
     checkpoint_minutes: float = _means(10.0, at_least=0)
@@ -158,7 +158,7 @@ class TransferConfig(TrainConfig):
     targets: tuple[str, ...] = _result((), by_study=True)
     """Several target tasks instead, trained one after the other over one backbone; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = _result((), per_host=True, by_study=True, path="SOURCE")
-    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
+    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their best seed) or
     AdapterHub's; method single needs none."""
     any_base_model: bool = _means(False)
     """Use sources that say they were trained on a base model of another name than the backbone."""

@@ -11,7 +11,6 @@ With the backbone (kept by reference and hash) a folder is enough to evaluate, p
 """
 
 import dataclasses
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs import run_json
+from scalearn_jax.runs.provenance import choose_seed
 from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
 
@@ -64,7 +64,7 @@ class RunFolder:
         run_json.check_settings(folder, info)
         trained, kept = run_json.load_leaves(folder, info)
         if seed is not None:
-            trained = {seed: trained[choose_seed(folder, trained, seed)]}
+            trained = {seed: trained[choose_seed(folder, info, seed)[0]]}
         if "backbone" not in methods.get(info["method"]).trainable:
             recorded = info["backbone"]
             where, revision = (backbone, None) if backbone else (recorded["path"], recorded["revision"])
@@ -112,11 +112,3 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
     return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle), headless=headless)
-
-
-def choose_seed(folder: Path, seeds: Collection[int], seed: int | None) -> int:
-    """Returns the seed that is asked for, or a run's first."""
-    chosen = next(iter(seeds)) if seed is None else seed
-    if chosen not in seeds:
-        raise InputError(f"--seed {chosen}: the run {folder} holds seeds {sorted(seeds)}.")
-    return chosen

@@ -12,7 +12,9 @@ place on the machine that wrote it.
     sources      name, place (a hub id with its commit, or null) and hash of each source adapter, in bank order
     imported     where on the hub the run was imported from; null for other runs
     parameters   numbers of trainable parameters: transfer, head, trainable
-    scores       {"dev": metrics, "test": metrics} of the seed
+    scores       {"dev": metrics, "test": metrics} of the seed, and in "se" the standard errors of the second
+    examples     {"dev": {"used", "available"}, "test": ...}, how many these were measured on and how many there are; of
+                 runs that recorded it
     most         {"dev": N, "test": N}, examples that these were measured on at most; null for all
     fold         what was checked and lost; only of a fold
     omega        Float[L T], the scales as they act, mean over hidden dimensions; only of a fold of ScaLearn
@@ -20,6 +22,7 @@ place on the machine that wrote it.
 """
 
 import contextlib
+import math
 import os.path
 import platform
 import re
@@ -29,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError, masked
+from scalearn_jax.errors import InputError, masked, printable
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
+from scalearn_jax.train.agreement import processes
 
 FILE, FORMAT = "scalearn.json", 1
 _LIMITS = ("max_dev_samples", "max_eval_samples")  # of a run's config: how many examples its scores are measured on
@@ -88,6 +92,7 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
         "imported": origin if is_public else None,
         "scores": seed_scores(folder, seed),
         "most": {"dev": most[0] or most[1], "test": most[1]},
+        **_examples(folder),
         **more,
         "versions": versions(),
         "command": without_places(command()),
@@ -123,7 +128,53 @@ def seed_scores(folder: Path, seed: int) -> dict[str, Any]:
     results = read_json(path).get("seeds") if path.exists() else {}
     entry = results.get(str(seed)) if isinstance(results, dict) else None
     entry = entry if isinstance(entry, dict) else {}
-    return {split: entry[split] for split in ("dev", "test") if isinstance(entry.get(split), dict)}
+    return {part: entry[part] for part in ("dev", "test", "se") if isinstance(entry.get(part), dict)}
+
+
+def _examples(folder: Path) -> dict[str, Any]:
+    """How many examples a run was scored on, and how many there are, where it has recorded that."""
+    path = folder / "results.json"
+    examples = read_json(path).get("examples") if path.exists() else None
+    kept = {split: examples.get(split) for split in ("dev", "test")} if isinstance(examples, dict) else {}
+    return {"examples": kept} if kept else {}
+
+
+def choose_seed(folder: Path, info: dict[str, Any], seed: int | None = None) -> tuple[int, str]:
+    """Chooses the seed of a run to use: the one asked for, or the best on development data.
+
+    The best has the largest main metric; the first of equals, and where no scores are kept.
+
+    Args:
+      folder: the run's, with its ``results.json``.
+      info: the content of its ``run.json``.
+      seed: the one asked for.
+
+    Returns:
+      The seed, and a line that says why, for ``report_choice``; an empty one where there was nothing to choose.
+
+    Raises:
+      InputError: the run does not hold that seed.
+    """
+    seeds = info["seeds"]
+    if seed is not None and seed not in seeds:
+        raise InputError(f"--seed {seed}: the run {folder} holds seeds {sorted(seeds)}.")
+    if seed is not None or len(seeds) == 1:
+        return (seeds[0] if seed is None else seed), ""
+    names = info["task"].get("metrics")
+    metric = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    scores = {own: seed_scores(folder, own).get("dev", {}).get(metric) for own in seeds}
+    known = {own: value for own, value in scores.items() if isinstance(value, float) and math.isfinite(value)}
+    best = max(known, key=known.get, default=seeds[0])
+    why = f"the first of {len(seeds)}, since no development scores are kept"
+    if known:
+        why = f"the best of {len(seeds)} on development data ({printable(metric)} {known[best]:.4f})"
+    return best, f"{folder}: took seed {best}, {why}"
+
+
+def report_choice(why: str) -> None:
+    """Reports which of several seeds was taken, once it was of use: an error stays the only line."""
+    if why and processes.is_writer:
+        print(f"scalearn: {why}", file=sys.stderr)
 
 
 def write_provenance(folder: Path, content: dict[str, Any]) -> None:

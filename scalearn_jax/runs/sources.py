@@ -14,7 +14,7 @@ from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs import adapterhub, run_json
-from scalearn_jax.runs.provenance import read_provenance
+from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.typing import Params
 
 
@@ -40,6 +40,7 @@ class Source:
     family: str | None = None  # the backbone's model family; ``None`` where the format keeps none
     info: dict[str, Any] | None = None  # the content of ``run.json``; ``None`` where there is none
     base_model: str | None = None  # the name that the file gives the backbone; ``None`` where it gives none
+    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
 
     @property
     def hash(self) -> str:
@@ -48,7 +49,7 @@ class Source:
 
 
 def load_source(path: str, *, allow_pickle: bool = False) -> Source:
-    """Reads a source adapter from a stage-1 run folder or an AdapterHub folder.
+    """Reads a source adapter from a stage-1 run folder, of several seeds its best, or an AdapterHub folder.
 
     Args:
       path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
@@ -87,11 +88,12 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
             " of most runs."
         )
     spec, task = run_json.read_spec(folder, info)
-    weights = load_tensors(inside(folder, f"seed-{info['seeds'][0]}.safetensors"))
+    seed, why = choose_seed(folder, info)
+    weights = load_tensors(inside(folder, f"seed-{seed}.safetensors"))
     bank = {name: leaf for name, leaf in weights.items() if name.startswith("adapters/")}
     run_json.check_leaves(folder, bank, run_json.expected_shapes(spec, "adapters"))
     adapter = banks.select(tree.unflatten(bank)["adapters"], 0)
-    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info)
+    return Source(task.name, path, adapter, spec.non_linearity, info["backbone"]["hash"], info=info, why=why)
 
 
 def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: str) -> None:

@@ -21,7 +21,7 @@ from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs.adapterhub.common import VERSION
-from scalearn_jax.runs.load import Run, choose_seed, open_run
+from scalearn_jax.runs.load import Run, open_run
 from scalearn_jax.runs.plain_adapter import foldable, phi, to_plain_adapter, two_layers
 from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing.folders import (
@@ -57,13 +57,14 @@ def export_run(config: ExportConfig) -> Path:
     if config.format == "native":
         if config.name:
             raise InputError(f"--name {config.name}: a native run has the name of its task; leave it out.")
-        contents = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
+        contents, why = native_contents(hub.source_folder(config.run, flag="RUN")[0], config.seed)
         with atomic_folder(config.out) as folder:
             write_run_folder(folder.path, contents)
+        provenance.report_choice(why)
         return Path(config.out)
     found = open_run(config.run)
     kind = _kind(config, found.info["method"])
-    seed = choose_seed(found.folder, found.info["seeds"], config.seed)
+    seed, why = provenance.choose_seed(found.folder, found.info, config.seed)
     run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
     if kind == "fusion" and config.name:
         raise InputError(f"--name {config.name}: a fusion is named after its sources; leave it out.")
@@ -73,6 +74,7 @@ def export_run(config: ExportConfig) -> Path:
         else:
             write_adapter(run, seed, folder.path, config.name)
         provenance.write_provenance(folder.path, provenance.describe_run(kind, run.folder, run.info, run.task, seed))
+    provenance.report_choice(why)
     return Path(config.out)
 
 
@@ -162,16 +164,16 @@ def trimmed(adapter: Params) -> Params:
     }
 
 
-def native_contents(folder: Path, seed: int | None) -> Contents:
-    """Reads one seed of a run, by default the first, without any place on this machine in its ``run.json``."""
+def native_contents(folder: Path, seed: int | None) -> tuple[Contents, str]:
+    """Reads one seed of a run, by default the best, without any place on this machine in its ``run.json``.
+
+    Returns it, and why that seed, see ``provenance.choose_seed``.
+    """
     whole, *_ = read_run_folder(folder)
-    seed, path = choose_seed(folder, whole.trained, seed), folder / "results.json"
-    return dataclasses.replace(
-        whole,
-        info=without_places(whole.info, seed),
-        trained={seed: whole.trained[seed]},
-        results=one_seed(read_json(path), seed) if path.exists() else None,
-    )
+    (seed, why), path = provenance.choose_seed(folder, whole.info, seed), folder / "results.json"
+    results = one_seed(read_json(path), seed) if path.exists() else None
+    info, trained = without_places(whole.info, seed), {seed: whole.trained[seed]}
+    return dataclasses.replace(whole, info=info, trained=trained, results=results), why
 
 
 def without_places(info: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -209,4 +211,6 @@ def one_seed(results: dict[str, Any], seed: int) -> dict[str, Any]:
     scores = entry.get("test") if isinstance(entry, dict) else None
     if not isinstance(scores, dict):
         raise InputError(f"results.json holds no scores of seed {seed}; restore the file.")
-    return results | {"seeds": {str(seed): entry}, "mean": scores, "sd": dict.fromkeys(scores, 0.0)}
+    errors = {"se": entry["se"]} if "se" in entry else {}
+    shared = {name: part for name, part in results.items() if name != "lost"}  # other seeds are no part of it
+    return shared | {"seeds": {str(seed): entry}, "mean": scores, "sd": dict.fromkeys(scores), **errors}

@@ -11,7 +11,6 @@ Letters: T source tasks, n texts, C outputs.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs.adapterhub.common import check_adapter_name
 from scalearn_jax.runs.attribution import contributions, keep_largest
-from scalearn_jax.runs.load import Run, open_run
+from scalearn_jax.runs.load import open_run
 from scalearn_jax.runs.plain_adapter import PlainAdapter, check_foldable, to_plain_adapter
 from scalearn_jax.runs.sources import Trust
 from scalearn_jax.sharing.fold_check import Text, check_difference, compare_logits, read_fold_text
@@ -66,8 +65,9 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
     check_out(config.out)
     found = open_run(config.run)
     check_foldable(config.run, found.info)
-    run = found.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
-    seed, sources = best_seed(run), [source["name"] for source in run.info["sources"]]
+    seed, _ = provenance.choose_seed(found.folder, found.info, config.seed)  # which the report names
+    run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle))
+    sources = [source["name"] for source in run.info["sources"]]
     name = plain_name(run.task.name) if config.name is None else config.name
     check_adapter_name(name)
     whole, (spec, params) = to_plain_adapter(run, seed), published_form(run.spec, run.members[seed])
@@ -76,6 +76,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
 
     def logits(spec: ModelSpec, params: Params) -> np.ndarray:  # Float[n C], in plain float32
         members = only_member(dataclasses.replace(spec, dtype="strict"), run.task, params)
+        members = members._replace(names=[f"{config.run}, seed {seed}"])
         layout = Layout.of([text.encoded], run.task.max_length, config.batch_size)
         return member_logits(members, text.encoded, layout)[0]
 
@@ -104,16 +105,6 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         provenance.write_provenance(folder.path, content)
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
     return facts | measured | {"out": config.out, "name": name}
-
-
-def best_seed(run: Run) -> int:
-    """Finds the seed with the best development score; the first of equals, and where no scores are kept."""
-
-    def score(seed: int) -> float:
-        value = provenance.seed_scores(run.folder, seed).get("dev", {}).get(run.task.metrics[0])
-        return value if isinstance(value, float) and math.isfinite(value) else -math.inf
-
-    return max(run.members, key=score)
 
 
 def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:

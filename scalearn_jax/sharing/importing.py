@@ -41,12 +41,12 @@ def import_source(config: ImportConfig) -> Path:
     source, place = hub.source_folder(config.src, flag="SRC", allow_pickle=config.allow_pickle)
     kind = recognise(source)
     origin = source.resolve().name if place == config.src else place
-    if kind == "run":
-        contents = _own_run(config, source)
-    else:
-        contents = _contents(config, read_foreign(config, source, kind), origin)
+    found = read_foreign(config, source, kind) if kind != "run" else None
+    contents = _contents(config, found, origin) if found else _own_run(config, source)
     with atomic_folder(config.out) as folder:
         write_run_folder(folder.path, contents)
+    for one in found.bank if found else ():
+        provenance.report_choice(one.why)
     return Path(config.out)
 
 

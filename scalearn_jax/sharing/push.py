@@ -107,12 +107,14 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], str]:
     """Reads the description of a folder made by ``scalearn fold`` or ``export``, or of a run, and checks its weights.
 
     Returns:
-      The content of ``scalearn.json``, or what it would be of a run's first seed, and the backbone's model family.
+      The content of ``scalearn.json``, or what it would be of a run's best seed, and the backbone's model family.
     """
     content = provenance.read_provenance(folder)
     if (folder / "run.json").exists():
         run, spec, task = read_run_folder(folder)
-        content = content or provenance.describe_run("adapter", folder, run.info, task, run.info["seeds"][0])
+        if not content:
+            seed, _ = provenance.choose_seed(folder, run.info)  # which the card names
+            content = provenance.describe_run("adapter", folder, run.info, task, seed)
         content, family = content | {"task": task}, spec.backbone.family
     elif content:
         check_weights(folder)

@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 import filelock
 import pytest
 
+import scalearn_jax
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder
-from scalearn_jax.io.files import named, read_json, safe_name, write_json
+from scalearn_jax.io.files import as_json, named, read_json, safe_name, write_json
 
 HOLD = """
 import sys
@@ -182,3 +184,19 @@ def test_what_is_no_plain_file_is_neither_waited_for_nor_read(tmp_path):
     for name in ("pipe", "zero"):
         with pytest.raises(InputError, match=f"{name} is no plain file"):
             read_json(tmp_path / name)
+
+
+def test_json_has_no_number_that_is_not_finite(tmp_path):
+    content = {"a": [1, 2.5, float("nan")], "b": {"c": (float("inf"), -float("inf"), True, None, "NaN")}}
+    write_json(tmp_path / "x.json", content)
+    expected = {"a": [1, 2.5, None], "b": {"c": [None, None, True, None, "NaN"]}}
+    assert read_json(tmp_path / "x.json") == json.loads(as_json(content, indent=None)) == expected
+    assert as_json(content, indent=None).count("\n") == 1
+
+
+def test_json_is_written_in_one_place():
+    """Elsewhere ``json.dumps`` only makes texts to hash or to compare, and examples of generated data."""
+    package = Path(scalearn_jax.__file__).parent
+    users = {str(path.relative_to(package)) for path in package.rglob("*.py") if "json.dump" in path.read_text()}
+    compare = {"stages/identity.py", "stages/soup.py", "train/agreement.py", "train/checkpoint.py", "train/resume.py"}
+    assert users == {"io/files.py", "data/tokens.py", "data/rows.py", "data/builtin/__init__.py", *compare}

@@ -13,15 +13,16 @@ import pytest
 from scalearn_jax import cli, tree
 from scalearn_jax.config import FoldConfig, TransferConfig
 from scalearn_jax.io import files
-from scalearn_jax.io.tensors import load_tensors, save_tensors, save_tree
+from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub, attribution, provenance
 from scalearn_jax.runs.evaluate import members_of, read_split
 from scalearn_jax.runs.load import load_run
 from scalearn_jax.runs.plain_adapter import to_plain_adapter
-from scalearn_jax.runs.sources import Source
+from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.sharing import fold, fold_check
 from scalearn_jax.sharing.fold_narrow import only_member, published_form
+from scalearn_jax.sharing.push import describe_folder
 from scalearn_jax.stages import outputs, prepare
 from scalearn_jax.train.evaluate import Layout, member_logits, score, scores
 from tests.support import tiny_backbone
@@ -177,12 +178,38 @@ def test_any_texts_will_do(make_run, tmp_path):
 
 def test_damaged_scores_choose_the_first_seed(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    loaded = load_run(str(folder))
+    info = json.loads((folder / "run.json").read_text())
     for seeds in ({"4": {"dev": {"accuracy": float("nan")}}}, {"4": []}, [], {"4": {"dev": {"accuracy": "1"}}}):
-        files.write_json(folder / "results.json", {"seeds": seeds})
-        assert fold.best_seed(loaded) == 0
+        (folder / "results.json").write_text(json.dumps({"seeds": seeds}))
+        seed, why = provenance.choose_seed(folder, info)
+        assert seed == 0 and why.endswith("took seed 0, the first of 2, since no development scores are kept")
     (folder / "results.json").unlink()
-    assert fold.best_seed(loaded) == 0 and fold.best_seed(load_run(str(run))) == 4
+    assert provenance.choose_seed(folder, info)[0] == 0 and provenance.choose_seed(run, info, 0) == (0, "")
+
+
+def test_every_use_of_a_run_takes_its_best_seed_and_says_so(make_run, tmp_path, capsys):
+    run = shutil.copytree(make_run("single", "builtin/similarity"), tmp_path / "run")
+    scores = {"0": {"dev": {"pearson": 0.5}, "test": {}}, "4": {"dev": {"pearson": 0.75}, "test": {}}}
+    files.write_json(run / "results.json", {"seeds": scores})
+    said = f"scalearn: {run}: took seed 4, the best of 2 on development data (pearson 0.7500)\n"
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"sentence1": "A fine day.", "sentence2": "It rains."}))
+    answers = {}
+    for seed in ([], ["--seed", "4"], ["--seed", "0"]):
+        out = tmp_path / f"answers{''.join(seed)}.jsonl"
+        argv = ["predict", str(run), "--input", str(tmp_path / "texts.jsonl"), "--output", str(out), *seed]
+        assert cli.main(argv) == 0
+        answers["".join(seed)] = out.read_text()
+        assert capsys.readouterr().err == ("" if seed else said)
+    assert answers[""] == answers["--seed4"] != answers["--seed0"]
+    source, bank = load_source(str(run)), load_tree(run / "seed-4.safetensors")["adapters"]
+    assert source.hash == tree.content_hash(banks.select(bank, 0)) and f"scalearn: {source.why}\n" == said
+    for form in ("native", "adapterhub"):
+        assert cli.main(["export", str(run), "--out", str(tmp_path / form), "--format", form]) == 0
+        assert capsys.readouterr().err == said
+    assert (tmp_path / "native/seed-4.safetensors").exists() and describe_folder(run)[0]["seed"] == 4
+    assert provenance.read_provenance(tmp_path / "adapterhub")["seed"] == 4
+    assert cli.main(["predict", str(run), "--input", "none.jsonl", "--output", str(tmp_path / "more.jsonl")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1  # an error is one line
 
 
 def _larger(monkeypatch):

@@ -14,9 +14,9 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs import run_json
 from scalearn_jax.runs.foreign_head import find_task, read_head
-from scalearn_jax.runs.load import RunFolder, choose_seed
+from scalearn_jax.runs.load import RunFolder
 from scalearn_jax.runs.plain_adapter import PlainAdapter, foldable, to_plain_adapter
-from scalearn_jax.runs.provenance import read_provenance
+from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
 from scalearn_jax.runs.sources import NO_TRUST, Source, Trust, check_base_models, check_sources, is_hub_id, load_source
 from scalearn_jax.typing import Params
@@ -34,6 +34,7 @@ class Served:
     path: str  # of its backbone, a folder or a hub id
     revision: str | None  # of a hub id
     hash: str  # content hash of the backbone
+    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
 
 
 def open_folders(
@@ -44,7 +45,7 @@ def open_folders(
     Args:
       *names: each a run folder or a folder of AdapterHub, told apart by their files; or ``OWNER/NAME[@REVISION]``.
       backbone: where the backbone lies now; by default where the first folder names it.
-      seed: which seed of a run; by default its first.
+      seed: which seed of a run; by default its best on development data.
       trust: what to read and not to check.
 
     Raises:
@@ -74,7 +75,7 @@ def open_folders(
 
 def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: Trust, first: Served | None) -> Served:
     origin, method = found.info["backbone"], methods.get(found.info["method"])
-    seed = choose_seed(found.folder, found.info["seeds"], seed)
+    seed, why = choose_seed(found.folder, found.info, seed)
     run = found.load(backbone=backbone, seed=seed, trust=trust)
     if first and first.hash != origin["hash"]:
         raise InputError(
@@ -92,6 +93,7 @@ def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: T
         path=backbone or origin["path"],
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
+        why=why,
     )
 
 

@@ -3,7 +3,6 @@
 Letters: n examples, N sequences of a step, S row length, C outputs, K sequences of an example.
 """
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from scalearn_jax import metrics
 from scalearn_jax.config import PredictConfig
 from scalearn_jax.data import batches, packing, rows, tokens
 from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.io.files import write_text
+from scalearn_jax.io.files import as_json, write_text
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import open_folders
 from scalearn_jax.runs.serving.mixed import Rows
@@ -49,6 +50,7 @@ class Predictor:
       forward: (params, rows) -> logits Float[N C]; compiled.
       params: on the devices.
       tokenizer: of the backbone.
+      choices: a line for each run of several seeds, which of them was taken and why.
     """
 
     tasks: Mapping[str, Task]
@@ -58,6 +60,7 @@ class Predictor:
     forward: Callable[[Params, Rows], Array]
     params: Params
     tokenizer: Any
+    choices: Sequence[str] = ()
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -78,7 +81,7 @@ class Predictor:
             write, or a stranger's). Several must share a backbone and be one adapter in each layer, as all methods but
             fusion, ia3, full and head are.
           backbone: where the backbone lies now; needed where no folder names it.
-          seed: which seed of a run; by default its first.
+          seed: which seed of a run; by default its best on development data, see ``choices``.
           batch_size: N, sequences of a step; an example of a task with K choices has K.
           dtype: type of the computation, see ``ModelSpec``; by default that of the runs, float32 where they differ.
           allow_pickle: whether to read weights without safetensors.
@@ -107,6 +110,7 @@ class Predictor:
             forward=forward,
             params=params,
             tokenizer=tokens.load_tokenizer(served[0].path, served[0].revision),
+            choices=[one.why for one in served if one.why],
         )
 
     @property
@@ -172,10 +176,7 @@ class Predictor:
         found = []
         for query, one, part in zip(asked, encoded, np.split(logits, np.cumsum(counts)[:-1]), strict=True):
             part = part[:, : query.task.num_outputs]
-            if not np.isfinite(part).all():
-                raise FloatingPointError(
-                    f"the logits of task {query.task.name} are not finite; are its weights damaged?"
-                )
+            metrics.check_finite(part, f"task {query.task.name}")
             found.append(part.reshape(len(one), -1))
         return found
 
@@ -247,5 +248,7 @@ def predict(config: PredictConfig) -> Path:
     if config.also:
         check_columns(table, ["task"], config.input)
     lines = predictor.predict_table(table, config.input, table["task"] if config.also else None)
-    write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(output, "".join(as_json(line, indent=None) for line in lines))
+    for why in predictor.choices:
+        report_choice(why)
     return output
