@@ -36,26 +36,35 @@ def list_names(config: ListConfig) -> str:
 
 
 def format_scores(result: dict[str, Any]) -> str:
-    """Lays out what ``evaluate`` returns: a line a seed, and mean and sample standard deviation of several.
+    """Lays out what ``evaluate`` returns: a line a seed, then mean, sample standard deviation and standard error.
+
+    The deviation is that over several seeds; the error is what so few examples give, mean over seeds.
 
     Example:
-      >>> seeds = {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.7}}
-      >>> print(format_scores({"run": "r", "task": "glue/rte", "split": "test", "seeds": seeds}))
-      r: glue/rte, test split
+      >>> seeds, errors = {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.7}}, {"0": {"accuracy": 0.05}}
+      >>> known = {"examples": {"used": 100, "available": 277}, "seeds": seeds, "se": errors}
+      >>> print(format_scores({"run": "r", "task": "glue/rte", "split": "test", **known}))
+      r: glue/rte, test split, 100 of 277 examples, 2 seeds
       seed  accuracy
       ----  --------
       0     0.5000
       1     0.7000
       mean  0.6000
       sd    0.1414
+      se    0.0500
     """
-    seeds = result["seeds"]
+    seeds, errors, examples = result["seeds"], result["se"].values(), result["examples"]
     names = list(next(iter(seeds.values())))
     rows = [[str(seed), *(f"{values[name]:.4f}" for name in names)] for seed, values in seeds.items()]
     if len(seeds) > 1:
         for title, statistic in (("mean", fmean), ("sd", stdev)):
             rows.append([title, *(f"{statistic([v[name] for v in seeds.values()]):.4f}" for name in names)])
-    return f"{result['run']}: {result['task']}, {result['split']} split\n{terminal.plain(['seed', *names], rows)}"
+    known = {name: f"{fmean(error[name] for error in errors):.4f}" for name in names if all(name in e for e in errors)}
+    rows.append(["se", *(known.get(name, "-") for name in names)])
+    count = f"{examples['used']:,} of {examples['available']:,} examples"
+    several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}"
+    return f"{title}\n{terminal.plain(['seed', *names], rows)}"
 
 
 def format_plan(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from time import perf_counter
@@ -9,7 +10,9 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Shows the events of a training loop of one or more seeds; losses are their mean. A context manager.
+    """Shows the events of a training loop of one or more seeds; losses are the mean of those that are finite.
+
+    A context manager.
 
     On a terminal one bar holds the step, the loss, examples per second and the time left, and every evaluation leaves a
     line above it. Otherwise (a log file, a pipe) each event is one line. The stream is standard error by default, so
@@ -99,8 +102,9 @@ def format_duration(seconds: float) -> str:
 
 
 def _mean(values: Any) -> float:
-    values = values if isinstance(values, Sequence) else [values]
-    return sum(values) / len(values)
+    """The mean of those that are finite, as of seeds of which one has diverged; NaN without any."""
+    values = [value for value in (values if isinstance(values, Sequence) else [values]) if math.isfinite(value)]
+    return sum(values) / len(values) if values else math.nan
 
 
 def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

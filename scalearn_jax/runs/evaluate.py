@@ -3,6 +3,7 @@
 Letters: M members (seeds trained together).
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,31 @@ from scalearn_jax.data import rows, splits, tokens
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
-from scalearn_jax.train.evaluate import Layout, Members, score
+from scalearn_jax.train.evaluate import Layout, Members, member_logits, scores, standard_errors
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Computes the metrics of every seed of a finished run on a split.
 
     Returns:
-      ``{"run", "task", "split", "seeds": {seed: {metric: value}}}``.
+      ``{"run", "task", "split", "examples": {"used", "available"}, "seeds": {seed: {metric: value}}, "se": {seed:
+      {metric: standard error}}}``; for the last see ``metrics.standard_errors``.
 
     Raises:
       InputError: damaged run folder, other backbone, missing data.
+      FloatingPointError: the logits of a seed are not finite.
     """
     run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
-    results = score(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
+    logits = member_logits(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
+    found, errors = (function(run.task, logits, encoded) for function in (scores, standard_errors))
     return {
         "run": config.run,
         "task": run.task.name,
         "split": config.split,
-        "seeds": {str(seed): result for seed, result in zip(run.members, results, strict=True)},
+        "examples": {"used": len(encoded), "available": encoded.available},
+        "seeds": {str(seed): result for seed, result in zip(run.members, found, strict=True)},
+        "se": {str(seed): result for seed, result in zip(run.members, errors, strict=True)},
     }
 
 
@@ -66,8 +72,9 @@ def read_split(
         max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )
     tokenizer, where = _tokenizer(run, backbone)
-    encoded = tokens.cached(tokenizer, run.task, tables._asdict()[split], max_length=run.task.max_length)
-    return tokens.check_ids(encoded, run.spec.backbone, where)
+    encoded = tokens.cached(tokenizer, run.task, getattr(tables, split), max_length=run.task.max_length)
+    available = dict(zip(("train", "dev", "test"), tables.available, strict=True))[split]
+    return dataclasses.replace(tokens.check_ids(encoded, run.spec.backbone, where), available=available)
 
 
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:
@@ -84,7 +91,8 @@ def members_of(run: Run) -> Members:
     halves = [tree.partition(params, keep) for params in run.members.values()]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
-    return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
+    names = [f"{run.folder}, seed {seed}" for seed in run.members]
+    return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()), names)
 
 
 def _tokenizer(run: Run, backbone: str | None) -> tuple[Any, str]:

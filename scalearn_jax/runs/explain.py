@@ -71,6 +71,7 @@ def explain_run(config: ExplainConfig) -> str:
         "task": run.task.name,
         "split": config.split,
         "examples": len(encoded),
+        "available": encoded.available,
         "tokens": int(encoded.lengths.sum()),
         "metric": run.task.metrics[0],
         "seeds": list(found.seeds),
@@ -109,7 +110,8 @@ def write_explanation(out: Path, found: Attribution, facts: dict) -> None:
 
 def describe_subject(facts: dict) -> str:
     """Returns what an explanation is about, for titles."""
-    return f"{facts['method']} on {facts['task']}, {facts['split']} split, {facts['examples']} examples"
+    counts = f"{facts['examples']:,} of {facts['available']:,} examples"
+    return f"{facts['method']} on {facts['task']}, {facts['split']} split, {counts}"
 
 
 def by_layer_csv(found: Attribution, values: Mapping[str, np.ndarray]) -> str:

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scalearn_jax.errors import masked, printable
-from scalearn_jax.sharing.card_metadata import card_metadata, example_limit, finite_scores, known_base
+from scalearn_jax.sharing.card_metadata import (
+    card_metadata,
+    example_counts,
+    example_limit,
+    finite_scores,
+    known_base,
+    standard_error,
+)
 
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
@@ -140,13 +147,19 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _scores(content: Mapping[str, Any]) -> list[str]:
     rows = []
     for ours, split, metric, value in finite_scores(content):
-        limit = example_limit(content, ours)
+        limit, counts = example_limit(content, ours), example_counts(content, ours)
         examples = "all" if limit is None else f"at most {limit:,}"
-        rows.append([ours, split, inert(metric), f"{value:.4f}", examples])
+        if counts:
+            examples = "all {:,}".format(*counts) if counts[0] == counts[1] else "{:,} of {:,}".format(*counts)
+        error = standard_error(content, metric) if ours == "test" else None
+        shown = f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+        rows.append([ours, split, inert(metric), shown, examples])
     if not rows:
         return []
     is_part = any(row[:2] == ["dev", "train"] for row in rows)
     note = "\n`dev` is a tenth of the published training set, which was held out.\n" if is_part else ""
+    if any("±" in row[3] for row in rows):
+        note += "\n± is the standard error that a test set of so few examples gives, of one seed.\n"
     return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score', 'examples'], rows)}{note}"]
 
 

@@ -4,7 +4,7 @@ Letters: M members (seeds of a run).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,13 @@ import numpy as np
 
 from scalearn_jax import tree
 from scalearn_jax.data import batches
-from scalearn_jax.data.tasks import Task
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
-from scalearn_jax.train.evaluate import Members, score
+from scalearn_jax.train.evaluate import Members, member_logits, scores, standard_errors
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.sharding import gather, replicate
 from scalearn_jax.train.state import Faults, Member, Position, count_parameters
@@ -29,26 +28,44 @@ from scalearn_jax.train.state import Faults, Member, Position, count_parameters
 class Outcome(NamedTuple):
     """What came of a run."""
 
-    members: list[Member] | None  # the best checkpoint of each; none where one has none
-    failure: str  # why there are none
+    members: dict[int, Member]  # seed -> its best checkpoint, without the seeds that are lost
+    lost: dict[int, str]  # seed -> why it has no result
     state_hash: str  # of the last training state, optimiser included
+    scores: Mapping[int, dict[str, Any]] = {}  # seed -> its ``test`` scores and their standard errors ``se``
 
 
 def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
-    """Collects the outcome of each run from the program that trained them."""
+    """Collects the outcome of each run from the program that trained them; see ``score_test`` for its scores."""
     found = []
     for number, (setup, run) in enumerate(zip(setups, position.groups, strict=True)):
         own = slice(number * len(run.members), (number + 1) * len(run.members))
-        state = tree.index(position.state, own)
-        never = [seed for seed, m in zip(setup.config.seeds, run.members, strict=True) if m.trainable is None]
-        failure = ""
-        if any(run.gave_up):
-            failure = _diagnosis(setup, run.gave_up.index(True), state.faults)
-        elif never:
-            select = "loss" if setup.config.select == "loss" else "metric"
-            failure = f"no evaluation of seed {never[0]} gave a finite {select}"
-        found.append(Outcome(None if failure else run.members, failure, tree.content_hash(to_host(state))))
+        state, members, lost = tree.index(position.state, own), {}, {}
+        for index, (seed, member) in enumerate(zip(setup.config.seeds, run.members, strict=True)):
+            if run.gave_up[index]:
+                lost[seed] = _diagnosis(setup, index, state.faults)
+            elif member.trainable is None:
+                select = "loss" if setup.config.select == "loss" else "metric"
+                lost[seed] = f"no evaluation of seed {seed} gave a finite {select}"
+            else:
+                members[seed] = member
+        found.append(Outcome(members, lost, tree.content_hash(to_host(state))))
     return found
+
+
+def score_test(setup: Setup, outcome: Outcome) -> Outcome:
+    """Scores the best checkpoints of a run on its test set; a seed whose logits there are not finite is lost, too."""
+    best = replicate(tree.stack([member.trainable for member in outcome.members.values()]), setup.mesh)
+    members, test = Members(setup.spec, setup.task, best, setup.frozen), setup.data.test
+    logits = member_logits(members, test, setup.evaluation_layout, diverged=True)
+    finite = {seed: one for seed, one in zip(outcome.members, logits, strict=True) if np.isfinite(one).all()}
+    lost = {seed: f"seed {seed}: no finite logits on the test set" for seed in outcome.members if seed not in finite}
+    kept = list(finite.values())
+    both = zip(scores(setup.task, kept, test), standard_errors(setup.task, kept, test), strict=True)
+    return outcome._replace(
+        members={seed: outcome.members[seed] for seed in finite},
+        lost=outcome.lost | lost,
+        scores={seed: {"test": score, "se": errors} for seed, (score, errors) in zip(finite, both, strict=True)},
+    )
 
 
 def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
@@ -67,26 +84,21 @@ def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
 
 
 def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
-    """Scores the best checkpoints of a run and fills its folder; returns the results.
-
-    A process that only computes has no folder.
-    """
-    best = replicate(tree.stack([member.trainable for member in outcome.members]), setup.mesh)
-    test = score(Members(setup.spec, setup.task, best, setup.frozen), setup.data.test, setup.evaluation_layout)
+    """Fills the folder of a run that is scored; returns the results. A process that only computes has no folder."""
     # What is frozen stays in the run where other copies may lack it: the bank, and a pooler that its head uses.
     pooled = any(head.kind == "pooled" for _, head in setup.spec.heads)
     backbone = {"pooler": setup.frozen["backbone"]["pooler"]} if pooled else {}
     kept = tree.flatten(gather({"adapters": setup.frozen["adapters"], "backbone": backbone}, setup.mesh))
     kept = {name: np.asarray(leaf) for name, leaf in kept.items()}
-    results = summarise(setup.task, setup.config.seeds, outcome, test, schedule)
+    results = summarise(setup, outcome, schedule)
     if folder:
-        for seed, member in zip(setup.config.seeds, outcome.members, strict=True):
+        for seed, member in outcome.members.items():
             save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
         if kept:
             widened = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in kept.items()}
             save_tensors(folder / "frozen.safetensors", widened)
         write_json(folder / "results.json", results)
-        write_json(folder / "run.json", describe(kind, setup))
+        write_json(folder / "run.json", describe(kind, setup) | {"seeds": list(outcome.members)})
     return results
 
 
@@ -111,22 +123,34 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
     }
 
 
-def summarise(task: Task, seeds: Sequence[int], outcome: Outcome, test, schedule) -> dict[str, Any]:
-    """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd.
+def summarise(setup: Setup, outcome: Outcome, schedule: Schedule) -> dict[str, Any]:
+    """Builds ``results.json``: each seed's metrics at its best checkpoint, their mean and sd, and on how many examples.
 
-    The hash of the last training state, optimiser included, shows whether two runs were the same to the last bit; of
-    runs that train together, the state is that when the last of them ended.
+    ``se`` is the standard error that so few test examples give, see ``metrics.standard_errors``; its mean over seeds,
+    which see the same examples, is at least that of their mean. The hash of the last training state, optimiser
+    included, shows whether two runs were the same to the last bit; of runs that train together, the state is that when
+    the last of them ended.
     """
     by_seed = {
-        str(seed): {"dev": member.metrics, "test": scores, "best_step": member.best_step, "steps": member.stopped_at}
-        for seed, member, scores in zip(seeds, outcome.members, test, strict=True)
+        str(seed): {"dev": member.metrics, **scored, "best_step": member.best_step, "steps": member.stopped_at}
+        for (seed, member), scored in zip(outcome.members.items(), outcome.scores.values(), strict=True)
     }
-    values = {name: np.array([entry[name] for entry in test]) for name in test[0]}
+
+    def over_seeds(part: str) -> dict[str, np.ndarray]:
+        entries = [entry[part] for entry in by_seed.values()]
+        return {name: np.array([entry[name] for entry in entries]) for name in entries[0]}
+
+    test = over_seeds("test")
     return {
-        "main_metric": task.metrics[0],
+        "main_metric": setup.task.metrics[0],
         "num_steps": schedule.num_steps,
         "seeds": by_seed,
-        "mean": {name: float(value.mean()) for name, value in values.items()},
-        "sd": {name: float(value.std(ddof=1)) if len(value) > 1 else 0.0 for name, value in values.items()},
+        "mean": {name: float(values.mean()) for name, values in test.items()},
+        "sd": {name: float(values.std(ddof=1)) if len(values) > 1 else None for name, values in test.items()},
+        "se": {name: float(values.mean()) for name, values in over_seeds("se").items()},
+        "examples": {
+            name: {"used": len(split), "available": split.available} for name, split in vars(setup.data).items()
+        },
+        **({"lost": {str(seed): why for seed, why in outcome.lost.items()}} if outcome.lost else {}),
         "state": outcome.state_hash,
     }

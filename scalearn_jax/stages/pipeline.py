@@ -20,10 +20,11 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
 from scalearn_jax.models import pretrained
+from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
-from scalearn_jax.stages.outputs import outcomes, write_run
+from scalearn_jax.stages.outputs import outcomes, score_test, write_run
 from scalearn_jax.stages.prepare import Setup, prepare, resolve_task
 from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
 from scalearn_jax.train import resume
@@ -104,8 +105,11 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     processes.check_joined(config.num_processes)
     results = _finished(kind, config) if processes.is_writer else {}
     if config.out in results and processes.num_processes == 1:
+        _name_lost_seeds(results)
         return Path(config.out)
     setups = make_setups(config)
+    for source in setups[0].sources:
+        report_choice(source.why)
     schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
     failures: dict[str, str] = {}
     for setup, schedule in zip(setups, schedules, strict=True):
@@ -113,6 +117,8 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
         results, failures = results | found, failures | failed
     if config.learning_rates and results and processes.is_writer:
         write_json(Path(config.out, "rates.json"), compare_rates(setups, results))
+    if processes.is_writer:
+        _name_lost_seeds(results)
     if failures:
         each = "; ".join(f"{out}: {failure}" for out, failure in failures.items())
         raise FloatingPointError(f"{each}; try a lower learning rate, and another --out.")
@@ -129,6 +135,13 @@ def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     for out in done:
         _warn(out, "is finished already, by an earlier run with the same settings (its files are not compared).")
     return done
+
+
+def _name_lost_seeds(results: dict[str, Any]) -> None:
+    """Reports the seeds that runs, folder -> results, had to go on without."""
+    for out, found in results.items():
+        for why in found.get("lost", {}).values():
+            _warn(out, f"LOST a seed, the run holds only {', '.join(found['seeds'])}: {why}")
 
 
 def _warn(out: str, text: str) -> None:
@@ -158,14 +171,15 @@ def _train_target(
         with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
             position = train(runs, schedule, records, start.saved, start.saver if processes.is_writer else None)
         for run, folder, outcome in zip(runs, start.folders, outcomes(runs, position), strict=True):
-            if outcome.failure:
-                failures[run.config.out] = outcome.failure
-                if folder:
-                    folder.discard()
-            elif run.config.out not in start.done:
+            if run.config.out in start.done:
+                continue
+            outcome = score_test(run, outcome) if outcome.members else outcome
+            if outcome.members:
                 found[run.config.out] = write_run(kind, folder and folder.path, run, schedule, outcome)
-                if folder:
-                    folder.keep()
+            else:
+                failures[run.config.out] = "; ".join(outcome.lost.values())
+            if folder:
+                folder.keep() if outcome.members else folder.discard()
     return found, failures
 
 

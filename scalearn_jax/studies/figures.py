@@ -1,5 +1,6 @@
 """Figures of a study: learned scales, scores against size and against number of examples, and probing."""
 
+import math
 from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import plot
 from scalearn_jax.runs.figures import Panel, draw_omegas, mean_omega
-from scalearn_jax.studies.results import Result
+from scalearn_jax.studies.results import Result, format_examples, format_percent, largest_error
 from scalearn_jax.studies.tables import by_method, targets_of
 
 
@@ -61,7 +62,7 @@ class Point(NamedTuple):
     method: str
     parameters: float  # number of transfer parameters
     score: float  # in percent
-    sd: float  # of the average, over seeds; 0 where there are too few seeds
+    sd: float | None  # of the average, over seeds; one seed has none
 
 
 def points(results: Sequence[Result]) -> tuple[list[Point], list[str]]:
@@ -76,8 +77,8 @@ def points(results: Sequence[Result]) -> tuple[list[Point], list[str]]:
 def _point(method: str, row: Sequence[Result]) -> Point:
     by_seed = [dict(zip(result.seeds, result.values, strict=True)) for result in row]
     averages = [fmean(scores[seed] for scores in by_seed) for seed in set.intersection(*map(set, by_seed))]
-    sd = stdev(averages) if len(averages) > 1 else 0.0
-    return Point(method, fmean(r.parameters for r in row), 100 * fmean(r.mean for r in row), 100 * sd)
+    sd = 100 * stdev(averages) if len(averages) > 1 else None
+    return Point(method, fmean(r.parameters for r in row), 100 * fmean(r.mean for r in row), sd)
 
 
 def draw_parameters(results: Sequence[Result], out: Path) -> list[str]:
@@ -90,7 +91,18 @@ def draw_parameters(results: Sequence[Result], out: Path) -> list[str]:
         fill(axis, methods)
         what = targets[0] if len(targets) == 1 else f"average of {len(targets)} targets"
         axis.set_ylabel(f"{what}, test score in percent")
+        rows = [[row[target] for target in targets] for row in by_method(results).values()]
+        plot.title(figure, _describe_average(rows))
     return [PARAMETERS]
+
+
+def _describe_average(rows: Sequence[Sequence[Result]]) -> str:
+    """How many test examples the averages of methods are from, and the largest standard error that so few give."""
+    if any(result.used is None for row in rows for result in row):
+        return "test sets: unknown"
+    used, available = (sum(getattr(result, name) for result in rows[0]) for name in ("used", "available"))
+    error = max(math.hypot(*(result.se for result in row)) / len(row) for row in rows)
+    return f"test sets: {used:,} of {available:,}, s.e. {format_percent(error)}"
 
 
 def fill(axis, methods: Sequence[Point]) -> list:
@@ -154,10 +166,19 @@ def draw_few_shot(results: Sequence[Result], out: Path) -> list[str]:
             axis.set_xticks(shots, [str(k) for k in shots])
             axis.set_xticks([], minor=True)
             axis.set_xlabel("training examples")
-            axis.set_title(f"{titles[target]}: {targets[target]}")
+            axis.set_title(_panel_title(titles[target], [result for result in results if result.target == target]))
         plot.legend(figure, axis, styles, {method: method for method in methods})
         figure.supylabel("test score in percent", fontsize=8)
     return [FEW_SHOT]
+
+
+def _panel_title(target: str, results: Sequence[Result]) -> str:
+    return f"{target}: {results[0].metric}\n{_describe_sample(results)}"
+
+
+def _describe_sample(results: Sequence[Result]) -> str:
+    """How many test examples the results of a target are from, and the largest standard error that so few give."""
+    return f"test set: {format_examples(results)}, s.e. {largest_error(results)}"
 
 
 SINGLE, PAIRS = "probing-single", "probing-pairs"
@@ -195,7 +216,7 @@ def draw_single(results: Sequence[Result], out: Path) -> None:
                     sds = [result.sd and 100 * result.sd for result in row]
                     x, means = [result.coefficients[0] for result in row], [100 * result.mean for result in row]
                     plot.line(axis, x, means, sds, linewidth=2.4 if source == target else 1.0, **styles[source])
-            axis.set_title(f"{titles[target]}: {targets[target]}")
+            axis.set_title(_panel_title(titles[target], [result for result in results if result.target == target]))
             axis.set_xlabel("coefficient")
         plot.legend(figure, axis, styles, names)
         own = "; thick: the target's own" if set(sources) & set(targets) else ""
@@ -219,7 +240,7 @@ def draw_pairs(results: Sequence[Result], out: Path, name: str) -> None:
             axis.set_yticks(range(len(first)), [f"{value:g}" for value in first])
             axis.set_ylabel(names[down])
             axis.set_xlabel(names[across])
-        what = f"{results[0].target} {results[0].metric} in percent"
+        what = f"{results[0].target} {results[0].metric} in percent, {_describe_sample(results)}"
         plot.title(figure, f"{what}: two source adapters, each times a constant; grey within a panel")
 
 

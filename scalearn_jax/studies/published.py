@@ -13,7 +13,7 @@ from typing import Any
 
 from scalearn_jax.errors import unknown
 from scalearn_jax.studies.results import Result, format_score
-from scalearn_jax.studies.tables import ABSENT, Table, by_method, describe_seeds, targets_of, to_csv
+from scalearn_jax.studies.tables import ABSENT, Table, by_method, describe_seeds, describe_tests, targets_of, to_csv
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def published_table(
     other = f"of ANOTHER BACKBONE, {name}: the differences do not measure how well the paper is reproduced"
     caption = (
         f"Test scores in percent. Published: ScaLearn (arXiv 2310.01217), table {table}, backbone {theirs}, mean over"
-        f" seeds. Ours: {describe_seeds(results)}, {same if name == theirs else other}"
+        f" seeds. Ours: {describe_seeds(results)}; {describe_tests(results)}; {same if name == theirs else other}"
     )
     return Table(f"{title}: beside the published numbers", texts, caption, group_by="method")
 

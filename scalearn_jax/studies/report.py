@@ -63,7 +63,7 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
         write_text(out / "probing.csv", tables.probing_csv(probing))
         texts.append(f"{len(probing)} probing results: {printable(str(out / 'probing.csv'))}")
     if comparisons := significance.compare_all([*plain, *few_shot]):
-        laid_out = significance.significance_table(comparisons, title)
+        laid_out = significance.significance_table(comparisons, title, tables.describe_tests([*plain, *few_shot]))
         _write_table(laid_out, significance.significance_csv(comparisons), out, "significance")
     if missing:
         print(f"no figures: {missing[0]} is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Finished runs as results: one method on one target, with the score of every seed."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -37,6 +37,10 @@ class Result:
     normalise: str  # how ScaLearn normalises its scales; empty for other methods, which have none
     shots: int | None = None  # number of training examples of a few-shot cell
     coefficients: tuple[float, ...] = ()  # of each source in a probing cell
+    lost: tuple[int, ...] = ()  # seeds that did not stay finite
+    used: int | None = None  # test examples that were scored; ``None`` in runs that did not record it
+    available: int | None = None  # test examples that there are
+    se: float | None = None  # standard error that so few examples give, mean over seeds; see metrics.standard_errors
 
     @property
     def mean(self) -> float:
@@ -106,9 +110,11 @@ def results_frame(folder: str | Path) -> "DataFrame":
       folder: the ``--out`` of ``scalearn run``, or a folder with runs below it.
 
     Returns:
-      A row a result, with ``method``, ``target``, ``shots`` (of a few-shot cell), ``metric``, ``num_seeds``, ``mean``
-      and ``sd`` over seeds (fractions), ``transfer_parameters``, and as tuples ``sources``, ``coefficients`` (of a
-      probing cell), ``seeds`` and ``scores``.
+      A row a result, with ``method``, ``target``, ``shots`` (of a few-shot cell), ``metric``, ``num_seeds``,
+      ``lost_seeds`` (a text, those that did not stay finite), ``mean`` and ``sd`` over seeds (fractions),
+      ``test_examples`` (that were scored), ``test_available`` (that there are), ``standard_error`` (that so few give),
+      ``transfer_parameters``, and as tuples ``sources``, ``coefficients`` (of a probing cell), ``seeds`` and
+      ``scores``. What a run did not record is missing.
 
     Raises:
       InputError: see ``read_results``.
@@ -134,8 +140,12 @@ def as_frame(results: Iterable[Result]) -> "DataFrame":
             "shots": result.shots,
             "metric": result.metric,
             "num_seeds": len(result.values),
+            "lost_seeds": " ".join(map(str, result.lost)),
             "mean": result.mean,
             "sd": result.sd,
+            "test_examples": result.used,
+            "test_available": result.available,
+            "standard_error": result.se,
             "transfer_parameters": result.parameters,
             "sources": result.sources,
             "coefficients": result.coefficients,
@@ -144,7 +154,8 @@ def as_frame(results: Iterable[Result]) -> "DataFrame":
         }
         for result in results
     ]
-    return pd.DataFrame(rows).astype({"shots": "Int64", "sd": float})
+    whole = dict.fromkeys(("shots", "test_examples", "test_available"), "Int64")
+    return pd.DataFrame(rows).astype({**whole, "sd": float, "standard_error": float})
 
 
 def read_result(folder: Path, *, label: str | None = None, shots: int | None = None, probing: bool = False) -> Result:
@@ -173,9 +184,22 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
             normalise=_normalise(info["spec"]),
             shots=shots,
             coefficients=_coefficients(info) if probing else (),
+            lost=tuple(int(seed) for seed in scores.get("lost", {})),
+            **_test_examples(scores, metric),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder}: run.json or results.json is damaged: {error!r}.") from error
+
+
+def _test_examples(scores: dict[str, Any], metric: str) -> dict[str, Any]:
+    """What ``results.json`` holds about the test examples, see ``Result``; nothing in those of earlier versions."""
+    if "examples" not in scores:
+        return {}
+    counts = scores["examples"]["test"]
+    if not all(type(counts[name]) is int for name in ("used", "available")):
+        raise TypeError(f"the numbers of test examples must be whole, got {counts}")
+    errors = [_number(seed["se"][metric], 0, _LARGEST, "a standard error") for seed in scores["seeds"].values()]
+    return {"used": counts["used"], "available": counts["available"], "se": fmean(errors)}
 
 
 def _number(value: Any, low: float, high: float, what: str) -> float:
@@ -226,6 +250,25 @@ def format_score(result: Result) -> str:
       '55.00 ± 7.07'
     """
     return format_percent(result.mean) + ("" if result.sd is None else f" ± {format_percent(result.sd)}")
+
+
+def format_examples(results: Sequence[Result]) -> str:
+    """Formats how many test examples the results of one target are from, and of how many.
+
+    Example:
+      >>> known = {"values": (0.5,), "seeds": (0,), "parameters": 0, "sources": (), "normalise": ""}
+      >>> format_examples([Result(Path("r"), "single", "t", "accuracy", **known, used=300, available=1043)])
+      '300 of 1,043'
+    """
+    counts = sorted({(result.used, result.available) for result in results if result.used})
+    texts = [f"all {used:,}" if used == available else f"{used:,} of {available:,}" for used, available in counts]
+    return " or ".join([*texts, *(["unknown"] if any(result.used is None for result in results) else [])])
+
+
+def largest_error(results: Iterable[Result]) -> str:
+    """Formats the largest standard error of some results, in percent; ``?`` where none is known."""
+    errors = [result.se for result in results if result.se is not None]
+    return format_percent(max(errors)) if errors else "?"
 
 
 def format_percent(value: float) -> str:

@@ -138,7 +138,8 @@ def _run_cells(chosen: Sequence[Cell], seconds: float) -> tuple[int, int]:
             if not how:
                 return num_failed, sum(not cell.done for cell in chosen[number - 1 :])
             result = results.read_result(Path(cell.config.out))
-            outcome = f"{how}  {result.metric} {results.format_score(result)}"
+            lost = f"  LOST seeds {' '.join(map(str, result.lost))}" if result.lost else ""
+            outcome = f"{how}  {result.metric} {results.format_score(result)}{lost}"
         except Exception as error:  # the other cells go on
             if not isinstance(error, InputError | FloatingPointError | OSError):  # whose text is enough
                 traceback.print_exc()

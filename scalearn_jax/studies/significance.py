@@ -69,8 +69,8 @@ def bootstrap(differences: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def significance_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """Lays out comparisons, a group a baseline."""
+def significance_table(comparisons: Sequence[Comparison], title: str, tests: str) -> Table:
+    """Lays out comparisons, a group a baseline; ``tests`` describes the test examples."""
     import pandas as pd
 
     rows = []
@@ -87,7 +87,7 @@ def significance_table(comparisons: Sequence[Comparison], title: str) -> Table:
         f" bootstrap's 95 % interval ({NUM_RESAMPLES:,} resamples) and the two-sided p of Wilcoxon's signed-rank test;"
         f" - where fewer than {MIN_PAIRS} pairs are left or all differences are 0. Few pairs mean little, seeds of"
         " one target are not independent of each other, and the p-values are not corrected for the number of"
-        " comparisons"
+        f" comparisons; {tests}"
     )
     return Table(f"{title}: significance", texts, caption, group_by="against")
 

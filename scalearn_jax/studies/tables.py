@@ -4,13 +4,22 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from scalearn_jax.studies.results import Result, as_frame, format_percent, format_score
+from scalearn_jax.studies.results import (
+    Result,
+    as_frame,
+    format_examples,
+    format_percent,
+    format_score,
+    largest_error,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 ABSENT = "-"
-SCORES = ["metric", "num_seeds", "mean", "sd", "transfer_parameters"]  # columns of every CSV, the last ones
+# The last columns of every CSV.
+SCORES = ["metric", "num_seeds", "lost_seeds", "mean", "sd", "test_examples", "test_available", "standard_error"]
+SCORES += ["transfer_parameters"]
 # How each format shows the best and the second best of a column, and what its caption calls them.
 _MARKDOWN = {"best": ("**{}**", "best in bold"), "second": ("_{}_", "second best in italics")}
 _LATEX = {"best": (r"\textbf{{{}}}", "best in bold"), "second": (r"\underline{{{}}}", "second best underlined")}
@@ -65,7 +74,7 @@ def main_table(results: Sequence[Result], title: str, all_targets: Sequence[str]
     names = {target: f"{target} {metric}" for target, metric in targets.items()}
     texts = _counts(frame, "method").join(texts)
     marks = marks.reindex(columns=texts.columns, fill_value="")
-    caption = f"Test scores in percent, {describe_seeds(results)}"
+    caption = f"Test scores in percent, {describe_seeds(results)}; {describe_tests(results)}"
     return Table(title, texts.rename(columns=names), caption, marks=marks)
 
 
@@ -92,6 +101,7 @@ def few_shot_table(results: Sequence[Result], title: str, all_targets: Sequence[
     texts = _counts(frame, ["target", "method"]).reindex(texts.index, fill_value="").join(texts)
     marks = marks.reindex(columns=texts.columns, fill_value="")
     caption = f"Test scores in percent after training on k examples, {describe_seeds(results)}"
+    caption += f"; {describe_tests(results)}"
     names = {k: f"k = {k}" for k in shots}
     return Table(f"{title}: few-shot", texts.rename(columns=names), caption, group_by="target", marks=marks)
 
@@ -137,9 +147,35 @@ def mark_best(texts: "DataFrame") -> "DataFrame":
 
 
 def describe_seeds(results: Sequence[Result]) -> str:
-    """Describes how many seeds a table shows, and how."""
-    seeds = _format_range([len(result.values) for result in results])
-    return "1 seed" if seeds == "1" else f"mean ± standard deviation over {seeds} seeds"
+    """Describes how many seeds a table shows, and how, and which were lost."""
+    counts = {len(result.values) for result in results}
+    text = "one seed"
+    if counts != {1}:
+        text = f"mean ± standard deviation over {_format_range(counts)} seeds"
+        text += " (of one seed there is no deviation)" if 1 in counts else ""
+    lost = [
+        f"{result.method} on {result.target}{f' with {result.shots} examples' if result.shots else ''}"
+        f" {' and '.join(map(str, result.lost))}"
+        for result in results
+        if result.lost
+    ]
+    return f"{text}; LOST seeds, which did not stay finite: {', '.join(lost)}" if lost else text
+
+
+def describe_tests(results: Sequence[Result]) -> str:
+    """Describes how many test examples a table's scores are from, and what so few leave open.
+
+    Example:
+      >>> known = {"values": (0.5,), "seeds": (0,), "parameters": 0, "sources": (), "normalise": "", "se": 0.029}
+      >>> from pathlib import Path
+      >>> describe_tests([Result(Path("r"), "single", "glue/cola", "matthews", **known, used=300, available=1043)])
+      'test examples, and the largest standard error that so few give: glue/cola 300 of 1,043 (2.90)'
+    """
+    by_target = {target: [result for result in results if result.target == target] for target in targets_of(results)}
+    if all(result.used is None for result in results):
+        return "how many of the test examples were used is unknown"
+    texts = [f"{target} {format_examples(own)} ({largest_error(own)})" for target, own in by_target.items()]
+    return f"test examples, and the largest standard error that so few give: {', '.join(texts)}"
 
 
 def scores_csv(results: Sequence[Result], columns: Sequence[str] = ("method", "target")) -> str:

@@ -116,7 +116,7 @@ def train(
                         own = slice(number * len(run.members), (number + 1) * len(run.members))
                         events = [_train_event(position, own, clock)] if schedule.logs(position.step) else []
                         _note_faults(run, position, own, schedule)
-                        if evaluates and not any(run.gave_up):
+                        if evaluates and not _is_finished(run, schedule):
                             with clock.paused():
                                 secure("evaluation")
                                 events.append(_evaluate(run, position, own, schedule, evaluation))
@@ -147,9 +147,10 @@ def _goes_on(member: Member, schedule: Schedule) -> bool:
 
 
 def _is_finished(run: GroupProgress, schedule: Schedule) -> bool:
-    """Whether a run has evaluated its last step, has a member that gave up, or has no patience left."""
+    """Whether a run has evaluated its last step, or every member gave up or has no patience left."""
     ended = max(member.stopped_at for member in run.members) >= schedule.num_steps
-    return ended or any(run.gave_up) or not any(_goes_on(member, schedule) for member in run.members)
+    gave_up = run.gave_up or [False] * len(run.members)
+    return ended or not any(_goes_on(m, schedule) and not gave for m, gave in zip(run.members, gave_up, strict=True))
 
 
 def _note_faults(run: GroupProgress, position: Position, own: slice, schedule: Schedule) -> None:
@@ -170,7 +171,7 @@ def _evaluate(run: GroupProgress, position: Position, own: slice, schedule: Sche
     trainable = jax.tree.map(lambda leaf: leaf[own], position.state.trainable)
     results = evaluation.evaluate(trainable)
     for index, (member, metrics) in enumerate(zip(run.members, results, strict=True)):
-        if _goes_on(member, schedule):
+        if _goes_on(member, schedule) and not run.gave_up[index]:
             score = -metrics["loss"] if schedule.select == "loss" else metrics[evaluation.main_metric]
             score = score if np.isfinite(metrics["loss"]) else np.nan  # whose accuracy may look fine
             member.update(position.step, metrics, score, tree.index(trainable, index))

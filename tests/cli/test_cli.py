@@ -196,10 +196,14 @@ def test_training_commands_print_the_folder(fake, capsys):
 
 
 def test_evaluate_prints_a_table_or_json(fake, capsys):
-    result = {"run": "r", "task": "t", "split": "test", "seeds": {"0": {"accuracy": 0.5}, "1": {"accuracy": 1.0}}}
+    result = {"run": "r", "task": "t", "split": "test", "examples": {"used": 4, "available": 9}}
+    result |= {"seeds": {"0": {"loss": 1, "accuracy": 0.5}, "1": {"loss": 2, "accuracy": 1.0}}}
+    result |= {"se": {"0": {"accuracy": 0.25}, "1": {"accuracy": 0.0}}}
     fake("runs.evaluate", evaluate=lambda config: result)
     assert cli.main(["evaluate", "r"]) == 0
-    assert "mean  0.7500" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith("r: t, test split, 4 of 9 examples, 2 seeds\n")
+    assert "\nmean  1.5000  0.7500\n" in shown and shown.endswith("\nse    -       0.1250\n")
     assert cli.main(["evaluate", "r", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 

@@ -206,7 +206,7 @@ def test_the_command_writes_tables_and_a_figure(run, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert cli.main(["explain", str(run), "--out", str(out), "--max-samples", "12", "--batch-size", "8"]) == 0
     shown = capsys.readouterr().out
-    assert "accuracy without it" in shown and f"wrote {out}" in shown and "12 examples" in shown
+    assert "accuracy without it" in shown and f"wrote {out}" in shown and "dev split, 12 of 200 examples" in shown
     assert sorted(path.name for path in out.iterdir()) == FILES
     contributions, omega, sources, pruning = (
         read(out / f"{name}.csv") for name in ("contributions", "omega", "sources", "pruning")
@@ -244,7 +244,7 @@ def test_one_seed_beside_the_run_replaces_earlier_files(run, measured, tmp_path)
     (folder / "explain" / "sources.csv").write_text("old")
     text = explain.explain_run(ExplainConfig(run=str(folder), seed=4, split="test", batch_size=8))
     assert measured == {"examples": 16, "members": 1, "batch_size": 8}
-    assert "±" not in text and "test split, 16 examples" in text and "25.00" in text
+    assert "±" not in text and "test split, 16 of 400 examples" in text and "25.00" in text
     rows = read(folder / "explain" / "sources.csv")
     assert [(row["drop"], row["sd_drop"]) for row in rows] == [("0.25", "")] * 3
     assert {row["seed"] for row in read(folder / "explain" / "omega.csv")} == {"4", "mean"}

@@ -98,6 +98,18 @@ def test_scores_of_a_part_of_a_split_are_no_results_of_it():
     assert "| `accuracy` | 0.6875 | at most 64 |" in text and "| `accuracy` | 0.7500 | all |" in text
 
 
+def test_the_card_says_how_many_examples_there_were_and_how_sure_that_makes_a_score():
+    counts = {"dev": {"used": 200, "available": 249}, "test": {"used": 277, "available": 277}}
+    scores = {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.6875}, "se": {"accuracy": 0.0279}}
+    text = write(content(examples=counts, scores=scores, most={"dev": 200, "test": 500}))
+    assert "| `accuracy` | 0.6875 ± 0.0279 | all 277 |" in text and "| `accuracy` | 0.7500 | 200 of 249 |" in text
+    assert "± is the standard error" in text
+    assert {result.dataset_split for result in ModelCard(text).data.eval_results} == {"validation"}  # which is whole
+    for damaged in ({}, 3, {"test": 3}, {"test": {"used": "x", "available": None}}):
+        text = write(content(examples=damaged, scores=scores | {"se": damaged}))
+        assert "| `accuracy` | 0.6875 | all |" in text and "±" not in text
+
+
 def test_an_adapter_of_no_sources_is_not_called_folded_of_them():
     assert "folded" not in write(content(sources=[], method="single")).split("## Use")[0]
 

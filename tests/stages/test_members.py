@@ -2,18 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from scalearn_jax import tree
-from scalearn_jax.config import TransferConfig
+from scalearn_jax.config import EvaluateConfig, TransferConfig
+from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.stages import pipeline
+from scalearn_jax.runs.evaluate import evaluate
+from scalearn_jax.runs.load import load_run
+from scalearn_jax.stages import pipeline, program
+from scalearn_jax.studies.results import read_result
 from tests.support import tiny_backbone
 
 SHORT = dict(batch_size=8, eval_every=2, log_every=2, max_train_samples=28, max_eval_samples=16, max_length=32)
@@ -109,6 +115,97 @@ def test_a_rate_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path
     transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=(3e-3, 1e-3))
     found = json.loads((tmp_path / "all/rates.json").read_text())[TARGETS[0]]
     assert set(found["rates"]) == {"0.003", "0.001"}  # of which the first was there
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Makes the first parameters of some seeds NaN."""
+    first_state = program.first_state
+
+    def of(*seeds):
+        def spoilt(setups, optimizers):
+            state, every = first_state(setups, optimizers), [seed for s in setups for seed in s.config.seeds]
+            bad = np.isin(every, seeds)
+            where = lambda leaf: jnp.where(bad.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.nan, leaf)  # noqa: E731
+            return state._replace(trainable=jax.tree.map(where, state.trainable))
+
+        monkeypatch.setattr(program, "first_state", spoilt)
+
+    return of
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        ({}, "no evaluation of seed 1 gave a finite loss"),
+        (dict(max_faults=2), "seed 1: no finite loss and gradient in 2 steps in a row, up to step 2"),
+        (dict(method="head", sources=()), "no evaluation of seed 1 gave a finite loss"),  # on cached features
+    ],
+)
+def test_a_seed_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path, spoil, capsys, options, why):
+    settings = dict(target=TARGETS[0], seeds=(0, 1, 3), sources=sources) | options
+    sources = settings.pop("sources")
+    whole = transfer(backbone, sources, tmp_path / "whole", **settings)
+    spoil(1)
+    for attempt in range(2):  # the second time it is told again
+        out = transfer(backbone, sources, tmp_path / "out", **settings)
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith(f"scalearn: {out}: LOST a seed, the run holds only 0, 3: ") and why in told, attempt
+    assert sorted(path.name for path in out.glob("seed-*")) == ["seed-0.safetensors", "seed-3.safetensors"]
+    for seed in (0, 3):
+        name = f"seed-{seed}.safetensors"
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    paths = out / "run.json", out / "results.json", whole / "results.json"
+    info, results, before = (json.loads(path.read_text(), parse_constant=refuse) for path in paths)
+    assert info["seeds"] == [0, 3] and info["config"]["seeds"] == [0, 1, 3]
+    assert list(results["lost"]) == ["1"] and why in results["lost"]["1"]
+    assert results["seeds"] == {seed: before["seeds"][seed] for seed in "03"}
+    scores = [results["seeds"][seed]["test"]["accuracy"] for seed in "03"]
+    assert results["mean"]["accuracy"] == np.mean(scores) and results["sd"]["accuracy"] == np.std(scores, ddof=1)
+    events = [json.loads(line, parse_constant=refuse) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(event["dev"][1] == {"loss": None, "accuracy": None} for event in events if event["event"] == "eval")
+    assert [event["loss"][1] for event in events if event["event"] == "train"] == [None] * 2
+    assert read_result(out).lost == (1,) and list(load_run(str(out)).members) == [0, 3]
+
+
+def test_without_a_seed_that_stays_finite_there_is_no_run(backbone, sources, tmp_path, spoil):
+    spoil(0, 1)
+    with pytest.raises(FloatingPointError, match="evaluation of seed 0 gave .* evaluation of seed 1 gave"):
+        transfer(backbone, sources, tmp_path / "out", target=TARGETS[0], seeds=(0, 1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_best_rate_has_lost_no_seed(backbone, sources, tmp_path, spoil, monkeypatch):
+    """Of two equal rates the one whose seeds are all there."""
+    results = {
+        out: {"seeds": {str(seed): {"dev": {"loss": loss}} for seed in seeds}, **({"lost": {"1": ""}} if lost else {})}
+        for out, seeds, loss, lost in (("a/lr-0.001", (0, 1), 0.9, False), ("a/lr-0.1", (0,), 0.1, True))
+    }
+    config = TransferConfig(backbone="b", out="a", target=TARGETS[0], learning_rates=(1e-3, 0.1), seeds=(0, 1))
+    setup = SimpleNamespace(config=config, task=tasks.get(TARGETS[0]))
+    (found,) = program.compare_rates([setup], results).values()
+    assert found["best"] == "0.001" and found["lost"] == {"0.001": 0, "0.1": 1}
+
+
+def test_a_cut_test_set_is_recorded(backbone, sources, tmp_path):
+    out = transfer(backbone, sources, tmp_path / "out", target=TARGETS[0], seeds=(0,), max_eval_samples=16)
+    results = json.loads((out / "results.json").read_text())
+    assert results["examples"] == {
+        "train": {"used": 28, "available": 1800},
+        "dev": {"used": 16, "available": 200},
+        "test": {"used": 16, "available": 400},
+    }
+    p = results["seeds"]["0"]["test"]["accuracy"]
+    assert results["seeds"]["0"]["se"] == results["se"] == {"accuracy": pytest.approx((p * (1 - p) / 16) ** 0.5)}
+    assert results["sd"] == {"loss": None, "accuracy": None}  # one seed has no deviation
+    result = read_result(out)
+    assert (result.used, result.available, result.se, result.sd) == (16, 400, results["se"]["accuracy"], None)
+    scores = evaluate(EvaluateConfig(run=str(out)))
+    assert scores["examples"] == results["examples"]["test"] and scores["se"]["0"] == results["se"]
 
 
 def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):

@@ -131,6 +131,28 @@ def test_points_average_the_targets_that_every_method_has(study):
     assert single.sd == pytest.approx(100 * np.std([(0.5 + 0.5) / 2, (0.6 + 0.3) / 2], ddof=1))
 
 
+def test_figures_name_the_number_of_test_examples(tmp_path):
+    for target, examples, se in (("glue/cola", (300, 1043), 0.03), ("glue/rte", (277, 277), 0.04)):
+        for method, sure in (("single", 1), ("fusion", 0.5)):
+            rest = dict(method=method, examples=examples, parameters=9, se=sure * se)
+            write_run(tmp_path / target / method, task=target, **rest)
+    write_run(tmp_path / "glue/rte/4-shot/single", task="glue/rte", examples=(277, 277), se=0.05)
+    write_run(tmp_path / "glue/cola/4-shot/single", task="glue/cola")  # of a version that did not record it
+    write_study(tmp_path, targets=["glue/cola", "glue/rte"], methods=["single", "fusion"], shots=[4])
+    for second in ({}, {"glue/rte": 1.0}):
+        write_probe(tmp_path, "glue/cola", {"glue/cola": 1.0} | second, examples=(300, 1043), se=0.06)
+    draw_all(read_results(tmp_path), tmp_path)
+    expected = {
+        "score-vs-parameters": ["test sets: 577 of 1,320, s.e. 2.50"],
+        "few-shot": ["test set: all 277, s.e. 5.00", "test set: unknown, s.e. ?"],
+        "probing-single": ["test set: 300 of 1,043, s.e. 6.00"],
+        "probing-pairs-glue-cola": ["300 of"],  # the title has more lines
+    }
+    for name, texts in expected.items():
+        shown = (tmp_path / f"{name}.svg").read_text()
+        assert [text for text in texts if text not in shown] == [], name
+
+
 def test_without_a_complete_target_there_are_no_points(tmp_path):
     write_run(tmp_path / "a", task="glue/rte")
     write_run(tmp_path / "b", task="glue/mrpc", method="head")

@@ -95,7 +95,7 @@ def test_differences_to_published(study):
         ("fusion", "difference"): ["-9.49", "-", "-"],
     }
     assert "backbone roberta-base, mean over seeds. Ours: mean" in caption
-    assert caption.endswith("over 2 seeds, of backbone roberta-base.")
+    assert "over 2 seeds; " in caption and caption.endswith("; of backbone roberta-base.")
     tex = (study / "report" / "published.tex").read_text()
     assert r"fusion & difference & $-$9.49 & - & - \\" in tex
     rows = list(csv.DictReader((study / "report" / "published.csv").read_text().splitlines()))

@@ -1,6 +1,7 @@
 """Tables and figures from run folders."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_table_has_bold_best_and_averages_of_complete_rows_only(study):
     assert cells["single"] == ["10", "55.00 ± 7.07", "25.00 ± 0.00", "40.00"]
     assert cells["scalearn"] == ["0 to 6", "_70.00_ ± 0.00", "**80.00** ± 7.07", "**75.00**"]
     assert cells["scalearn++"] == ["6", "**80.00** ± 0.00", "-", "-"]
-    assert text.endswith("over 2 seeds; best in bold, second best in italics.")
+    assert "over 2 seeds; how many of the test examples were used is unknown; best in bold, second best in" in text
     assert (study / "report" / "table.md").read_text() == text + "\n"
 
 
@@ -51,7 +52,44 @@ def test_differing_numbers_of_seeds_get_a_column(study):
     report.make_report(ReportConfig(dir=str(study)))
     seeds = {row[0]: row[2] for row in rows_of(study / "report" / "table.md")}
     assert seeds == {"single": "2", "scalearn": "2", "scalearn++": "2", "fusion": "1"}
-    assert "over 1 to 2 seeds" in (study / "report" / "table.md").read_text()
+    assert "over 1 to 2 seeds (of one seed there is no deviation)" in (study / "report" / "table.md").read_text()
+
+
+def test_tables_and_figures_name_cut_test_sets_and_lost_seeds(tmp_path):
+    targets = {"glue/cola": ("matthews", (300, 1043)), "glue/rte": ("accuracy", (277, 277)), "glue/old": ("f1", None)}
+    for target, (metric, examples) in targets.items():
+        for method, value, se in (("single", 0.5, 0.03), ("fusion", 0.6, 0.04)):
+            rest = dict(method=method, metric=metric, examples=examples, se=se)
+            lost = (7, 9) if (method, target) == ("fusion", "glue/rte") else ()
+            write_run(tmp_path / target / method, task=target, values=(value,) * 3, lost=lost, **rest)
+    write_run(tmp_path / "few/4-shot/single", task="glue/cola", examples=(300, 1043), se=0.05)
+    write_study(tmp_path, targets=[*targets], methods=["single", "fusion"], shots=[4], published="glue/roberta-base")
+    report.make_report(ReportConfig(dir=str(tmp_path)))
+    sizes = "glue/cola 300 of 1,043 (4.00), glue/rte all 277 (4.00), glue/old unknown (?)"
+    for name in ("table", "published", "significance"):
+        for suffix in ("md", "tex"):
+            text = (tmp_path / "report" / f"{name}.{suffix}").read_text()
+            expected = sizes if name != "significance" else sizes.replace("(4.00)", "(5.00)", 1)
+            assert f"test examples, and the largest standard error that so few give: {expected}" in text
+            assert ("fusion on glue/rte 7 and 9" in text) == (name != "significance")
+    assert "glue/cola 300 of 1,043 (5.00)" in (tmp_path / "report/few-shot.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "report/table.csv").read_text().splitlines()))
+    names = ("test_examples", "test_available", "standard_error", "lost_seeds")
+    found = {(row["method"], row["target"]): [row[name] for name in names] for row in rows}
+    assert found["fusion", "glue/cola"] == ["300", "1043", "0.04", ""]
+    assert found["fusion", "glue/rte"] == ["277", "277", "0.04", "7 9"]
+    assert found["single", "glue/old"] == ["", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"examples": {}}, {"examples": {"test": {"used": "9", "available": 9}}}, {"examples": 3}, {"lost": {"x": ""}}],
+)
+def test_damaged_numbers_of_examples_are_named(study, damage):
+    content = json.loads((study / "scalearn" / "results.json").read_text())
+    (study / "scalearn" / "results.json").write_text(json.dumps(content | damage))
+    with pytest.raises(InputError, match="scalearn: run.json or results.json is damaged"):
+        report.make_report(ReportConfig(dir=str(study)))
 
 
 @pytest.fixture
@@ -100,9 +138,10 @@ def test_few_shot_and_probing_cells_stay_out_of_the_main_table(few_shot):
     assert "2 probing results" in text
     lines = (few_shot / "report" / "probing.csv").read_text().splitlines()
     assert lines == [
-        "target,source_1,coefficient_1,source_2,coefficient_2,metric,num_seeds,mean,sd,transfer_parameters",
-        f"glue/rte,glue/rte,1.0,,,accuracy,2,0.6,{np.std([0.5, 0.7], ddof=1)},0",
-        f"glue/rte,glue/rte,0.5,glue/mnli,2.0,accuracy,2,0.375,{np.std([0.25, 0.5], ddof=1)},0",
+        "target,source_1,coefficient_1,source_2,coefficient_2,metric,num_seeds,lost_seeds,mean,sd,test_examples,"
+        "test_available,standard_error,transfer_parameters",
+        f"glue/rte,glue/rte,1.0,,,accuracy,2,,0.6,{np.std([0.5, 0.7], ddof=1)},,,,0",
+        f"glue/rte,glue/rte,0.5,glue/mnli,2.0,accuracy,2,,0.375,{np.std([0.25, 0.5], ddof=1)},,,,0",
     ]
 
 
@@ -122,9 +161,9 @@ def test_without_matplotlib_the_table_still_comes(study, monkeypatch, capsys):
 
 
 def test_one_seed_has_no_deviation(tmp_path):
-    write_run(tmp_path / "a", task="glue/rte", values=(0.5,))
+    write_run(tmp_path / "a", task="glue/rte", values=(0.5,), examples=(5, 9))
     text = report.make_report(ReportConfig(dir=str(tmp_path)))
-    assert "±" not in text and "average" not in text and text.endswith("in percent, 1 seed.")
+    assert "±" not in text and "average" not in text and "in percent, one seed; test examples" in text
 
 
 @pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"main_metric": "x", "seeds": {}}', '{"seeds": 3}'])

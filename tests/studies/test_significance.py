@@ -94,7 +94,7 @@ def test_few_shot_results_are_compared_by_number_of_examples(study):
     write(study, "soup", {"a/x": seeds([0.2] * 6)}, shots=4)
     assert compare(study, "soup", "single").num_pairs == 6 and compare(study, "soup", "single").difference < 0.05
     assert compare(study, "soup", "single", 4).difference == pytest.approx(0.1, abs=1e-12)
-    table = sig.significance_table(sig.compare_all(results.read_results(study)), "t")
+    table = sig.significance_table(sig.compare_all(results.read_results(study)), "t", "all")
     assert table.texts["k"].tolist() == ["all", "4"] and {against for _, against in table.texts.index} == {"single"}
 
 

@@ -22,15 +22,28 @@ def write_run(
     metric="accuracy",
     coefficients=None,
     omega=None,
+    examples=None,
+    se=0.0,
+    lost=(),
 ):
-    """Writes a finished run; a ScaLearn one with the scale of source t at layer l equal to 10 t + l, or as given."""
+    """Writes a finished run; a ScaLearn one with the scale of source t at layer l equal to 10 t + l, or as given.
+
+    With ``examples``, test examples scored and available, as today; else as before they were recorded.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True)
     seeds = list(range(len(values)) if seeds is None else seeds)
     scores = {
         str(seed): {"dev": {metric: value}, "test": {metric: value}} for seed, value in zip(seeds, values, strict=True)
     }
-    (folder / "results.json").write_text(json.dumps({"main_metric": metric, "seeds": scores}))
+    results = {"main_metric": metric, "seeds": scores}
+    if examples:
+        results["examples"] = {"test": dict(zip(("used", "available"), examples, strict=True))}
+        for entry in scores.values():
+            entry["se"] = {metric: se}
+    if lost:
+        results["lost"] = {str(seed): "no finite loss" for seed in lost}
+    (folder / "results.json").write_text(json.dumps(results))
     options = [] if coefficients is None else [["coefficients", list(coefficients)]]
     info = {
         "format": 1,

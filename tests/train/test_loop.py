@@ -94,6 +94,17 @@ def test_a_member_that_has_stopped_may_give_up():
     assert events[-1] == {"event": "eval", "step": 8, "dev": events[-1]["dev"]}
 
 
+def test_a_member_that_gives_up_takes_no_other_with_it():
+    curves = [[4.0, 3.0, 2.0, 1.0], [5.0, 6.0, 4.0, 3.0]]
+    members, events = train(curves, gives_up_at=4)
+    assert (members[0].best_step, members[0].stopped_at) == (2, 2)  # what it computes later does not count
+    (alone,), _ = train(curves[1:])
+    assert (members[1].best_step, members[1].metrics, members[1].stopped_at) == (8, alone.metrics, 8)
+    assert [event["step"] for event in events if event["event"] == "eval"] == [2, 4, 6, 8]
+    _, events = train([[1.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]], gives_up_at=4, patience=2)
+    assert max(event["step"] for event in events) == 6  # one gave up, the other is out of patience
+
+
 def test_runs_beside_each_other_end_and_log_as_alone():
     """The first run out of patience, the second with a better loss in the end."""
     curves = [[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0], [4.0, 3.0, 2.0, 1.0], [5.0, 3.0, 4.0, 2.0]]

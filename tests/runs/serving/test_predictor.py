@@ -334,7 +334,7 @@ def test_weights_that_are_no_numbers_answer_nothing(folders, tmp_path):
     run = shutil.copytree(folders[TOPIC], tmp_path / "run")
     leaves = load_tensors(run / "seed-0.safetensors")
     save_tensors(run / "seed-0.safetensors", leaves | {"adapters/up/bias": leaves["adapters/up/bias"] * np.nan})
-    with pytest.raises(FloatingPointError, match="task builtin/topic: the logits of .* are not finite"):
+    with pytest.raises(FloatingPointError, match="the logits of task builtin/topic are not finite"):
         Predictor.load(str(run)).predict(["good soup"])
 
 
