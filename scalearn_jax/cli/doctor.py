@@ -21,7 +21,8 @@ PACKAGES = (
 _OTHERS = ("adapters", *PLUGINS)  # listed only where they are installed
 _VARIABLES = (
     *("JAX_PLATFORMS", "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_COMPILATION_CACHE_DIR"),
-    *("SCALEARN_CACHE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+    *("SCALEARN_CACHE", "SCALEARN_CACHE_GB", "SCALEARN_KEEP_PROGRAMS"),
+    *("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
 )
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HARDWARE = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/kfd")  # NVIDIA, TPU, AMD
@@ -90,7 +91,8 @@ def as_text(facts: Facts) -> str:
     devices = "; ".join(f"{row['count']} x {row['kind']} ({row['platform']})" for row in facts.devices)
     offline = [name for name in _OFFLINE if facts.variables.get(name, "0").lower() not in ("0", "false", "no", "")]
     private = "private" if facts.cache["private"] else "not private"
-    kept = f"{facts.cache['programs']} programs, {format_bytes(facts.cache['bytes'])}, {private}"
+    size = f"{format_bytes(facts.cache['bytes'])} of at most {format_bytes(cache.limit())}"
+    kept = f"{facts.cache['programs']} programs, {size}, {private}"
     rows = [["python", facts.python], *([name, version or "not installed"] for name, version in facts.packages.items())]
     rows += [
         ["devices", devices or f"none: {facts.error}"],

@@ -23,7 +23,7 @@ from scalearn_jax.data.labels import labels_of, no_labels
 from scalearn_jax.data.rows import Table, as_text, check_columns, num_rows, read_table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.cache import cache_folder, mark_used
 from scalearn_jax.io.files import whole_file
 from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings
 
@@ -224,6 +224,7 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
         return encode(tokenizer, task, table, max_length=max_length)
     path = where / f"{_fingerprint(tokenizer, task, table, max_length)}.npz"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        mark_used(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
     encoded = encode(tokenizer, task, table, max_length=max_length)

@@ -1,18 +1,28 @@
-"""What is kept between runs, in folders that only their owner may read or write."""
+"""What is kept between runs, in folders that only their owner may read or write, up to a size."""
 
+import contextlib
 import hashlib
+import math
 import os
 import platform
+import time
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from scalearn_jax.errors import InputError
+
+_GIGABYTES = 20.0
+_KEPT = ("tokens/*.npz", "similarity/*.npy", "xla/*/*-cache")  # what may go; no other file of the folder does
+_SECONDS = 60.0  # between two looks at the size
+_looked = [-math.inf]  # when the last one was
 
 
 def cache_folder(name: str) -> Path | None:
     """Makes or finds a cache folder of mode 0700 below ``$SCALEARN_CACHE`` or ``~/.cache/scalearn_jax``.
 
     Returns ``None`` where it cannot be made, or belongs to or is writable for someone else: a planted file could then
-    be loaded as ours.
+    be loaded as ours. Now and then it sees to the size of all, see ``trim``.
     """
     folders = list(accumulate(name.split("/"), Path.__truediv__, initial=_root()))
     try:
@@ -21,7 +31,45 @@ def cache_folder(name: str) -> Path | None:
         safe = all(_private(folder) for folder in folders)
     except OSError:
         return None
+    if safe and time.monotonic() - _looked[0] > _SECONDS:
+        trim()
+        _looked[0] = time.monotonic()
     return folders[-1] if safe else None
+
+
+def limit() -> int:
+    """Returns the bytes that may be kept: ``$SCALEARN_CACHE_GB`` gigabytes, by default 20.
+
+    Raises:
+      InputError: the variable is no number from 0 on.
+    """
+    text = os.environ.get("SCALEARN_CACHE_GB") or str(_GIGABYTES)
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return int(float(text) * 2**30)
+    raise InputError(f"SCALEARN_CACHE_GB is {text!r}, expected gigabytes from 0 on, for instance {_GIGABYTES:g}.")
+
+
+def trim() -> None:
+    """Removes what was used longest ago, until no more is kept than ``limit`` allows."""
+    found = []
+    for path in (path for pattern in _KEPT for path in _root().glob(pattern)):
+        with contextlib.suppress(OSError):  # removed by another process
+            status = path.stat()
+            found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    excess = sum(size for _, size, _ in found) - limit()
+    for _, size, path in sorted(found):
+        if excess <= 0:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+            excess -= size
+
+
+def mark_used(path: Path) -> None:
+    """Notes that a file was used now; on many systems reading it does not."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _root() -> Path:

@@ -29,7 +29,7 @@ from scalearn_jax.data.rows import Table, num_rows
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.cache import cache_folder
+from scalearn_jax.io.cache import cache_folder, mark_used
 from scalearn_jax.io.files import whole_file
 from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.backbones import BackboneSpec
@@ -153,6 +153,7 @@ def _cached(embedder: Embedder, tokenizer: Any, texts: list[str], length: int) -
 
 
 def _load(path: Path, size: int) -> np.ndarray | None:
+    mark_used(path)
     try:
         vector = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
