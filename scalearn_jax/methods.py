@@ -24,6 +24,7 @@ class Method:
       uses_sources: whether the bank holds given source adapters; else one fresh adapter, or none.
       choice_head: kind of head on multiple-choice tasks.
       options: options of the combiner.
+      frozen: paths in the trainable groups below which nothing learns; each seed keeps what it has drawn.
       about: one line for ``scalearn list methods``.
     """
 
@@ -36,6 +37,7 @@ class Method:
     uses_sources: bool = True
     choice_head: str = "pooled"
     options: dict[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
     @property
     def trains_adapter(self) -> bool:
@@ -79,6 +81,7 @@ METHODS = {
         "ProPETL: one masked adapter for all layers",
         uses_sources=False,
         choice_head="two_layer",
+        frozen=("transfer/masks/",),
     ),
     "ia3": Method(
         "ia3", _TRANSFER, 5e-3, "(IA)^3: scales on keys, values, FFN", uses_sources=False, choice_head="two_layer"
@@ -125,4 +128,4 @@ def label(path: str, trainable: tuple[str, ...]) -> str:
 
 def is_trainable(method: Method):
     """Returns ``keep(path)`` for ``tree.partition``: whether the method trains a leaf."""
-    return lambda path: label(path, method.trainable) != "frozen"
+    return lambda path: label(path, method.trainable) != "frozen" and not path.startswith(method.frozen)

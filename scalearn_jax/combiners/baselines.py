@@ -116,7 +116,7 @@ def ia3(*, intermediate_size: int | None = None, non_linearity: str = "relu") ->
 
 
 class ProPETL(nn.Module):
-    """Cuts each layer's adapter out of one for all layers; ``scores`` say where, and never learn."""
+    """Cuts each layer's adapter out of one for all layers; ``masks`` say where, and never learn."""
 
     sparsity: float
 
@@ -125,44 +125,51 @@ class ProPETL(nn.Module):
         num_layers, _, hidden_size, bottleneck = banks.shape(bank)
         shared = Adapter(hidden_size, bottleneck, name="adapter")()
 
-        def init_scores(key: Key) -> Params:
+        def init_masks(key: Key) -> Params:
             down_key, up_key = jax.random.split(key)
-            return {
+            scores = {
                 "down": _kaiming_uniform(down_key, (num_layers, hidden_size, bottleneck)),
                 "up": _kaiming_uniform(up_key, (num_layers, bottleneck, hidden_size)),
             }
+            return {part: masks_of(scores[part], self.sparsity).astype(jnp.float32) for part in scores}
 
-        scores = self.param("scores", init_scores)
-        return {part: masked_map(shared[part], scores[part], self.sparsity) for part in ("down", "up")}
+        masks = self.param("masks", init_masks)
+        return {part: masked_map(shared[part], masks[part]) for part in ("down", "up")}
 
 
-def masked_map(shared: Params, scores: Array, sparsity: float) -> Params:
-    """Keeps in each layer the kernel entries with the largest scores Float[L i o]; the bias is the same in all."""
-    keep = jax.lax.stop_gradient(jax.vmap(lambda layer: largest(layer, sparsity))(scores))
+def masked_map(shared: Params, masks: Array) -> Params:
+    """Keeps in each layer the kernel entries where its mask Float[L i o] is 1; the bias is the same in all."""
     kernel, bias = shared["kernel"], shared["bias"]
     return {
-        "kernel": kernel[None] * keep.astype(kernel.dtype),
-        "bias": jnp.broadcast_to(bias[None], (len(keep), *bias.shape)),
+        "kernel": kernel[None] * masks.astype(kernel.dtype),
+        "bias": jnp.broadcast_to(bias[None], (len(masks), *bias.shape)),
     }
 
 
-def largest(scores: Array, fraction: float) -> Array:
-    """Marks the entries with the largest absolute scores by ones; floor((1 - fraction) * size) are dropped.
+def masks_of(scores: Array, fraction: float) -> Array:
+    """Marks in each layer the entries with the largest absolute scores; floor((1 - fraction) * size) are dropped.
+
+    Returns:
+      Bool[L i o], of scores Float[L i o].
 
     Example:
-      >>> largest(jnp.array([[1.0, -3.0], [2.0, 0.5]]), 0.5).tolist()
-      [[0.0, 1.0], [1.0, 0.0]]
+      >>> masks_of(jnp.array([[[1.0, -3.0], [2.0, 0.5]]]), 0.5).astype(int).tolist()
+      [[[0, 1], [1, 0]]]
     """
-    num_dropped = int((1 - fraction) * scores.size)
-    order = jnp.argsort(jnp.abs(scores).ravel())
-    return jnp.ones(scores.size, scores.dtype).at[order[:num_dropped]].set(0).reshape(scores.shape)
+
+    def of_layer(scores: Array) -> Array:
+        order = jnp.argsort(jnp.abs(scores).ravel())
+        dropped = order[: int((1 - fraction) * scores.size)]
+        return jnp.ones(scores.size, bool).at[dropped].set(False).reshape(scores.shape)
+
+    return jax.vmap(of_layer)(scores)
 
 
 def propetl(*, sparsity: float = 0.5, non_linearity: str = "relu") -> Combiner:
     """Makes single-task ProPETL (arXiv 2305.17682): one adapter for all layers, each with its own binary mask.
 
-    Each layer keeps the fraction ``sparsity`` of the kernel entries with the largest absolute scores. As in
-    the release the scores stay at their random start: only the shared ``adapter`` gets a gradient.
+    Each layer keeps the fraction ``sparsity`` of the kernel entries with the largest absolute scores. As in the release
+    the scores stay at their random start, so of them only ``masks`` are kept: what learns is the shared ``adapter``.
 
     Example:
       >>> params = propetl().init(jax.random.key(0), banks.BankShape(12, 0, 768, 48))

@@ -16,7 +16,8 @@ from scalearn_jax.data import rows, splits, tokens
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
-from scalearn_jax.train.evaluate import Layout, Members, member_logits, scores, standard_errors
+from scalearn_jax.train.evaluate import Layout, Members, score
+from scalearn_jax.train.state import own_part
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def members_of(run: Run) -> Members:
     keep = methods.is_trainable(methods.get(run.info["method"]))
     halves = [tree.partition(params, keep) for params in run.members.values()]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
+    frozen |= tree.stack([own_part(half) for _, half in halves])
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
     names = [f"{run.folder}, seed {seed}" for seed in run.members]
     return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()), names)

@@ -4,7 +4,7 @@
     results.json       metrics of every seed, mean and sd
     metrics.jsonl      one line an event, appended during training; the same run gives the same file
     timing.jsonl       how fast it went, and where it was taken up again
-    seed-S.safetensors the trainable parameters of seed S, by path name
+    seed-S.safetensors what seed S has trained, and drawn for good (ProPETL's masks), by path name
     frozen.safetensors what is frozen but not the backbone's: the source bank, and the pooler of a pooled head
 
 With the backbone (kept by reference and hash) a folder is enough to evaluate, predict or reuse the adapter.

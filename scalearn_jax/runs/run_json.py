@@ -11,6 +11,7 @@ import numpy as np
 from flax.errors import FlaxError
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.combiners.baselines import masks_of
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, is_printable, unknown
@@ -137,13 +138,16 @@ def _problems(cls: type, content: Any, place: str) -> list[str]:
 
 
 def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Reads a run's own parameters by path name: those trained, by seed, and those frozen.
+    """Reads a run's own parameters by path name: those of each seed, and those frozen for all.
 
     Raises:
       InputError: a damaged file; or, where the backbone was not trained, parameters that would take the place of its.
     """
     trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
     frozen = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
+    if info["spec"]["combiner"] == "propetl":
+        fraction = dict(info["spec"]["combiner_options"]).get("sparsity", 0.5)
+        trained = {seed: _with_masks(leaves, fraction) for seed, leaves in trained.items()}
     if "backbone" not in methods.get(info["method"]).trainable:
         names = sorted(name for leaves in (*trained.values(), frozen) for name in leaves)
         own = [name for name in names if name.startswith("backbone") and not name.startswith("backbone/pooler/")]
@@ -153,6 +157,16 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
                 " folder."
             )
     return trained, frozen
+
+
+def _with_masks(leaves: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
+    """Widens ProPETL's masks; runs of before hold the scores that these mark the largest of."""
+    found = {}
+    for name, leaf in leaves.items():
+        if name.startswith("transfer/scores/") and leaf.ndim == 3:
+            name, leaf = name.replace("scores", "masks"), np.asarray(masks_of(leaf, fraction))
+        found[name] = leaf.astype(np.float32) if name.startswith("transfer/masks/") and leaf.dtype == bool else leaf
+    return found
 
 
 def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:

@@ -22,7 +22,8 @@ from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.evaluate import Members, member_logits, scores, standard_errors
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.sharding import gather, replicate
-from scalearn_jax.train.state import Faults, Member, Position, count_parameters
+from scalearn_jax.train.state import Faults, Member, Position, count_parameters, own_part
+from scalearn_jax.typing import Params
 
 
 class Outcome(NamedTuple):
@@ -92,14 +93,23 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
     kept = {name: np.asarray(leaf) for name, leaf in kept.items()}
     results = summarise(setup, outcome, schedule)
     if folder:
-        for seed, member in outcome.members.items():
-            save_tree(folder / f"seed-{seed}.safetensors", member.trainable)
+        for number, (seed, member) in enumerate(zip(setup.config.seeds, outcome.members, strict=True)):
+            save_tree(folder / f"seed-{seed}.safetensors", _of_seed(setup, member, number))
         if kept:
             widened = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in kept.items()}
             save_tensors(folder / "frozen.safetensors", widened)
         write_json(folder / "results.json", results)
         write_json(folder / "run.json", describe(kind, setup) | {"seeds": list(outcome.members)})
     return results
+
+
+def _of_seed(setup: Setup, member: Member, number: int) -> Params:
+    """What a run folder keeps of a seed: what it has trained, and what it has drawn for good, such as masks."""
+    own = tree.index(own_part(setup.frozen), number)
+    whole = {group: tree.combine(member.trainable[group], part) for group, part in own.items()}
+    if "masks" in whole["transfer"]:
+        whole["transfer"]["masks"] = jax.tree.map(lambda leaf: np.asarray(leaf, bool), whole["transfer"]["masks"])
+    return member.trainable | whole
 
 
 def describe(kind: str, setup: Setup) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Setup:
     sources: Sequence[Source]  # in bank order
     backbone_hash: str
     trainable: Params  # the first, leading axis M
-    frozen: Params  # shared by the members
+    frozen: Params  # shared by the members, but for ``state.own_part``
     mesh: Mesh
     source_weights: soup.Soup | None = None  # where they are computed
 
@@ -209,10 +209,10 @@ def init_members(
     bank: Params | None,
     mesh: Mesh,
 ) -> tuple[Params, Params]:
-    """Draws the trainable parameters of M seeds and keeps one frozen copy of the rest.
+    """Draws the parameters of M seeds, beside one copy of the backbone and the bank where these are frozen.
 
     Without a bank, adapters are fresh, or there are none. Returns (trainable with leading axis M, whole on every
-    device; frozen, spread over the mesh's ``model`` axis).
+    device; frozen, spread over the mesh's ``model`` axis, where ``state.own_part`` has the leading axis, too).
     """
 
     def draw(seed):
@@ -224,12 +224,13 @@ def init_members(
     frozen_loop = spec.layers == "loop" and "backbone" not in method.trainable
     backbone = encoder.unstack(backbone) if frozen_loop else backbone
     given = jax.tree.map(jnp.asarray, {"backbone": backbone, "adapters": bank or {}})
-    trainable, frozen = tree.partition(given, methods.is_trainable(method))
-    copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
     if bank is not None:
         del drawn["adapters"]
-    frozen = sharding.place_frozen(frozen | jax.tree.map(lambda leaf: None, drawn), mesh, spec.backbone.num_heads)
-    return sharding.replicate(copies | drawn, mesh), frozen
+    keep = methods.is_trainable(method)
+    (trainable, frozen), (own, kept) = tree.partition(given, keep), tree.partition(drawn, keep)
+    copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
+    frozen = sharding.place_frozen(frozen | kept, mesh, spec.backbone.num_heads)
+    return sharding.replicate(copies | own, mesh), frozen
 
 
 _WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide

@@ -27,7 +27,7 @@ from scalearn_jax.train.compile import compile_dispatches, forward
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
-from scalearn_jax.train.state import Position, TrainState, create
+from scalearn_jax.train.state import Position, TrainState, create, own_part
 from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
@@ -70,7 +70,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     loss = make_loss(setup.spec, setup.task.name, setup.task.kind, apply)
     step = skip_faults(make_train_step(loss, optimizers[0], num_parts=num_parts(setup)), config.max_faults)
     state = replicate(first_state(setups, optimizers), setup.mesh)
-    return Program(step, state, setup.frozen, stream, evaluate)
+    return Program(step, state, frozen_of(setups), stream, evaluate)
 
 
 def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
@@ -215,6 +215,12 @@ def first_state(setups: Sequence[Setup], optimizers: Sequence[optax.GradientTran
 
     states = [of_run(*run) for run in zip(setups, optimizers, strict=True)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+
+
+def frozen_of(setups: Sequence[Setup]) -> Params:
+    """Joins what is frozen of some runs: what they share, and of each member its own part, one run after the other."""
+    own = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(own_part(setup.frozen) for setup in setups))
+    return setups[0].frozen | replicate(own, setups[0].mesh)
 
 
 def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from scalearn_jax.combiners.base import by_group
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.train.feed import Dispatch
 from scalearn_jax.train.sharding import shard_batch, whole
+from scalearn_jax.train.state import SHARED
 from scalearn_jax.typing import Batch, Params
 
 # XLA hands groups of products, reductions and elementwise operations to a library on CPUs. Products alone are faster:
@@ -46,14 +47,28 @@ def forward(mesh: Mesh) -> Callable:
     return apply
 
 
+def over_members(function: Callable, batch_axis: int | None) -> Callable:
+    """Maps (carried, frozen, batch) -> results over M members, which share the frozen backbone and bank.
+
+    All else that is frozen, such as masks that each member has drawn, has a leading member axis like what is carried.
+    """
+
+    @functools.wraps(function)
+    def members(carried: Any, frozen: Params, batch: Batch) -> Any:
+        axes = {group: None if group in SHARED else 0 for group in frozen}
+        return jax.vmap(function, in_axes=(0, axes, batch_axis))(carried, frozen, batch)
+
+    return members
+
+
 def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     """Maps a step over M members and compiles it for a mesh, giving the old state's memory to the new one.
 
-    State and batch have a leading member axis, the frozen half is shared. The batch comes from the host; state and
-    frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``. Every device holds the whole state; what
-    it computes follows from its share of the batch.
+    State and batch have a leading member axis; of the frozen half see ``over_members``. The batch comes from the host;
+    state and frozen half must lie on the mesh, see ``replicate`` and ``place_frozen``. Every device holds the whole
+    state; what it computes follows from its share of the batch.
     """
-    members = jax.vmap(step, in_axes=(0, None, 0))
+    members = over_members(step, 0)
     return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
 
 
@@ -62,7 +77,7 @@ def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
 
     As ``compile_train_step``, for one step and for several; the metrics are those of the dispatch's last step.
     """
-    members = jax.vmap(step, in_axes=(0, None, 0))
+    members = over_members(step, 0)
 
     def several(state, frozen, batches):
         state, metrics = jax.lax.scan(lambda state, batch: members(state, frozen, batch), state, batches)
@@ -78,7 +93,7 @@ def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
 
 def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
-    members = jax.vmap(predict, in_axes=(0, None, None))
+    members = over_members(predict, None)
     return Compiled(_jit(members, mesh), functools.partial(shard_batch, mesh=mesh))
 
 

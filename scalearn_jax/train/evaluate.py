@@ -28,8 +28,7 @@ class Members(NamedTuple):
     spec: ModelSpec
     task: Task  # whose head is used
     trainable: Params  # leading axis M
-    frozen: Params  # shared
-    names: Sequence[str] = ()  # what errors call each member
+    frozen: Params  # shared, but for ``state.own_part``
 
 
 class Layout(NamedTuple):
@@ -115,7 +114,7 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream:
     Args:
       predict: compiled over members, (trainable, frozen, batch) -> Float[M B C].
       trainable: leading axis M.
-      frozen: shared.
+      frozen: the other half.
       stream: batches without member axis; fillers are dropped, ``example_id`` restores the order.
 
     Returns:

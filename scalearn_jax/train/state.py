@@ -14,6 +14,8 @@ import optax
 from scalearn_jax import tree
 from scalearn_jax.typing import Array, Key, Params
 
+SHARED = ("backbone", "adapters")  # groups of which members share what is frozen
+
 
 class Faults(NamedTuple):
     """The steps whose update was skipped because a loss or gradient was not finite."""
@@ -33,6 +35,16 @@ class TrainState(NamedTuple):
     opt_state: Any
     key: Key  # typed PRNG key of the run's dropout; step k uses ``fold_in(key, k)``
     faults: Faults
+
+
+def own_part(frozen: Params) -> Params:
+    """Takes the part of what is frozen that each member has for itself, with a leading axis M; see ``SHARED``.
+
+    Example:
+      >>> own_part({"backbone": {}, "transfer": {"masks": jnp.ones((2, 3))}}).keys()
+      dict_keys(['transfer'])
+    """
+    return {group: part for group, part in frozen.items() if group not in SHARED}
 
 
 def create(trainable: Params, tx: optax.GradientTransformation, key: Key) -> TrainState:

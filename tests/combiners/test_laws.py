@@ -1,6 +1,7 @@
 """Laws every combiner, or every linear one, obeys."""
 
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scalearn_jax import combiners, model, tree
+from scalearn_jax import combiners, methods, model
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.dropout import dropout_keys
+from tests.conformance_checks.training import COUNTED, parameter_counts
 from tests.support import tiny
 
 SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
@@ -212,19 +214,10 @@ def test_wrong_number_of_sources_is_named(name):
 
 
 def test_published_parameter_counts():
-    shape = banks.BankShape(12, 8, 768, 48)
-    counts = {
-        name: tree.num_parameters(
-            jax.eval_shape(lambda key, name=name: combiners.make(name).init(key, shape), jax.random.key(0))
-        )
-        for name in (*SCALEARN, "fusion")
+    """Of every method at full size, counted as runs count theirs."""
+    found = list(parameter_counts(Path(__file__).resolve().parents[1] / "golden"))
+    assert len(found) >= len(COUNTED) and [one.name for one in found if not one.passed] == []
+    assert {name for name, _ in COUNTED.values()} >= set(methods.METHODS) - {
+        *("scalearn-mean", "scalearn-softmax"),  # as many as ScaLearn
+        *("soup", "fixed"),  # the head alone
     }
-    assert counts == {
-        "scalearn": 73_728,
-        "scalearn-uniform": 96,
-        "scalearn++": 6_144,
-        "scalearn-uniform++": 8,
-        "fusion": 21_252_096,
-    }
-    one = jax.eval_shape(lambda key: banks.init(key, banks.BankShape(12, 1, 768, 48)), jax.random.key(0))
-    assert tree.num_parameters(one) == 894_528

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from scalearn_jax.combiners.base import Combiner
+from scalearn_jax.combiners.baselines import masks_of
 from scalearn_jax.combiners.scalearn import effective_omega, scale, source_updates
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.model import ModelSpec
@@ -177,10 +178,11 @@ def _propetl(tensors: dict[str, np.ndarray]) -> dict:
         for leaf in ("weight", "bias")
     }
     scores = {part: stack_layers(tensors, f"output.adapters_mask.base.{part}_mask") for part in ("down", "up")}
+    masks = {part: masks_of(scores[part], 0.5) for part in scores}
     adapter, width = from_torch(leaves), leaves["down.bias"].shape[-1]
     return {
         "combiner": "propetl",
-        "transfer": {"adapter": adapter, "scores": scores},
+        "transfer": {"adapter": adapter, "masks": masks},
         "sources": [],
         "bottleneck": width,
     }

@@ -18,7 +18,7 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import optim
-from scalearn_jax.train.state import TrainState, create
+from scalearn_jax.train.state import TrainState, count_parameters, create
 from scalearn_jax.train.step import make_loss, make_train_step
 from scalearn_jax.typing import Batch
 from tests.conformance_checks.cases import COMPOSE, VARIANTS, Case, Model, make_batch, to_torch
@@ -201,21 +201,21 @@ FAMILIES = {
     "bert-.*-multilingual-cased": ("bert", 119547, _BERT | {"has_pooler": True}),
     "bert-.*-cased": ("bert", 28996, _BERT | {"has_pooler": True}),
 }
-# name in the reference -> (combiner, its options, counted part of the tree)
+# name in the reference -> (method, which of its counts)
 COUNTED = {
-    "full_finetuning": ("none", {}, "backbone/"),
-    "full_finetuning_with_head": ("none", {}, ("backbone/", "heads/")),
-    "classification_head_2_labels": ("none", {}, "heads/"),
-    "Adapter": ("single", {}, "adapters/"),
-    "ScaLearn": ("scalearn", {}, "transfer/"),
-    "ScaLearnUniform": ("scalearn-uniform", {}, "transfer/"),
-    "ScaLearn++": ("scalearn++", {}, "transfer/"),
-    "ScaLearnUniform++": ("scalearn-uniform++", {}, "transfer/"),
-    "AdapterFusion": ("fusion", {}, "transfer/"),
-    "AdapterFusion_static": ("fusion", {"value": False}, "transfer/"),
-    "Compacter++_rf16": ("compacter", {}, "transfer/"),
-    "IA3": ("ia3", {}, "transfer/"),
-    "ProPETL_shared_adapter": ("propetl", {}, "transfer/adapter/"),
+    "full_finetuning": ("full", "transfer"),  # all but the head
+    "full_finetuning_with_head": ("full", "trainable"),
+    "classification_head_2_labels": ("head", "trainable"),
+    "Adapter": ("single", "transfer"),
+    "ScaLearn": ("scalearn", "transfer"),
+    "ScaLearnUniform": ("scalearn-uniform", "transfer"),
+    "ScaLearn++": ("scalearn++", "transfer"),
+    "ScaLearnUniform++": ("scalearn-uniform++", "transfer"),
+    "AdapterFusion": ("fusion", "transfer"),
+    "AdapterFusion_static": ("fusion-static", "transfer"),
+    "Compacter++_rf16": ("compacter++", "transfer"),
+    "IA3": ("ia3", "transfer"),
+    "ProPETL_shared_adapter": ("propetl", "transfer"),
 }
 
 
@@ -225,12 +225,13 @@ def parameter_counts(folder: Path) -> Iterator[Result]:
         backbone_name, num_tasks = re.fullmatch(r"(\S+), (\d+) tasks?", model_name).groups()
         backbone = known_backbone(backbone_name)
         for name, expected in counts.items():
-            if name == "ProPETL_mask_scores":
-                count = num_trained_scores()
+            count = float("inf")
+            if backbone and name == "ProPETL_mask_scores":
+                trained = trained_parameters(backbone, int(num_tasks), "propetl")
+                count = tree.num_parameters({"masks": trained["transfer"]["masks"]})
             elif backbone and name in COUNTED:
-                count = num_parameters(backbone, int(num_tasks), *COUNTED[name])
-            else:
-                count = float("inf")
+                method, part = COUNTED[name]
+                count = count_parameters(trained_parameters(backbone, int(num_tasks), method))[part]
             yield Result(f"parameter_counts {model_name}: {name} = {count}", abs(count - expected), 0)
 
 
@@ -244,26 +245,16 @@ def known_backbone(name: str) -> BackboneSpec | None:
     return None
 
 
-def num_parameters(backbone: BackboneSpec, num_tasks: int, combiner: str, options: dict, part) -> int:
-    """Counts the leaves of a model below some paths."""
+def trained_parameters(backbone: BackboneSpec, num_tasks: int, name: str) -> dict:
+    """What one member of a method trains, as shapes with a leading axis of members."""
+    method = methods.get(name)
     spec = model.ModelSpec(
         backbone,
-        combiner,
-        tuple(options.items()),
+        method.combiner,
+        tuple(method.options.items()),
         heads=(("head", HeadSpec("pooled" if backbone.has_pooler else "two_layer", num_outputs=2)),),
-        num_sources=1 if combiner == "single" else num_tasks,
+        num_sources=num_tasks if method.uses_sources else int(method.combiner == "single"),
         bottleneck=backbone.hidden_size // 16,
     )
-    shapes = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
-    return tree.num_parameters(tree.partition(shapes, lambda path: path.startswith(part))[0])
-
-
-def num_trained_scores() -> int:
-    """Counts ProPETL mask scores that get a gradient; the release trains none."""
-    combiner, shape = make("propetl"), banks.BankShape(2, 0, 8, 4)
-    params = combiner.init(jax.random.key(0), shape)
-
-    def total(params):
-        return sum(leaf.sum() for leaf in jax.tree.leaves(combiner.bind(params, banks.zeros(shape))))
-
-    return sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(jax.grad(total)(params)["scores"]))
+    shapes = jax.eval_shape(jax.vmap(lambda key: model.init(key, spec)), jax.random.split(jax.random.key(0), 1))
+    return tree.partition(shapes, methods.is_trainable(method))[0]

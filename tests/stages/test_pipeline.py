@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from scalearn_jax.runs.serving import predictor
 from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.stages import outputs, pipeline, prepare
 from scalearn_jax.stages import program as training
-from scalearn_jax.train import evaluate
+from scalearn_jax.train import evaluate, resume
 from tests.support import tiny_backbone
 from tests.support.bin_files import pickled
 
@@ -131,6 +132,27 @@ def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, mon
     finally:
         jax.monitoring.unregister_event_duration_listener(record)
     assert (compiled.count("jit(step)"), compiled.count("jit(predict)")) == (num_programs, 1)
+
+
+def test_what_never_learns_stays_with_the_seed_that_drew_it(backbone, tmp_path):
+    """ProPETL's masks count as no parameters, are in no optimiser and no checkpoint, and differ from seed to seed."""
+    saved, save = [], resume.pack
+    with mock.patch.object(resume, "pack", lambda position: saved.append(save(position)) or saved[-1]):
+        both = transfer(backbone, [], tmp_path / "both", method="propetl", reduction_factor=4, seeds=(0, 1))
+    alone = transfer(backbone, [], tmp_path / "alone", method="propetl", reduction_factor=4, seeds=(1,))
+    counts = json.loads((load.Path(both) / "run.json").read_text())["parameters"]
+    assert counts["transfer"] == 2 * 16 * 4 + 16 + 4
+    assert saved and not any("masks" in name or "scores" in name for arrays, _ in saved for name in arrays)
+    first, second = (load_tensors(load.Path(both) / f"seed-{seed}.safetensors") for seed in (0, 1))
+    again = load_tensors(load.Path(alone) / "seed-1.safetensors")
+    for name in ("transfer/masks/down", "transfer/masks/up"):
+        assert first[name].dtype == bool and (first[name].sum((1, 2)) == 32).all()
+        assert (first[name] != second[name]).any() and (first[name][0] != first[name][1]).any()
+        np.testing.assert_array_equal(again[name], second[name])
+    assert (first["transfer/adapter/down/kernel"] != second["transfer/adapter/down/kernel"]).any()
+    results = json.loads((load.Path(both) / "results.json").read_text())["seeds"]
+    for seed, found in inference.evaluate(EvaluateConfig(run=both))["seeds"].items():
+        assert found == pytest.approx(results[seed]["test"], abs=1e-5)
 
 
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
