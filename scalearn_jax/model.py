@@ -77,6 +77,13 @@ class ModelSpec:
         return dataclasses.replace(self, combiner_options=tuple(sorted(options.items())))
 
     @property
+    def program(self) -> "ModelSpec":
+        """The spec as programs know it, without the combiner's constants, which they take as data."""
+        constants = self.combiner_functions.constants
+        options = tuple((name, value) for name, value in self.combiner_options if name not in constants)
+        return dataclasses.replace(self, combiner_options=options)
+
+    @property
     def compute(self) -> encoder.Compute:
         """How the encoder is computed."""
         dtype = "float32" if self.dtype in ("mixed", "strict") else self.dtype

@@ -78,9 +78,14 @@ def _reset_peak() -> int | None:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
+        return resident()
     except (OSError, AttributeError):
         return None
+
+
+def resident() -> int:
+    """The resident memory of this process, in bytes."""
+    return _status("VmRSS")
 
 
 def _status(name: str) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from scalearn_jax import tree
@@ -40,6 +41,8 @@ class Combiner(NamedTuple):
       penalty: transfer -> scalar added to the loss.
       site: the keys that the site may have.
       apply_first: what stands for ``apply`` where only first tokens are left, Float[N 1 d], if that differs.
+      constants: those of its options that are numbers, by name: ``bind`` takes them from ``transfer`` where that has
+        them, so that they are data and one program serves combiners that differ in nothing else.
     """
 
     init: Callable
@@ -48,6 +51,7 @@ class Combiner(NamedTuple):
     penalty: Callable = no_penalty
     site: tuple[str, ...] = ADAPTER
     apply_first: Callable | None = None
+    constants: dict[str, np.ndarray] = {}
 
 
 def of_module(
@@ -83,10 +87,19 @@ def of_module(
 
 
 def without_parameters(
-    bind: Callable[[Params], Params], *, apply: Callable | None, site: tuple[str, ...] = ADAPTER
+    bind: Callable[[Params, Params], Params],
+    *,
+    apply: Callable | None,
+    site: tuple[str, ...] = ADAPTER,
+    constants: dict[str, np.ndarray] | None = None,
 ) -> Combiner:
-    """Makes a combiner with nothing to learn of ``bind(bank) -> site``."""
-    return Combiner(lambda key, shape: {}, lambda transfer, bank, *, keys=NO_DROPOUT: bind(bank), apply, site=site)
+    """Makes a combiner with nothing to learn of ``bind(constants, bank) -> site``; for the others see ``Combiner``."""
+    own = constants or {}
+
+    def bind_given(transfer: Params, bank: Params, *, keys: DropoutKeys = NO_DROPOUT) -> Params:
+        return bind(own | transfer, bank)
+
+    return Combiner(lambda key, shape: {}, bind_given, apply, site=site, constants=own)
 
 
 def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:

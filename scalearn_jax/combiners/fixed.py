@@ -4,6 +4,7 @@ Letters: L layers, T source tasks.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from scalearn_jax.combiners.base import Combiner, adapter, without_parameters
 from scalearn_jax.errors import InputError
@@ -22,7 +23,7 @@ def single(*, non_linearity: str = "relu") -> Combiner:
       {}
     """
 
-    def bind(bank: Params) -> Params:
+    def bind(constants: Params, bank: Params) -> Params:
         num_sources = banks.shape(bank).num_sources
         if num_sources != 1:
             raise InputError(f"combiner 'single' takes a bank of one adapter, got {num_sources}; select one source.")
@@ -31,11 +32,11 @@ def single(*, non_linearity: str = "relu") -> Combiner:
     return without_parameters(bind, apply=adapter(non_linearity))
 
 
-def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Combiner:
+def fixed(*, coefficients: tuple[float, ...] = (), non_linearity: str = "relu") -> Combiner:
     """Makes the sum with constant factors, update = sum_t c_t up_t (method.md, "Probing").
 
     Args:
-      coefficients: T factors in bank order.
+      coefficients: T factors in bank order; left out where they come as data, see ``Combiner.constants``.
       non_linearity: of the sources.
 
     Raises:
@@ -46,23 +47,26 @@ def fixed(*, coefficients: tuple[float, ...], non_linearity: str = "relu") -> Co
       {}
     """
 
-    def bind(bank: Params) -> Params:
+    def bind(constants: Params, bank: Params) -> Params:
         num_layers, num_sources, _, _ = banks.shape(bank)
-        if len(coefficients) != num_sources:
+        factors = constants.get("coefficients", ())
+        if len(factors) != num_sources:
             raise InputError(
-                f"got {len(coefficients)} coefficients for {num_sources} sources; pass one a source, in bank order."
+                f"got {len(factors)} coefficients for {num_sources} sources; pass one a source, in bank order."
             )
-        omega = jnp.asarray(coefficients, bank["up"]["bias"].dtype)[None, :, None]
+        omega = jnp.asarray(factors, bank["up"]["bias"].dtype)[None, :, None]
         return banks.widen(bank, jnp.broadcast_to(omega, (num_layers, num_sources, 1)))
 
-    return without_parameters(bind, apply=adapter(non_linearity))
+    constants = {"coefficients": np.asarray(coefficients, float)} if coefficients else {}
+    return without_parameters(bind, apply=adapter(non_linearity), constants=constants)
 
 
 def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> Combiner:
     """Makes AdapterSoup, the weighted average of the sources' parameters, P = sum_t w_t P_t (method.md, "AdapterSoup").
 
     Args:
-      weights: T weights in bank order, divided by their sum; empty for equal weights.
+      weights: T weights in bank order, divided by their sum; empty for equal weights, and where they come as data,
+        see ``Combiner.constants``.
       non_linearity: of the sources.
 
     Raises:
@@ -73,19 +77,20 @@ def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> 
       {}
     """
 
-    def bind(bank: Params) -> Params:
+    def bind(constants: Params, bank: Params) -> Params:
         num_sources = banks.shape(bank).num_sources
-        if weights and len(weights) != num_sources:
+        shares = constants.get("weights", np.full(num_sources, 1 / num_sources))
+        if len(shares) != num_sources:
             raise InputError(
-                f"AdapterSoup got {len(weights)} weights for {num_sources} sources; pass one weight a source,"
+                f"AdapterSoup got {len(shares)} weights for {num_sources} sources; pass one weight a source,"
                 " in bank order."
             )
-        given = weights or (1.0,) * num_sources
-        return banks.mean(bank, jnp.asarray([weight / sum(given) for weight in given]))
+        return banks.mean(bank, jnp.asarray(shares))
 
-    return without_parameters(bind, apply=adapter(non_linearity))
+    constants = {"weights": np.array([weight / sum(weights) for weight in weights])} if weights else {}
+    return without_parameters(bind, apply=adapter(non_linearity), constants=constants)
 
 
 def none(*, non_linearity: str = "relu") -> Combiner:
     """Makes the combiner of a backbone without adapters: full fine-tuning, or a head alone."""
-    return without_parameters(lambda bank: {}, apply=None, site=())
+    return without_parameters(lambda constants, bank: {}, apply=None, site=())

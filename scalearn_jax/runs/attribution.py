@@ -13,7 +13,6 @@ of a scale (d or 1).
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +22,7 @@ from scalearn_jax.combiners.scalearn import omega_norms, source_updates
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models import bank as banks
 from scalearn_jax.train import sharding
-from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.compile import compile_predict_step, keep_programs
 from scalearn_jax.train.evaluate import Layout, Members, score
 from scalearn_jax.typing import Array, Params
 
@@ -49,9 +48,9 @@ def contribution_norms(site: Params, h: Array, non_linearity: str = "relu") -> A
     return jnp.linalg.norm(scaled.astype(jnp.promote_types(scaled.dtype, jnp.float32)), axis=-1)
 
 
-@cache
-def _observe_step(spec: model.ModelSpec) -> Callable:
-    """Compiles the sums of contributions over a batch's tokens, Float[M L T], once a process."""
+@keep_programs
+def _observe_step(spec: model.ModelSpec, layout: Layout) -> Callable:
+    """Compiles the sums of contributions over the tokens of a layout's batches, Float[M L T]."""
     spec = spec.with_options(compose="reference")  # its site carries bank and omega
 
     def observe(trainable: Params, frozen: Params, batch) -> Array:
@@ -61,13 +60,13 @@ def _observe_step(spec: model.ModelSpec) -> Callable:
         _, norms = model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)  # [L, R, S, T]
         return jnp.where((batch.segments > 0)[None, :, :, None], norms, 0).sum((1, 2))
 
-    return compile_predict_step(observe, sharding.make_mesh())
+    return compile_predict_step(observe, layout.mesh)
 
 
 def contributions(members: Members, encoded: Encoded, batch_size: int, packed: bool = True) -> np.ndarray:
     """Averages contributions over all tokens of a split, Float[M L T]; padding does not count, dropout is off."""
-    observe = _observe_step(members.spec)
     layout = Layout.of([encoded], members.task.max_length, batch_size, packed=packed)
+    observe = _observe_step(members.spec, layout)
     sums = (np.asarray(observe(members.trainable, members.frozen, batch), float) for batch in layout.batches(encoded))
     return sum(sums) / encoded.lengths.sum()
 

@@ -17,7 +17,7 @@ from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
 from scalearn_jax.train.evaluate import Layout, Members, score
-from scalearn_jax.train.state import own_part
+from scalearn_jax.train.state import own_part, with_constants
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def members_of(run: Run) -> Members:
     halves = [tree.partition(params, keep) for params in run.members.values()]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
     frozen |= tree.stack([own_part(half) for _, half in halves])
+    trainable, frozen = with_constants(trainable, frozen, run.spec)
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
-    names = [f"{run.folder}, seed {seed}" for seed in run.members]
-    return Members(run.spec, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()), names)
+    return Members(run.spec.program, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
 
 
 def _tokenizer(run: Run, backbone: str | None) -> tuple[Any, str]:

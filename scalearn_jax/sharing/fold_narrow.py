@@ -11,7 +11,6 @@ Letters: L layers, T source tasks, d hidden size, W units of a bottleneck, w of 
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import activations
 from scalearn_jax.runs.plain_adapter import PlainAdapter, without_scale
 from scalearn_jax.train import sharding
-from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.compile import compile_predict_step, keep_programs
 from scalearn_jax.train.evaluate import Layout, Members
 from scalearn_jax.typing import Array, Params
 
@@ -68,9 +67,9 @@ def prune(spec: ModelSpec, params: Params, kept: np.ndarray) -> Params:
     return without_scale(banks.widen(bank, omega[:, kept]))
 
 
-@cache
-def _gram_step(spec: ModelSpec) -> Callable:
-    """Compiles the sums of products of activations over a batch's tokens, Float[1 L W+1 W+1], once a process."""
+@keep_programs
+def _gram_step(spec: ModelSpec, layout: Layout) -> Callable:
+    """Compiles the sums of products of activations over the tokens of a layout's batches, Float[1 L W+1 W+1]."""
 
     def gram(trainable: Params, frozen: Params, batch) -> Array:
         real = (batch.segments > 0)[..., None]
@@ -82,7 +81,7 @@ def _gram_step(spec: ModelSpec) -> Callable:
 
         return model.encode(tree.combine(trainable, frozen), batch, spec=spec, observe=look)[1]
 
-    return compile_predict_step(gram, sharding.make_mesh())
+    return compile_predict_step(gram, layout.mesh)
 
 
 def grams(adapter: PlainAdapter, backbone: Params, encoded: Encoded, batch_size: int) -> np.ndarray:
@@ -92,8 +91,9 @@ def grams(adapter: PlainAdapter, backbone: Params, encoded: Encoded, batch_size:
       Float64[L W+1 W+1], the last row and column those of the bias, so that the corner counts the tokens.
     """
     spec = dataclasses.replace(adapter.spec, dtype="strict")
-    members, step = only_member(spec, adapter.task, adapter.params(backbone)), _gram_step(spec)
-    stream = Layout.of([encoded], adapter.task.max_length, batch_size).batches(encoded)
+    members = only_member(spec, adapter.task, adapter.params(backbone))
+    layout = Layout.of([encoded], adapter.task.max_length, batch_size)
+    step, stream = _gram_step(spec, layout), layout.batches(encoded)
     return sum(np.asarray(step(members.trainable, members.frozen, batch)[0], np.float64) for batch in stream)
 
 

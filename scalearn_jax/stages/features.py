@@ -5,13 +5,11 @@ AdapterSoup, probing and a head on the bare backbone change nothing below their 
 Letters: M members (seeds trained together), B examples, K sequences an example, N sequences, d hidden size.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
@@ -19,8 +17,9 @@ from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import agreement
-from scalearn_jax.train.compile import Compiled, compile_predict_step
+from scalearn_jax.train.compile import Compiled, compile_predict_step, keep_programs, over_members
 from scalearn_jax.train.evaluate import Layout, scores
+from scalearn_jax.train.state import own_part
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
 
 
@@ -38,32 +37,35 @@ def compute(setup: Setup, encoded: Encoded, examples: np.ndarray) -> np.ndarray:
     """Computes the features Float[n K d] of the examples Int[n] of a split, each at most once, in their order."""
     # The encoder uses nothing that trains, and the setup's own parameters may be donated to the first step by now.
     unused = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), setup.trainable)
-    size, step = setup.config.eval_batch_size, encode_step(setup.spec, setup.mesh)
-    found = []
-    for batch in encode_batches(setup, encoded, examples):
+    frozen, size, found = frozen_of_first(setup), setup.config.eval_batch_size, []
+    step, stream = encoding(setup, encoded, examples)
+    for batch in stream:
         agreement.boundary()
-        encoded_rows = np.asarray(step(unused, setup.frozen, batch))[0]
+        encoded_rows = np.asarray(step(unused, frozen, batch))[0]
         found.append(encoded_rows.reshape(size, encoded.num_choices, -1)[batch.example_mask])
     return np.concatenate(found)
 
 
-def encode_batches(setup: Setup, encoded: Encoded, examples: np.ndarray) -> Iterator[Batch]:
-    """Yields the batches that ``compute`` encodes, all of one shape."""
+def frozen_of_first(setup: Setup) -> Params:
+    """What is frozen of a setup's first member, with a leading axis of 1; below the head all members are alike."""
+    return setup.frozen | jax.tree.map(lambda leaf: leaf[:1], own_part(setup.frozen))
+
+
+def encoding(setup: Setup, encoded: Encoded, examples: np.ndarray) -> tuple[Compiled, Iterator[Batch]]:
+    """Returns the encoder that ``compute`` calls, compiled on demand, and its batches, all of one shape."""
     chosen, config = encoded.take(examples), setup.config
-    layout = Layout.of(
-        [chosen], setup.task.max_length, config.eval_batch_size, packed=config.packed, mesh=setup.mesh
-    )
-    return layout.batches(chosen)
+    layout = Layout.of([chosen], setup.task.max_length, config.eval_batch_size, packed=config.packed, mesh=setup.mesh)
+    return _encode_step(setup.spec.program, layout), layout.batches(chosen)
 
 
-@functools.cache
-def encode_step(spec: model.ModelSpec, mesh: Mesh) -> Compiled:
-    """Compiles the encoder of a spec once a process and mesh: (trainable, frozen, batch) -> Float[1 N d]."""
+@keep_programs
+def _encode_step(spec: model.ModelSpec, layout: Layout) -> Compiled:
+    """Compiles the encoder of a spec for the batches of a layout: (trainable, frozen, batch) -> Float[1 N d]."""
 
     def encode(trainable: Params, frozen: Params, batch) -> Array:
         return model.features(tree.combine(trainable, frozen), batch, spec=spec)
 
-    return compile_predict_step(encode, mesh)
+    return compile_predict_step(encode, layout.mesh)
 
 
 def train_batches(setup: Setup, num_steps: int, start_step: int = 0) -> Iterator[FeatureBatch]:
@@ -105,19 +107,23 @@ def _examples(setup: Setup, num_steps: int) -> list[list[np.ndarray]]:
 def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[str, float]]]:
     """Returns trainable trees [M ...] -> metrics of each member on a split, whose features are computed once."""
     tables: list[np.ndarray] = []  # filled when it is first needed
-    frozen, spec, task = setup.frozen, setup.spec, setup.task
-
-    @jax.jit
-    def logits(trainable: Params, frozen: Params, first: Array) -> Array:
-        def predict(member: Params) -> Array:
-            return model.predict(tree.combine(member, frozen), first, spec=spec, task=task.name)
-
-        return jax.vmap(predict)(trainable)
+    frozen, task = setup.frozen, setup.task
 
     def evaluate(trainable: Params) -> list[dict[str, float]]:
         if not tables:
             table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
-        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded, diverged=True)
+        logits = _logits_step(setup.spec.program, task.name, len(tables[0]))
+        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
 
     return evaluate
+
+
+@keep_programs
+def _logits_step(spec: model.ModelSpec, task: str, num_sequences: int) -> Callable:
+    """Compiles the head of a task: (trainable, frozen, features Float[N d]) -> logits Float[M B C], for one N."""
+
+    def logits(trainable: Params, frozen: Params, first: Array) -> Array:
+        return model.predict(tree.combine(trainable, frozen), first, spec=spec, task=task)
+
+    return jax.jit(over_members(logits, None))

@@ -85,7 +85,13 @@ def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
 
 
 def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
-    """Fills the folder of a run that is scored; returns the results. A process that only computes has no folder."""
+    """Scores the best checkpoints of a run and fills its folder; returns the results.
+
+    A process that only computes has no folder.
+    """
+    best = replicate(tree.stack([member.trainable for member in outcome.members]), setup.mesh)
+    members = Members(setup.spec.program, setup.task, best, setup.frozen)
+    test = score(members, setup.data.test, setup.evaluation_layout)
     # What is frozen stays in the run where other copies may lack it: the bank, and a pooler that its head uses.
     pooled = any(head.kind == "pooled" for _, head in setup.spec.heads)
     backbone = {"pooler": setup.frozen["backbone"]["pooler"]} if pooled else {}
@@ -105,8 +111,10 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
 
 def _of_seed(setup: Setup, member: Member, number: int) -> Params:
     """What a run folder keeps of a seed: what it has trained, and what it has drawn for good, such as masks."""
+    constants = setup.spec.combiner_functions.constants  # these stand in the spec
     own = tree.index(own_part(setup.frozen), number)
     whole = {group: tree.combine(member.trainable[group], part) for group, part in own.items()}
+    whole["transfer"] = {name: leaf for name, leaf in whole["transfer"].items() if name not in constants}
     if "masks" in whole["transfer"]:
         whole["transfer"]["masks"] = jax.tree.map(lambda leaf: np.asarray(leaf, bool), whole["transfer"]["masks"])
     return member.trainable | whole

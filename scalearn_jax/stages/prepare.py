@@ -5,7 +5,7 @@ Letters: M members (seeds trained together), T source tasks.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,9 @@ from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
 from scalearn_jax.train import sharding
+from scalearn_jax.train.compile import keep_programs
 from scalearn_jax.train.evaluate import Layout
+from scalearn_jax.train.state import with_constants
 from scalearn_jax.typing import Params
 
 
@@ -215,22 +217,30 @@ def init_members(
     device; frozen, spread over the mesh's ``model`` axis, where ``state.own_part`` has the leading axis, too).
     """
 
-    def draw(seed):
-        bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0), 3)
-        fresh = banks.init(bank_key, spec.bank_shape) if bank is None and spec.num_sources else {}
-        return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
-
-    drawn = jax.jit(jax.vmap(draw))(jnp.asarray(seeds, jnp.uint32))
+    drawn = _draw(spec.program, bank is None and spec.num_sources > 0)(jnp.asarray(seeds, jnp.uint32))
     frozen_loop = spec.layers == "loop" and "backbone" not in method.trainable
     backbone = encoder.unstack(backbone) if frozen_loop else backbone
     given = jax.tree.map(jnp.asarray, {"backbone": backbone, "adapters": bank or {}})
     if bank is not None:
         del drawn["adapters"]
     keep = methods.is_trainable(method)
-    (trainable, frozen), (own, kept) = tree.partition(given, keep), tree.partition(drawn, keep)
+    trainable, frozen = tree.partition(given, keep)
+    own, kept = with_constants(*tree.partition(drawn, keep), spec)
     copies = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(seeds), axis=0), trainable)
     frozen = sharding.place_frozen(frozen | kept, mesh, spec.backbone.num_heads)
     return sharding.replicate(copies | own, mesh), frozen
+
+
+@keep_programs
+def _draw(spec: model.ModelSpec, with_bank: bool) -> Callable:
+    """Compiles seeds Int[M] -> what each seed draws, with or without a bank of fresh adapters."""
+
+    def draw(seed):
+        bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0), 3)
+        fresh = banks.init(bank_key, spec.bank_shape) if with_bank else {}
+        return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
+
+    return jax.jit(jax.vmap(draw))
 
 
 _WIDEST = 1000  # times the hidden size: no adapter is meant to be as wide

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from scalearn_jax import methods
+from scalearn_jax import methods, model
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches, packing
 from scalearn_jax.errors import InputError
@@ -23,7 +24,7 @@ from scalearn_jax.stages import features
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import feed, loop, resume
 from scalearn_jax.train.checkpoint import Checkpoint
-from scalearn_jax.train.compile import compile_dispatches, forward
+from scalearn_jax.train.compile import compile_dispatches, forward, keep_programs
 from scalearn_jax.train.evaluate import Members, score
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
@@ -47,35 +48,57 @@ class Program(NamedTuple):
 def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: int = 0) -> Program:
     """Builds the program of some runs; computes no step. ``start_step`` steps were done before."""
     setup, config = setups[0], setups[0].config
-    optimizers = [
-        make_optimizer(
-            learning_rate=_default(run.config.learning_rate, setup.method.learning_rate),
-            num_steps=schedule.num_steps,
-            trainable=setup.method.trainable,
-            optimizer=config.optimizer,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm or None,
-        )
-        for run in setups
-    ]  # they keep their rates in the state, so that the first one's update serves all
+    settings = dict(
+        trainable=setup.method.trainable,
+        optimizer=config.optimizer,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm or None,
+    )
+    rates = [_default(run.config.learning_rate, setup.method.learning_rate) for run in setups]
+    optimizers = [make_optimizer(learning_rate=rate, num_steps=schedule.num_steps, **settings) for rate in rates]
     if features.trains_head_only(setup.method, setup.spec):
-        apply, evaluate = features.forward, features.evaluator(setup, setup.data.dev)
+        mesh, choices, evaluate = None, (), features.evaluator(setup, setup.data.dev)
         stream = features.train_batches(setup, schedule.num_steps, start_step)
     else:
-        apply, evaluate = forward(setup.mesh), functools.partial(_evaluate, setup)
-        stream = member_batches(setup, training_rows(setup, schedule.num_steps)[1], start_step)
+        choices = training_rows(setup, schedule.num_steps)[1]
+        mesh, evaluate = setup.mesh, functools.partial(_evaluate, setup)
+        stream = member_batches(setup, choices, start_step)
     if len(setups) > 1:  # all learning rates see the same batches
         stream = (batches.concatenate([batch] * len(setups)) for batch in stream)
-    loss = make_loss(setup.spec, setup.task.name, setup.task.kind, apply)
-    step = skip_faults(make_train_step(loss, optimizers[0], num_parts=num_parts(setup)), config.max_faults)
+    shapes = len(setups) * len(config.seeds), config.batch_size, setup.task.max_length, choices
+    kind = setup.spec.program, setup.task.name, setup.task.kind
+    step = _member_step(*kind, mesh, shapes, num_parts(setup), config.max_faults, **settings)
     state = replicate(first_state(setups, optimizers), setup.mesh)
     return Program(step, state, frozen_of(setups), stream, evaluate)
 
 
+@keep_programs
+def _member_step(
+    spec: model.ModelSpec,
+    task: str,
+    kind: str,
+    mesh: Mesh | None,
+    shapes: tuple,
+    num_parts: int,
+    max_faults: int,
+    **settings,
+) -> Callable:
+    """Makes the step of a member; equal ones are one function, and so one program for batches of equal ``shapes``.
+
+    Without a mesh it is on cached features. For the settings see ``make_optimizer``.
+    """
+    apply = features.forward
+    if mesh is not None:  # where no transfer parameters learn, devices need no copies of them
+        apply = forward(mesh) if "transfer" in settings["trainable"] else model.apply
+    loss = make_loss(spec, task, kind, apply)
+    optimizer = make_optimizer(learning_rate=0.0, num_steps=1, **settings)  # it keeps both in its state
+    return skip_faults(make_train_step(loss, optimizer, num_parts=num_parts), max_faults)
+
+
 def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
-    members = Members(setup.spec, setup.task, trainable, setup.frozen)
-    return score(members, setup.data.dev, setup.evaluation_layout, diverged=True)
+    members = Members(setup.spec.program, setup.task, trainable, setup.frozen)
+    return score(members, setup.data.dev, setup.evaluation_layout)
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:

@@ -42,6 +42,7 @@ SEED = 42
 _BATCH_SIZE = 32
 # What a task's vector is must not depend on the tasks beside it, to the last bit: the shapes are the same for all.
 _ROW_CHOICES = (4, 8, 16, 32)
+_MOST_PROGRAMS = 12  # of some encoders; they go before another one comes
 _SMALLEST_LENGTH = 1e-12
 
 
@@ -199,6 +200,8 @@ def embed(
     Compiles once for each of at most four shapes. The backbone is best already on the device; a row is at least as
     long as the longest text.
     """
+    if mean_pool._cache_size() > _MOST_PROGRAMS:
+        mean_pool.clear_cache()
     layout = dict(batch_size=_BATCH_SIZE, row_length=row_length, row_choices=_ROW_CHOICES, packed=packed)
     stream = batches.eval_batches(encoded, **layout)
     parts = [np.asarray(mean_pool(backbone, batch, spec=spec))[batch.example_mask] for batch in stream]

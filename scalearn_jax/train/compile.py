@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from scalearn_jax import model
+from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.combiners.base import by_group
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.train.feed import Dispatch
@@ -21,6 +22,9 @@ from scalearn_jax.typing import Batch, Params
 # XLA hands groups of products, reductions and elementwise operations to a library on CPUs. Products alone are faster:
 # its exponentials and reductions are slower than XLA's own code (measured in experiments/PERFORMANCE.md).
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+_KEPT = 4  # programs of a kind
 
 
 class Compiled(NamedTuple):
@@ -45,6 +49,27 @@ def forward(mesh: Mesh) -> Callable:
         return model.apply(params, batch, spec=spec, task=task, keys=keys, combiner=combiner)
 
     return apply
+
+
+def keep_programs(make: Callable) -> Callable:
+    """Lets ``make`` return the program that equal arguments gave before; of each kind the last few are kept.
+
+    So runs that differ in data alone compile once, and a study of many holds no more than these. Where a combiner has
+    been registered anew since, programs are made anew, too.
+
+    Example:
+      >>> make = keep_programs(lambda spec: object())
+      >>> make(1) is make(1)
+      True
+    """
+    kept = functools.lru_cache(maxsize=_KEPT)(lambda rows, *args, **options: make(*args, **options))
+
+    @functools.wraps(make)
+    def program(*args: Any, **options: Any) -> Any:
+        return kept(tuple(COMBINERS.items()), *args, **options)
+
+    program.cache_clear = kept.cache_clear
+    return program
 
 
 def over_members(function: Callable, batch_axis: int | None) -> Callable:
@@ -72,6 +97,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
 
 
+@keep_programs
 def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
     """Compiles ``(state, frozen, dispatch) -> (state, metrics)`` for dispatches on the mesh, see ``feed.place``.
 

@@ -4,7 +4,6 @@ Letters: M members (seeds trained together), n examples of a split, B examples o
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.train import agreement, sharding
-from scalearn_jax.train.compile import compile_predict_step
+from scalearn_jax.train.compile import compile_predict_step, keep_programs
 from scalearn_jax.train.step import make_predict_step
 from scalearn_jax.typing import Batch, Params
 
@@ -25,7 +24,7 @@ from scalearn_jax.typing import Batch, Params
 class Members(NamedTuple):
     """Trained members of one task."""
 
-    spec: ModelSpec
+    spec: ModelSpec  # without the constants that are among what is frozen, see ``ModelSpec.program``
     task: Task  # whose head is used
     trainable: Params  # leading axis M
     frozen: Params  # shared, but for ``state.own_part``
@@ -93,19 +92,10 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool =
     return [of_member(one) for one in logits]
 
 
-def standard_errors(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
-    """Estimates the standard errors of the metrics of M members, see ``metrics.standard_errors``."""
-    known = task.metrics, task.kind
-    return [metrics.standard_errors(*known, one, encoded.labels, encoded.questions) for one in logits]
-
-
-def member_logits(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool = False) -> np.ndarray:
-    """Computes the logits of members on a split, Float[M n C], in the order of the split; see ``score``."""
-    predict = _predict_step(members.spec, members.task.name, layout.mesh)
-    logits = collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
-    for number, one in enumerate(() if diverged else logits):
-        metrics.check_finite(one, members.names[number] if members.names else f"task {members.task.name}")
-    return logits
+def member_logits(members: Members, encoded: Encoded, layout: Layout) -> np.ndarray:
+    """Computes the logits of members on a split, Float[M n C], in the order of the split."""
+    predict = _predict_step(members.spec, members.task.name, layout)
+    return collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
 
 
 def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream: Iterator[Batch]) -> np.ndarray:
@@ -130,7 +120,7 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream:
     return np.concatenate(logits, axis=1)[:, order]
 
 
-@cache
-def _predict_step(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
-    """Compiles the prediction of a spec once a process and mesh."""
-    return compile_predict_step(make_predict_step(spec, task), mesh)
+@keep_programs
+def _predict_step(spec: ModelSpec, task: str, layout: Layout) -> Callable:
+    """Compiles the prediction of a spec for the batches of a layout."""
+    return compile_predict_step(make_predict_step(spec, task), layout.mesh)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from scalearn_jax import tree
+from scalearn_jax.model import ModelSpec
 from scalearn_jax.typing import Array, Key, Params
 
 SHARED = ("backbone", "adapters")  # groups of which members share what is frozen
@@ -45,6 +46,14 @@ def own_part(frozen: Params) -> Params:
       dict_keys(['transfer'])
     """
     return {group: part for group, part in frozen.items() if group not in SHARED}
+
+
+def with_constants(trainable: Params, frozen: Params, spec: ModelSpec) -> tuple[Params, Params]:
+    """Puts the constants of a model's combiner beside what is frozen of each member, for ``ModelSpec.program``."""
+    constants, count = spec.combiner_functions.constants, len(jax.tree.leaves(trainable)[0])
+    copies = {name: jnp.repeat(jnp.asarray(x, jnp.float32)[None], count, axis=0) for name, x in constants.items()}
+    gaps = trainable["transfer"] | dict.fromkeys(constants)
+    return trainable | {"transfer": gaps}, frozen | {"transfer": frozen["transfer"] | copies}
 
 
 def create(trainable: Params, tx: optax.GradientTransformation, key: Key) -> TrainState:

@@ -19,7 +19,7 @@ Letters: K tasks, N sequences, R rows, S row length, L layers, d hidden size, w 
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.folders import Served
-from scalearn_jax.train.compile import compile_forward
+from scalearn_jax.train.compile import compile_forward, keep_programs
 from scalearn_jax.train.sharding import make_mesh, replicate
 from scalearn_jax.typing import Array, Batch, Params
 
@@ -193,12 +193,12 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
     return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
 
 
-@cache
+@keep_programs
 def _compile_mixed(spec: MixedSpec, mesh: Mesh) -> Callable:
     return compile_forward(partial(apply, spec=spec), mesh)
 
 
-@cache
+@keep_programs
 def _compile_single(spec: ModelSpec, task: str, mesh: Mesh) -> Callable:
     """Compiles a model of any kind; its head scores each sequence by itself, also where several are to choose from."""
     spec = dataclasses.replace(spec, heads=((task, dataclasses.replace(spec.head(task), num_choices=1)),))

@@ -20,7 +20,7 @@ from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_t
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState, count_parameters
 from scalearn_jax.train.step import make_predict_step
-from scalearn_jax.typing import Batch, FeatureBatch
+from scalearn_jax.typing import Batch, FeatureBatch, Params
 
 _CALLS, _BUDGET_SECONDS = 3, 5.0  # timed calls of a program; fewer where one takes long
 
@@ -95,7 +95,7 @@ def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     """
     config, data = setup.config, setup.data
     size = config.eval_batch_size
-    predict = compile_predict_step(make_predict_step(setup.spec, setup.task.name), setup.mesh)
+    predict = compile_predict_step(make_predict_step(setup.spec.program, setup.task.name), setup.mesh)
     batch, on_dev, on_test = next(setup.evaluation_layout.batches(data.dev)), len(data.dev), len(data.test)
     if not features.trains_head_only(setup.method, setup.spec):
         calls = schedule.num_evaluations * -(-on_dev // size) + -(-on_test // size)
@@ -106,12 +106,13 @@ def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     table = np.zeros((members, num_examples * encoded.num_choices, setup.spec.backbone.hidden_size), np.float32)
     labels = np.zeros((members, num_examples, *encoded.labels.shape[1:]), encoded.labels.dtype)
     examples = FeatureBatch(table, np.ones((members, num_examples), bool), labels)
-    works, encode = [Work("train", step, examples, schedule.num_steps)], features.encode_step(setup.spec, setup.mesh)
+    works = [Work("train", step, examples, schedule.num_steps)]
     for split, used in (
         (data.train, features.used_examples(setup, schedule.num_steps)),
         (data.dev, np.arange(on_dev)),
     ):
-        works.append(Work("encode", encode, next(features.encode_batches(setup, split, used)), -(-len(used) // size)))
+        encode, stream = features.encoding(setup, split, used)
+        works.append(Work("encode", encode, next(stream), -(-len(used) // size)))
     return [*works, Work("evaluate", predict, batch, -(-on_test // size))]
 
 
@@ -141,7 +142,7 @@ def forecast(
 def measure(work: Work, setup: Setup, state: TrainState, available: int | None) -> tuple[MeasuredProgram, TrainState]:
     """Compiles one program and calls it a few times, if it fits; returns also the state after it."""
     started = time.perf_counter()
-    compiled = work.step.lower(_carried(work, state), setup.frozen, work.batch).compile()
+    compiled = work.step.lower(*_parameters(work, setup, state), work.batch).compile()
     compile_seconds, need, seconds = time.perf_counter() - started, memory.of_program(compiled), None
     if memory.fits(need and need.peak, available) is not False:
         seconds, state = _timed(compiled, work, setup, state)
@@ -150,11 +151,11 @@ def measure(work: Work, setup: Setup, state: TrainState, available: int | None) 
     return MeasuredProgram(work.name, *work.shape, work.calls, need, flops, compile_seconds, seconds), state
 
 
-def _carried(work: Work, state: TrainState) -> Any:
-    """A program's first argument."""
-    if work.name == "train":
-        return state
-    return jax.tree.map(lambda leaf: leaf[:1], state.trainable) if work.name == "encode" else state.trainable
+def _parameters(work: Work, setup: Setup, state: TrainState) -> tuple[Any, Params]:
+    """A program's arguments beside the batch."""
+    if work.name == "encode":
+        return jax.tree.map(lambda leaf: leaf[:1], state.trainable), features.frozen_of_first(setup)
+    return state if work.name == "train" else state.trainable, setup.frozen
 
 
 def _timed(compiled: Callable, work: Work, setup: Setup, state: TrainState) -> tuple[float, TrainState]:
@@ -162,7 +163,7 @@ def _timed(compiled: Callable, work: Work, setup: Setup, state: TrainState) -> t
     seconds, begun = [], time.perf_counter()
     while len(seconds) <= _CALLS and (len(seconds) < 2 or time.perf_counter() - begun < _BUDGET_SECONDS):
         started = time.perf_counter()
-        result = jax.block_until_ready(compiled(_carried(work, state), setup.frozen, work.step.place(work.batch)))
+        result = jax.block_until_ready(compiled(*_parameters(work, setup, state), work.step.place(work.batch)))
         seconds.append(time.perf_counter() - started)
         state = result[0] if work.name == "train" else state
     return sorted(seconds[1:])[(len(seconds) - 1) // 2], state
