@@ -42,7 +42,7 @@ class Method:
     @property
     def trains_adapter(self) -> bool:
         """Whether it trains an adapter of its own, of a width that the config decides."""
-        return self.combiner in ("single", "compacter", "propetl")
+        return not self.uses_sources and self.combiner not in ("none", "ia3")
 
 
 _TRANSFER = ("transfer", "head")

@@ -1,6 +1,7 @@
 """The combiners: how a bank of source adapters becomes one update.
 
-To add one, write a file beside these and give it a row here; the tests that run over ``COMBINERS`` pick it up.
+To add one, write a file beside these and give it a row here; the tests that run over ``COMBINERS`` pick it up. A row is
+called with the method's options, and with ``non_linearity``, that of the sources, where there are some.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 Letters: N sequences, R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,7 +105,18 @@ def without_parameters(
 
 def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:
     """Returns the site function of an ordinary bottleneck adapter."""
-    return lambda site, z: bottleneck(site, z, non_linearity)
+    return functools.partial(bottleneck, name=non_linearity)
+
+
+def adapter_phi(combiner: Combiner) -> str | None:
+    """Returns the non-linearity of a combiner whose site and ``apply`` are an adapter's; ``None`` for any other.
+
+    Example:
+      >>> adapter_phi(of_module(nn.Module(), apply=adapter("gelu")))
+      'gelu'
+    """
+    is_adapter = isinstance(combiner.apply, functools.partial) and combiner.apply.func is bottleneck
+    return combiner.apply.keywords["name"] if is_adapter and set(combiner.site) <= set(ADAPTER) else None
 
 
 def by_group(combiner: Combiner, num_groups: int) -> Combiner:
@@ -125,10 +137,13 @@ def by_group(combiner: Combiner, num_groups: int) -> Combiner:
 
     def bind(transfer: Params, bank: Params, *, keys: DropoutKeys = NO_DROPOUT) -> Params:
         copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (num_groups, *leaf.shape)), transfer)
-        site = {"whole": combiner.bind(transfer, bank, keys=keys)}
-        if not transfer:
-            return site
-        return site | {"copies": jax.vmap(lambda own: combiner.bind(own, bank, keys=keys), out_axes=1)(copies)}
+        whole = combiner.bind(transfer, bank, keys=keys)
+        if not transfer or not set(whole) <= set(ADAPTER):
+            return whole
+        return {
+            "whole": whole,
+            "copies": jax.vmap(lambda own: combiner.bind(own, bank, keys=keys), out_axes=1)(copies),
+        }
 
     def apply(site: Params, z: Array) -> Array:
         if "copies" not in site or z.shape[0] % num_groups:
@@ -137,6 +152,6 @@ def by_group(combiner: Combiner, num_groups: int) -> Combiner:
         return jax.vmap(combiner.apply)(site["copies"], groups).reshape(z.shape)
 
     def apply_first(site: Params, z: Array) -> Array:  # every device computes all first tokens
-        return combiner.apply(site["whole"], z)
+        return combiner.apply(site["whole"] if "copies" in site else site, z)
 
     return combiner._replace(bind=bind, apply=apply, site=("whole", "copies"), apply_first=apply_first)

@@ -213,6 +213,7 @@ def combiner_settings(combiner: str | None = None) -> dict[str, str | None]:
 def foreign_settings(method: Method, names: Iterable[str]) -> list[str]:
     """Returns those of some names of settings that belong to other combiners than the method's."""
     foreign = combiner_settings().keys() - combiner_settings(method.combiner).keys()
+    foreign -= {"reduction_factor"} if method.trains_adapter else set()  # also of one's own rows
     return [name for name in names if name in foreign]
 
 

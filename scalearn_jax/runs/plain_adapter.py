@@ -9,13 +9,14 @@ Letters: L layers, d hidden size, w width of the adapter, C outputs.
 """
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from scalearn_jax import combiners, methods, model
+from scalearn_jax.combiners.base import ADAPTER, adapter_phi
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
@@ -75,10 +76,9 @@ def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
       >>> to_plain_adapter(load_run("runs/rte"), 0).width  # doctest: +SKIP
       384
     """
-    check_foldable(run.folder, run.info)
-    params, spec = run.members[seed], run.spec
-    if spec.option("compose"):
-        spec = spec.with_options(compose="folded")
+    params, spec = run.members[seed], folded_form(run.spec)
+    if not is_plain(spec):
+        raise _refusal(run.folder, run.info)
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return PlainAdapter(
         task=run.task,
@@ -94,23 +94,37 @@ def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
 def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
     """Checks that the method of a run folds; ``info`` is the content of its ``run.json``."""
     if info["method"] not in foldable():
-        raise InputError(
-            f"{folder} is a {info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
-            f" {', '.join(foldable())}."
-        )
+        raise _refusal(folder, info)
+
+
+def _refusal(folder: str | Path, info: dict[str, Any]) -> InputError:
+    return InputError(
+        f"{folder} is a {info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
+        f" {', '.join(foldable())}."
+    )
 
 
 def foldable() -> list[str]:
-    """Lists the methods whose runs are ordinary adapters."""
-    return [name for name, row in methods.METHODS.items() if row.combiner not in ("fusion", "ia3", "none")]
+    """Lists the methods whose runs are ordinary adapters, those of one's own included."""
+    rows = methods.METHODS.items()
+    return [name for name, row in rows if adapter_phi(combiners.make(row.combiner, **row.options)) is not None]
+
+
+def folded_form(spec: ModelSpec) -> ModelSpec:
+    """Turns a model that computes as published into the one that folds its sources first."""
+    return spec.with_options(compose="folded") if spec.option("compose") else spec
+
+
+def is_plain(spec: ModelSpec) -> bool:
+    """Whether a model is one ordinary adapter in each layer: its combiner's site and update say so, not its name."""
+    spec = folded_form(spec)
+    site = jax.eval_shape(lambda key: model.adapt(model.init(key, spec), spec=spec).site, jax.random.key(0))
+    return adapter_phi(spec.combiner_functions) is not None and {"down", "up"} <= site.keys() <= set(ADAPTER)
 
 
 def phi(spec: ModelSpec) -> str:
-    """The non-linearity of a model's adapters: that of its bank, or what a generating combiner has by itself."""
-    if spec.num_sources:
-        return spec.non_linearity
-    default = inspect.signature(combiners.COMBINERS[spec.combiner]).parameters["non_linearity"].default
-    return spec.option("non_linearity", default)
+    """The non-linearity of a model's adapters: that of its update or, where this is no adapter, of its bank."""
+    return adapter_phi(spec.combiner_functions) or spec.non_linearity
 
 
 def without_scale(site: Params) -> Params:

@@ -139,7 +139,7 @@ def make_spec(
     """
     if method.trains_adapter:
         width, phi = bottleneck_width(config, backbone), config.non_linearity or "relu"
-        num_sources = 1 if method.combiner == "single" else 0  # the others make their weights, and need no bank
+        num_sources = int("adapter" in method.trainable)  # the others make their weights, and need no bank
     else:
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
@@ -179,7 +179,7 @@ def combiner_options(config: TrainConfig, method: methods.Method, backbone: Back
         "ia3": {"intermediate_size": backbone.intermediate_size},
     }
     defaults = of_backbone.get(method.combiner, {})
-    given = {options[name]: value for name, value in given_options(config).items() if options[name]}
+    given = {options[name]: value for name, value in given_options(config).items() if options.get(name)}
     return defaults | method.options | given
 
 
