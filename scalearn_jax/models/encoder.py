@@ -236,3 +236,15 @@ def unstack(backbone: Params) -> Params:
       2
     """
     return backbone | {"layers": tree.unstack(backbone["layers"])}
+
+
+def stacked(backbone: Params) -> Params:
+    """Holds all layers together, as files do; undoes ``unstack``, and leaves what is stacked as it is.
+
+    Example:
+      >>> spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 64, 2, 0, 0, 1e-12)
+      >>> stacked(unstack(init(jax.random.key(0), spec)))["layers"]["query"]["kernel"].shape
+      (2, 8, 8)
+    """
+    layers = backbone.get("layers")
+    return backbone | {"layers": tree.stack(layers)} if isinstance(layers, list) else backbone

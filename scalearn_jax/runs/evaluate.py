@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from scalearn_jax import methods, tree
 from scalearn_jax.config import EvaluateConfig
 from scalearn_jax.data import rows, splits, tokens
+from scalearn_jax.models import encoder
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
-from scalearn_jax.train.evaluate import Layout, Members, score
+from scalearn_jax.train.evaluate import Layout, Members, member_logits, scores, standard_errors
 from scalearn_jax.train.state import own_part, with_constants
 
 
@@ -88,13 +89,18 @@ def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.En
 
 def members_of(run: Run) -> Members:
     """Splits the parameters of a run's seeds into trainable trees [M ...] and one frozen tree, on all devices."""
-    keep = methods.is_trainable(methods.get(run.info["method"]))
-    halves = [tree.partition(params, keep) for params in run.members.values()]
+    method, members = methods.get(run.info["method"]), list(run.members.values())
+    if "backbone" in method.trainable and run.spec.layers == "loop":
+        members = [params | {"backbone": encoder.unstack(params["backbone"])} for params in members]
+    keep = methods.is_trainable(method)
+    halves = [tree.partition(params, keep) for params in members]
     trainable, frozen = tree.stack([half for half, _ in halves]), jax.tree.map(jnp.asarray, halves[0][1])
     frozen |= tree.stack([own_part(half) for _, half in halves])
     trainable, frozen = with_constants(trainable, frozen, run.spec)
     frozen = cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32"))
-    return Members(run.spec.program, run.task, *sharding.replicate((trainable, frozen), sharding.make_mesh()))
+    names = [f"{run.folder}, seed {seed}" for seed in run.members]
+    placed = sharding.replicate((trainable, frozen), sharding.make_mesh())
+    return Members(run.spec.program, run.task, *placed, names)
 
 
 def _tokenizer(run: Run, backbone: str | None) -> tuple[Any, str]:

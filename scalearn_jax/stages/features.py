@@ -114,7 +114,7 @@ def evaluator(setup: Setup, encoded: Encoded) -> Callable[[Params], list[dict[st
             table = compute(setup, encoded, np.arange(len(encoded)))
             tables.append(table.reshape(-1, table.shape[-1]))  # [N, d]
         logits = _logits_step(setup.spec.program, task.name, len(tables[0]))
-        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded)
+        return scores(task, np.asarray(logits(trainable, frozen, tables[0])), encoded, diverged=True)
 
     return evaluate
 

@@ -15,7 +15,7 @@ from scalearn_jax import tree
 from scalearn_jax.data import batches
 from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
-from scalearn_jax.models import pretrained
+from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import to_host
@@ -56,7 +56,9 @@ def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
 def score_test(setup: Setup, outcome: Outcome) -> Outcome:
     """Scores the best checkpoints of a run on its test set; a seed whose logits there are not finite is lost, too."""
     best = replicate(tree.stack([member.trainable for member in outcome.members.values()]), setup.mesh)
-    members, test = Members(setup.spec, setup.task, best, setup.frozen), setup.data.test
+    places = np.array([setup.config.seeds.index(seed) for seed in outcome.members])
+    frozen = setup.frozen | jax.tree.map(lambda leaf: leaf[places], own_part(setup.frozen))
+    members, test = Members(setup.spec.program, setup.task, best, frozen), setup.data.test
     logits = member_logits(members, test, setup.evaluation_layout, diverged=True)
     finite = {seed: one for seed, one in zip(outcome.members, logits, strict=True) if np.isfinite(one).all()}
     lost = {seed: f"seed {seed}: no finite logits on the test set" for seed in outcome.members if seed not in finite}
@@ -85,13 +87,7 @@ def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
 
 
 def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
-    """Scores the best checkpoints of a run and fills its folder; returns the results.
-
-    A process that only computes has no folder.
-    """
-    best = replicate(tree.stack([member.trainable for member in outcome.members]), setup.mesh)
-    members = Members(setup.spec.program, setup.task, best, setup.frozen)
-    test = score(members, setup.data.test, setup.evaluation_layout)
+    """Fills the folder of a run that is scored; returns the results. A process that only computes has no folder."""
     # What is frozen stays in the run where other copies may lack it: the bank, and a pooler that its head uses.
     pooled = any(head.kind == "pooled" for _, head in setup.spec.heads)
     backbone = {"pooler": setup.frozen["backbone"]["pooler"]} if pooled else {}
@@ -99,8 +95,8 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
     kept = {name: np.asarray(leaf) for name, leaf in kept.items()}
     results = summarise(setup, outcome, schedule)
     if folder:
-        for number, (seed, member) in enumerate(zip(setup.config.seeds, outcome.members, strict=True)):
-            save_tree(folder / f"seed-{seed}.safetensors", _of_seed(setup, member, number))
+        for seed, member in outcome.members.items():
+            save_tree(folder / f"seed-{seed}.safetensors", _of_seed(setup, member, seed))
         if kept:
             widened = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in kept.items()}
             save_tensors(folder / "frozen.safetensors", widened)
@@ -109,15 +105,15 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
     return results
 
 
-def _of_seed(setup: Setup, member: Member, number: int) -> Params:
+def _of_seed(setup: Setup, member: Member, seed: int) -> Params:
     """What a run folder keeps of a seed: what it has trained, and what it has drawn for good, such as masks."""
     constants = setup.spec.combiner_functions.constants  # these stand in the spec
-    own = tree.index(own_part(setup.frozen), number)
+    own = tree.index(own_part(setup.frozen), setup.config.seeds.index(seed))
     whole = {group: tree.combine(member.trainable[group], part) for group, part in own.items()}
     whole["transfer"] = {name: leaf for name, leaf in whole["transfer"].items() if name not in constants}
     if "masks" in whole["transfer"]:
         whole["transfer"]["masks"] = jax.tree.map(lambda leaf: np.asarray(leaf, bool), whole["transfer"]["masks"])
-    return member.trainable | whole
+    return member.trainable | whole | {"backbone": encoder.stacked(member.trainable["backbone"])}
 
 
 def describe(kind: str, setup: Setup) -> dict[str, Any]:

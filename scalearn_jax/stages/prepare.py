@@ -218,8 +218,7 @@ def init_members(
     """
 
     drawn = _draw(spec.program, bank is None and spec.num_sources > 0)(jnp.asarray(seeds, jnp.uint32))
-    frozen_loop = spec.layers == "loop" and "backbone" not in method.trainable
-    backbone = encoder.unstack(backbone) if frozen_loop else backbone
+    backbone = encoder.unstack(backbone) if spec.layers == "loop" else backbone
     given = jax.tree.map(jnp.asarray, {"backbone": backbone, "adapters": bank or {}})
     if bank is not None:
         del drawn["adapters"]

@@ -89,7 +89,7 @@ def _member_step(
     Without a mesh it is on cached features. For the settings see ``make_optimizer``.
     """
     apply = features.forward
-    if mesh is not None:  # where no transfer parameters learn, devices need no copies of them
+    if mesh:  # where no transfer parameters learn, devices need no copies of them
         apply = forward(mesh) if "transfer" in settings["trainable"] else model.apply
     loss = make_loss(spec, task, kind, apply)
     optimizer = make_optimizer(learning_rate=0.0, num_steps=1, **settings)  # it keeps both in its state
@@ -98,7 +98,7 @@ def _member_step(
 
 def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
     members = Members(setup.spec.program, setup.task, trainable, setup.frozen)
-    return score(members, setup.data.dev, setup.evaluation_layout)
+    return score(members, setup.data.dev, setup.evaluation_layout, diverged=True)
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:

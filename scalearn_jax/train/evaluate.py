@@ -28,6 +28,7 @@ class Members(NamedTuple):
     task: Task  # whose head is used
     trainable: Params  # leading axis M
     frozen: Params  # shared, but for ``state.own_part``
+    names: Sequence[str] = ()  # what errors call each member
 
 
 class Layout(NamedTuple):
@@ -92,10 +93,19 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool =
     return [of_member(one) for one in logits]
 
 
-def member_logits(members: Members, encoded: Encoded, layout: Layout) -> np.ndarray:
-    """Computes the logits of members on a split, Float[M n C], in the order of the split."""
+def standard_errors(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
+    """Estimates the standard errors of the metrics of M members, see ``metrics.standard_errors``."""
+    known = task.metrics, task.kind
+    return [metrics.standard_errors(*known, one, encoded.labels, encoded.questions) for one in logits]
+
+
+def member_logits(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool = False) -> np.ndarray:
+    """Computes the logits of members on a split, Float[M n C], in the order of the split; see ``score``."""
     predict = _predict_step(members.spec, members.task.name, layout)
-    return collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+    logits = collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+    for number, one in enumerate(() if diverged else logits):
+        metrics.check_finite(one, members.names[number] if members.names else f"task {members.task.name}")
+    return logits
 
 
 def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream: Iterator[Batch]) -> np.ndarray:

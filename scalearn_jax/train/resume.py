@@ -60,9 +60,9 @@ def unpack(saved: Checkpoint, state: TrainState) -> Position:
     like = {"state": state, "best": best}
     metrics = {name: value for name, value in saved.arrays.items() if name.startswith("metrics/")}
     arrays = {name: value for name, value in saved.arrays.items() if name not in metrics}
-    # Runs of before trained ProPETL's scores, without a gradient; their masks are drawn from the seed.
-    arrays = {name: value for name, value in arrays.items() if "/transfer/scores/" not in name}
-    found = differences(describe(arrays), describe(like))
+    expected = describe(like)
+    arrays = _as_now(arrays, expected)
+    found = differences(describe(arrays), expected)
     if found:
         raise InputError(
             f"the checkpoint of step {saved.step} is of another model ({'; '.join(found)}); take the version that wrote"
@@ -76,6 +76,24 @@ def unpack(saved: Checkpoint, state: TrainState) -> Position:
         progress.append(GroupProgress(members, group["last"], group["gave_up"]))
     metrics = {name.removeprefix("metrics/"): value for name, value in metrics.items()}
     return Position(saved.step, trees["state"], metrics, progress)
+
+
+def _as_now(arrays: Mapping[str, np.ndarray], expected: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Turns the arrays of an earlier version into today's.
+
+    It trained ProPETL's scores, without a gradient: their masks are drawn from the seed. And it stacked the layers of a
+    backbone that learns, [L ...] of a member and [M L ...] of all.
+    """
+    found = {}
+    for name, value in arrays.items():
+        place, layers, leaf = name.partition("/backbone/layers/")
+        axis = 0 if name.startswith("best/") else 1
+        if layers and name not in expected and value.ndim > axis:
+            each = enumerate(np.moveaxis(value, axis, 0))
+            found |= {f"{place}{layers}{i}/{leaf}": np.ascontiguousarray(layer) for i, layer in each}
+        elif "/transfer/scores/" not in name:
+            found[name] = value
+    return found
 
 
 class CheckpointSaver:

@@ -155,6 +155,17 @@ def test_what_never_learns_stays_with_the_seed_that_drew_it(backbone, tmp_path):
         assert found == pytest.approx(results[seed]["test"], abs=1e-5)
 
 
+def test_full_fine_tuning_reads_trained_layers_where_they_lie(backbone, tmp_path):
+    """One by one in training, and together in files."""
+    setup = pipeline.adapter_setups(AdapterConfig(task=TARGET, backbone=backbone, out="", method="full", **SHORT))[0]
+    layers = setup.trainable["backbone"]["layers"]
+    assert isinstance(layers, list) and layers[1]["query"]["kernel"].shape == (1, 16, 16)
+    folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
+    stored = load_tensors(load.Path(folder) / "seed-0.safetensors")
+    assert stored["backbone/layers/query/kernel"].shape == (2, 16, 16)
+    assert run_json.expected_shapes(setup.spec, "backbone", "heads") == {name: x.shape for name, x in stored.items()}
+
+
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
     folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
     trained = load.load_run(folder).members[0]["backbone"]

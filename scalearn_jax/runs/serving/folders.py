@@ -14,9 +14,9 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs import run_json
 from scalearn_jax.runs.foreign_head import find_task, read_head
-from scalearn_jax.runs.load import RunFolder, choose_seed
+from scalearn_jax.runs.load import RunFolder
 from scalearn_jax.runs.plain_adapter import PlainAdapter, foldable, is_plain, to_plain_adapter
-from scalearn_jax.runs.provenance import read_provenance
+from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
 from scalearn_jax.runs.sources import NO_TRUST, Source, Trust, check_base_models, check_sources, is_hub_id, load_source
 from scalearn_jax.typing import Params
