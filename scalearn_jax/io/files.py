@@ -156,12 +156,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Writes a file whole or not at all, by any library; errors are those of ``named``.
 
-    Yields the path to write to; it takes the place of the file at the end, and on an exception nothing is left of it.
+    Yields the path to write to; it takes the place of the file at the end, with the mode of the process's umask, and on
+    an exception nothing is left of it.
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with named(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            if temporary.stat().st_mode != mode:  # the library replaced it by one of mode 0600
+                temporary.chmod(stat.S_IMODE(mode))
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

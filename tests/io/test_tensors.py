@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors, save_tree, tensor_names
 
 
@@ -50,6 +52,22 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         save_tensors(path, {"omega": np.array([object()])})
     np.testing.assert_array_equal(load_tensors(path)["omega"], np.ones(3))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_mode_of_every_other_file(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"omega": np.ones(3, np.float32)})
+        (tmp_path / "a.safetensors").chmod(0o400)  # and not that of one it replaces
+        save_tensors(tmp_path / "a.safetensors", {"omega": np.zeros(3, np.float32)})
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "a.safetensors": mode,
+        "a.json": mode,
+    }
 
 
 def written(header, data=b"", length=None):
