@@ -53,24 +53,61 @@ def available() -> int | None:
 
 
 def _system_memory() -> int:
-    """What the machine, a container (cgroup 2) and a limit on the address space (``ulimit -v``) leave."""
+    """What the machine, control groups (containers, jobs) and a limit on the address space (``ulimit -v``) leave."""
     import psutil
 
-    left = [psutil.virtual_memory().available]
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-        kinds = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        cached = sum(int(kinds.get(name, 0)) for name in ("active_file", "inactive_file"))  # given up when needed
-        left.append(limit - used + cached)
-    except (OSError, ValueError):  # no such limit, or "max"
-        pass
+    left = [psutil.virtual_memory().available, *groups_leave(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))]
     process = psutil.Process()
     if hasattr(process, "rlimit"):  # not on Windows and macOS
         limit, _ = process.rlimit(psutil.RLIMIT_AS)
         if limit != psutil.RLIM_INFINITY:
             left.append(limit - process.memory_info().vms)
     return max(0, min(left))
+
+
+class _Files(NamedTuple):
+    """How a version of control groups keeps its memory, each file a number of bytes, but for statistics by name."""
+
+    root: str  # below the mount
+    limit: str
+    used: str
+    prefix: str  # of statistics that count inner groups as well
+
+
+_VERSIONS = {
+    "memory": _Files("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    "": _Files("", "memory.max", "memory.current", ""),  # version 2, whose groups are those of no controller
+}
+
+
+def groups_leave(mount: Path, own: Path) -> list[int]:
+    """Lists what is left of every memory limit on this process, of its own control group and of all around that.
+
+    ``mount`` is where control groups of either version are mounted, ``own`` the file that names the process's group in
+    each hierarchy. In a container the mount may begin at the container's group, whose name then leads nowhere.
+    """
+    try:
+        entries = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        entries = []
+    paths = {controller: path.strip("/") for _, names, path in entries for controller in names.split(",")}
+    left = []
+    for controller, files in _VERSIONS.items():
+        root, path = mount / files.root, Path(paths.get(controller, ""))
+        inside = [] if ".." in path.parts else [root / path, *list((root / path).parents)[: len(path.parts)]]
+        left += [found for group in inside or [root] if (found := _group_leaves(group, files)) is not None]
+    return left
+
+
+def _group_leaves(group: Path, files: _Files) -> int | None:
+    """What is left of a control group's limit; ``None`` where it has none."""
+    try:
+        limit, used = (int((group / name).read_text()) for name in (files.limit, files.used))
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = sum(int(kinds.get(f"{files.prefix}{name}_file", 0)) for name in ("active", "inactive"))  # can be freed
+        return min(limit, int(kinds.get("hierarchical_memory_limit", limit))) - used + cached
+    except (OSError, ValueError):  # no such group, or no limit: "max"
+        return None
 
 
 def fits(needed: int | None, limit: int | None) -> bool | None:

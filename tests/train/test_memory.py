@@ -98,6 +98,54 @@ def test_rows_are_counted_without_packing_too(backbone):
     assert rows.tolist() == [6, 6, 6] and choices == (6,)
 
 
+MIB = 2**20
+OF_OTHERS = "1:name=systemd:/user.slice\n3:cpu,cpuacct:/\n"
+# (where the process is, limits of version 2, of version 1) -> what they leave; all groups use 50 MiB, 20 of them files.
+# A limit is of a folder below the mount; version 1 also counts what a parent that cannot be seen allows.
+GROUPS = {
+    "none": ("0::/\n", {}, {}, []),
+    "of the own group": ("0::/job/task\n", {"job/task": 600}, {}, [570]),
+    "of a parent": ("0::/job/task\n", {"job": 600, "job/task": "max"}, {}, [570]),
+    "of both": ("0::/job/task\n", {"job": 300, "job/task": 600}, {}, [570, 270]),
+    "of the mount, in a container": ("0::/\n", {"": 600}, {}, [570]),
+    "of the mount, that hides where it is": ("0::/docker/1f3a\n", {"": 600}, {}, [570]),
+    "of the mount, that is not around it": ("0::/../other\n", {"": 600}, {}, [570]),
+    "of a neighbour": ("0::/job/task\n", {"job/other": 600}, {}, []),
+    "of version 1": (OF_OTHERS + "4:memory:/slurm/job_1\n", {}, {"slurm/job_1": (600, 900)}, [570]),
+    "of version 1, of a parent": (OF_OTHERS + "4:memory:/a/b\n", {}, {"a": (600, 600), "a/b": (900, 600)}, [570, 570]),
+    "of version 1, out of sight": (OF_OTHERS + "4:hugetlb,memory:/docker/1f3a\n", {}, {"": (900, 600)}, [570]),
+    "of both versions": ("4:memory:/\n0::/\n", {"": 500}, {"": (600, 600)}, [470, 570]),
+    "where nothing says the group": (None, {}, {"": (600, 600)}, [570]),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_limit_of_control_groups_counts(name, tmp_path):
+    own, second, first, left = GROUPS[name]
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    kept = f"anon {30 * MIB}\n{{0}}inactive_file {15 * MIB}\n{{0}}active_file {5 * MIB}\n"
+    for group, limit in second.items():
+        folder = tmp_path / "mount" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit if limit == 'max' else limit * MIB}\n")
+        (folder / "memory.current").write_text(f"{50 * MIB}\n")
+        (folder / "memory.stat").write_text(kept.format(""))
+    for group, (limit, around) in first.items():
+        folder = tmp_path / "mount" / "memory" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.limit_in_bytes").write_text(f"{limit * MIB}\n")
+        (folder / "memory.usage_in_bytes").write_text(f"{50 * MIB}\n")
+        (folder / "memory.stat").write_text(f"{kept.format('total_')}hierarchical_memory_limit {around * MIB}\n")
+    found = memory.groups_leave(tmp_path / "mount", tmp_path / "own")
+    assert sorted(found) == sorted(number * MIB for number in left)
+
+
+def test_the_smallest_limit_is_what_there_is(monkeypatch):
+    monkeypatch.setattr(memory, "groups_leave", lambda mount, own: [7 * MIB, 5 * MIB])
+    assert memory.available() == 5 * MIB // jax.local_device_count()
+
+
 @pytest.mark.parametrize("size, text", [(None, "-"), (0, "0 B"), (1023, "1023 B"), (15.75 * 2**30, "15.8 GiB")])
 def test_sizes_are_worded(size, text):
     assert memory.format_bytes(size) == text
