@@ -10,12 +10,14 @@ from scalearn_jax import __version__
 from scalearn_jax.cli.commands import SCALEARN, Group, execute
 from scalearn_jax.cli.exits import exit_code
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.terminal import accept_any_text
 from scalearn_jax.train import memory
 from scalearn_jax.train.signals import signals
 
 
 def run() -> None:
     """Entry point of the ``scalearn`` command."""
+    accept_any_text(sys.stdout, sys.stderr)
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: while Python clears up, it ends the process, no more
     sys.exit(code)

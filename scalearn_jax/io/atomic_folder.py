@@ -29,7 +29,7 @@ class AtomicFolder:
         self._final, self._scratch, self._is_open = final, scratch, True
         self._owner = f"process {os.getpid()} of {platform.node()}"
         self._lock = _locked(self.path)
-        (self.path / _OWNER).write_text(self._owner)
+        (self.path / _OWNER).write_text(self._owner, encoding="utf-8")
 
     def keep(self) -> None:
         """Flushes the folder to the disk and renames it to its final name; without effect once kept or discarded."""
@@ -111,7 +111,7 @@ def _locked(partial: Path):
 
 def _owner(partial: Path) -> str | None:
     try:
-        return (partial / _OWNER).read_text()[:200]
+        return (partial / _OWNER).read_text(encoding="utf-8", errors="replace")[:200]
     except OSError:
         return None
 

@@ -1,5 +1,6 @@
 """What a terminal shows: how far a run is (a bar, or plain lines elsewhere), and tables as plain text."""
 
+import codecs
 import csv
 import io
 import math
@@ -7,6 +8,27 @@ import sys
 from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import Any, TextIO
+
+
+def accept_any_text(*streams: TextIO | None) -> None:
+    r"""Lets streams of any encoding take any text: what an ASCII terminal has no character for is written out.
+
+    Example:
+      >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+      >>> accept_any_text(stream)
+      >>> print("état: 55.0 ± 7.1", file=stream, flush=True)
+      >>> print(stream.buffer.getvalue().decode(), end="")
+      \xe9tat: 55.0 +- 7.1
+    """
+
+    def write_out(error: UnicodeEncodeError) -> tuple[str, int]:
+        text = error.object[error.start : error.end].replace("±", "+-")
+        return text.encode("ascii", "backslashreplace").decode(), error.end
+
+    codecs.register_error("scalearn", write_out)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="scalearn")
 
 
 class Progress:

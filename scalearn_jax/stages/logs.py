@@ -59,7 +59,7 @@ def _recorder(write: Callable | None, progress: Progress, run: dict[str, str], *
 def _open_log(stack: contextlib.ExitStack, folder: Path, text: str) -> Callable[[Event], None]:
     """Opens a run's log, begun with what it held before, and its times; returns what writes an event."""
     write_text(folder / LOG, text)
-    log, timing = (stack.enter_context((folder / name).open("a")) for name in (LOG, TIMING))
+    log, timing = (stack.enter_context((folder / name).open("a", encoding="utf-8")) for name in (LOG, TIMING))
 
     def put(file, event: Event) -> None:
         with named(Path(file.name)):
@@ -78,4 +78,4 @@ def _open_log(stack: contextlib.ExitStack, folder: Path, text: str) -> Callable[
 
 def logs_of(folders: Sequence[Path | None]) -> list[str]:
     """Reads the logs as they are now, for a checkpoint."""
-    return [(folder / LOG).read_text() if folder else "" for folder in folders]
+    return [(folder / LOG).read_text("utf-8") if folder else "" for folder in folders]

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -214,6 +215,25 @@ def test_evaluate_prints_a_table_or_json(fake, capsys):
 def test_list_prints_the_tables(what, name, capsys):
     assert cli.main(["list", what]) == 0
     assert f"\n{name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding, shown", [("ascii", "60.00 +- 14.14"), ("cp1252", "60.00 ± 14.14")])
+def test_the_command_prints_where_there_is_no_unicode(encoding, shown, tmp_path, monkeypatch):
+    write_run(tmp_path / "état" / "a", task="glue/rte", values=(0.5, 0.7))
+    out, errors = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setattr(cli.signal, "signal", lambda *args: None)
+    codes = []
+    for argv in (["report", str(tmp_path / "état")], ["list", "tasks"], ["--help"], ["push", "\udcff", "ω/ω"]):
+        monkeypatch.setattr(sys, "argv", ["scalearn", *argv])
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        codes.append(stop.value.code)
+    out.flush()
+    errors.flush()
+    assert codes == [0, 0, 0, 2], errors.buffer.getvalue()
+    assert shown in out.buffer.getvalue().decode(encoding) and b"\\udcff" in errors.buffer.getvalue()
 
 
 def test_report_prints_the_table(tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import io
 
-from scalearn_jax.io.terminal import Progress, plain
+import pytest
+
+from scalearn_jax.io.terminal import Progress, accept_any_text, plain
 
 EVENTS = [
     {"event": "start", "num_steps": 4, "examples": 64},
@@ -48,6 +50,38 @@ def test_bar_stops_when_training_fails():
     except RuntimeError:
         pass
     assert "\x1b[?25h" in stream.getvalue()  # the cursor is back
+
+
+def printed(text, encoding):
+    """The bytes that printing a text leaves on a stream."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    accept_any_text(stream, None, io.StringIO())  # no stream, and one that encodes nothing
+    print(text, file=stream, flush=True, end="")
+    return stream.buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "encoding, shown",
+    [
+        ("ascii", b"55.0 +- 7.1 \\xe9tat \\u03c9 \\udcff"),
+        ("cp1252", b"55.0 \xb1 7.1 \xe9tat \\u03c9 \\udcff"),
+        ("cp437", b"55.0 \xf1 7.1 \x82tat \\u03c9 \\udcff"),
+        ("utf-8", "55.0 ± 7.1 état ω ".encode() + b"\\udcff"),
+    ],
+)
+def test_a_terminal_of_any_encoding_shows_any_text(encoding, shown):
+    assert printed("55.0 ± 7.1 état ω \udcff", encoding) == shown  # the last, of a path, has no character at all
+
+
+def test_a_bar_needs_no_unicode():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stream.isatty = lambda: True
+    accept_any_text(stream)
+    with Progress("runs/état", seeds=(0,), stream=stream) as progress:
+        for event in EVENTS:
+            progress.update(event)
+    stream.flush()
+    assert b"runs/\\xe9tat" in stream.buffer.getvalue() and b"4/4" in stream.buffer.getvalue()
 
 
 def test_columns_are_aligned_and_no_line_ends_in_spaces():
