@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from scalearn_jax.cli.exits import exit_code
+from scalearn_jax.errors import InputError
 
 _LAUNCHED = {"SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"}  # set where processes are several
 _format_path = "wrote {}".format
@@ -83,11 +84,12 @@ def execute(command: Command, config: Any) -> int:
         methods.get(config.method)  # an unknown one fails before JAX is loaded
     if command.processes and (config.coordinator or _LAUNCHED & os.environ.keys()):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA would log every signal, and a lost process twice
+    work = _load(command.target)
     if command.computes and not getattr(config, "dry_run", False):
         _prepare()
     if command.processes:
-        return _execute_together(command, config)
-    result = _load(command.target)(config)
+        return _execute_together(work, command.printer, config)
+    result = work(config)
     if command.printer is None:
         return result
     if getattr(config, "json", False):
@@ -107,7 +109,7 @@ def _prepare() -> None:
     keep_compiled_programs()
 
 
-def _execute_together(command: Command, config: Any) -> int:
+def _execute_together(command: Callable[[Any], Any], printer: Callable[[Any], str], config: Any) -> int:
     """Runs a command together with other processes, where there are some; one of them prints."""
     from scalearn_jax.train import distributed
     from scalearn_jax.train.agreement import processes
@@ -120,15 +122,21 @@ def _execute_together(command: Command, config: Any) -> int:
             start_timeout=config.start_timeout,
             heartbeat_timeout=config.heartbeat_timeout,
         )
-        result = _load(command.target)(config)
+        result = command(config)
         if processes.is_writer:
-            print(command.printer(result))
+            print(printer(result))
         return 0
 
     return distributed.run(work, exit_code)
 
 
 def _load(target: str) -> Callable[[Any], Any]:
-    """Imports a function of the package, named ``"package.module:function"``."""
+    """Imports a function of the package, named ``"package.module:function"``, and with it most often JAX."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(f"scalearn_jax.{module}"), name)
+    try:
+        return getattr(importlib.import_module(f"scalearn_jax.{module}"), name)
+    except ValueError as error:
+        given = sorted(name for name in os.environ if name.startswith("JAX_"))
+        if not given:
+            raise
+        raise InputError(f"JAX cannot start: {error}; correct or unset {' or '.join(given)}.") from error

@@ -20,9 +20,8 @@ PACKAGES = (
 ).split()
 _OTHERS = ("adapters", *PLUGINS)  # listed only where they are installed
 _VARIABLES = (
-    *("JAX_PLATFORMS", "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_COMPILATION_CACHE_DIR"),
-    *("SCALEARN_CACHE", "SCALEARN_CACHE_GB", "SCALEARN_KEEP_PROGRAMS"),
-    *("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+    *("XLA_FLAGS", "SCALEARN_CACHE", "HF_HOME", "HF_ENDPOINT"),
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
 )
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HARDWARE = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/kfd")  # NVIDIA, TPU, AMD
@@ -38,6 +37,7 @@ def examine(config: DoctorConfig) -> int:
 def gather() -> Facts:
     """Collects the facts; makes no network call, writes nothing, and fails for no missing package."""
     found = {name: _version(name) for name in (*PACKAGES, *_OTHERS)}
+    of_jax = sorted(name for name in os.environ if name.startswith("JAX_"))
     packages = {name: version for name, version in found.items() if version or name in PACKAGES}
     return Facts(
         python=platform.python_version(),
@@ -45,7 +45,7 @@ def gather() -> Facts:
         hardware=sorted(str(path) for pattern in _HARDWARE for path in Path("/").glob(pattern)),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cache=cache.state(),
-        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        variables={name: os.environ[name] for name in (*of_jax, *_VARIABLES) if name in os.environ},
         **_of_jax(),
     )
 
@@ -65,17 +65,13 @@ def _of_jax() -> dict[str, Any]:
         devices = jax.devices()
         kinds = sorted(Counter((device.platform, device.device_kind) for device in devices).items())
         listed = [{"platform": name, "kind": kind, "count": count} for (name, kind), count in kinds]
-        precision = _precision(devices[0].platform, jax.config.jax_default_matmul_precision)
-        x64 = bool(jax.config.jax_enable_x64)
-        return dict(devices=listed, error=None, memory=available(), precision=precision, x64=x64)
+        return dict(devices=listed, error=None, memory=available(), precision=_precision(devices[0].platform))
     except Exception as error:  # whatever a broken plugin raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        return dict(devices=[], error=reason, memory=None, precision="unknown", x64=False)
+        return dict(devices=[], error=reason, memory=None, precision="unknown")
 
 
-def _precision(platform_: str, setting: str | None) -> str:
-    if setting:
-        return setting
+def _precision(platform_: str) -> str:
     shortened = {"gpu": "inputs may be shortened to TensorFloat-32", "tpu": "inputs are shortened to bfloat16"}
     return f"float32{f', {shortened[platform_]}' if platform_ in shortened else ''}"
 

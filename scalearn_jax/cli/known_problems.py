@@ -18,7 +18,6 @@ class Facts(NamedTuple):
     cores: int  # of the CPU, that this process may use
     memory: int | None  # bytes available on each device
     precision: str  # what products of ``--dtype float32`` are computed in
-    x64: bool
     cache: dict[str, Any]  # see ``cache.state``
     variables: dict[str, str]  # of the environment, those that are set and matter
 
@@ -50,8 +49,12 @@ def _idle_plugin(facts: Facts) -> bool:
     return only_cpu and not _forced_to_cpu(facts) and any(facts.packages.get(name) for name in PLUGINS)
 
 
+def _platforms(facts: Facts) -> str | None:
+    return facts.variables.get("JAX_PLATFORMS") or facts.variables.get("JAX_PLATFORM_NAME") or None
+
+
 def _forced_to_cpu(facts: Facts) -> bool:
-    return facts.variables.get("JAX_PLATFORMS") == "cpu"
+    return _platforms(facts) == "cpu"
 
 
 def _simulated(facts: Facts) -> bool:
@@ -68,9 +71,12 @@ PROBLEMS = [
     Problem("old-python", lambda facts: _older(facts.python, (3, 11)),
             "Python below 3.11 is not supported.",
             "Use Python 3.11 or newer."),
-    Problem("no-devices", lambda facts: facts.error is not None,
+    Problem("no-devices", lambda facts: facts.error is not None and _platforms(facts) in (None, "cpu"),
             "JAX is missing or finds no device.",
-            "Install jax and jaxlib for this machine, and unset or correct JAX_PLATFORMS."),
+            "Install jax and jaxlib for this machine."),
+    Problem("missing-platform", lambda facts: facts.error is not None and _platforms(facts) not in (None, "cpu"),
+            "JAX_PLATFORMS or JAX_PLATFORM_NAME asks for a device that JAX does not find here.",
+            "unset or correct it, or install JAX's plugin and the driver of that device."),
     Problem("unsafe-transformers", lambda facts: _older(facts.packages.get("transformers"), (5, 5)),
             "transformers below 5.5 runs code from a model folder (CVE-2026-4372, CVE-2026-5241).",
             "pip install --upgrade 'transformers>=5.5'"),
@@ -92,9 +98,6 @@ PROBLEMS = [
     Problem("simulated-devices", _simulated,
             "XLA_FLAGS simulates several devices on one CPU, which makes training slower.",
             "Remove --xla_force_host_platform_device_count from XLA_FLAGS."),
-    Problem("x64", lambda facts: facts.x64,
-            "float64 is enabled: training would need more memory and time.",
-            "unset JAX_ENABLE_X64"),
     Problem("public-cache", lambda facts: not facts.cache["private"],
             "Others can write to the cache folder, so it is not used: programs are compiled and texts tokenised anew.",
             "chmod -R go-w the folder, or set SCALEARN_CACHE to one of your own."),

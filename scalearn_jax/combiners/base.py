@@ -72,7 +72,7 @@ def of_module(
         try:
             return module.apply({"params": transfer}, bank, keys)
         except ScopeParamShapeError:
-            expected = tree.flatten(jax.eval_shape(lambda key: init(key, banks.shape(bank)), jax.random.key(0)))
+            expected = tree.flatten(jax.eval_shape(lambda: init(jax.random.key(0), banks.shape(bank))))
             found = tree.flatten(transfer)
             wrong = [
                 f"{path} has shape {found[path].shape}, not {leaf.shape}"

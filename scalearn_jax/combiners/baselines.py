@@ -20,9 +20,11 @@ from scalearn_jax.typing import Array, Key, Params
 
 NUM_COMPONENTS = 4
 
-_xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", batch_axis=(0, 1))
+_xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", batch_axis=(0, 1), dtype=jnp.float32)
 # Kaiming's start with a = sqrt(5), as for a torch map whose weight [o i] has the shape of one layer's scores.
-_kaiming_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2, batch_axis=0)
+_kaiming_uniform = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2, batch_axis=0, dtype=jnp.float32
+)
 
 
 class Compacter(nn.Module):
@@ -31,7 +33,7 @@ class Compacter(nn.Module):
     @nn.compact
     def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
         num_layers, _, hidden_size, bottleneck = banks.shape(bank)
-        rule = self.param("rule", nn.initializers.normal(1e-4), (NUM_COMPONENTS,) * 3)
+        rule = self.param("rule", nn.initializers.normal(1e-4, jnp.float32), (NUM_COMPONENTS,) * 3)
         down = self.param("down", init_factors, (num_layers, hidden_size, bottleneck))
         up = self.param("up", init_factors, (num_layers, bottleneck, hidden_size))
         return {"down": kronecker_map(rule, down), "up": kronecker_map(rule, up)}
@@ -53,7 +55,7 @@ def init_factors(key: Key, size: tuple[int, int, int]) -> Params:
     return {
         "left": _xavier_normal(left_key, (num_layers, NUM_COMPONENTS, features_in // NUM_COMPONENTS, 1)),
         "right": _xavier_normal(right_key, (num_layers, NUM_COMPONENTS, 1, features_out // NUM_COMPONENTS)),
-        "bias": jnp.zeros((num_layers, features_out)),
+        "bias": jnp.zeros((num_layers, features_out), jnp.float32),
     }
 
 
@@ -94,7 +96,8 @@ class IA3(nn.Module):
         num_layers, _, hidden_size, _ = banks.shape(bank)
         sizes = {"key": hidden_size, "value": hidden_size, "ffn": self.intermediate_size or 4 * hidden_size}
         return {
-            f"{name}_scale": self.param(name, nn.initializers.ones, (num_layers, size)) for name, size in sizes.items()
+            f"{name}_scale": self.param(name, nn.initializers.ones, (num_layers, size), jnp.float32)
+            for name, size in sizes.items()
         }
 
 

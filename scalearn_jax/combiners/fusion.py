@@ -55,20 +55,20 @@ class Projection(nn.Module):
     """Declares a kernel Float[L d d], N(0, 0.02) by default, and a bias Float[L d], 0, and hands them over."""
 
     size: tuple[int, int, int]
-    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02, jnp.float32)
     use_bias: bool = True
 
     @nn.compact
     def __call__(self) -> Params:
         params = {"kernel": self.param("kernel", self.kernel_init, self.size)}
         if self.use_bias:
-            params["bias"] = self.param("bias", nn.initializers.zeros, self.size[:2])
+            params["bias"] = self.param("bias", nn.initializers.zeros, self.size[:2], jnp.float32)
         return params
 
 
 def near_identity(key: Key, size: tuple[int, int, int]) -> Array:
     """Starts a value map as published: 1 on the diagonal and 1e-6 elsewhere."""
-    return jnp.broadcast_to(1e-6 + (1 - 1e-6) * jnp.eye(size[-1])[None], size)
+    return jnp.broadcast_to(1e-6 + (1 - 1e-6) * jnp.eye(size[-1], dtype=jnp.float32)[None], size)
 
 
 def attend(site: Params, scores: Array, temperature: float, dropout: float) -> Array:

@@ -60,7 +60,7 @@ class ScaLearn(nn.Module):
         size = (num_sources, 1 if self.uniform else hidden_size)
         size = size if self.shared else (num_layers, *size)
         center = self.init_scale / num_sources
-        omega = self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size))
+        omega = self.param("omega", lambda key: center + 0.001 * jax.random.normal(key, size, jnp.float32))
         omega = effective_omega(omega, num_layers, self.normalise)  # [L, T, d or 1]
         if keys.scales is not None and self.dropout > 0:
             omega = omega * dropout_mask(keys.scales, omega.shape, self.dropout).astype(omega.dtype)

@@ -48,8 +48,8 @@ def zeros(shape: BankShape) -> Params:
     """
     *lead, d, r = shape
     return {
-        "down": {"kernel": jnp.zeros((*lead, d, r)), "bias": jnp.zeros((*lead, r))},
-        "up": {"kernel": jnp.zeros((*lead, r, d)), "bias": jnp.zeros((*lead, d))},
+        "down": {"kernel": jnp.zeros((*lead, d, r), jnp.float32), "bias": jnp.zeros((*lead, r), jnp.float32)},
+        "up": {"kernel": jnp.zeros((*lead, r, d), jnp.float32), "bias": jnp.zeros((*lead, d), jnp.float32)},
     }
 
 

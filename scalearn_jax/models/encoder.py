@@ -149,7 +149,7 @@ def init(key: Key, spec: BackboneSpec) -> Params:
       (2, 8, 8)
     """
     one = jnp.zeros((1, 1), jnp.int32)
-    batch, hidden = Batch(*(one,) * len(Batch._fields)), jnp.zeros((1, 1, spec.hidden_size))
+    batch, hidden = Batch(*(one,) * len(Batch._fields)), jnp.zeros((1, 1, spec.hidden_size), jnp.float32)
     embeddings_key, layers_key, pooler_key = jax.random.split(key, 3)
     params = {
         "embeddings": Embeddings(spec).init(embeddings_key, batch)["params"],

@@ -68,6 +68,7 @@ def init(key: Key, spec: HeadSpec, hidden_size: int) -> Params:
     """
     if spec.kind not in ("two_layer", "pooled"):
         raise InputError(f"unknown head kind {spec.kind!r}; expected 'two_layer' or 'pooled'.")
-    pooler = {"kernel": jnp.zeros((hidden_size, hidden_size)), "bias": jnp.zeros(hidden_size)}
-    features = jnp.zeros((spec.num_choices, hidden_size))
+    vector = jnp.zeros(hidden_size, jnp.float32)
+    pooler = {"kernel": jnp.zeros((hidden_size, hidden_size), jnp.float32), "bias": vector}
+    features = jnp.zeros((spec.num_choices, hidden_size), jnp.float32)
     return Head(spec, hidden_size).init(key, features, pooler)["params"]

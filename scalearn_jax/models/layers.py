@@ -21,10 +21,10 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self) -> Params:
-        kernel_init = nn.initializers.normal(0.02)
+        kernel_init = nn.initializers.normal(0.02, jnp.float32)
         return {
             "kernel": self.param("kernel", kernel_init, (self.features_in, self.features_out)),
-            "bias": self.param("bias", nn.initializers.zeros, (self.features_out,)),
+            "bias": self.param("bias", nn.initializers.zeros, (self.features_out,), jnp.float32),
         }
 
 
@@ -139,7 +139,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         y = normalise(x, self.epsilon)
         return (y * row(scale, y) + row(bias, y)).astype(self.dtype or x.dtype)

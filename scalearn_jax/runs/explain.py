@@ -30,8 +30,10 @@ from scalearn_jax.runs.attribution import Attribution
 from scalearn_jax.runs.evaluate import members_of, read_split
 from scalearn_jax.runs.load import open_run
 from scalearn_jax.runs.sources import Trust
+from scalearn_jax.train.jax_settings import own_settings
 
 
+@own_settings()
 def explain_run(config: ExplainConfig) -> str:
     """Measures which sources help a ScaLearn run, and writes tables and a figure.
 

@@ -21,6 +21,7 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
 FORMAT = 1
@@ -159,23 +160,14 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
     return trained, frozen
 
 
-def _with_masks(leaves: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
-    """Widens ProPETL's masks; runs of before hold the scores that these mark the largest of."""
-    found = {}
-    for name, leaf in leaves.items():
-        if name.startswith("transfer/scores/") and leaf.ndim == 3:
-            name, leaf = name.replace("scores", "masks"), np.asarray(masks_of(leaf, fraction))
-        found[name] = leaf.astype(np.float32) if name.startswith("transfer/masks/") and leaf.dtype == bool else leaf
-    return found
-
-
+@own_settings()
 def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
     """Builds the model and task that ``run.json`` describes, and traces the model once to check it."""
     try:
         spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
         _check_spec(spec, task, info)
         hash(spec)
-        jax.eval_shape(lambda key: _bound(model.init(key, spec), spec), jax.random.key(0))
+        jax.eval_shape(lambda: _bound(model.init(jax.random.key(0), spec), spec))
     except (*_DAMAGES, FlaxError) as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
@@ -187,7 +179,7 @@ def _bound(params: Params, spec: ModelSpec) -> Params:
     site, update = model.adapt(params, spec=spec)[1:3]
     if update is None:
         return site
-    return update(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size)))
+    return update(jax.tree.map(lambda leaf: leaf[0], site), jnp.zeros((1, 1, spec.backbone.hidden_size), jnp.float32))
 
 
 def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
@@ -230,6 +222,7 @@ def _scalar_problems(part: Any, place: str) -> list[str]:
     return [f"{place}{problem}" for problem in found]
 
 
+@own_settings()
 def expected_shapes(spec: ModelSpec, *groups: str) -> dict[str, tuple[int, ...]]:
     """Lists the parameters of a model's groups by path, with their shapes; traces the model once."""
     leaves = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))

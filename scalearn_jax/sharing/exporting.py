@@ -34,12 +34,14 @@ from scalearn_jax.sharing.folders import (
     write_run_folder,
 )
 from scalearn_jax.sharing.recognise import SETUP_FILE
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
 # Those whose adapter is the run's own, or an average; of others the adapter is folded from several.
 ADAPTERS = ("single", "compacter++", "propetl", "soup")
 
 
+@own_settings()
 def export_run(config: ExportConfig) -> Path:
     """Writes one seed of a finished run for others.
 

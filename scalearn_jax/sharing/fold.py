@@ -33,6 +33,7 @@ from scalearn_jax.sharing.fold_check import Text, check_difference, compare_logi
 from scalearn_jax.sharing.fold_narrow import compress, grams, only_member, prune, published_form
 from scalearn_jax.sharing.folders import plain_name, save_adapter_folder
 from scalearn_jax.train.evaluate import Layout, member_logits
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
 
@@ -47,6 +48,7 @@ class Folded:
     expected: np.ndarray  # Float[n C], those of the kept sources, each evaluated by itself
 
 
+@own_settings()
 def fold_run(config: FoldConfig) -> dict[str, Any]:
     """Writes one seed of a run, by default that with the best development score, as a plain AdapterHub adapter.
 

@@ -19,11 +19,13 @@ from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
 from scalearn_jax.sharing.folders import Contents, read_run_folder, write_run_folder
 from scalearn_jax.sharing.recognise import FORMATS, HEAD, Found, file_hashes, read_foreign, recognise
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.state import count_parameters
 
 SEED = 0  # what is imported has one member, and no seed of its own
 
 
+@own_settings()
 def import_source(config: ImportConfig) -> Path:
     """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.
 

@@ -31,6 +31,7 @@ from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.checkpoint_store import CheckpointStore
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.memory import explain_out_of_memory
 
@@ -100,6 +101,7 @@ def _of_targets(config: TrainConfig) -> list[TrainConfig]:
     return [dataclasses.replace(config, **changes) for changes in each] or [config]
 
 
+@own_settings()
 def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
     """Trains the runs of a config, one target after the other, and compares its learning rates."""
     processes.check_joined(config.num_processes)

@@ -29,7 +29,7 @@ from scalearn_jax.stages import soup
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
 from scalearn_jax.train.evaluate import Layout
-from scalearn_jax.train.state import with_constants
+from scalearn_jax.train.jax_settings import key_of_seed
 from scalearn_jax.typing import Params
 
 
@@ -235,8 +235,8 @@ def _draw(spec: model.ModelSpec, with_bank: bool) -> Callable:
     """Compiles seeds Int[M] -> what each seed draws, with or without a bank of fresh adapters."""
 
     def draw(seed):
-        bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0), 3)
-        fresh = banks.init(bank_key, spec.bank_shape) if with_bank else {}
+        bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(key_of_seed(seed), 0), 3)
+        fresh = banks.init(bank_key, spec.bank_shape) if bank is None and spec.num_sources else {}
         return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
 
     return jax.jit(jax.vmap(draw))

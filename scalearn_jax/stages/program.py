@@ -26,6 +26,7 @@ from scalearn_jax.train import feed, loop, resume
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.compile import compile_dispatches, forward, keep_programs
 from scalearn_jax.train.evaluate import Members, score
+from scalearn_jax.train.jax_settings import key_of_seed
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
 from scalearn_jax.train.state import Position, TrainState, create, own_part
@@ -233,7 +234,7 @@ def first_state(setups: Sequence[Setup], optimizers: Sequence[optax.GradientTran
     """Makes the state before the first step, leading axis M: the seeds of each run, one run after the other."""
 
     def of_run(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
-        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in setup.config.seeds])
+        keys = jnp.stack([jax.random.fold_in(key_of_seed(seed), 1) for seed in setup.config.seeds])
         return jax.vmap(lambda trainable, key: create(trainable, optimizer, key))(setup.trainable, keys)
 
     states = [of_run(*run) for run in zip(setups, optimizers, strict=True)]

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from scalearn_jax.errors import InputError
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.signals import signals
 
 
@@ -32,8 +33,9 @@ class Processes:
 
     def join(self, num_processes: int) -> None:
         """Takes this process's place, once ``jax.distributed`` is there; fails where others have another number."""
-        self.process_id, self.num_processes, self.joined = jax.process_index(), jax.process_count(), True
+        self.joined = True  # from here on a failure ends the others, too
         told = [int(number) for number in _gather(str(num_processes))]
+        self.process_id, self.num_processes = jax.process_index(), jax.process_count()
         for process_id, number in enumerate(told):
             if number != told[0]:
                 raise InputError(
@@ -104,6 +106,7 @@ class Processes:
 processes = Processes()
 
 
+@own_settings()
 def _gather(text: str) -> list[str]:
     """Returns the texts of all processes, in their order; waits for all."""
     data = np.frombuffer(text.encode(), np.uint8)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from scalearn_jax.data.batches import stack
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.sharding import shard_batch
 
 _END = object()
@@ -75,9 +76,10 @@ def in_background(items: Iterator, place: Callable[[Any], Any], ahead: int = 2) 
 
     def work():
         try:
-            for item in items:
-                if not put((place(item), None)):
-                    return
+            with own_settings():
+                for item in items:
+                    if not put((place(item), None)):
+                        return
             put((_END, None))
         except BaseException as error:  # handed over, not lost with the thread
             put((_END, error))

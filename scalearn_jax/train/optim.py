@@ -26,9 +26,10 @@ def linear_decay(learning_rate: Array | float, num_steps: Array | int, warmup_st
       >>> [float(linear_decay(1.0, 4)(k)) for k in range(4)]
       [1.0, 0.75, 0.5, 0.25]
     """
-    length = jnp.asarray(num_steps, float)  # not int32: its quotients would be float32 where float64 is enabled
+    length = jnp.asarray(num_steps, jnp.result_type(learning_rate, 0.0))
 
     def schedule(step):
+        step = jnp.asarray(step, length.dtype)
         decay = (length - step) / jnp.maximum(length - warmup_steps, 1.0)
         return learning_rate * jnp.clip(jnp.minimum(step / float(warmup_steps) if warmup_steps else 1.0, decay), 0, 1)
 
@@ -63,7 +64,8 @@ def scheduled(
     """
 
     def init(params):
-        peak, length = jnp.asarray(learning_rate, float), jnp.asarray(num_steps, float)
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))  # of the parameters, at least
+        peak, length = jnp.asarray(learning_rate, dtype), jnp.asarray(num_steps, dtype)
         return Scheduled(jnp.zeros((), jnp.int32), peak, length, make(peak).init(params))
 
     def update(grads, state, params):

@@ -36,7 +36,8 @@ from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.folders import Served
-from scalearn_jax.train.compile import compile_forward, keep_programs
+from scalearn_jax.train.compile import compile_forward
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.sharding import make_mesh, replicate
 from scalearn_jax.typing import Array, Batch, Params
 
@@ -179,9 +180,15 @@ def assemble(served: Sequence[Served], dtype: str | None = None) -> tuple[Callab
     Returns:
       The compiled forward pass, (params, rows on the host) -> Float[N C], see ``apply``; and its parameters.
     """
-    mesh, first = make_mesh(), served[0]
-    dtypes, layers = {one.spec.dtype for one in served}, {one.spec.layers for one in served}
-    dtype = dtype or (first.spec.dtype if len(dtypes) == 1 else "float32")
+    dtypes = {one.spec.dtype for one in served}
+    dtype = dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
+    with own_settings(dtype):
+        forward, params = _assemble(served, dtype)
+    return own_settings(dtype)(forward), params
+
+
+def _assemble(served: Sequence[Served], dtype: str) -> tuple[Callable[[Params, Rows], Array], Params]:
+    mesh, first, layers = make_mesh(), served[0], {one.spec.layers for one in served}
     if first.plain_adapter is None:
         spec = dataclasses.replace(first.spec, dtype=dtype)
         return _compile_single(spec, first.task.name, mesh), replicate(first.params, mesh)

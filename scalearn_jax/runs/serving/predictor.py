@@ -27,6 +27,7 @@ from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
 from scalearn_jax.runs.sources import Trust
 from scalearn_jax.train import sharding
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Array, Params
 
 _DTYPES = ("float32", "strict", "mixed", "bfloat16", "float64")
@@ -64,6 +65,7 @@ class Predictor:
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
+    @own_settings()
     def load(
         cls,
         *folders: str,

@@ -18,6 +18,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.stages.prepare import Data, bottleneck_width
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train.evaluate import Layout
+from scalearn_jax.train.jax_settings import own_settings
 
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches
 _COMPILE_SECONDS = 15.0  # programs of a run, on a small machine
@@ -88,6 +89,7 @@ def forward_flops(backbone: BackboneSpec, row_length: int, width: int) -> float:
 
 
 @functools.cache
+@own_settings()
 def matmul_rate() -> float:
     """Measures the speed of a float32 matrix product on all devices, in operations a second; takes a moment."""
     rows, size, inner = 4096, 768, 3072

@@ -15,6 +15,7 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.state import TrainState
 
 _LARGER = 8  # times the run's own batch: the second size that is compiled
@@ -22,6 +23,7 @@ _COUNTED_STEPS = 200  # over which the rows of another batch size are counted
 _MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
+@own_settings()
 def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
     """Measures what a run of this config will need; writes nothing. ``cli.listing.format_plan`` formats the result.
 
