@@ -17,8 +17,9 @@ from scalearn_jax.models import encoder
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
 from scalearn_jax.train import sharding
-from scalearn_jax.train.evaluate import Layout, Members, score
+from scalearn_jax.train.evaluate import Layout, Members, member_logits, scores, standard_errors
 from scalearn_jax.train.jax_settings import own_settings
+from scalearn_jax.train.state import own_part, with_constants
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -35,7 +36,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
     encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
     with own_settings(run.spec.dtype):
-        results = score(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
+        logits = member_logits(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
+        found, errors = [function(run.task, logits, encoded) for function in (scores, standard_errors)]
     return {
         "run": config.run,
         "task": run.task.name,

@@ -30,6 +30,7 @@ from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.jax_settings import key_of_seed
+from scalearn_jax.train.state import with_constants
 from scalearn_jax.typing import Params
 
 
@@ -236,7 +237,7 @@ def _draw(spec: model.ModelSpec, with_bank: bool) -> Callable:
 
     def draw(seed):
         bank_key, transfer_key, heads_key = jax.random.split(jax.random.fold_in(key_of_seed(seed), 0), 3)
-        fresh = banks.init(bank_key, spec.bank_shape) if bank is None and spec.num_sources else {}
+        fresh = banks.init(bank_key, spec.bank_shape) if with_bank else {}
         return {"adapters": fresh, **model.init_target(transfer_key, heads_key, spec)}
 
     return jax.jit(jax.vmap(draw))

@@ -23,6 +23,7 @@ from tests.support import tiny_backbone
 
 LIMIT = 120  # seconds that no test comes near unless something hangs
 DEVICES = "--xla_force_host_platform_device_count=4"
+FOREIGN = {"JAX_ENABLE_X64": "1", "JAX_TRANSFER_GUARD": "disallow"}  # no matter to a run, see test_jax_settings
 SHORT = dict(max_steps=6, batch_size=8, eval_every=3, log_every=2, max_train_samples=32, max_eval_samples=16)
 
 
@@ -58,7 +59,7 @@ class Processes:
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--{name.replace('_', '-')}", *map(str, values)]
         command = [sys.executable, "-c", "from scalearn_jax.cli import run; run()", "transfer", *flags]
-        environment = os.environ | {"XLA_FLAGS": f"{DEVICES} {FAST}", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"XLA_FLAGS": f"{DEVICES} {FAST}", "PYTHONPATH": str(ROOT)} | FOREIGN
         with self._logs[number].open("w") as log:
             return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -153,6 +154,16 @@ def test_a_process_that_nobody_joins_gives_up(inputs, tmp_path):
     assert "process 1 of 2: not all processes met at 127.0.0.1:" in lines[0]
 
 
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.create_server(("", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {taken} is taken, perhaps by another run; give all .* another one"):
+            distributed.start(f"localhost:{taken}", 2, 0)
+        in_environment(monkeypatch, SLURM | {"SLURM_PROCID": "0", "JAX_COORDINATOR_PORT": str(taken)})
+        with pytest.raises(InputError, match=f"port {taken} is taken.* or JAX_COORDINATOR_PORT.* SLURM_STEP_ID=0"):
+            distributed.start()
+
+
 def others_send(monkeypatch, *texts):
     """Makes this process the first of some, the others of which send the given texts."""
     monkeypatch.setattr(agreement, "_gather", lambda text: [text, *texts])
@@ -191,6 +202,7 @@ SLURM = {
     "SLURM_PROCID": "1",
     "SLURM_LOCALID": "0",
 }
+SLURM_NUMBERS = "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID"
 OPEN_MPI = {
     "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:3",
     "OMPI_COMM_WORLD_SIZE": "2",
@@ -244,6 +256,59 @@ def test_open_mpi_says_who_takes_part_up_to_version_4(monkeypatch):
         distributed.detect()
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     assert distributed.detect() is None
+
+
+def test_mpirun_inside_slurm_goes_by_its_own_processes(monkeypatch):
+    in_environment(monkeypatch, SLURM | OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5"})
+    where, _ = distributed.detect()  # Slurm's tasks are the two daemons of mpirun
+    assert where == dict(num_processes=8, process_id=5, cluster_detection_method="ompi")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    assert distributed.detect() is None
+
+
+def test_other_mpis_do_not_say_where_processes_meet(monkeypatch):
+    in_environment(monkeypatch, {"PMI_SIZE": "4", "PMI_RANK": "1"})
+    with pytest.raises(InputError, match=r"MPI \(PMI_SIZE\) has started 4 processes .* pass --coordinator"):
+        distributed.detect()
+    in_environment(monkeypatch, SLURM)  # whose two tasks are daemons of mpiexec
+    with pytest.raises(InputError, match="has started 4 processes"):
+        distributed.detect()
+    monkeypatch.setenv("PMI_SIZE", "2")  # as srun itself says
+    assert distributed.detect()[0]["cluster_detection_method"] == "slurm"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.setenv("PMI_SIZE", "1")
+    assert distributed.detect() is None
+
+
+@pytest.mark.parametrize("name", [*SLURM_NUMBERS, "JAX_COORDINATOR_PORT"])
+def test_what_is_no_number_is_named(name, monkeypatch):
+    in_environment(monkeypatch, SLURM | {name: "batch"})
+    with pytest.raises(InputError, match=f"{name}=batch is no whole number; .* --coordinator"):
+        distributed.detect()
+
+
+@pytest.mark.parametrize("step", ["4294967290", "4294967291", "4294967292"])  # interactive, batch, extern
+def test_special_steps_have_ports_too(step, monkeypatch):
+    in_environment(monkeypatch, SLURM | {"SLURM_STEP_ID": step})
+    assert 61440 <= int(distributed.detect()[0]["coordinator_address"].split(":")[1]) <= 65535
+
+
+def test_an_allocation_without_a_step_is_one_process(monkeypatch):
+    outside = {name: value for name, value in SLURM.items() if not name.startswith("SLURM_STEP")}
+    in_environment(monkeypatch, outside)  # a batch script, which runs once
+    assert distributed.detect() is None
+
+
+def test_tasks_of_an_array_on_one_node_meet_at_different_ports(monkeypatch):
+    in_environment(monkeypatch, SLURM)
+    found = set()
+    for job in range(4097, 4097 + 500):  # each task of a job array is a job of its own
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+        found.add(distributed.detect()[0]["coordinator_address"])
+    assert len(found) == 500
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    where, hint = distributed.detect()
+    assert where["coordinator_address"] == "node003:1234" and "JAX_COORDINATOR_PORT=1234" in hint
 
 
 def test_a_cloud_tpu_of_several_hosts_is_joined(monkeypatch):

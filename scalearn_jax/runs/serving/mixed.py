@@ -36,7 +36,7 @@ from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.runs.plain_adapter import PlainAdapter
 from scalearn_jax.runs.serving.folders import Served
-from scalearn_jax.train.compile import compile_forward
+from scalearn_jax.train.compile import compile_forward, keep_programs
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.sharding import make_mesh, replicate
 from scalearn_jax.typing import Array, Batch, Params
