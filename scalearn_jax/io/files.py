@@ -1,14 +1,18 @@
-"""Small files: read with a clear error, written whole or not at all."""
+"""Small files: read with a clear error, written whole or not at all; lines of any text, however it is encoded."""
 
+import codecs
 import errno
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,12 @@ _POINTER = b"version https://git-lfs.github.com/"
 POINTER = "it is a pointer of Git LFS, not the file; fetch that with `git lfs pull`"
 MAX_BYTES = 16_000_000  # a run's JSON has kilobytes; this keeps a wrong file from filling the memory
 MAX_DEPTH = 100  # of lists and objects in each other; ours have 10, and what walks them calls itself
+# Byte-order marks; that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+    codecs.BOM_UTF8: "utf-8-sig",
+}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}  # of file systems that flush no folders
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opens a pipe without waiting for its writer; Windows has none
 
@@ -79,10 +89,10 @@ def _is_deep(content: Any) -> bool:
 
 
 def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
-    """Reads UTF-8, but never more than some bytes of it, and without waiting for any.
+    """Reads UTF-8, but never more than some bytes of it, and without waiting for any; see ``encoding_of``.
 
     With ``pipes`` it may also be a pipe, which is waited for, as a shell makes of ``<(command)``. Errors of the disk
-    and of the encoding are raised as they are.
+    are raised as they are.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags if pipes else flags | _NO_WAIT)) as stream:
         if not (pipes or stat.S_ISREG(os.fstat(stream.fileno()).st_mode)):
@@ -90,7 +100,62 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise InputError(f"{path} has more than {max_bytes} bytes; is it the right file?")
-    return content.decode("utf-8")
+    try:
+        return content.decode(encoding_of(content))
+    except UnicodeDecodeError as error:
+        raise _undecodable(path, content.count(b"\n", 0, error.start) + 1, error) from error
+
+
+def encoding_of(head: bytes) -> str:
+    r"""Returns the encoding that a text begins to be in: that of its byte-order mark, or else UTF-8.
+
+    Example:
+      >>> encoding_of("text".encode("utf-16")), encoding_of(b"text")
+      ('utf-16', 'utf-8')
+    """
+    return next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), "utf-8")
+
+
+def _undecodable(where: object, line: int, error: UnicodeDecodeError) -> InputError:
+    byte = error.object[error.start : error.start + 1]
+    fix = "the file is damaged or cut short"
+    if error.encoding == "utf-8":
+        fix = (
+            f"in Windows-1252 it is {byte.decode('cp1252', 'replace')!r}; save the file as UTF-8, or convert it, for"
+            " instance with `iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW`"
+        )
+    return InputError(f"{where}, line {line}: the byte 0x{byte.hex()} is not {error.encoding.upper()}; {fix}.")
+
+
+def damaged(where: object, error: Exception) -> InputError:
+    """Returns the error for a file that cannot be read; the caller raises it."""
+    return InputError(f"{where}: not readable ({error}); the file is damaged or of another type.")
+
+
+def numbered_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yields (number, line) of a text, or of one that gzip packed, by the ending; see ``encoding_of``.
+
+    A failing read names the line it came to, and one that is no text that line. ``newline`` is that of ``open``.
+    """
+    opened, number = gzip.open if path.suffix.lower() == ".gz" else open, 0
+    with opened(path, "rb") as stream:
+        try:
+            with io.TextIOWrapper(stream, encoding_of(stream.peek(4)), newline=newline) as lines:
+                for number, line in enumerate(lines, 1):
+                    if number == 1 and "\0" in line:
+                        raise InputError(f"{path} holds zero bytes, as UTF-16 without a mark does; save it as UTF-8.")
+                    yield number, line
+        except UnicodeDecodeError as error:
+            # The decoder takes many lines at once, so that line is looked for; a damaged file may have none.
+            with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as again:
+                for number, line in enumerate(again if error.encoding == "utf-8" else (), 1):
+                    try:
+                        line.decode()
+                    except UnicodeDecodeError as one:
+                        raise _undecodable(path, number, one) from error
+            raise damaged(f"{path}, after line {number}", error) from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise damaged(f"{path}, after line {number}", error) from error
 
 
 def whole(value: Any, low: int, high: int, what: str) -> int:

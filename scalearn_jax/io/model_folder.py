@@ -4,8 +4,10 @@ Such a folder may come from a stranger: a file of it that is read must not be a 
 hub's own cache, and settings are small. What is not read may be anything.
 """
 
+import contextlib
 import os.path
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.files import read_json
+from scalearn_jax.io.files import encoding_of, read_json
 from scalearn_jax.io.hub import download, pinned
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin
@@ -36,6 +38,7 @@ SETTINGS = (
     *("config.json", "model.safetensors.index.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
 )
+_TEXTS = (".json", ".txt", ".jinja")
 MAX_SETTINGS, MAX_OTHERS = 16_000_000, 256_000_000
 MAX_SHARDS, _LONGEST_NAME = 1000, 255
 
@@ -60,14 +63,35 @@ def folder(path_or_id: str | Path, revision: str | None = None, *, allow_pickle:
 
 def checked(where: Path) -> Path:
     """Checks all files that a library may read in a folder, as ``inside`` does, and their sizes; returns the folder."""
-    known = {where / name for name in FILES if "*" not in name}.union(*map(where.glob, FILES))
-    others = {path for pattern in OTHERS for path in where.glob(pattern) if not path.is_dir()}
-    for path in sorted(known | others):
+    for path in _readable(where):
         inside(where, str(path.relative_to(where)))
         most = MAX_SETTINGS if path.name in SETTINGS else MAX_OTHERS
         if path.suffix != ".safetensors" and path.exists() and (size := path.stat().st_size) > most:
             raise InputError(f"{path} has {size} bytes, expected at most {most}; is it the right file?")
     return where
+
+
+def _readable(where: Path) -> list[Path]:
+    known = {where / name for name in FILES if "*" not in name}.union(*map(where.glob, FILES))
+    others = {path for pattern in OTHERS for path in where.glob(pattern) if not path.is_dir()}
+    return sorted(known | others)
+
+
+@contextlib.contextmanager
+def without_marks(where: Path) -> Iterator[Path]:
+    """Yields a ``checked`` folder as other libraries read it: a copy without weights where byte-order marks are."""
+    files = [path for path in _readable(where) if path.is_file() and path.suffix != ".safetensors"]
+    contents = {path: path.read_bytes() for path in files}
+    marked = {path for path in files if path.suffix in _TEXTS and encoding_of(contents[path]) != "utf-8"}
+    if not marked:
+        yield where
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for path, content in contents.items():
+            target = Path(copy, path.relative_to(where))
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(content.decode(encoding_of(content)).encode() if path in marked else content)
+        yield Path(copy)
 
 
 def inside(folder: Path, name: str) -> Path:

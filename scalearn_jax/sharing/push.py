@@ -230,10 +230,7 @@ def text_of(path: Path) -> str:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             return stream.read(min(length, MAX_BYTES)).decode("utf-8", "replace")
-    try:
-        return "" if path.suffix == ".png" else read_text(path, MAX_BYTES)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text; restore or remove it.") from error
+    return "" if path.suffix == ".png" else read_text(path, MAX_BYTES)
 
 
 def _places(value: Any) -> Iterator[str]:

@@ -12,7 +12,8 @@ import pytest
 import scalearn_jax
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder
-from scalearn_jax.io.files import as_json, named, read_json, safe_name, write_json
+from scalearn_jax.io.files import named, read_json, safe_name, write_json
+from scalearn_jax.io.yaml_file import read_yaml
 
 HOLD = """
 import sys
@@ -165,6 +166,25 @@ def test_what_other_libraries_say_of_a_full_disk_is_understood(tmp_path):
     assert caught.value.errno == 28
     with pytest.raises(ValueError, match="something else"), named(tmp_path):
         raise ValueError("something else")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_names_the_encoding(tmp_path, encoding):
+    """As the editors and shells of Windows write it."""
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "café"}', encoding=encoding)
+    assert read_json(path) == read_yaml(path) == {"a": "café"}
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_another_encoding_is_named_with_the_fix(tmp_path, read):
+    (tmp_path / "a.json").write_bytes('{"b": 1,\n"a": "café"}'.encode("cp1252"))
+    told = r"a.json, line 2: the byte 0xe9 is not UTF-8; in Windows-1252 it is 'é'; save the file as UTF-8.*iconv"
+    with pytest.raises(InputError, match=told):
+        read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes("{}".encode("utf-16")[:-1])
+    with pytest.raises(InputError, match="is not UTF-16-LE; the file is damaged or cut short"):
+        read(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("size, message", [(100, None), (101, "a.json has more than 100 bytes")])

@@ -146,7 +146,6 @@ def pushes(p: Place, changes: dict | None = None, repo: str = "me/mine", kind: s
     return [*p.command("push", spoilt(p, kind, changes or {}), repo, **flags), "--dry-run"]
 
 
-
 def without(*names: str):
     """Leaves out the tensors whose names end so."""
     return lambda tensors: {name: x for name, x in tensors.items() if not name.endswith(names)}
@@ -474,7 +473,7 @@ PUSHES = {
         lambda p: _folder_at(p, pushes(p), "adapter/results.json"), "results.json is no plain file",
     ),
     "a push of a card that is no text": (
-        lambda p: pushes(p, {"README.md": b"\xff\xfe"}), "README.md is no UTF-8 text",
+        lambda p: pushes(p, {"README.md": b"\xff"}), "README.md, line 1: the byte 0xff is not UTF-8",
     ),
     "a push of a run with damaged weights": (
         lambda p: p.command("push", p.run("scaled", {"seed-0_safetensors": "x"}), "me/mine"), "not a complete",
