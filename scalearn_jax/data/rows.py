@@ -6,22 +6,25 @@ gzip file that is cut short without an error, makes dates of texts that look lik
 """
 
 import csv
-import gzip
+import itertools
 import json
+import re
 import uuid
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalearn_jax.errors import InputError, unknown
+from scalearn_jax.errors import InputError, format_value, unknown
+from scalearn_jax.io.files import POINTER, damaged, is_pointer, numbered_lines
 
 if TYPE_CHECKING:  # it takes more than a second to import
     import pyarrow
     from datasets import Dataset
 
 _MAX_FIELD = 2**31 - 1  # characters; csv's own limit, 131,072, is less than a long document
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+SUFFIXES = tuple(kind + gz for kind in (".jsonl", ".json", ".csv", ".tsv") for gz in ("", ".gz")) + (".parquet",)
+FILE_TYPES = ".jsonl, .json, .csv, .tsv, each also with .gz, or .parquet"
+_BEGINNINGS = {b"\x1f\x8b": ".gz", b"PAR1": ".parquet", b"PK\3\4": ".xlsx"}  # of files that are no text
 
 Table = dict[str, list]
 
@@ -127,7 +130,7 @@ def check_texts(table: Table, names: Iterable[str], where: str) -> None:
 
 
 def read_table(source: Any) -> Table:
-    """Reads a file (see ``SUFFIXES``), a folder that ``Dataset.save_to_disk`` wrote, or a set in memory.
+    """Reads a file (see ``FILE_TYPES``), a folder that ``Dataset.save_to_disk`` wrote, or a set in memory.
 
     In memory, that is a ``datasets.Dataset``, a DataFrame, a dictionary of columns or a list of rows.
     """
@@ -137,20 +140,34 @@ def read_table(source: Any) -> Table:
         is_frame = hasattr(source, "iloc")
         return dict(source.to_dict("list") if is_frame else source if isinstance(source, dict) else source[:])
     path = Path(source)
-    readers = {".jsonl": _read_jsonl, ".jsonl.gz": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    reader = next((readers[suffix] for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    readers = {".json": _read_json, ".csv": _read_csv, ".tsv": _read_tsv, ".parquet": _read_parquet}
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    reader = suffix and readers[suffix.removesuffix(".gz").replace("jsonl", "json")]
     if is_saved(path):
         reader = _read_saved
     if reader is None:
-        raise InputError(f"{path}: unknown file type; expected one of {', '.join(SUFFIXES)}.")
+        raise InputError(f"{path}: unknown file type; expected {FILE_TYPES}.")
     try:
+        if path.is_file():
+            _check_beginning(path)
         return reader(path)
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; pass a file ending in {', '.join(SUFFIXES)}.") from error
+        raise InputError(f"{path} does not exist; pass a file, {FILE_TYPES}.") from error
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
+
+
+def _check_beginning(path: Path) -> None:
+    """Checks that a file is of the type that its name says."""
+    if is_pointer(path):
+        raise InputError(f"{path}: {POINTER}.")
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    kind = next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), None)
+    if kind and kind != path.suffix.lower():
+        raise InputError(f"{path} begins as a {kind} file does; rename it, or save it as {FILE_TYPES}.")
 
 
 def is_saved(path: Path) -> bool:
@@ -158,56 +175,100 @@ def is_saved(path: Path) -> bool:
     return (path / "state.json").is_file()
 
 
-def _damaged(where: object, error: Exception) -> InputError:
-    return InputError(f"{where}: not readable ({error}); the file is damaged or of another type.")
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (number, line), blank ones left out; a failing read names the line it came to."""
-    number = 0
-    # A byte-order mark, as spreadsheets write it, is no part of the first column's name.
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+def _read_json(path: Path) -> Table:
+    """Reads JSON lines, or one list of objects."""
+    rows, lines = [], ((number, line) for number, line in numbered_lines(path) if line.strip())
+    for number, line in lines:
+        is_list = not rows and line.lstrip().startswith("[")
+        if is_list:
+            line = line + "".join(rest for _, rest in lines)
         try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise _damaged(f"{path}, after line {number}", error) from error
-
-
-def _read_jsonl(path: Path) -> Table:
-    rows = []
-    for number, line in _numbered_lines(path):
-        try:
-            row = json.loads(line)
+            found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: not valid JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
-        rows.append(row)
+            expected = "expected an object a line, or one list of objects"
+            raise InputError(f"{path}, line {number}: not valid JSON ({error}); {expected}.") from error
+        found = found if is_list else [found]
+        for row in found:
+            if not isinstance(row, dict):
+                raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
+        rows += found
+    if len(rows) == 1 and rows[0] and all(isinstance(value, list | dict) for value in rows[0].values()):
+        raise InputError(
+            f"{path} holds one object of columns; expected an object a row, in pandas"
+            " frame.to_json(PATH, orient='records', lines=True)."
+        )
     return columns(rows)
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path, quoting: int = csv.QUOTE_MINIMAL) -> Table:
+    """Reads separated values; see ``_delimiter``."""
     csv.field_size_limit(_MAX_FIELD)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader, last = csv.reader(file, strict=True), 0
-        try:
-            names, rows = next(reader, []), []
+    lines = (line for _, line in numbered_lines(path, newline=""))
+    first, skipped = next(lines, ""), 0
+    if named := re.fullmatch(r'"?sep=(.)"?\s*', first):  # spreadsheets write it, and read it
+        delimiter, skipped = named[1], 1
+    else:
+        delimiter, lines = _delimiter(path, first), itertools.chain([first], lines)
+    reader, last = csv.reader(lines, strict=True, delimiter=delimiter, quoting=quoting), 0
+    try:
+        names, rows = next(reader, []), []
+        last = reader.line_num
+        if len(set(names)) < len(names):
+            shown = ", ".join(map(format_value, names))
+            raise InputError(f"{path}: the first line names a column twice: {shown}; rename or remove one.")
+        for row in reader:
+            if not row or (len(row) == 1 < len(names) and not row[0].strip()):  # a blank line
+                continue
+            if len(row) != len(names):
+                raise InputError(
+                    f"{path}, line {reader.line_num + skipped}: {len(row)} fields, the first line names {len(names)};"
+                    f" quote fields that hold the separator {delimiter!r} or line breaks."
+                )
+            rows.append(row)
             last = reader.line_num
-            if len(set(names)) < len(names):
-                raise InputError(f"{path}: the first line names a column twice: {', '.join(names)}; rename one.")
-            for row in filter(None, reader):
-                if len(row) != len(names):
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, the first line names {len(names)}; quote"
-                        " fields that hold commas or line breaks."
-                    )
-                rows.append(row)
-                last = reader.line_num
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise _damaged(f"{path}, after line {last}", error) from error
+    except csv.Error as error:
+        raise damaged(f"{path}, after line {last + skipped}", error) from error
+    while rows and len(names) > 1 and not any(map(str.strip, rows[-1])):  # what spreadsheets leave of emptied rows
+        rows.pop()
     return {name: [row[i] for row in rows] for i, name in enumerate(names)} if rows else {}
+
+
+def _delimiter(path: Path, first: str) -> str:
+    """Finds what separates the fields: what the file's name says, or else the only other separator in its first line.
+
+    Example:
+      >>> _delimiter(Path("a.csv"), "text;label"), _delimiter(Path("a.csv"), "text")
+      (';', ',')
+    """
+    own = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    others = [one for one in ",;\t|" if one in first]
+    is_split = len(next(csv.reader([first], delimiter=own), [])) > 1
+    return own if is_split or len(others) != 1 else others[0]
+
+
+def _read_tsv(path: Path) -> Table:
+    """Reads tab-separated values, in which quotes enclose fields, as pandas writes them, or are text, as in GLUE."""
+    try:
+        plain = _read_csv(path, csv.QUOTE_NONE)
+    except InputError:  # lines or fields that only quotes hold together
+        return _read_csv(path)
+    if not any(text.startswith('"') for text in itertools.chain(plain, *plain.values())):
+        return plain
+    try:
+        quoted = _read_csv(path)
+    except InputError:
+        return plain
+    if list(plain) != list(quoted):  # no name of a column begins with a quote
+        return quoted
+    pairs = [pair for name in plain for pair in zip(plain[name], quoted[name], strict=False) if pair[0] != pair[1]]
+    bare = [text for text, inner in pairs if '"' not in inner]  # nobody need have quoted it
+    if num_rows(plain) != num_rows(quoted) or bare:
+        shown = format_value((bare or [text for text, _ in pairs])[0])
+        raise InputError(
+            f"{path}: the quotes of {shown} are part of the text, or enclose a field; save the file as .jsonl, or, if"
+            " they enclose fields, name it .csv."
+        )
+    return quoted
 
 
 def _read_parquet(path: Path) -> Table:
@@ -217,7 +278,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         return parquet.read_table(path).to_pydict()
     except pyarrow.ArrowException as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_saved(path: Path) -> Table:

@@ -1,6 +1,8 @@
 """Reading files: all formats give the same table, damage gives one line that names the place."""
 
+import csv
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -25,13 +27,16 @@ def write(folder, suffix, table=TABLE):
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.table(table), path)
-    elif suffix == ".csv":
-        quoted = ([str(value).replace('"', '""') for value in row.values()] for row in rows)
-        lines = [",".join(table), *('"' + '","'.join(values) + '"' for values in quoted)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+    if suffix.startswith((".csv", ".tsv")):
+        file = io.StringIO()
+        csv.writer(file, delimiter="\t" if "tsv" in suffix else ",").writerows(
+            [table, *zip(*table.values(), strict=True)]
+        )
+        content = file.getvalue().encode()
     else:
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        path.write_bytes(gzip.compress(lines) if suffix.endswith(".gz") else lines)
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
     return path
 
 
@@ -47,11 +52,49 @@ def test_a_field_may_be_as_long_as_a_book(tmp_path):
     assert tables.read_table(write(tmp_path, ".csv", table))["text"] == table["text"]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, suffix):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_a_byte_order_mark_names_the_encoding_and_is_no_part_of_the_data(tmp_path, suffix, encoding):
     path = write(tmp_path, suffix)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert list(tables.read_table(path)) == ["text", "label"]
+    expected = tables.read_table(path)
+    path.write_bytes(path.read_bytes().decode().encode(encoding))
+    assert tables.read_table(path) == expected and list(expected) == ["text", "label"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_may_be_one_list_of_objects(tmp_path, indent):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(ROWS, indent=indent))
+    assert tables.read_table(path) == TABLE
+    pytest.importorskip("pandas").DataFrame(TABLE).to_json(path, orient="records")
+    assert tables.read_table(path) == TABLE
+
+
+@pytest.mark.parametrize(
+    "name,content,expected",
+    [
+        ("a.csv", "text;label\na, b;0\n", {"text": ["a, b"], "label": ["0"]}),
+        ("a.csv", '"text";"label"\n"a; b";"0"\n', {"text": ["a; b"], "label": ["0"]}),
+        ("a.csv", "text\tlabel\na;b\t0\n", {"text": ["a;b"], "label": ["0"]}),
+        ("a.tsv", "text,label\na;b,0\n", {"text": ["a;b"], "label": ["0"]}),
+        ("a.csv", "sep=;\ntext;label,x\na;0\n", {"text": ["a"], "label,x": ["0"]}),
+        ("a.csv", "text;raw,label\na,0\n", {"text;raw": ["a"], "label": ["0"]}),  # commas are there
+        ("a.csv", "text\na;b\n", {"text": ["a;b"]}),
+        ("a.csv", "text,label\na,0\n,\n , \n\n\n", {"text": ["a"], "label": ["0"]}),
+        ("a.csv", "text,label\n,\na,0\n", {"text": ["", "a"], "label": ["", "0"]}),
+        ("a.csv", "text,label\ra,0\rb,1\r", {"text": ["a", "b"], "label": ["0", "1"]}),
+        # quotes that enclose a field, as pandas and R write them, and quotes of the text, as in GLUE
+        ("a.tsv", 'text\tlabel\n"a ""b"""\t0\n', {"text": ['a "b"'], "label": ["0"]}),
+        ("a.tsv", 'text\tlabel\n"a\tb"\t0\n', {"text": ["a\tb"], "label": ["0"]}),
+        ("a.tsv", '"text"\t"label"\n"a"\t0\n', {"text": ["a"], "label": ["0"]}),
+        ("a.tsv", 'text\tlabel\n"a" said b\t0\n', {"text": ['"a" said b'], "label": ["0"]}),
+        ("a.tsv", 'text\tlabel\n"a\t0\nb\t1\n', {"text": ['"a', "b"], "label": ["0", "1"]}),
+        ("a.tsv", 'text\tlabel\na "b"\t0\n', {"text": ['a "b"'], "label": ["0"]}),
+    ],
+)
+def test_separators_and_quotes_are_read_where_they_are_no_guess(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content.encode())
+    assert tables.read_table(tmp_path / name) == expected
 
 
 def test_every_row_may_bring_columns(tmp_path):
@@ -71,7 +114,15 @@ def test_blank_lines_are_skipped_and_missing_entries_show(tmp_path):
     [
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n\n[1]\n', "a.jsonl, line 3: expected an object, got list"),
-        ("a.jsonl", b'{"text": "a"}\n"\xff\xfe"\n', "a.jsonl, after line"),
+        ("a.jsonl", b'{"text": "a"}\n"\xff\xfe"\n', "a.jsonl, line 2: the byte 0xff is not UTF-8"),
+        ("a.json", b'[{"text": "a"},\n', "a.json, line 1: not valid JSON"),
+        (
+            "a.json",
+            b'{"text": ["a", "b"], "label": [0, 1]}',
+            "a.json holds one object of columns; expected an object a",
+        ),
+        ("a.json", b'{"text": {"0": "a"}, "label": {"0": 1}}', "a.json holds one object of columns"),
+        ("a.json", b'{\n"text": "a"\n}', "a.json, line 1: not valid JSON"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not valid JSON"),
         ("a.jsonl.gz", b"plain text", "a.jsonl.gz, after line 0: not readable"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 50, mtime=0)[:60], "a.jsonl.gz, after line"),
@@ -79,12 +130,27 @@ def test_blank_lines_are_skipped_and_missing_entries_show(tmp_path):
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:12] + b"\xff" * 40, "a.jsonl.gz, after line"),
         ("a.csv", b"text,label\na,0\nb,c,1\n", "a.csv, line 3: 3 fields, the first line names 2"),
         ("a.csv", b"text,label\na\n", "a.csv, line 2: 1 fields"),
-        ("a.csv", b"text,text,label\na,b,0\n", "the first line names a column twice: text, text, label"),
+        ("a.csv", b"text,text,label\na,b,0\n", "the first line names a column twice: 'text', 'text', 'label'"),
+        ("a.csv", b"sep=;\na;b\n0\n", "a.csv, line 3: 1 fields, the first line names 2; quote fields that hold the"),
+        ("a.tsv", b'text\tlabel\n"a"\t0\n', "a.tsv: the quotes of '\"a\"' are part of the text, or enclose a field"),
+        ("a.tsv", b'text\tlabel\n"a\t0\nb"\t0\n', "a.tsv: the quotes of '\"a' are part of the text, or enclose"),
+        ("a.csv", "text,label\na,0\n".encode("utf-16-le"), "a.csv holds zero bytes, as UTF-16 without a mark"),
+        ("a.csv", "text,label\na,0\n".encode("utf-16")[:-1], "a.csv, after line "),
+        (
+            "a.csv",
+            b"text,label\na,0\ncaf\xe9,0\n",
+            "a.csv, line 3: the byte 0xe9 is not UTF-8; in Windows-1252 it is 'é'",
+        ),
+        ("a.csv.gz", gzip.compress(b"text\ncaf\xe9\n"), "a.csv.gz, line 2: the byte 0xe9 is not UTF-8"),
+        ("a.csv", gzip.compress(b"text\n"), "a.csv begins as a .gz file does; rename it, or save it as"),
+        ("a.csv", b"PK\x03\x04 and so on", "a.csv begins as a .xlsx file does"),
+        ("a.jsonl", b"PAR1 and so on", "a.jsonl begins as a .parquet file does"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a.parquet: it is a pointer of Git LFS"),
         ("a.csv", b'text,label\n"a,0\n', "a.csv, after line 1: not readable"),
-        ("a.csv", b"text,label\n\xff\xfe,0\n", "a.csv, after line 0: not readable"),
+        ("a.csv", b"text,label\n\xff\xfe,0\n", "a.csv, line 2: the byte 0xff is not UTF-8"),
         ("a.parquet", b"PAR1 and nothing more", "a.parquet: not readable"),
         ("a.parquet", b"", "a.parquet: not readable"),
-        ("a.tsv", b"text\tlabel\n", "a.tsv: unknown file type"),
+        ("a.xlsx", b"", "a.xlsx: unknown file type; expected .jsonl, .json, .csv, .tsv"),
         ("a.jsonl", None, "a.jsonl does not exist"),
     ],
 )
