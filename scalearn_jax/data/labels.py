@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -18,33 +19,42 @@ from scalearn_jax.errors import InputError
 def label_id(task: Task, label: Any) -> int:
     """Turns one label, name or id, into its id; names that are numbers themselves are never read as ids.
 
+    A truth value is the name true or false, in any case, and no id.
+
     Example:
       >>> task = Task("demo", "classification", ("text",), ("bad", "good"))
       >>> label_id(task, "good"), label_id(task, 1), label_id(task, "1")
       (1, 1, 1)
     """
-    if str(label) in task.labels:
-        return task.labels.index(str(label))
-    size = len(task.labels) or task.num_choices
+    names, is_truth = task.labels, isinstance(label, bool | np.bool_)
+    if str(label) in names:
+        return names.index(str(label))
+    if is_truth and str(label).lower() in map(str.lower, names):
+        return [name.lower() for name in names].index(str(label).lower())
     try:
-        number = float(label)
+        number = math.nan if is_truth else float(label)
     except (TypeError, ValueError, OverflowError):
-        number = -1.0
-    named_by_number = _named_by_number(task.labels)
-    if not named_by_number and number.is_integer() and 0 <= number < size:
+        number = math.nan
+    numbers, size = _numbers(names), len(names) or task.num_choices
+    same = [index for index, value in numbers.items() if value == number]
+    if len(same) == 1:  # 4.0 is the name 4
+        return same[0]
+    if not numbers and number.is_integer() and 0 <= number < size:
         return int(number)
-    allowed = ", ".join(name if named_by_number else f"{i} {name}" for i, name in enumerate(task.labels))
-    raise InputError(f"label {label!r} is outside the list of task {task.name}: {allowed or f'0 to {size - 1}'}.")
+    allowed = ", ".join(name if numbers else f"{i} {name}" for i, name in enumerate(names)) or f"0 to {size - 1}"
+    hint = " In many data sets -1 stands for no label; leave such rows out." if number == -1 else ""
+    raise InputError(f"label {label!r} is outside the list of task {task.name}: {allowed}.{hint}")
 
 
 @functools.cache
-def _named_by_number(names: tuple[str, ...]) -> bool:
-    """Whether some label name is a number itself, so that a number in a file is a name and no id."""
-    for name in names:
+def _numbers(names: tuple[str, ...]) -> dict[int, float]:
+    """The values of the names that are numbers, by id; where there are any, a number in a file is a name and no id."""
+    found = {}
+    for index, name in enumerate(names):
         with contextlib.suppress(ValueError):
             if math.isfinite(float(name)):
-                return True
-    return False
+                found[index] = float(name)
+    return found
 
 
 def labels_of(task: Task, values: list, where: str = "label column") -> np.ndarray:
@@ -93,5 +103,6 @@ def _score(task: Task, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         score = float("nan")
     if not abs(score) <= float(np.finfo(np.float32).max):  # also refuses NaN
-        raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.")
+        comma = " Write a decimal point, not a comma." if re.fullmatch(r"-?\d+,\d+", str(value)) else ""
+        raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.{comma}")
     return score

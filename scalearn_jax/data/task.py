@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scalearn_jax.config import schema
 from scalearn_jax.data.derive import RULES
-from scalearn_jax.errors import InputError, is_printable, unknown
+from scalearn_jax.errors import InputError, format_value, is_printable, unknown
 from scalearn_jax.io.files import escapes_folder
 from scalearn_jax.metrics import METRICS
 
@@ -78,6 +78,7 @@ class Task:
     folder: str | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
             raise InputError(f"task name {self.name!r}: expected letters, digits, '-', '_' and '/'; it names folders.")
         for metric in self.metrics:
@@ -160,9 +161,13 @@ class Task:
         """
         content = dict(content)
         hub = _hub(content.pop("hub", None), where)
-        labels = content.get("labels")
-        if isinstance(labels, list | tuple) and any(isinstance(label, bool) for label in labels):
-            raise InputError(f"{where}: labels {labels} are true/false to YAML; quote them: 'true', 'false'.")
+        if isinstance(labels := content.get("labels"), list | tuple):
+            for label in labels:
+                if isinstance(label, bool) or not isinstance(label, str | int | float):
+                    kind = "true/false" if isinstance(label, bool) else type(label).__name__
+                    raise InputError(f"{where}: the label {format_value(label)} is {kind} to YAML; quote them all.")
+            # Numbers are names, too.
+            content["labels"] = [label if isinstance(label, str) else format_value(label) for label in labels]
         return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
 
 

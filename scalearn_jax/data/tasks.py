@@ -166,12 +166,17 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
         return from_file(name)
     root = Path(os.path.expanduser(data_dir)) if data_dir else None
     folders = (root / name, root) if root else ()
-    for path in (folder / f"task{suffix}" for folder in folders for suffix in (".yaml", ".json")):
-        if path.is_file():
-            return _called(name, path)
+    for folder in folders:
+        found = [path for suffix in ("yaml", "yml", "json") if (path := folder / f"task.{suffix}").is_file()]
+        if len(found) > 1:
+            raise InputError(
+                f"{found[0]} and {found[1].name} beside it both describe the task; keep one of them there."
+            )
+        if found:
+            return _called(name, found[0])
     rows = known()
     if name not in rows:
-        described = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.yaml")] if root else []
+        described = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.y*ml")] if root else []
         own = {path.parent.relative_to(root).as_posix() for path in described}
         raise unknown("task", name, {*rows, *own}, where=_PLACES if data_dir is None else "")
     return rows[name]

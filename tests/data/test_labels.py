@@ -25,9 +25,31 @@ def test_names_that_are_numbers_are_no_ids():
         label_id(STARS, 0)
 
 
+@pytest.mark.parametrize("label", [2, "2", 2.0, "2.0", np.float64(2), " 2"])
+def test_a_number_is_the_name_of_that_value(label):
+    assert label_id(STARS, label) == 1
+
+
+def test_a_name_comes_before_its_value():
+    task = Task("versions", "classification", ("text",), ("1", "1.0", "2"))
+    assert labels_of(task, [1, 1.0, "1.0", 2.0]).tolist() == [0, 1, 1, 2]
+    for label in ("1.00", 1.5):
+        with pytest.raises(InputError, match=f"label {label!r} is outside the list"):
+            label_id(task, label)
+
+
+def test_a_truth_value_is_a_name_and_no_id():
+    """Else the order of the names would turn it round."""
+    task = Task("truth", "classification", ("text",), ("true", "false"))
+    assert labels_of(task, [True, False, np.True_, "false"]).tolist() == [0, 1, 0, 1]
+    for other in (TASK, Task("ask", "classification", ("text",), ("yes", "no")), CHOICE):
+        with pytest.raises(InputError, match="label True is outside the list"):
+            label_id(other, True)
+
+
 def test_names_that_are_decimal_numbers_are_no_ids():
     halves = Task("halves", "classification", ("text",), ("0.5", "1.0", "1.5"))
-    assert labels_of(halves, [0.5, "1.0", 1.5]).tolist() == [0, 1, 2]
+    assert labels_of(halves, [0.5, "1.0", 1.5, 1]).tolist() == [0, 1, 2, 1]
     with pytest.raises(InputError, match="label 2 is outside the list of task halves: 0.5, 1.0, 1.5"):
         label_id(halves, 2)
 
@@ -52,7 +74,12 @@ def test_unknown_labels_have_the_same_shape(task):
     "task,label,message",
     [
         (TASK, 3, "label 3 is outside the list of task demo: 0 bad, 1 good, 2 fine"),
-        (TASK, -1, "label -1"),
+        (
+            TASK,
+            -1,
+            "label -1 is outside the list of task demo: 0 bad, 1 good, 2 fine. In many data sets -1 stands for no",
+        ),
+        (SCORE, "3,5", "label '3,5' is no finite number, as task score needs. Write a decimal point, not a comma."),
         (TASK, 0.5, "label 0.5"),
         (TASK, "god", "label 'god'"),
         (TASK, None, "label None"),

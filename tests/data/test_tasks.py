@@ -244,7 +244,9 @@ def test_an_unknown_task_may_be_one_of_the_data_folder(place, name, tmp_path):
         ({"labels": ["good"]}, "2 or more different label names"),
         ({"labels": ["good", "good"]}, "2 or more different label names"),
         ({"labels": [False, True]}, "quote them"),
-        ({"labels": [1, 2]}, "key 'labels': expected text"),
+        ({"labels": ["1", None]}, "the label None is NoneType to YAML; quote them all"),
+        ({"labels": [1, [2]]}, "the label [2] is list to YAML; quote them all"),
+        ({"labels": [1, 1]}, "2 or more different label names"),
         ({"metrics": ["acuracy"]}, "did you mean 'accuracy'"),
         ({"metrics": ["pearson"]}, "do not fit kind"),
         ({"metrics": ["f1"], "labels": ["a", "b", "c"]}, "metric 'f1' is that of label 1 of two, got 3"),
@@ -263,6 +265,21 @@ def test_a_malformed_row_is_refused_in_one_line(tmp_path, change, message):
     with pytest.raises(InputError) as error:
         tasks.from_file(path)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [1.5, 2, 3], ["1", 2, 3]])
+def test_numbers_are_names_of_labels(tmp_path, labels):
+    names = tuple(map(str, labels))
+    assert tasks.from_file(write(tmp_path / "task.yaml", OWN | {"labels": labels})).labels == names
+    assert Task("stars", "classification", ("text",), labels).labels == names
+
+
+def test_a_task_is_described_by_one_file(tmp_path):
+    write(tmp_path / "task.yml", OWN)
+    assert tasks.get("reviews", data_dir=tmp_path).name == "reviews"
+    write(tmp_path / "task.json", OWN)
+    with pytest.raises(InputError, match="task.yml and task.json beside it both describe the task; keep one"):
+        tasks.get("reviews", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["name", "kind", "texts"])
