@@ -8,6 +8,7 @@ keep its three files as they are.
 import dataclasses
 import math
 import os.path
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.rows import (
+    FILE_TYPES,
     SUFFIXES,
     Table,
     as_dataset,
@@ -30,13 +32,18 @@ from scalearn_jax.data.rows import (
 )
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tasks import TASKS
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io.hub import download
+from scalearn_jax.io.terminal import note
 
 if TYPE_CHECKING:  # it takes more than a second to import
     from datasets import Dataset
 
+_NO_LABEL = {"-1", "-1.0", "", "None", "nan"}  # what stands where a label is not known
 SPLITS = ("train", "validation", "test")
+_OTHER_NAMES = {"validation": ("valid", "val", "dev")}
+_COUNTED = r"-\d+-of-(\d+)(?:-[0-9a-f]{16})?"  # in the name of a file of several; earlier ones of the hub end in a hash
+_SUFFIX = f"(?i:{'|'.join(map(re.escape, SUFFIXES))})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +71,10 @@ def load_splits(
 
     Args:
       task: the row.
-      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as ``.jsonl``,
-        ``.jsonl.gz``, ``.csv``, ``.parquet``, or as ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in
-        memory by split, see ``read_table``; ``None`` for the hub.
+      data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as a file or
+        numbered files, see ``rows.FILE_TYPES``, laid out as on the hub or beside each other, or as
+        ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in memory by split, see ``read_table``; ``None``
+        for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       max_eval_samples: the first k rows of development and test set.
       max_dev_samples: the first k rows of the development set; wins there.
@@ -76,8 +84,11 @@ def load_splits(
       >>> [len(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
       [32, 200, 400]
     """
-    loaded = _load(task, data_dir)
-    tables = {split: to_arrow(examples(task, table, where), task.fields) for split, table, where in loaded}
+    tables = {}
+    for split, table, where in _load(task, data_dir):
+        if split == "test":
+            _check_labelled(task, table, where)
+        tables[split] = to_arrow(examples(task, table, where), task.fields)
     if "test" in tables:
         splits = [tables[split] for split in SPLITS]
     elif task.split_rule == "validation":
@@ -88,6 +99,20 @@ def load_splits(
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
     cut = (table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True))
     return Splits(*cut, available=tuple(map(len, splits)))
+
+
+def _check_labelled(task: Task, table: Table, where: str) -> None:
+    """Checks that a test set has labels; those of a hidden one are all -1, empty or not there."""
+    name, values = task.label_column, table.get(task.label_column, ())
+    unknown = _NO_LABEL - {*task.labels, *(f"{label}.0" for label in task.labels)}
+    is_plain = bool(table) and task.kind != "multilabel" and task.label_columns == (name,)
+    if not is_plain or not {str(value) for value in values} <= unknown:
+        return
+    found = f"all labels are {format_value(values[0])}" if values else f"there is no column {name!r}"
+    raise InputError(
+        f"task {task.name}: {where} has no labels ({found}); remove it, or leave it out with `split_rule: published` in"
+        " task.yaml: then the validation set is the test set, and a tenth of the training set the development set."
+    )
 
 
 def _whole_questions(table: "Dataset", end: int | None) -> int | None:
@@ -182,37 +207,84 @@ def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterat
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, data_dir)
+    wanted = SPLITS if task.split_rule == "files" else SPLITS[:2]  # the test files of GLUE and SuperGLUE have no labels
+    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, data_dir, wanted)
     for split, paths in files.items():
-        if split != "test" or task.split_rule == "files":  # the test files of GLUE and SuperGLUE have no labels
+        if split in wanted:
             where = str(paths[0])
             yield split, concatenate([read_table(path) for path in paths], where), where
 
 
-def _local_files(task: Task, data_dir: Path) -> dict[str, list[Path]]:
-    """Finds the file of each split; the folder of another task is not taken for this one's."""
+def _local_files(task: Task, data_dir: Path, wanted: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Finds the files of each split; the folder of another task is not taken for this one's."""
     place = task.folder or task.name
     own = place.rsplit("/", 1)[-1]
     others = {(row.folder or name).rsplit("/", 1)[-1] for name, row in TASKS.items()} - {own}
     direct = [] if task.name in TASKS and data_dir.resolve().name in others else [data_dir]
     folders = list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
     for folder in folders:
-        files = {}
-        for split in SPLITS:
-            found = [path for path in (folder / f"{split}{suffix}" for suffix in SUFFIXES) if path.is_file()]
-            found += [folder / split] if is_saved(folder / split) else []
-            files |= {split: found[:1]} if found else {}
+        files = {split: found for split in wanted if (found := _files_of(task, folder, split))}
         if files:
+            if rest := [str(other) for other in folders[folders.index(folder) + 1 :] if _sets_of(other, "train")]:
+                note(f"task {task.name}: {folder} is read, not {', '.join(rest)}, where a training set is, too.")
             break
     else:
         raise InputError(
-            f"task {task.name}: no data; looked for train and validation ({', '.join(SUFFIXES)}) in"
-            f" {', '.join(map(str, folders))}. Pass --data-dir with the folder that holds them."
+            f"task {task.name}: no data; looked for train and validation ({FILE_TYPES}) in"
+            f" {', '.join(map(str, folders))}{_found_in(direct)}. Pass --data-dir with the folder that holds them."
         )
-    for split in ("train", "validation"):
-        if split not in files:
-            raise InputError(f"task {task.name}: {folder} has no {split} file ({', '.join(SUFFIXES)}); add it.")
+    if lacks := [split for split in ("train", "validation") if split not in files]:
+        found = _found_in([folder])
+        raise InputError(f"task {task.name}: {folder} has no {lacks[0]} file ({FILE_TYPES}){found}; add it.")
     return files
+
+
+def _files_of(task: Task, folder: Path, split: str) -> list[Path]:
+    """Finds the file of a split in a folder, or its numbered files; two that may be it are an error."""
+    of_hub = [Path(pattern).name for name, pattern in task.hub.files if name == split] if task.hub else []
+    named = [split, *(match[0] for name in of_hub if (match := re.match(r"\w+", name)))]
+    found = {name: _sets_of(folder, name) for name in dict.fromkeys((*named, *_OTHER_NAMES.get(split, ())))}
+    sets = [(name, paths) for name, own in found.items() for paths in own]
+    if len(sets) > 1:
+        each = " and ".join(str(paths[0]) for _, paths in sets)
+        raise InputError(f"task {task.name}: {each} may all be its {split} split; keep one of them there.")
+    for name, paths in sets:
+        if (counted := re.search(_COUNTED, paths[0].name)) and len(paths) != int(counted[1]):
+            raise InputError(
+                f"task {task.name}: {paths[0]} is one of {counted[1]} files, found {len(paths)} of its kind; add what"
+                " is missing, or remove what is left from elsewhere."
+            )
+        if name not in named:
+            note(f"task {task.name}: {paths[0]} is taken for its {split} split.")
+    return sets[0][1] if sets else []
+
+
+def _sets_of(folder: Path, name: str) -> list[list[Path]]:
+    """Lists what may be the split of a name: files, each alone or with those that differ from it in a number.
+
+    It may be ``train.csv``, ``train-00000-of-00002.parquet`` and so on, a folder ``train`` with one file or with
+    ``0000.parquet`` and so on, or one that ``datasets`` saved; in the folder itself or as the hub lays it out.
+    """
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for place in (folder, folder / "data", folder / "default"):
+        paths = [path for path in place.glob(f"{name}*") if re.fullmatch(f"{name}({_COUNTED})?{_SUFFIX}", path.name)]
+        if is_saved(place / name):
+            paths.append(place / name)
+        else:
+            inside = rf"({name}|[\w-]*\d[\w.-]*){_SUFFIX}"
+            paths += [path for path in (place / name).glob("*") if re.fullmatch(inside, path.name)]
+        for path in sorted(path for path in paths if is_saved(path) or path.is_file()):
+            numbered = re.sub(rf"{_COUNTED}|\d+", lambda match: match[1] or "#", path.name)
+            found.setdefault((path.parent, numbered), []).append(path)
+    return list(found.values())
+
+
+def _found_in(folders: list[Path]) -> str:
+    """Describes what lies in folders instead of what was looked for."""
+    for folder in filter(is_saved, folders):
+        return f"; {folder} is one saved data set, without splits: save a DatasetDict of train and validation there"
+    names = sorted(path.name for folder in folders for path in folder.glob("*"))
+    return f"; found {', '.join(names[:8])}" if names else ""
 
 
 def hub_folder(task: Task, *, otherwise: str = "pass --data-dir with the folder of its files") -> Path:

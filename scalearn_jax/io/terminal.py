@@ -6,8 +6,17 @@ import io
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from time import perf_counter
 from typing import Any, TextIO
+
+from scalearn_jax.errors import masked, printable
+
+
+@cache
+def note(text: str) -> None:
+    """Prints a line on standard error about what was done without being asked for; the same one once a process."""
+    print(f"scalearn: note: {printable(masked(text))}", file=sys.stderr, flush=True)
 
 
 def accept_any_text(*streams: TextIO | None) -> None:

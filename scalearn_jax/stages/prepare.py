@@ -18,6 +18,7 @@ from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
+from scalearn_jax.io import terminal
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.models.adapter import non_linearity
@@ -185,14 +186,20 @@ def combiner_options(config: TrainConfig, method: methods.Method, backbone: Back
 
 
 def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
-    """Loads and splits a task's data, as large as the config allows."""
-    return splits.load_splits(
+    """Loads and splits a task's data, as large as the config allows; a note says where it asks for more."""
+    tables = splits.load_splits(
         task,
         data_dir=config.data_dir,
         max_train_samples=config.max_train_samples,
         max_eval_samples=config.max_eval_samples,
         max_dev_samples=config.max_dev_samples,
     )
+    asked = (config.max_train_samples, config.max_dev_samples or config.max_eval_samples, config.max_eval_samples)
+    named = zip(("training", "development", "test"), tables.available, asked, strict=True)
+    fewer = [f"{there} {name} examples, not {most}" for name, there, most in named if most and most > there]
+    if fewer:
+        terminal.note(f"task {task.name} has only {', '.join(fewer)}; all are used.")
+    return tables
 
 
 def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, tables: splits.Splits) -> Data:

@@ -111,7 +111,7 @@ CONFIGS = {
         "the right file?",
     ),
     "a config with as many keys": (lambda p: p.configured("".join(f"k{n}: 1\n" for n in range(3000))), "21 problems"),
-    "a config in Latin-1": (lambda p: p.configured("non_linearity: r\xe9lu".encode("latin-1")), "c.yaml is not"),
+    "a config in Latin-1": (lambda p: p.configured("non_linearity: r\xe9lu".encode("latin-1")), "is not UTF-8"),
     "a config that is binary": (lambda p: p.configured(bytes(range(256))), "c.yaml is not valid YAML"),
     "a config that is compressed": (lambda p: p.configured(gzip.compress(b"epochs: 1")), "c.yaml is not valid YAML"),
     "aliases that multiply": (lambda p: p.configured(BOMB + "seeds: *q"), "more than 100000 values"),
@@ -358,14 +358,26 @@ DATA = {
     ),
     "JSON lines in Latin-1": (
         lambda p: p.train(data_dir=p.data(train_jsonl=b'{"text": "caf\xe9", "label": 0}')),
-        "train.jsonl, after line 0: not readable",
+        "train.jsonl, line 1: the byte 0xe9 is not UTF-8; in Windows-1252 it is 'é'",
     ),
     "JSON lines in UTF-16": (
-        lambda p: p.train(data_dir=p.data(train_jsonl='{"text": "a", "label": 0}'.encode("utf-16"))),
-        "train.jsonl",
+        lambda p: p.train(data_dir=p.data(train_jsonl='{"text": "a", "label": 0}'.encode("utf-16-le"))),
+        "train.jsonl holds zero bytes, as UTF-16 without a mark does",
     ),
-    "JSON lines of zero bytes": (lambda p: p.train(data_dir=p.data(train_jsonl=bytes(99))), "line 1: not valid JSON"),
-    "a JSON list of rows": (lambda p: p.train(data_dir=p.data(train_jsonl=json.dumps(ROWS))), "expected an object"),
+    "JSON lines of zero bytes": (lambda p: p.train(data_dir=p.data(train_jsonl=bytes(99))), "holds zero bytes"),
+    "a JSON list of lists": (
+        lambda p: p.train(data_dir=p.data(train_jsonl=None, train_json=json.dumps([["a", 0]]))),
+        "train.json, line 1: expected an object, got list",
+    ),
+    "two training files": (
+        lambda p: p.train(data_dir=p.data(train_csv="text,label\na,0\n")),
+        "data/train.csv and ",
+        "data/train.jsonl may all be its train split; keep one of them",
+    ),
+    "a test file without labels": (
+        lambda p: p.train(data_dir=p.data(test_jsonl=[{"text": "a", "label": -1}])),
+        "test.jsonl has no labels (all labels are -1); remove it",
+    ),
     "a folder in place of a file": (
         lambda p: (p.folder("data2/train.jsonl"), p.train(data_dir=str(p.root / "data2")))[1],
         "unknown task 'mine'",
@@ -412,11 +424,11 @@ DATA = {
     ),
     "a CSV with zero bytes": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_csv=bytes(99))),
-        "train.csv is empty",
+        "train.csv holds zero bytes",
     ),
     "a CSV in Latin-1": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_csv=b"text,label\ncaf\xe9,0\n")),
-        "train.csv, after line",
+        "train.csv, line 2: the byte 0xe9 is not UTF-8",
     ),
     "a CSV whose labels are NaN": (
         lambda p: p.train(data_dir=p.data(train_jsonl=None, train_csv="text,label\na,NaN\n")),
@@ -441,6 +453,7 @@ PREDICTIONS = {
     "output in no folder": (lambda p: p.predict(output=str(p.root / "a" / "p")), "there is no folder", "make it first"),
     "output of a long name": (lambda p: p.predict(output=str(p.root / (300 * "x"))), "File name too long"),
     "output that is a link to nothing": (lambda p: p.predict(output=p.link("o", "gone")), "already exists"),
+    "output of another type": (lambda p: p.predict(output=str(p.root / "o.xlsx")), "o.xlsx: unknown file type", ".csv"),
     "a batch of none": (lambda p: p.predict(batch_size="0"), "batch_size must be at least 1"),
 }
 
@@ -462,7 +475,7 @@ RUNS = {
     "run.json is a list": (lambda p: p.evaluate(p.run(_files={"run_json": []})), "expected a JSON object, got list"),
     "run.json cut short": (lambda p: p.evaluate(p.run(_files={"run_json": '{"format": 1'})), "not valid JSON"),
     "run.json of nested brackets": (lambda p: p.evaluate(p.run(_files={"run_json": DEEP})), "not valid JSON"),
-    "run.json in Latin-1": (lambda p: p.evaluate(p.run(_files={"run_json": b'{"a": "\xe9"}'})), "not valid JSON"),
+    "run.json in Latin-1": (lambda p: p.evaluate(p.run(_files={"run_json": b'{"a": "\xe9"}'})), "not UTF-8"),
     "run.json of another format": (lambda p: p.evaluate(p.run(format=2)), "run.json has format 2, expected 1"),
     "run.json without most": (lambda p: p.evaluate(p.run(_files={"run_json": {"format": 1}})), "run.json lacks"),
     "a run without weights": (

@@ -1,6 +1,8 @@
 """Splits: the published held-out rows, the folders a task is found in, and what is wrong with a folder."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,20 @@ TASK = Task("own/demo", "classification", ("text",), ("no", "yes"))
 
 def table(count: int, first: int = 0) -> dict:
     return {"text": [f"text {i}" for i in range(first, first + count)], "label": [i % 2 for i in range(count)]}
+
+
+def put(path, columns):
+    """Writes a split as the ending of a path says, or as ``datasets`` saves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pytest.importorskip("pandas").DataFrame(columns)
+    if not path.suffix:
+        pytest.importorskip("datasets").Dataset.from_dict(columns).save_to_disk(path)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif ".json" in path.name:
+        frame.to_json(path, orient="records", lines=".jsonl" in path.name)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ".tsv" in path.name else ",")
 
 
 def write(folder, **tables):
@@ -122,6 +138,119 @@ def test_a_saved_data_set_is_a_data_folder(tmp_path):
     assert [len(part) for part in loaded] == [18, 2, 4] and loaded.test[:] == table(4)
 
 
+LAYOUTS = {  # a file, or the files of two halves, of the training set and of the validation set
+    "the hub's": (["data/train-00000-of-00001.parquet"], ["data/validation-00000-of-00001.parquet"]),
+    "the hub's, in parts": (
+        ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"],
+        ["data/validation-00000-of-00001-8cbc3a1ad7e24a2e.parquet"],
+    ),
+    "the hub's, with hashes": (
+        ["data/train-00000-of-00002-8cbc3a1ad7e24a2e.parquet", "data/train-00001-of-00002-0a1b2c3d4e5f6a7b.parquet"],
+        ["data/validation.csv"],
+    ),
+    "the hub's conversion": (["default/train/0000.parquet", "default/train/0001.parquet"], ["validation/0.parquet"]),
+    "files of GLUE": (["train.tsv"], ["dev.tsv"]),
+    "files of other programs": (["train.json.gz"], ["val.csv.gz"]),
+    "saved": (["train"], ["valid"]),
+    "a folder a split": (["train/train.jsonl"], ["validation/part-00000.csv", "validation/part-00001.csv"]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_files_are_found_as_people_have_them(tmp_path, layout, capsys):
+    for files, (first, count) in zip(LAYOUTS[layout], ((0, 20), (20, 4)), strict=True):
+        for number, file in enumerate(files):
+            half = count // len(files)
+            put(tmp_path / file, table(half, first=first + number * half))
+    capsys.readouterr()
+    loaded = splits.load_splits(TASK, data_dir=tmp_path)
+    assert sorted([*loaded.train["text"], *loaded.dev["text"]]) == sorted(table(20)["text"])
+    assert list(loaded.test["text"]) == table(4, first=20)["text"]
+    is_named = "validation" in LAYOUTS[layout][1][0]
+    note = f"scalearn: note: task own/demo: {tmp_path / LAYOUTS[layout][1][0]} is taken for its validation split.\n"
+    assert capsys.readouterr().err == ("" if is_named else note)
+
+
+PAIRS = [
+    ("train.csv", "train.jsonl"),
+    ("train.jsonl", "train.jsonl.gz"),
+    ("train.json", "train.tsv"),
+    ("data/train-00000-of-00001.parquet", "train.csv"),
+    ("train/0000.parquet", "train.parquet"),
+    ("train-00000-of-00001.parquet", "train-00000-of-00002.parquet"),
+    ("train", "train.csv"),
+    ("train/train.csv", "train/0.csv"),
+    ("dev.jsonl", "validation.jsonl"),
+    ("dev.jsonl", "val.jsonl"),
+    ("valid", "data/validation.csv"),
+    ("test.csv", "test.tsv"),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
+def test_of_two_candidates_for_a_split_none_is_taken(tmp_path, pair):
+    for split in {"train", "validation"} - {"validation" if Path(pair[0]).name[0] in "vd" else Path(pair[0]).parts[-1]}:
+        if not any(part.startswith(split) for part in pair):
+            put(tmp_path / f"{split}.csv", table(20))
+    for path in pair:
+        put(tmp_path / path, table(20))
+    with pytest.raises(InputError) as error:
+        splits.load_splits(TASK, data_dir=tmp_path)
+    assert all(str(tmp_path / path) in str(error.value) for path in pair) and "keep one of them" in str(error.value)
+
+
+def test_a_missing_part_and_files_of_other_names_are_named(tmp_path):
+    put(tmp_path / "validation.csv", table(4))
+    put(tmp_path / "training_set.csv", table(20))
+    with pytest.raises(InputError, match="has no train file .*; found training_set.csv, validation.csv; add it"):
+        splits.load_splits(TASK, data_dir=tmp_path)
+    put(tmp_path / "train-00001-of-00003.csv", table(20))
+    with pytest.raises(InputError, match="train-00001-of-00003.csv is one of 00003 files, found 1 of its kind"):
+        splits.load_splits(TASK, data_dir=tmp_path)
+    put(tmp_path / "one/set", table(4))
+    with pytest.raises(InputError, match="set is one saved data set, without splits: save a DatasetDict"):
+        splits.load_splits(TASK, data_dir=tmp_path / "one/set")
+
+
+def test_a_hub_layout_of_a_known_task_is_read_below_its_folder(tmp_path):
+    """MNLI's row names another validation file; the test file, without labels, is left alone."""
+    rows = {"premise": ["a"] * 20, "hypothesis": ["b"] * 20, "label": [0, 1] * 10}
+    for split in ("train", "validation_matched", "validation_mismatched", "test_matched"):
+        labels = {"label": [2 if split == "validation_matched" else -1 if "test" in split else 1] * 20}
+        put(tmp_path / f"mnli/{split}-00000-of-00001.parquet", rows | (labels if split != "train" else {}))
+    assert set(splits.load_splits(tasks.get("glue/mnli"), data_dir=tmp_path).test["label"]) == {2}
+
+
+@pytest.mark.parametrize(
+    "hidden, found",
+    [
+        ({"label": [-1, -1]}, "all labels are -1"),
+        ({"label": ["-1", "-1"]}, "all labels are '-1'"),
+        ({"label": [None, None]}, "all labels are None"),
+        ({"label": ["", ""]}, "all labels are ''"),
+        ({"other": [0, 1]}, "there is no column 'label'"),
+    ],
+)
+def test_a_test_set_without_labels_is_named_with_the_ways_out(tmp_path, hidden, found):
+    files = {"train": table(20), "validation": table(4, first=20)}
+    write(tmp_path, **files, test={"text": ["a", "b"]} | hidden)
+    with pytest.raises(InputError) as error:
+        splits.load_splits(TASK, data_dir=tmp_path)
+    assert f"test.jsonl has no labels ({found}); remove it, or leave it out with `split_rule: published`" in str(
+        error.value
+    )
+    published = splits.load_splits(dataclasses.replace(TASK, split_rule="published"), data_dir=tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    for loaded in (published, splits.load_splits(TASK, data_dir=tmp_path)):
+        assert (len(loaded.train), len(loaded.dev), list(loaded.test["text"])) == (18, 2, files["validation"]["text"])
+
+
+def test_a_label_may_be_called_minus_one(tmp_path):
+    task = dataclasses.replace(TASK, labels=("-1", "0", "1"))
+    write(tmp_path, train=table(6), validation=table(4), test={"text": ["a"], "label": [-1]})
+    assert list(splits.load_splits(task, data_dir=tmp_path).test["label"]) == [-1]
+
+
 def test_sets_in_memory_are_split_like_files(tmp_path):
     files = {"train": table(20), "validation": table(4)}
     write(tmp_path, **files)
@@ -198,7 +327,10 @@ def test_a_hub_out_of_reach_or_without_the_file_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "files,message",
     [
-        ({}, "no data; looked for train and validation (.jsonl, .jsonl.gz, .csv, .parquet) in "),
+        (
+            {},
+            "no data; looked for train and validation (.jsonl, .json, .csv, .tsv, each also with .gz, or .parquet) in ",
+        ),
         ({"train": table(20)}, "has no validation file"),
         ({"train": table(20), "validation": table(0)}, "validation.jsonl is empty"),
         ({"train": {"txt": ["a"], "label": [0]}, "validation": table(2)}, "unknown column 'text' in "),

@@ -10,6 +10,7 @@ import pytest
 
 from scalearn_jax import tree
 from scalearn_jax.config import AdapterConfig, EvaluateConfig, ExplainConfig, PredictConfig, TransferConfig
+from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors
 from scalearn_jax.models import bank as banks
@@ -56,6 +57,25 @@ def transfer(backbone, sources, out, **changes):
 @pytest.fixture(scope="module")
 def transferred(backbone, sources, tmp_path_factory):
     return transfer(backbone, sources, tmp_path_factory.mktemp("transfer") / "run", seeds=(0, 4))
+
+
+def test_a_note_says_where_there_are_fewer_examples_than_asked_for(tmp_path, capsys):
+    for split, count in (("train", 20), ("validation", 3)):
+        rows = [{"text": f"good soup {i}", "label": i % 2} for i in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = Task("own/few", "classification", ("text",), ("no", "yes"))
+
+    def said(**most):
+        config = AdapterConfig(task="own/few", backbone="b", out="o", data_dir=str(tmp_path), **most)
+        return [len(table) for table in prepare.load_tables(config, task)], capsys.readouterr().err
+
+    assert said(max_train_samples=18, max_dev_samples=2, max_eval_samples=2) == ([18, 2, 2], "")
+    note = "scalearn: note: task own/few has only 18 training examples, not 100{}; all are used.\n"
+    assert said(max_train_samples=100) == ([18, 2, 3], note.format(""))
+    assert said(max_train_samples=100) == ([18, 2, 3], "")  # once a process
+    more = ", 2 development examples, not 9, 3 test examples, not 8"
+    found = said(max_train_samples=100, max_dev_samples=9, max_eval_samples=8)
+    assert found == ([18, 2, 3], note.format(more))
 
 
 def test_a_run_folder_says_all(transferred, sources):
@@ -267,7 +287,7 @@ def test_a_run_cannot_allow_its_pickle_by_itself(transferred, pickles, tmp_path)
     for refuse in (
         lambda: load.load_run(folder),
         lambda: inference.evaluate(EvaluateConfig(run=folder)),
-        lambda: predictor.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out"))),
+        lambda: predictor.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out.jsonl"))),
         lambda: explain_run(ExplainConfig(run=folder)),
     ):
         with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
