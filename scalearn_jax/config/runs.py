@@ -43,9 +43,9 @@ class PredictConfig(Config):
     also: tuple[str, ...] = setting((), path="DIR")
     """More such folders over the same backbone; the input then has a column `task` that names each row's."""
     input: str = setting(path="FILE")
-    """File with the task's text columns: .jsonl, .jsonl.gz, .csv or .parquet."""
+    """File with the task's text columns: .jsonl, .json, .csv, .tsv, each also with .gz, or .parquet."""
     output: str = setting(path="FILE")
-    """JSON-lines file to write; must not exist yet."""
+    """File to write: .jsonl, .csv, .tsv or .parquet, by its ending; must not exist yet."""
     seed: int | None = None
     """Which seed of a run predicts; by default the one with the best development score."""
     backbone: str | None = setting(None, path="TEXT")

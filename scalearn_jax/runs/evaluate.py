@@ -77,7 +77,8 @@ def read_split(
     )
     tokenizer, where = _tokenizer(run, backbone)
     encoded = tokens.cached(tokenizer, run.task, getattr(tables, split), max_length=run.task.max_length)
-    return tokens.check_ids(encoded, run.spec.backbone, where)
+    available = dict(zip(("train", "dev", "test"), tables.available, strict=True))[split]
+    return dataclasses.replace(tokens.check_ids(encoded, run.spec.backbone, where), available=available)
 
 
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:

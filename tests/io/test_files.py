@@ -12,7 +12,7 @@ import pytest
 import scalearn_jax
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder
-from scalearn_jax.io.files import named, read_json, safe_name, write_json
+from scalearn_jax.io.files import as_json, named, read_json, safe_name, write_json
 from scalearn_jax.io.yaml_file import read_yaml
 
 HOLD = """

@@ -3,6 +3,8 @@
 Letters: n examples, N sequences of a step, S row length, C outputs, K sequences of an example.
 """
 
+import csv
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from scalearn_jax.data import batches, packing, rows, tokens
 from scalearn_jax.data.rows import Table, check_columns
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.io.files import as_json, write_text
+from scalearn_jax.io.files import as_json, whole_file
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.serving import mixed, questions
@@ -126,11 +128,12 @@ class Predictor:
         longest = max(task.max_length for task in self.tasks.values())
         return (*(longest // part for part in (4, 2) if longest // part >= _SHORTEST), longest)
 
-    def predict(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def predict(self, texts: Any, tasks: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Answers texts.
 
         Args:
-          texts: each a text, several in the order of its task's columns, or a dict by column.
+          texts: each a text, several in the order of its task's columns, or a dict by column; in a list, an array, a
+            column of a table, a DataFrame (its rows) or a generator. One text alone is a list of one.
           tasks: the task of each, or of all; ``None`` where there is one.
 
         Returns:
@@ -147,7 +150,7 @@ class Predictor:
         """Answers the rows of the file ``where``, as ``predict`` does; ``tasks`` as there."""
         return self._answers(questions.of_table(table, where, tasks, self.tasks))
 
-    def logits(self, texts: Sequence[Any], tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
+    def logits(self, texts: Any, tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
         """Computes the logits behind ``predict``.
 
         Returns:
@@ -221,22 +224,27 @@ def _in_order(asked: Iterable[Query], found: Iterable[Sequence[Any]]) -> list[An
     return [at[place] for place in sorted(at)]
 
 
-def predict(config: PredictConfig) -> Path:
-    """Writes labels and probabilities for every row of a file, as JSON lines in the same order.
+_OUTPUTS = (".jsonl", ".csv", ".tsv", ".parquet")
 
-    Each line is one result of ``Predictor.predict``.
+
+def predict(config: PredictConfig) -> Path:
+    """Writes labels and probabilities for every row of a file, in the same order.
+
+    Each is one result of ``Predictor.predict``: a line of a ``.jsonl`` file, a row of a table by another ending.
 
     Returns:
       The output file.
 
     Raises:
-      InputError: damaged folder, unreadable input, missing column, unknown task, output that exists.
+      InputError: damaged folder, unreadable input, missing column, unknown task, output that exists or of another type.
     """
     output = Path(config.output)
     if output.is_symlink() or output.exists():
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
+    if output.suffix.lower() not in _OUTPUTS:
+        raise InputError(f"--output {output}: unknown file type; end its name in one of {', '.join(_OUTPUTS)}.")
     predictor = Predictor.load(
         config.run,
         *config.also,
@@ -249,8 +257,35 @@ def predict(config: PredictConfig) -> Path:
     table = rows.read_table(Path(config.input))
     if config.also:
         check_columns(table, ["task"], config.input)
-    lines = predictor.predict_table(table, config.input, table["task"] if config.also else None)
-    write_text(output, "".join(as_json(line, indent=None) for line in lines))
+    answers = predictor.predict_table(table, config.input, table["task"] if config.also else None)
+    with whole_file(output) as temporary:
+        _write_answers(temporary, answers)
     for why in predictor.choices:
         report_choice(why)
     return output
+
+
+def _write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
+    """Writes answers as JSON lines or, by the ending, as a table, with a column for each label if all have the same."""
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        path.write_text("".join(as_json(answer, indent=None) for answer in answers), encoding="utf-8")
+        return
+    if len({tuple(answer.get("probabilities", ())) for answer in answers}) == 1:
+        answers = [
+            {name: value for name, value in answer.items() if name != "probabilities"}
+            | {f"probability of {label}": p for label, p in answer.get("probabilities", {}).items()}
+            for answer in answers
+        ]
+    table = rows.columns(answers)
+    for name, values in table.items():
+        table[name] = [json.dumps(value) if isinstance(value, dict | list) else value for value in values]
+    if suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(table), path)
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writerows([table, *zip(*table.values(), strict=True)])

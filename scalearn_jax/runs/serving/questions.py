@@ -4,7 +4,7 @@ Letters: n examples, C outputs.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +31,12 @@ class Query(NamedTuple):
     table: Table  # the examples of its rows
 
 
-def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
+def of_texts(texts: Any, names: str | Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:
     """Sorts texts by task.
 
     Args:
-      texts: for each question a text, a sequence with one for each column of its task, or a dict by column.
+      texts: for each question a text, a sequence with one for each column of its task, or a dict by column; one text
+        or dict alone is one question. Any list, array, column of a table, DataFrame (its rows) or generator holds them.
       names: the task of each, of all, or ``None`` where there is one task.
       tasks: the tasks there are.
 
@@ -43,13 +44,25 @@ def of_texts(texts: Sequence[Any], names: str | Sequence[str] | None, tasks: Map
       One query for each task that is asked anything.
 
     Raises:
-      InputError: not a list, an unknown task, or texts that do not fit their task; names the first.
+      InputError: nothing with an order, an unknown task, or texts that do not fit their task; names the first.
     """
-    if isinstance(texts, str | Mapping) or not isinstance(texts, Sequence):
-        raise InputError(f"texts must be a list, got a {type(texts).__name__}; put a single text in a list.")
+    texts = _as_list(texts)
     names = _names(names, len(texts), tasks)
     rows = [_row(tasks[name], item, f"texts[{i}]") for i, (name, item) in enumerate(zip(names, texts, strict=True))]
     return _by_task(lambda positions: columns([rows[i] for i in positions]), names, tasks, "the texts")
+
+
+def _as_list(texts: Any) -> list[Any]:
+    """Lists questions: one alone, or those of anything that has an order; of tables, the rows."""
+    if hasattr(texts, "iloc") and hasattr(texts, "columns"):
+        texts = texts.to_dict("records")
+    for method in ("tolist", "to_pylist", "to_dicts"):  # of numpy and pandas, of Arrow, of Polars
+        texts = getattr(texts, method)() if hasattr(texts, method) else texts
+    if isinstance(texts, str | Mapping):
+        return [texts]
+    if isinstance(texts, bytes | set | frozenset) or not isinstance(texts, Iterable):
+        raise InputError(f"texts must be a text or a list of texts, got a {type(texts).__name__}; pass list(...).")
+    return list(texts)
 
 
 def of_table(table: Table, where: str, names: Sequence[str] | None, tasks: Mapping[str, Task]) -> list[Query]:

@@ -175,6 +175,47 @@ def test_questions_may_be_texts_sequences_or_dicts(two):
     assert dict(predictor.tasks) == {SENTIMENT.name: SENTIMENT, SIMILARITY.name: SIMILARITY}
 
 
+ASKED = ["good soup", "bad soup", "no soup at all"]
+WAYS = {
+    "a tuple": tuple,
+    "a generator": lambda texts: (text for text in texts),
+    "a dictionary's values": lambda texts: dict(enumerate(texts)).values(),
+    "an array": np.array,
+    "an array of objects": lambda texts: np.array(texts, object),
+    "an array of rows": lambda texts: np.array(texts)[:, None],
+    "a Series": lambda texts: pandas().Series(texts, index=[5, 5, 1]),
+    "a Series of categories": lambda texts: pandas().Series(texts, dtype="category"),
+    "an Index": lambda texts: pandas().Index(texts),
+    "a DataFrame": lambda texts: pandas().DataFrame({"n": range(len(texts)), "sentence": texts}),
+    "a Dataset": lambda texts: pytest.importorskip("datasets").Dataset.from_dict({"sentence": texts}),
+    "a column": lambda texts: pytest.importorskip("datasets").Dataset.from_dict({"sentence": texts})["sentence"],
+    "an Arrow array": lambda texts: pytest.importorskip("pyarrow").array(texts),
+    "an Arrow table": lambda texts: pytest.importorskip("pyarrow").table({"sentence": texts}),
+}
+
+
+def pandas():
+    return pytest.importorskip("pandas")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_questions_may_come_in_anything_with_an_order(two, way):
+    _, predictor = two
+    assert predictor.predict(WAYS[way](ASKED), SENTIMENT.name) == predictor.predict(ASKED, SENTIMENT.name)
+    for one, other in zip(
+        *(predictor.logits(texts, SENTIMENT.name) for texts in (WAYS[way](ASKED), ASKED)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("one", ["good soup", np.str_("good soup"), np.array("good soup"), {"sentence": "good soup"}])
+def test_one_question_may_stand_alone(two, one):
+    _, predictor = two
+    assert predictor.predict(one, SENTIMENT.name) == predictor.predict(["good soup"], SENTIMENT.name)
+    with pytest.raises(InputError, match="takes a sequence of 2 texts .*; got one text"):
+        predictor.predict("good soup", SIMILARITY.name)
+
+
 def test_a_seed_of_a_run_is_served(two):
     own, predictor = two
     first, other = (Predictor.load(own[0], seed=seed).logits(["good soup"])[0] for seed in (None, 4))
@@ -208,7 +249,13 @@ def test_threads_share_a_predictor(two):
         (["a"], None, "there are 2 tasks (builtin/sentiment, builtin/similarity); name"),
         (["a"], "builtin/sentimen", "unknown task 'builtin/sentimen'; did you mean 'builtin/sentiment'?"),
         (["a", "b"], ["builtin/sentiment"], "tasks names 1 tasks for 2 texts"),
-        ("a", "builtin/sentiment", "texts must be a list, got a str"),
+        (5, "builtin/sentiment", "texts must be a text or a list of texts, got a int; pass list(...)."),
+        (None, "builtin/sentiment", "got a NoneType; pass list(...)."),
+        ({"a", "b"}, "builtin/sentiment", "got a set; pass list(...)."),
+        (b"a", "builtin/sentiment", "got a bytes; pass list(...)."),
+        (np.array([1.0, 2.0]), "builtin/sentiment", "texts[0]: task builtin/sentiment takes a text (sentence), or"),
+        ([b"a"], "builtin/sentiment", "texts[0]: task builtin/sentiment takes a text (sentence), or a dict"),
+        (["a", None], "builtin/sentiment", "texts[1]: task builtin/sentiment takes a text (sentence), or a dict"),
         ([("a", "b")], "builtin/sentiment", "texts[0]: task builtin/sentiment takes a text (sentence)"),
         (["a"], "builtin/similarity", "takes a sequence of 2 texts (sentence1, sentence2), or a dict"),
         ([("a", "b"), ("a",)], "builtin/similarity", "texts[1]: task builtin/similarity takes"),
@@ -394,6 +441,57 @@ def predict(tmp_path, rows, *arguments):
     out.unlink(missing_ok=True)
     code = cli.main(["predict", *arguments, "--input", str(source), "--output", str(out)])
     return code, [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else None
+
+
+def read_back(path):
+    """The rows of a file of answers, by another library."""
+    suffix = path.suffix
+    if suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    frame = (
+        pandas().read_parquet(path) if suffix == ".parquet" else pandas().read_csv(path, sep="\t,"[suffix == ".csv"])
+    )
+    return frame.to_dict("records")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("task", [SENTIMENT, SIMILARITY, COMPLAINTS, PICK], ids=lambda task: task.kind)
+def test_answers_are_written_as_the_ending_says(folders, root, tmp_path, suffix, task, backbone):
+    folder = folders.get(task) or drawn_runs.write(root / task.name, backbone, task)
+    rows, out = rows_of(task, 3), tmp_path / f"out{suffix}"
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert cli.main(["predict", folder, "--input", str(tmp_path / "in.jsonl"), "--output", str(out)]) == 0
+    expected = Predictor.load(folder, batch_size=128).predict(rows)
+    if suffix != ".jsonl":
+        for answer in expected:
+            answer |= {f"probability of {name}": p for name, p in answer.pop("probabilities", {}).items()}
+            answer |= {"labels": json.dumps(answer["labels"])} if "labels" in answer else {}
+    for found, one in zip(read_back(out), expected, strict=True):
+        assert found.keys() == one.keys()
+        for name, value in one.items():
+            is_number = isinstance(value, float)
+            assert found[name] == pytest.approx(value, abs=1e-5) if is_number else str(found[name]) == str(value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.jsonl", out.name])
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.xlsx", "out.csv.gz", ".csv"])
+def test_answers_of_another_ending_are_refused(folders, tmp_path, name, capsys):
+    (tmp_path / "in.csv").write_text("sentence\ngood soup\n")
+    arguments = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / name)]
+    assert cli.main(["predict", folders[SENTIMENT], *arguments]) == 2
+    assert f"{name}: unknown file type; end its name in one of .jsonl, .csv, .tsv, .parquet." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_answers_of_several_tasks_keep_their_probabilities_together(two, tmp_path):
+    (tmp_path / "in.csv").write_text(
+        f"task,sentence,sentence1,sentence2\n{SENTIMENT.name},good soup,,\n{SIMILARITY.name},,a,b\n"
+    )
+    arguments = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.csv"), "--seed", "4"]
+    assert cli.main(["predict", two[0][0], "--also", two[0][1], *arguments]) == 0
+    first, second = read_back(tmp_path / "out.csv")
+    assert set(json.loads(first["probabilities"])) == set(SENTIMENT.labels) and np.isnan(first["value"])
+    assert second["label"] != second["label"] and isinstance(second["value"], float)
 
 
 def test_the_command_answers_a_file_of_several_tasks(two, tmp_path):
