@@ -9,11 +9,14 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import os
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +28,15 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder, mark_used
 from scalearn_jax.io.files import whole_file
-from scalearn_jax.io.model_folder import folder, is_plain_name, read_settings, without_marks
+from scalearn_jax.io.model_folder import SETTINGS, folder, is_plain_name, read_settings
 
 if TYPE_CHECKING:  # it takes more than a second to import
     from datasets import Dataset
 
-_VERSION = 4  # of the cached files; another way to encode needs another number
+_VERSION = 5  # of the cached files; another way to encode needs another number
 _CHUNK = 10_000  # texts a tokenizer call: enough to use all cores, few enough to stay small in memory
 # The files of a tokenizer's words; without one, some classes are made with no words at all, and without an error.
-_VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("sentencepiece.bpe.model",))
+_VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 _STANDARD_ERROR = 2  # its number, by which such a library writes to it
 _TRUNCATION = {"longest_first": "longest_first", "first": "only_first"}
 
@@ -98,7 +101,8 @@ class Panic(Exception):
 def panics_as_errors() -> Iterator[None]:
     """Raises a panic, which ``except Exception`` would let pass, as ``Panic``, without what the library prints of it.
 
-    What is written to standard error meanwhile comes there afterwards, unless there was a panic.
+    What is written to standard error meanwhile comes there afterwards, unless there was a panic; what transformers
+    logs, such as a line for every cut pair of a tokenizer in Python, does not.
     """
 
     def flush() -> None:
@@ -106,6 +110,9 @@ def panics_as_errors() -> Iterator[None]:
             sys.stderr.flush()
 
     held, panicked = contextlib.ExitStack(), False
+    log = logging.getLogger("transformers")
+    held.callback(log.setLevel, log.level)
+    log.setLevel(logging.CRITICAL)
     with tempfile.TemporaryFile() as file:
         flush()
         with contextlib.suppress(OSError):  # it is closed
@@ -132,23 +139,45 @@ def panics_as_errors() -> Iterator[None]:
 def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     """Loads the tokenizer of a folder or hub id with ``transformers``; remote code is never run."""
     where = folder(path_or_id, revision)
-    if not any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
-        raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch, which nothing here uses
+    _check_vocabulary(where)
     settings = read_settings(where, "tokenizer_config.json") if (where / "tokenizer_config.json").exists() else {}
     names = settings.get("fast_tokenizer_files", [])  # transformers opens them
     if not isinstance(names, list) or not all(map(is_plain_name, names)):
         raise InputError(f"{where / 'tokenizer_config.json'}: fast_tokenizer_files must name files beside it.")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch, which nothing here uses
     from transformers import AutoTokenizer
 
     try:
-        with without_marks(where) as readable, panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=True)
-        tokenizer.name_or_path = str(where)
-        return tokenizer
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        kind, files = type(tokenizer).__name__, " and ".join(tokenizer.vocab_files_names.values())
+        raise InputError(
+            f"{where}: no usable tokenizer (a {kind} is read from {files}, and finds no words here); name its class as"
+            " tokenizer_class in tokenizer_config.json, or put a tokenizer.json in it."
+        )
+    if getattr(tokenizer, "normalization", False) and getattr(tokenizer, "demojizer", True) is None:
+        raise InputError(f"{where}: its tokenizer spells emoji out, with the package emoji; pip install emoji==0.6.0")
+    return tokenizer
+
+
+def _check_vocabulary(where: Path) -> None:
+    """Checks that a folder has a file of words, and that what reads it is installed."""
+    if any(all((where / name).is_file() for name in names) for names in _VOCABULARIES):
+        return
+    models = sorted(path.name for path in where.glob("*.model"))
+    if not models:
+        raise InputError(f"{where}: no usable tokenizer (no vocabulary file); expected tokenizer.json in it.")
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    found = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
+    if missing := [name for name, is_there in found.items() if not is_there]:
+        raise InputError(
+            f"{where}: to read its tokenizer {models[0]}, pip install {' '.join(missing)}; or put tokenizer.json in it."
+        )
 
 
 def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: int, labels: bool = True) -> Encoded:
@@ -161,6 +190,7 @@ def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
     columns = [table[name] for name in task.fields]
     rows = (dict(zip(task.fields, row, strict=True)) for row in zip(*columns, strict=True))
     sequences = [sequence for row in rows for sequence in task.sequences(row)]
+    check_room(tokenizer, task, max_length)
     has_types = "token_type_ids" in tokenizer.model_input_names
     ids, token_types, lengths = [], [], []
     for start in range(0, len(sequences), _CHUNK):
@@ -178,6 +208,7 @@ def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
         except Exception as error:
             raise _explained(tokenizer, task, max_length, error) from error
         lengths += map(len, encoded["input_ids"])
+        _check_lengths(tokenizer, task, max_length, lengths, start)
         ids.append(np.fromiter(itertools.chain.from_iterable(encoded["input_ids"]), np.int32))
         types = itertools.chain.from_iterable(encoded["token_type_ids"]) if has_types else None
         token_types.append(np.fromiter(types, np.int32) if has_types else np.zeros_like(ids[-1]))
@@ -190,6 +221,29 @@ def encode(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
         num_choices=task.num_choices,
         pad_id=tokenizer.pad_token_id or 0,
     )
+
+
+def check_room(tokenizer: Any, task: Task, max_length: int) -> None:
+    """Checks that a length leaves a token or more for each text of a sequence, beside the special ones."""
+    num_texts = len(task.texts) + bool(task.choices)
+    special = tokenizer.num_special_tokens_to_add(pair=num_texts == 2)
+    if max_length < special + num_texts:
+        raise InputError(
+            f"task {task.name}: a max_length of {max_length} leaves no room for its {num_texts} texts beside {special}"
+            f" special tokens; pass --max-length {special + num_texts} or more."
+        )
+
+
+def _check_lengths(tokenizer: Any, task: Task, max_length: int, lengths: list[int], start: int) -> None:
+    """Checks that sequences, from one on, have a token and are cut where needed: tokenizers in Python may not cut."""
+    if max(lengths[start:]) > max_length:
+        raise _explained(tokenizer, task, max_length, Panic("Truncation error"))
+    if min(lengths[start:]) == 0:
+        row = lengths.index(0, start) // task.num_choices + 1
+        raise InputError(
+            f"task {task.name}, row {row}: nothing is left of its text, since the tokenizer of {tokenizer.name_or_path}"
+            " adds no special tokens; fill in the text, or use a tokenizer that adds them, such as [CLS] and [SEP]."
+        )
 
 
 def _explained(tokenizer: Any, task: Task, max_length: int, error: Exception) -> Exception:
@@ -238,16 +292,26 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
 
 def _fingerprint(tokenizer: Any, task: Task, table: Table, max_length: int) -> str:
     """Hashes everything the encoding depends on."""
-    backend = tokenizer.backend_tokenizer
-    # Left over from the file or from the last call, and set anew by the next one.
-    backend.no_truncation()
-    backend.no_padding()
     settings = [_VERSION, max_length, task.to_dict()]
     settings += [tokenizer.pad_token_id, tokenizer.model_input_names, tokenizer.truncation_side]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    digest.update(backend.to_str().encode())
+    digest.update(describe_tokenizer(tokenizer).encode())
     for name in (*task.fields, task.label_column, *(QUESTION if task.has_questions else ())):
         digest.update(name.encode())
         for value in table[name]:  # one by one: a long column would double the memory
             digest.update(json.dumps(value, default=str).encode() + b"\n")
     return digest.hexdigest()
+
+
+def describe_tokenizer(tokenizer: Any) -> str:
+    """Everything that a tokenizer's ids of a text depend on; of one in Python its class and files."""
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        # Left over from the file or from the last call, and set anew by the next one.
+        backend.no_truncation()
+        backend.no_padding()
+        return backend.to_str()
+    where, content = Path(tokenizer.name_or_path), [type(tokenizer).__name__, metadata.version("transformers")]
+    for name in (*sorted(tokenizer.vocab_files_names.values()), *SETTINGS):
+        content += [name, hashlib.sha256((where / name).read_bytes()).hexdigest()] if (where / name).exists() else []
+    return json.dumps(content)

@@ -23,7 +23,7 @@ from scalearn_jax.io.torch_pickle import load_bin
 FILES = (
     *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"),
+    *("vocab.txt", "bpe.codes", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"),
 )
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 TEMPLATES = "additional_chat_templates"

@@ -145,11 +145,8 @@ def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str
 
 def _cached(embedder: Embedder, tokenizer: Any, texts: list[str], length: int) -> Path | None:
     where = cache_folder("similarity")
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # left over from the last call, and set anew by the next one
-    backend.no_padding()
-    settings = [_VERSION, jax.default_backend(), dataclasses.asdict(embedder.spec), embedder.hash, backend.to_str()]
-    content = json.dumps([*settings, length, texts])
+    settings = [_VERSION, jax.default_backend(), dataclasses.asdict(embedder.spec), embedder.hash]
+    content = json.dumps([*settings, tokens.describe_tokenizer(tokenizer), length, texts])
     return where and where / f"{hashlib.sha256(content.encode()).hexdigest()}.npy"
 
 

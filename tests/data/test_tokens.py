@@ -1,6 +1,7 @@
 """Tokenising: what the tokenizer gives, laid flat; cached under everything it depends on."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -228,24 +229,96 @@ def test_a_real_tokenizer_loads_from_a_folder(minilm):
     assert encoded.ids.tolist() == [101, 7592, 2088, 102]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_a_tokenizer_is_read_in_spite_of_byte_order_marks(tmp_path, name, encoding):
-    path, texts = tiny_backbone.write(tmp_path / "backbone") / name, ["good soup", "bad"]
-    expected = tokens.load_tokenizer(str(path.parent))
-    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
-    found = tokens.load_tokenizer(str(path.parent))
-    assert found(texts)["input_ids"] == expected(texts)["input_ids"]
-    assert found.name_or_path == expected.name_or_path
+def of_python(folder, kind="BertweetTokenizer", **settings):
+    """A RoBERTa folder whose tokenizer has no fast backend: <s>, <pad>, </s>, <unk> and the words of vocab.txt."""
+    folder.mkdir(exist_ok=True)
+    config = tiny_backbone.CONFIG | {"model_type": "roberta", "pad_token_id": 1, "vocab_size": 20}
+    (folder / "config.json").write_text(json.dumps(config | ({"tokenizer_class": kind} if kind else {})))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "vocab.txt").write_text("the 1\nt@@ 1\ng@@ 1\no@@ 1\no 1\nd 1\n")
+    (folder / "bpe.codes").write_text("t h 3\nth e</w> 2\n")
+    return str(folder)
 
 
-def test_a_mark_is_no_part_of_the_first_word(tmp_path):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8-sig")
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    tokenizer = tokens.load_tokenizer(str(tmp_path))
-    assert tokenizer("one")["input_ids"] == [2, 5, 3] and tokenizer.pad_token_id == 0
+@pytest.mark.parametrize("kind", ["BertweetTokenizer", "PhobertTokenizer"])
+def test_a_tokenizer_in_python_is_read(tmp_path, cache, capfd, kind):
+    found = tokens.load_tokenizer(of_python(tmp_path / "b", kind))
+    table = {"a": ["the god", "to"], "b": ["the the the the", "good"], "label": [0, 1]}
+    encoded = tokens.cached(found, PAIR, table, max_length=10)
+    first, second = encoded.ids[:10].tolist(), encoded.ids[10:].tolist()
+    assert first == [0, 4, 6, 7, 2, 2, 4, 4, 4, 2]  # the pair is cut by one at its longer end
+    assert second == [0, 5, 8, 2, 2, 6, 7, 7, 9, 2] and encoded.pad_id == 1 and not encoded.token_types.any()
+    (tmp_path / "b/bpe.codes").write_text("t h 3\n")  # "the" comes apart, into pieces that are not in the vocabulary
+    changed = tokens.cached(tokens.load_tokenizer(str(tmp_path / "b")), PAIR, table, max_length=10)
+    assert len(files(cache)) == 2 and changed.ids[1] == 3
+    first_cut = dataclasses.replace(PAIR, truncate="first")
+    with pytest.raises(InputError, match="cuts the first text only"):
+        tokens.encode(found, first_cut, table, max_length=7)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_vocabulary_of_another_class_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a RobertaTokenizer is read from vocab.json.* tokenizer_class in"):
+        tokens.load_tokenizer(of_python(tmp_path / "b", kind=None))
+
+
+def test_a_tokenizer_in_python_without_a_file_is_refused(tmp_path):
+    folder = of_python(tmp_path / "b")
+    (tmp_path / "b/bpe.codes").unlink()
+    with pytest.raises(InputError, match="no usable tokenizer") as error:
+        tokens.load_tokenizer(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_would_spell_emoji_out_needs_their_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "emoji", None)
+    with pytest.raises(InputError, match="pip install emoji"):
+        tokens.load_tokenizer(of_python(tmp_path / "b", normalization=True))
+    tokens.load_tokenizer(of_python(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    "lacking, message",
+    [
+        (("sentencepiece", "protobuf"), "pip install sentencepiece protobuf; or put tokenizer.json"),
+        (("sentencepiece",), "pip install sentencepiece;"),
+        (("protobuf",), "pip install protobuf;"),
+    ],
+)
+def test_what_a_sentencepiece_model_needs_is_named(tmp_path, monkeypatch, lacking, message):
+    import transformers.utils
+
+    for name in ("sentencepiece", "protobuf"):
+        monkeypatch.setattr(transformers.utils, f"is_{name}_available", lambda name=name: name not in lacking)
+    tiny_backbone.write(tmp_path / "b", model_type="xlm-roberta", pad_token_id=1)
+    (tmp_path / "b/sentencepiece.bpe.model").write_bytes(b"")
+    tokens.load_tokenizer(str(tmp_path / "b"))  # a tokenizer.json needs neither
+    (tmp_path / "b/tokenizer.json").unlink()
+    with pytest.raises(InputError) as error:
+        tokens.load_tokenizer(str(tmp_path / "b"))
+    assert message in str(error.value) and "tiktoken" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family, enough", [("bert", 5), ("roberta", 6)])
+def test_a_length_that_leaves_no_text_is_refused(family, enough):
+    tokens.encode(tokenizer(family), PAIR, TABLE, max_length=enough)
+    with pytest.raises(InputError, match=f"leaves no room .* special tokens; pass --max-length {enough} or more"):
+        tokens.encode(tokenizer(family), PAIR, TABLE, max_length=enough - 1)
+    choice = Task("choice", "choice", ("a",), choices=("b", "b"))
+    with pytest.raises(InputError, match=f"its 2 texts beside {enough - 2} special tokens"):
+        tokens.encode(tokenizer(family), choice, TABLE | {"label": [0, 0]}, max_length=enough - 1)
+
+
+def test_an_empty_text_of_a_tokenizer_without_special_tokens_is_named():
+    plain, task = tokenizer(), Task("one", "classification", ("a",), ("no", "yes"))
+    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    texts = ["one", "two", "", "three"]
+    table = {"a": texts, "label": [0, 1, 0, 1]}
+    with pytest.raises(InputError, match="task one, row 3: nothing is left of its text"):
+        tokens.encode(plain, task, table, max_length=8)
+    full = {name: [column[i] for i in (0, 1, 3)] for name, column in table.items()}
+    assert tokens.encode(plain, task, full, max_length=8).lengths.tolist() == [1, 1, 1]
+    assert tokens.encode(tokenizer(), task, table, max_length=8).lengths.tolist() == [3, 3, 2, 3]
 
 
 @pytest.mark.parametrize("content", [None, "{}", "no json"])
