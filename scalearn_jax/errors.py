@@ -88,7 +88,7 @@ class Preempted(KeyboardInterrupt):
     """The process was told to stop, and has; what it had learned is saved. Exit code 75: run again to go on."""
 
 
-def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> InputError:
+def unknown(what: str, name: str, known: Iterable[str], *, where: str = "", cutoff: float = 0.5) -> InputError:
     """Returns the error for a name outside a table, naming the nearest entry; the caller raises it.
 
     Args:
@@ -96,13 +96,14 @@ def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> I
       name: what came.
       known: the accepted names.
       where: optional place, for instance a file name.
+      cutoff: how alike, from 0 to 1, a name must be to be taken for a misspelled entry.
 
     Example:
       >>> str(unknown("method", "scalern", ["scalearn", "fusion"]))
       "unknown method 'scalern'; did you mean 'scalearn'? Known: fusion, scalearn"
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=cutoff)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     place = f" in {where}" if where else ""
     return InputError(f"unknown {what} {name!r}{place}{hint} Known: {', '.join(known)}")

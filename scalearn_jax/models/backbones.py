@@ -3,6 +3,7 @@
 A family with the BERT block needs one row here. A new architecture also needs a block in ``encoder.py``.
 """
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.io.files import fraction, whole
 from scalearn_jax.models.adapter import NON_LINEARITIES
 
-MAX_HIDDEN_SIZE = 65_536
+MAX_HIDDEN_SIZE, MAX_LAYERS = 65_536, 1000
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,44 @@ class Family:
 
     Attributes:
       prefix: prefix of the encoder's weight names in a checkpoint with a head, and in AdapterHub files.
-      model_class: AdapterHub's class, written into exported files.
+      model_class: AdapterHub's class, written into exported files; ``None`` where its library cannot load the family.
       positions_after_pad: whether position ids start at ``pad_id + 1``.
       about: one line for ``scalearn list backbones``.
     """
 
     prefix: str
-    model_class: str
+    model_class: str | None
     positions_after_pad: bool
     about: str
 
 
+# All with BERT's block, and with its weights' names behind the prefix.
 BACKBONES = {
     "bert": Family("bert", "BertAdapterModel", False, "BERT, MiniLM and sentence encoders of BERT shape"),
-    "roberta": Family("roberta", "RobertaAdapterModel", True, "RoBERTa base, large and distilled"),
+    "roberta": Family("roberta", "RobertaAdapterModel", True, "RoBERTa base, large and distilled; BERTweet, PhoBERT"),
     "xlm-roberta": Family("roberta", "XLMRobertaAdapterModel", True, "XLM-R base and large"),
+    "camembert": Family("roberta", "RobertaAdapterModel", True, "CamemBERT base and large"),
+    "data2vec-text": Family("data2vec_text", None, True, "data2vec for text"),
+    "electra": Family("electra", "ElectraAdapterModel", False, "ELECTRA base and large, not small"),
+    "ernie": Family("ernie", None, False, "ERNIE 1.0 to 3.0"),
+    "splinter": Family("splinter", None, False, "Splinter"),
 }
+
+
+def unknown_family(name: Any, where: str) -> InputError:
+    """Returns the error for a ``model_type`` outside the table; only a misspelled one is told what was meant."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would miss PyTorch
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    cutoff = 1.0 if isinstance(name, str) and name in CONFIG_MAPPING_NAMES else 0.75  # 1: it is another architecture
+    return unknown("model_type", name, BACKBONES, where=where, cutoff=cutoff)
+
+
+def same_adapters(one: str, other: str) -> bool:
+    """Whether AdapterHub has two families as one, so that its files are for both: CamemBERT is its RoBERTa."""
+    classes = [BACKBONES[name].model_class if name in BACKBONES else None for name in (one, other)]
+    return one == other or classes[0] == classes[1] is not None
+
 
 # our name -> (theirs, what it is where the file leaves it out)
 _FRACTIONS = {
@@ -77,7 +100,7 @@ _FRACTIONS = {
 _SIZES = {
     "vocab_size": ("vocab_size", 10_000_000),
     "hidden_size": ("hidden_size", MAX_HIDDEN_SIZE),
-    "num_layers": ("num_hidden_layers", 1000),
+    "num_layers": ("num_hidden_layers", MAX_LAYERS),
     "num_heads": ("num_attention_heads", MAX_HIDDEN_SIZE),
     "intermediate_size": ("intermediate_size", 1_000_000),
     "max_positions": ("max_position_embeddings", 1_000_000),
@@ -108,17 +131,20 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
     config = {key: _integral(value) for key, value in config.items() if value is not None}  # null: as if left out
     if "model_type" not in config:
         raise InputError(f'{where} has no model_type; add "model_type": one of {", ".join(BACKBONES)}.')
-    family = _known("model_type", config["model_type"], BACKBONES, where)
+    family = config["model_type"]
+    if not isinstance(family, str) or family not in BACKBONES:
+        raise unknown_family(family, where)
     sizes = {ours: whole(config.get(theirs), 1, most, f"{where}: {theirs}") for ours, (theirs, most) in _SIZES.items()}
     if sizes["hidden_size"] % sizes["num_heads"]:
         raise InputError(
             f"{where}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads"
             f" {sizes['num_heads']}."
         )
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(
-            f"{where}: position_embedding_type is {config['position_embedding_type']!r}; only 'absolute' is supported."
-        )
+    required = {"position_embedding_type": "absolute", "is_decoder": False}
+    required |= {"embedding_size": sizes["hidden_size"]} if family == "electra" else {}  # of a map that ours lacks
+    for key, value in required.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{where}: {key} is {config[key]!r}; only {value!r} is supported.")
     after_pad = BACKBONES[family].positions_after_pad
     most = min(sizes["vocab_size"], sizes["max_positions"] - 1 if after_pad else sizes["vocab_size"]) - 1
     pad_id = whole(config.get("pad_token_id", int(after_pad)), 0, most, f"{where}: pad_token_id")

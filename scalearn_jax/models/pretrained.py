@@ -3,8 +3,8 @@
 Letters: L layers, d hidden size, f feed-forward width.
 
 The checkpoint stores the kernel of a linear map as [out, in] and each layer on its own; our tree stores
-[in, out] with a leading layer axis. BERT, RoBERTa and XLM-R share all names behind the family's prefix, so
-the tables below serve every family.
+[in, out] with a leading layer axis. All families share BERT's names behind their prefix, so the tables below serve
+every one.
 """
 
 import dataclasses
@@ -23,7 +23,10 @@ from scalearn_jax.models.backbones import BACKBONES, BackboneSpec, spec_from_con
 from scalearn_jax.typing import Array, Params
 
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.")
+HEADS = (
+    *("cls.", "lm_head.", "classifier.", "qa_outputs.", "sequence_summary."),
+    *("discriminator_predictions.", "generator_predictions.", "generator_lm_head.", "splinter_qass."),
+)
 OLD_SPELLING = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 # our path -> (their module, [out, in] of the map); d and f are the sizes of the backbone
@@ -85,7 +88,7 @@ def _norm(path: str, module: str, size: int) -> list[Weight]:
 def load_backbone(
     path_or_id: str | Path, *, revision: str | None = None, allow_pickle: bool = False
 ) -> tuple[Params, BackboneSpec]:
-    """Reads a BERT, RoBERTa or XLM-R backbone.
+    """Reads a backbone of one of ``BACKBONES``.
 
     Args:
       path_or_id: a folder with ``config.json`` and ``model.safetensors`` (or a sharded index), or a hub id.
@@ -104,12 +107,26 @@ def load_backbone(
       (12, 768, 768)
     """
     where = folder(path_or_id, revision, allow_pickle=allow_pickle)
-    spec = spec_from_config(read_settings(where, "config.json"), where=str(where / "config.json"))
+    config = read_settings(where, "config.json")
+    spec = spec_from_config(config, where=str(where / "config.json"))
     prefix = BACKBONES[spec.family].prefix
     checkpoint = read_checkpoint(where, allow_pickle=allow_pickle)
     tensors = {_plain_name(name, prefix): tensor for name, tensor in checkpoint.items()}
+    if spec.family == "ernie":
+        tensors = _without_task_types(tensors, bool(config.get("use_task_id")), where)
     spec = dataclasses.replace(spec, has_pooler="pooler.dense.weight" in tensors)
     return from_tensors(tensors, spec, where=str(where)), spec
+
+
+def _without_task_types(tensors: dict[str, np.ndarray], used: bool, where: Path) -> dict[str, np.ndarray]:
+    """Adds the embedding of ERNIE's task type 0, which every token has, to the token types; no other type is used."""
+    tasks, types = (f"embeddings.{table}_type_embeddings.weight" for table in ("task", "token"))
+    found, rest = tensors.get(tasks), {name: tensor for name, tensor in tensors.items() if name != tasks}
+    if not used or types not in tensors:
+        return rest
+    if found is None or found.size == 0 or found.shape[1:] != tensors[types].shape[1:]:
+        raise InputError(f"{where}: use_task_id is set, but {tasks} is missing or does not fit; restore the folder.")
+    return rest | {types: np.float32(tensors[types]) + np.float32(found[0])}
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], spec: BackboneSpec, *, where: str = "checkpoint") -> Params:

@@ -10,14 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scalearn_jax.errors import masked, printable
-from scalearn_jax.sharing.card_metadata import (
-    card_metadata,
-    example_counts,
-    example_limit,
-    finite_scores,
-    known_base,
-    standard_error,
-)
+from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.sharing.card_metadata import card_metadata, example_limit, finite_scores, known_base
 
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
@@ -63,7 +57,7 @@ def write_card(
         f"---\n{card_metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
         f"# {repo.partition('/')[2]}\n",
         _summary(content, files, base),
-        _usage(content, repo, files, base),
+        _usage(content, repo, files, base, BACKBONES[family].model_class),
         *_scores(content),
         *_origin(content, files),
         *_fold(content),
@@ -117,11 +111,13 @@ def _kind(content: Mapping[str, Any]) -> str:
     return "less" if report.get("width") != report.get("width_before", report.get("width")) else "fold"
 
 
-def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None) -> str:
+def _usage(
+    content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None, model_class: str | None
+) -> str:
     is_run, is_fusion, blocks = "run.json" in files, content["kind"] == "fusion", []
-    if not is_run:
-        lines = ["from adapters import AutoAdapterModel", ""]
-        lines += [f'model = AutoAdapterModel.from_pretrained("{base or ENCODER}")']
+    if not is_run and model_class:
+        lines = [f"from adapters import {model_class}", ""]
+        lines += [f'model = {model_class}.from_pretrained("{base or ENCODER}")']
         if is_fusion:
             lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
             lines += ["model.load_adapter_setup(folder, use_safetensors=True, set_active=True)"]

@@ -134,5 +134,5 @@ def as_text(report: dict[str, Any]) -> str:
     best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
     title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
     lines = [f"{name.ljust(13)}{text}" for name, text in facts.items() if text]
-    line = f'model.load_adapter("{report["out"]}", use_safetensors=True)'
-    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; with the adapters library: {line}"])
+    line = f'; with the adapters library: model.load_adapter("{report["out"]}", use_safetensors=True)'
+    return "\n".join([title, "", *lines, "", f"wrote {report['out']}{line if report['model_class'] else ''}"])

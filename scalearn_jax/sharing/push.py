@@ -17,12 +17,12 @@ import numpy as np
 from scalearn_jax.combiners.scalearn import VARIANTS
 from scalearn_jax.config import PushConfig
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
-from scalearn_jax.errors import InputError, masked, printable, shortened, unknown
+from scalearn_jax.errors import InputError, masked, printable, shortened
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import terminal
 from scalearn_jax.io.files import MAX_BYTES, read_json, read_text, write_bytes
 from scalearn_jax.io.model_folder import inside, read_settings
-from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.models.backbones import BACKBONES, unknown_family
 from scalearn_jax.runs import adapterhub, figures, provenance, run_json
 from scalearn_jax.runs.provenance import PLACE
 from scalearn_jax.sharing import card
@@ -128,7 +128,7 @@ def describe_folder(folder: Path) -> tuple[dict[str, Any], str]:
             " `scalearn export`."
         )
     if family not in BACKBONES:
-        raise unknown("model_type", family, BACKBONES, where=str(folder))
+        raise unknown_family(family, str(folder))
     _, found = check_values(_Described, {name: content[name] for name in field_types(_Described) if name in content})
     found += [f"missing key {name!r}" for name in required_fields(_Described) if name not in content]
     if found:

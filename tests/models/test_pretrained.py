@@ -146,6 +146,68 @@ def test_sizes_that_no_backbone_has_are_refused(tmp_path, changes, message):
     assert "\n" not in str(error.value)
 
 
+# Of heads of transformers' own classes, by family.
+HEADS = {
+    "electra": ("discriminator_predictions.dense.weight", "generator_lm_head.bias", "classifier.dense.bias"),
+    "splinter": ("splinter_qass.start_classifier.weight",),
+    "data2vec-text": ("lm_head.dense.weight", "classifier.out_proj.bias"),
+    "camembert": ("lm_head.bias",),
+    "ernie": ("cls.predictions.bias",),
+}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_the_heads_of_every_family_are_left_out(tmp_path, family):
+    extra = {name: np.zeros(1, np.float32) for name in HEADS[family]}
+    prefix = f"{BACKBONES[family].prefix}."
+    params = checkpoint(tmp_path, family, prefix=prefix, change=lambda tensors: tensors | extra)
+    equal(pretrained.load_backbone(tmp_path)[0], params)
+
+
+def test_the_task_type_of_ernie_is_that_of_every_token(tmp_path):
+    name, table = "ernie.embeddings.task_type_embeddings.weight", np.arange(24, dtype=np.float32).reshape(3, 8)
+    params = checkpoint(tmp_path, "ernie", prefix="ernie.", change=lambda tensors: tensors | {name: table})
+    equal(pretrained.load_backbone(tmp_path)[0], params)  # use_task_id is false where it is left out
+    config = json.loads((tmp_path / "config.json").read_text()) | {"use_task_id": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = pretrained.load_backbone(tmp_path)[0]["embeddings"]["token_type"]["embedding"]
+    np.testing.assert_allclose(found - params["embeddings"]["token_type"]["embedding"], [table[0]] * 2, rtol=1e-6)
+    checkpoint(tmp_path, "ernie", prefix="ernie.")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="use_task_id is set, but embeddings.task_type_embeddings.weight is missing"):
+        pretrained.load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "family, changes, message",
+    [
+        ("electra", {"embedding_size": 4}, "embedding_size is 4; only 8 is supported"),
+        ("bert", {"is_decoder": True}, "is_decoder is True; only False is supported"),
+        ("bert", {"position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
+    ],
+)
+def test_what_is_computed_otherwise_is_refused(family, changes, message):
+    with pytest.raises(InputError, match=message):
+        pretrained.spec_from_config(CONFIG | {"model_type": family} | changes)
+    assert pretrained.spec_from_config(CONFIG | {"model_type": "bert", "embedding_size": 4})  # BERT has no such key
+
+
+ANOTHER = ("distilbert", "albert", "ibert", "deberta", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet", "modernbert")
+
+
+@pytest.mark.parametrize("family", ANOTHER)
+def test_another_architecture_is_no_misspelling(family):
+    with pytest.raises(InputError) as error:
+        pretrained.spec_from_config(CONFIG | {"model_type": family})
+    assert str(error.value).startswith(f"unknown model_type {family!r} in config.json. Known: bert, camembert, ")
+
+
+@pytest.mark.parametrize("wrong, right", [("robeta", "roberta"), ("xlm_roberta", "xlm-roberta"), ("Bert", "bert")])
+def test_a_misspelled_family_is_told_what_was_meant(wrong, right):
+    with pytest.raises(InputError, match=f"did you mean {right!r}"):
+        pretrained.spec_from_config(CONFIG | {"model_type": wrong})
+
+
 @pytest.mark.parametrize("family", BACKBONES)
 def test_a_null_counts_as_left_out_and_a_whole_number_may_have_a_point(family):
     config = CONFIG | {"model_type": family}

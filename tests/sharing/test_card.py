@@ -60,7 +60,7 @@ def test_scores_that_are_no_numbers_are_left_out():
 def test_the_card_says_how_it_was_made_and_how_to_load_it():
     text = write(content())
     for line in (
-        'model = AutoAdapterModel.from_pretrained("FacebookAI/roberta-base")',
+        'model = RobertaAdapterModel.from_pretrained("FacebookAI/roberta-base")',
         'model.load_adapter("me/rte-fold", source="hf", use_safetensors=True, set_active=True)',
         "scalearn transfer --sources me/rte-fold ...",
         'scalearn_jax.Predictor.load("me/rte-fold").predict(texts)',
@@ -77,7 +77,7 @@ def test_the_card_says_how_it_was_made_and_how_to_load_it():
 
 def test_a_run_and_a_fusion_layer_get_their_own_lines():
     run = write(content(method="scalearn"), ("run.json", "seed-0.safetensors", "omega.png"))
-    assert "AutoAdapterModel" not in run and "--sources" not in run and "](omega.png)" in run
+    assert "AdapterModel" not in run and "--sources" not in run and "](omega.png)" in run
     assert ModelCard(run).data.to_dict()["library_name"] == "scalearn-jax"
     fusion = write(content(kind="fusion", method="fusion"), ("adapter_fusion_config.json",))
     assert "load_adapter_setup" in fusion and "--sources" not in fusion and "Predictor" not in fusion
