@@ -61,7 +61,8 @@ class ImportConfig(Config):
     revision: str | None = None
     """Commit, tag or branch of a hub backbone."""
     sources: tuple[str, ...] = setting((), path="SOURCE")
-    """Fusion and ScaLearn layers: folders of the adapters they combine, in any order."""
+    """Fusion and ScaLearn layers: folders of the adapters they combine, in any order; NAME=SOURCE gives one another
+    name."""
     head: str | None = setting(None, path="DIR")
     """AdapterHub folder with the head; by default SRC, where it holds one. none: do without."""
     task: str | None = None

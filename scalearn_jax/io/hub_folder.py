@@ -1,6 +1,7 @@
 """Adapters and runs on the Hugging Face hub: fetched as folders, and uploaded from folders."""
 
 import os.path
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,8 @@ FILES = (
     *("scalearn_config.json", "transfer.safetensors"),
     "scalearn.json",
 )
+_DESCRIPTIONS = tuple(name for name in FILES if name.endswith(".json"))
+_OWN = ("adapter_config.json", "run.json")  # of those, what describes an adapter or a run
 SETUP = "adapter_setup.json"  # beside folders of adapters and of the fusion that joins them
 # Read only where they are allowed; never uploaded.
 PICKLES: Mapping[str, Sequence[str]] = {
@@ -42,26 +45,71 @@ def is_remote(path_or_id: str) -> bool:
     return is_id(path_or_id.partition("@")[0]) and not os.path.lexists(os.path.expanduser(path_or_id))
 
 
+def split_alias(text: str) -> tuple[str | None, str]:
+    """Splits ``NAME=SOURCE``, by which a user calls a source by a name of his own; without one, the name is ``None``.
+
+    What exists as it stands is a path, with ``=`` and all; so is what begins with ``.``, ``/`` or ``~``.
+
+    Raises:
+      InputError: both the whole and what follows ``=`` exist, so either may be meant.
+
+    Example:
+      >>> split_alias("rte=runs/rte-2"), split_alias("./lr=0.1"), split_alias("rte=me/rte@v1")
+      (('rte', 'runs/rte-2'), (None, './lr=0.1'), ('rte', 'me/rte@v1'))
+    """
+    name, equals, path = text.partition("=")
+    path = os.path.expanduser(path)  # which no shell expands there
+    if not equals or not path or not re.fullmatch(r"\w[\w .+/-]*", name):
+        return None, text
+    if os.path.lexists(text):
+        if os.path.lexists(path):
+            raise InputError(
+                f"--sources {text}: both {text} and {path} exist; write ./{text} for the first, or for the second under"
+                f" the name {name!r} {name}={os.path.abspath(path)}."
+            )
+        return None, text
+    return name, path
+
+
 def source_folder(path_or_id: str, *, flag: str, allow_pickle: bool = False) -> tuple[Path, str]:
     """Finds an adapter or a run: a local folder, which need not exist, or a repository of the hub, in its cache.
 
+    Where nothing known lies in it, it is the only adapter or run below, as in a checkpoint of AdapterHub's trainer.
     ``flag`` is its flag on the command line, for errors; with ``allow_pickle`` pickles are fetched where the hub has no
-    safetensors. Returns the folder, and the path as given or ``OWNER/NAME@COMMIT``.
+    safetensors. Returns the folder, and its path as given, or ``OWNER/NAME@COMMIT``.
     """
     if not is_remote(path_or_id):
-        return Path(path_or_id), path_or_id
+        folder = only_below(Path(path_or_id), flag)
+        return folder, path_or_id if folder == Path(path_or_id) else str(folder)
     repo, revision = split_revision(path_or_id)
     what = f"{flag} {path_or_id}: no such folder is here, and {repo!r}"
     where = download(repo, revision, _patterns(FILES), what=what)
     pickles = [name for name, others in PICKLES.items() if not any((where / other).exists() for other in others)]
     if allow_pickle and pickles:  # of the same commit, wherever a branch is now
         where = download(repo, where.name, _patterns((*FILES, *pickles)), what=what)
-    if not shareable(where):
+    folder = where if shareable(where) else only_below(where, flag)
+    if not shareable(folder):
         raise InputError(
             f"{flag} {path_or_id}: the repository holds no adapter and no run; expected adapter_config.json or run.json"
             " at its top."
         )
-    return where, f"{repo}@{where.name}"
+    return folder, f"{repo}@{where.name}"
+
+
+def only_below(folder: Path, flag: str) -> Path:
+    """Returns a folder or, where nothing known is in it, the only one up to two below with an adapter or a run.
+
+    Raises:
+      InputError: several lie below.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in (*_DESCRIPTIONS, SETUP)):
+        return folder
+    paths = [path for depth in ("*", "*/*") for name in _OWN for path in folder.glob(f"{depth}/{name}")]
+    below = sorted({path.parent for path in paths if path.parent.resolve().is_relative_to(folder.resolve())})
+    if len(below) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in below[:5])
+        raise InputError(f"{flag} {folder}: {len(below)} adapters or runs lie below it ({names}); pass one of them.")
+    return below[0] if below else folder
 
 
 def _patterns(names: Sequence[str]) -> list[str]:  # at the top and in the folders of a setup

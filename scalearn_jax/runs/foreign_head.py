@@ -12,6 +12,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs.adapterhub import HeadFile
+from scalearn_jax.runs.plain_adapter import two_layers
 from scalearn_jax.runs.sources import NO_TRUST, Trust
 from scalearn_jax.typing import Params
 
@@ -26,15 +27,22 @@ class Head:
     file: HeadFile  # the description in its file
 
 
-def read_head(folder: Path, backbone: BackboneSpec, trust: Trust = NO_TRUST) -> Head:
-    """Reads a head for a backbone, and checks its size."""
+def read_head(folder: Path, backbone: BackboneSpec, pooler: Params | None, trust: Trust = NO_TRUST) -> Head:
+    """Reads a head for a backbone, and checks its size; one that stands on the backbone's pooler gets a copy of it."""
     params, spec = adapterhub.load_head(folder, allow_pickle=trust.allow_pickle)
-    hidden_size = params["dense"]["bias"].size
+    hidden_size = params["out"]["kernel"].shape[0]
     if hidden_size != backbone.hidden_size:
         raise InputError(
             f"the head in {folder} has hidden size {hidden_size}, the backbone {backbone.hidden_size}; use a head"
             " trained on this backbone."
         )
+    if spec.kind == "pooled":
+        if pooler is None:
+            raise InputError(
+                f"the static head in {folder} stands on the backbone's pooler, and this backbone has none; use the very"
+                " checkpoint that it was trained on."
+            )
+        params, spec = two_layers(params, {"pooler": pooler}), dataclasses.replace(spec, kind="two_layer")
     return Head(folder, params, spec, adapterhub.describe_head(folder))
 
 

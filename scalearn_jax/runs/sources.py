@@ -3,6 +3,7 @@
 import dataclasses
 import os.path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax import tree
@@ -12,7 +13,7 @@ from scalearn_jax.io.hub import is_model_id
 from scalearn_jax.io.model_folder import inside
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.backbones import BackboneSpec, same_adapters
 from scalearn_jax.runs import adapterhub, run_json
 from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.typing import Params
@@ -32,7 +33,7 @@ NO_TRUST = Trust()
 class Source:
     """One source adapter and where it came from."""
 
-    name: str  # its task
+    name: str  # its task, or what the user calls it
     path: str  # its folder, or ``OWNER/NAME@COMMIT`` of the hub
     adapter: Params  # the tree, [L d r] and so on
     non_linearity: str  # its phi
@@ -40,7 +41,7 @@ class Source:
     family: str | None = None  # the backbone's model family; ``None`` where the format keeps none
     info: dict[str, Any] | None = None  # the content of ``run.json``; ``None`` where there is none
     base_model: str | None = None  # the name that the file gives the backbone; ``None`` where it gives none
-    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
+    leaves_out: bool = False  # whether it has no adapter in some layers; here that is one whose update is zero
 
     @property
     def hash(self) -> str:
@@ -52,13 +53,21 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     """Reads a source adapter from a stage-1 run folder, of several seeds its best, or an AdapterHub folder.
 
     Args:
-      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub.
+      path: the folder, or ``OWNER/NAME[@REVISION]`` of the hub; ``NAME=`` before it gives the source that name. Where
+        nothing of the kind is in the folder, it is the only one below, as in a checkpoint of AdapterHub's trainer.
       allow_pickle: whether to read an AdapterHub folder without safetensors.
 
     Raises:
       InputError: the folder is neither, or is damaged; or the hub cannot give it.
     """
+    alias, path = hub.split_alias(path)
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
+    source = read_source(folder, path, allow_pickle=allow_pickle)
+    return dataclasses.replace(source, name=alias) if alias else source
+
+
+def read_source(folder: Path, path: str, *, allow_pickle: bool = False) -> Source:
+    """Reads a source adapter from a folder that was found; ``path`` is where it is said to be."""
     if (folder / "adapter_config.json").exists():
         adapter, config = adapterhub.load(folder, allow_pickle=allow_pickle)
         noted = read_provenance(folder)
@@ -70,13 +79,12 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
             backbone_hash=noted["backbone"]["hash"] if noted else None,
             family=config["model_type"],
             base_model=config["model_name"],
+            leaves_out=bool(config["leave_out"]),
         )
     if not (folder / "run.json").exists():
         instead = "pass a folder written by `scalearn train-adapter`"
         if any((folder / name).exists() for name in ("adapter_fusion_config.json", "adapter_setup.json")):
-            instead = (
-                "it holds an AdapterFusion or ScaLearn layer, which joins adapters; pass those, or `scalearn import` it"
-            )
+            instead = "it holds what joins adapters, a layer or a setup; pass those, or `scalearn import` it"
         raise InputError(
             f"--sources {path}: neither a run folder (run.json) nor an AdapterHub folder (adapter_config.json);"
             f" {instead}."
@@ -98,10 +106,14 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
 
 def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: str) -> None:
     """Checks that source adapters fit the backbone and each other."""
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        double = sorted({name for name in names if names.count(name) > 1})
-        raise InputError(f"--sources: duplicate source names {double}; pass each source task once.")
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.name, source)
+        if other is not source:
+            raise InputError(
+                f"--sources: duplicate source names, {other.path} and {source.path} are both {source.name!r}; pass each"
+                f" once, and two that differ as NAME=SOURCE: --sources a={other.path} b={source.path}."
+            )
     for source in sources:
         layers, hidden = source.adapter["down"]["kernel"].shape[:2]
         if (layers, hidden) != (spec.num_layers, spec.hidden_size):
@@ -109,7 +121,7 @@ def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: 
                 f"source {source.name} ({source.path}) has {layers} layers of hidden size {hidden}, the backbone has"
                 f" {spec.num_layers} of {spec.hidden_size}; use adapters trained on this backbone."
             )
-        if source.family not in (None, spec.family):
+        if not same_adapters(source.family or spec.family, spec.family):
             raise InputError(
                 f"source {source.name} ({source.path}) is for a {source.family!r} backbone, this one is"
                 f" {spec.family!r}; use adapters trained on this backbone."

@@ -34,10 +34,10 @@ def fetch(config: FetchConfig) -> str:
         where = splits.hub_folder(task, otherwise="there is nothing to fetch, leave it out")
         files = [path for paths in splits.hub_files(task, where).values() for path in paths]
         fetched.append(("data", task.hub.repo, where.name, tuple(files)))
-    for name in config.sources:
+    for _, name in map(hub.split_alias, config.sources):
         _check_remote("--sources", name)
-        where, _ = hub.source_folder(name, flag="--sources", allow_pickle=config.allow_pickle)
-        fetched.append(("source", split_revision(name)[0], where.name, tuple(hub.shareable(where).values())))
+        where, place = hub.source_folder(name, flag="--sources", allow_pickle=config.allow_pickle)
+        fetched.append(("source", *split_revision(place), tuple(hub.shareable(where).values())))
     rows = []
     for kind, repo, commit, files in dict.fromkeys(fetched):  # tasks may share their data
         size = format_bytes(sum(path.stat().st_size for path in files))

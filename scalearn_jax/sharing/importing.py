@@ -13,7 +13,7 @@ from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import pretrained
-from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.backbones import BackboneSpec, same_adapters
 from scalearn_jax.runs import provenance, run_json
 from scalearn_jax.runs.foreign_head import Head, find_task, read_head
 from scalearn_jax.runs.sources import Trust, check_base_model, check_base_models, check_sources, is_hub_id
@@ -21,6 +21,7 @@ from scalearn_jax.sharing.folders import Contents, read_run_folder, write_run_fo
 from scalearn_jax.sharing.recognise import FORMATS, HEAD, Found, file_hashes, read_foreign, recognise
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.state import count_parameters
+from scalearn_jax.typing import Params
 
 SEED = 0  # what is imported has one member, and no seed of its own
 
@@ -54,9 +55,9 @@ def import_source(config: ImportConfig) -> Path:
 
 def _contents(config: ImportConfig, found: Found, origin: str) -> Contents:
     """Joins what was found with its backbone, head and task to the contents of a run folder."""
-    place, backbone = _load_backbone(config, found)
-    head = _load_head(config, found, backbone)
-    name = head.file.name if head else found.described["name"]
+    place, backbone, pooler = _load_backbone(config, found)
+    head = _load_head(config, found, backbone, pooler)
+    name = (head.file.name if head else None) or found.described["name"]
     noted = found.noted["task"] if found.noted and config.head in (None, "none") else None  # else another head's
     task = find_task(
         head, name, backbone, task=config.task, data_dir=config.data_dir, noted=noted, columns=config.columns
@@ -87,8 +88,8 @@ def _contents(config: ImportConfig, found: Found, origin: str) -> Contents:
     return Contents(info, {SEED: tree.flatten(trainable)}, tree.flatten(frozen))
 
 
-def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | None], BackboneSpec]:
-    """Reads the backbone, and checks that all that was found is for it; returns its part of ``run.json``, and sizes."""
+def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | None], BackboneSpec, Params | None]:
+    """Reads the backbone, and checks that all that was found is for it; see ``_read_backbone``."""
     named, noted = found.described["model_name"], found.noted["backbone"] if found.noted else {}
     path, revision = config.backbone or (named if is_hub_id(named) else None), config.revision
     if path is None:
@@ -99,32 +100,37 @@ def _load_backbone(config: ImportConfig, found: Found) -> tuple[dict[str, str | 
         check_base_models(found.bank, path)
     if config.backbone is None and noted.get("name") == path:
         revision = revision or noted["revision"]
-    place, spec = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
+    place, spec, pooler = _read_backbone(config, path, revision, noted.get("hash"), f"{found.folder}")
     family, hidden_size = found.described["model_type"], found.described["hidden_size"]
-    if family not in (None, spec.family) or hidden_size != spec.hidden_size:
+    if not same_adapters(family or spec.family, spec.family) or hidden_size != spec.hidden_size:
         raise InputError(
             f"{found.folder} is for a {family or 'any'} backbone of hidden size {hidden_size}, {path} is a"
             f" {spec.family} one of {spec.hidden_size}; pass the right one with --backbone."
         )
     check_sources(found.bank, spec, place["hash"])
-    return place, spec
+    return place, spec, pooler
 
 
 def _read_backbone(
     config: ImportConfig, path: str, revision: str | None, expected: str | None, owner: str
-) -> tuple[dict[str, str | None], BackboneSpec]:
-    """Reads a backbone at one commit, and checks its content where that is known."""
+) -> tuple[dict[str, str | None], BackboneSpec, Params | None]:
+    """Reads a backbone at one commit, and checks its content where that is known.
+
+    Returns its part of ``run.json``, its sizes, and its pooler where it has one.
+    """
     place = pretrained.locate_backbone(path, revision)
-    _, spec, found = pretrained.load_hashed_backbone(place["path"], place["revision"], allow_pickle=config.allow_pickle)
+    weights, spec, found = pretrained.load_hashed_backbone(
+        place["path"], place["revision"], allow_pickle=config.allow_pickle
+    )
     if expected not in (None, found):
         raise InputError(
             f"{owner} was trained on backbone {expected[:12]}, {path} has content {found[:12]}; pass the right one with"
             " --backbone."
         )
-    return place | {"hash": found}, spec
+    return place | {"hash": found}, spec, weights.get("pooler")
 
 
-def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> Head | None:
+def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec, pooler: Params | None) -> Head | None:
     """Reads the head that is asked for, or the one beside what was found."""
     own = config.head is None
     if config.head == "none" or own and not (found.folder / HEAD.settings).exists():
@@ -133,7 +139,7 @@ def _load_head(config: ImportConfig, found: Found, backbone: BackboneSpec) -> He
     if not own:
         folder, _ = hub.source_folder(config.head, flag="--head", allow_pickle=config.allow_pickle)
     try:
-        return read_head(folder, backbone, Trust(config.allow_pickle))
+        return read_head(folder, backbone, pooler, Trust(config.allow_pickle))
     except InputError as error:
         if own:
             raise InputError(f"{error} Pass --head none to import without it.") from error
@@ -189,7 +195,7 @@ def _own_run(config: ImportConfig, source: Path) -> Contents:
     info, path = dict(contents.info), source / "results.json"
     if config.backbone:
         expected = info["backbone"]["hash"]
-        info["backbone"], _ = _read_backbone(config, config.backbone, config.revision, expected, str(source))
+        info["backbone"], *_ = _read_backbone(config, config.backbone, config.revision, expected, str(source))
     if config.data_dir:
         info["data_dir"] = str(Path(config.data_dir).resolve())
     return dataclasses.replace(contents, info=info, results=read_json(path) if path.exists() else None)

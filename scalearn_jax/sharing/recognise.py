@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax.config import ImportConfig
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io.hub_folder import SETUP as SETUP_FILE
 from scalearn_jax.io.model_folder import inside, is_plain_name, read_settings
 from scalearn_jax.runs import adapterhub, provenance
-from scalearn_jax.runs.sources import Source, load_source
+from scalearn_jax.runs.sources import Source, load_source, read_source
 from scalearn_jax.sharing import release
 from scalearn_jax.typing import Params
 
@@ -82,9 +82,12 @@ def setup_members(folder: Path) -> tuple[str, tuple[str, ...]]:
     path = folder / SETUP_FILE
     setup = read_settings(folder, SETUP_FILE)["adapter_setup"]
     children = setup.get("children") if isinstance(setup, dict) else None
-    is_fusion = isinstance(children, list) and setup.get("type") == "Fuse"
+    kind = setup.get("type") if isinstance(setup, dict) else None
+    is_fusion = isinstance(children, list) and kind == "Fuse"
     if not is_fusion or not all(isinstance(child, dict) and child.get("type") == "single" for child in children):
-        raise InputError(f"{path} is no fusion of single adapters; import its adapters one by one.")
+        raise InputError(
+            f"{path} is no fusion of single adapters (type {format_value(kind)}); import its adapters one by one."
+        )
     parts = [child.get("children") for child in children]
     names = [part[0] if isinstance(part, list) and len(part) == 1 else None for part in parts]
     if not names or not all(is_plain_name(name) for name in names):
@@ -117,13 +120,13 @@ class Found:
 
 def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
     """Reads the content of a folder of any ``kind`` but ``"run"``, with the adapters it combines."""
-    paths, noted = config.sources, provenance.read_provenance(source)
+    noted, beside = provenance.read_provenance(source), ()
     if kind == "setup":
         fusion, members = setup_members(source)
-        paths = paths or tuple(str(source / name) for name in members)
+        beside = tuple(source / name for name in members)
         source, kind = source / fusion, "fusion"
     if kind == "adapter":
-        if paths:
+        if config.sources:
             raise InputError(f"--sources: {source} is an adapter, which combines none; leave them out.")
         adapter, described = adapterhub.load(source, allow_pickle=config.allow_pickle)
         family, phi = described["model_type"], described["non_linearity"]
@@ -132,9 +135,16 @@ def read_foreign(config: ImportConfig, source: Path, kind: str) -> Found:
     load = adapterhub.load_fusion if kind == "fusion" else release.load_scalearn
     transfer, described = load(source, allow_pickle=config.allow_pickle)
     method = described.get("method") or ("fusion" if "value" in transfer else "fusion-static")
-    if not paths:
+    if not (config.sources or beside):
         raise InputError(f"{source} combines adapters that it does not hold; name their folders with --sources.")
-    given = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
+    given = [load_source(path, allow_pickle=config.allow_pickle) for path in config.sources]
+    given = given or [read_source(path, str(path), allow_pickle=config.allow_pickle) for path in beside]
+    for one in given:
+        if one.leaves_out:
+            raise InputError(
+                f"source {one.name} ({one.path}) has no adapter in some layers (leave_out), where {source} joins the"
+                " others alone, which cannot be read; pass adapters of every layer."
+            )
     bank = in_layer_order(source, described["adapter_names"], given)
     return Found(source, kind, method, described, transfer, bank, noted)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.runs.adapterhub.common import (
-    check_dtype,
+    check_tensor,
     layers_of_stacks,
     of_layers,
     read_combination,
@@ -69,9 +69,7 @@ def load_scalearn(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Pa
     shape = len(content["adapter_names"]), 1 if "uniform" in method else content["hidden_size"]
     what = f"{folder}: the tensors are not the omega of one layer {content['name']!r}"
     if tensors.keys() == {"omega"} and method.endswith("++"):
-        check_dtype(tensors["omega"], f"{folder}: omega")
-        if tensors["omega"].shape != shape:
-            raise InputError(f"{folder}: omega has shape {tensors['omega'].shape}, expected {shape}.")
+        check_tensor(tensors["omega"], shape, f"{folder}: omega")
         omega = np.asarray(tensors["omega"], np.float32)
     else:
         if tensors.keys() == {"omega"}:

@@ -233,7 +233,7 @@ def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):
     said = accepts(provenance.read_provenance, adapter)
     assert said is None or isinstance(said["task"], Task)
     accepts(adapterhub.load, adapter)
-    head = accepts(foreign_head.read_head, adapter, SIZES)
+    head = accepts(foreign_head.read_head, adapter, SIZES, None)
     if head is not None:
         accepts(foreign_head.find_task, head, "a", SIZES, task=None, data_dir=None, noted=said and said["task"])
     described = accepts(push.describe_folder, adapter)

@@ -7,6 +7,10 @@ A *setup* is what turns hidden states into logits: an adapter with its head, or 
     ENCODER/setups/SETUP/   the other library's files, and logits.npy as the side that wrote them computes them
     ENCODER/pickles/SETUP/  the same with pickles, written by PyTorch only
 
+And of a bare encoder of each family, as transformers' own class for pretraining saves it:
+
+    families/ENCODER/       config.json, model.safetensors, inputs.npz, and states.npy, its last states [N S d]
+
 Letters: N sequences, S sequence length, d hidden size, r bottleneck, T source tasks.
 """
 
@@ -37,10 +41,16 @@ class Encoder:
         return f"{self.family}-{self.hidden_size}"
 
     @property
+    def counts_from_zero(self) -> bool:
+        """Whether its positions do, and it has two token types, as BERT."""
+        return self.family in ("bert", "electra", "ernie", "splinter")
+
+    @property
     def config(self) -> dict[str, Any]:
         """Its ``config.json``, as transformers reads it."""
-        is_bert = self.family == "bert"
-        return {
+        is_bert = self.counts_from_zero
+        more = {"electra": {"embedding_size": self.hidden_size}, "ernie": {"use_task_id": True}}.get(self.family, {})
+        return more | {
             "model_type": self.family,
             "vocab_size": VOCABULARY,
             "hidden_size": self.hidden_size,
@@ -54,7 +64,7 @@ class Encoder:
         }
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """Padded sequences; for BERT the second half of each belongs to a second text."""
+        """Padded sequences; where there are token types, the second half of each belongs to a second text."""
         generator, length = np.random.default_rng(0), max(LENGTHS)
         mask = np.arange(length)[None] < np.array(LENGTHS)[:, None]
         second = np.arange(length)[None] >= np.array(LENGTHS)[:, None] / 2
@@ -62,7 +72,7 @@ class Encoder:
         return {
             "input_ids": np.where(mask, tokens, self.config["pad_token_id"]),
             "attention_mask": mask.astype(np.int64),
-            "token_type_ids": (mask & second & (self.family == "bert")).astype(np.int64),
+            "token_type_ids": (mask & second & self.counts_from_zero).astype(np.int64),
         }
 
 
@@ -106,4 +116,10 @@ WRITTEN = (
     Written(Encoder("xlm-roberta", 48, 6, 3), 0.7, _each_kind("swish"), 3),  # r = 48 // 0.7 = 68, above d
     Written(Encoder("roberta", 96, 4, 2), 4.5, _each_kind("gelu_new"), 2),  # r = 21
     Written(Encoder("bert", 16, 2, 1), 2, tuple(Adapter(name, non_linearity=name) for name in NON_LINEARITIES)),
+    Written(Encoder("electra", 32, 4, 2), 8, (Adapter("classification"),)),
 )
+# Adapters with another width in each layer and none in one, trained with dropout, over transformers' own classes, whose
+# heads are static.
+STATIC = tuple(Encoder(family, 24, 3, 3) for family in ("bert", "roberta"))
+_OTHERS = ("camembert", "data2vec-text", "electra", "ernie", "splinter")
+FAMILIES = tuple(Encoder(family, 24, 3, 2) for family in ("bert", "roberta", "xlm-roberta", *_OTHERS))

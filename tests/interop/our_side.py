@@ -26,6 +26,7 @@ from scalearn_jax.models.backbones import BackboneSpec, spec_from_config
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs import adapterhub
 from scalearn_jax.runs import load as runs
+from scalearn_jax.runs.foreign_head import read_head
 from scalearn_jax.sharing import exporting as outgoing
 from scalearn_jax.typing import Batch, Params
 from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
@@ -35,6 +36,7 @@ NUM_SOURCES = (5, 8, 10, 13)
 REFERENCE = (("compose", "reference"),)  # the published form, every source by itself
 BERT, ROBERTA, XLMR = Encoder("bert", 32, 4, 2), Encoder("roberta", 40, 5, 1), Encoder("xlm-roberta", 96, 4, 3)
 WIDE = Encoder("roberta", 768, 12, 1)
+OTHERS = Encoder("electra", 32, 4, 2), Encoder("camembert", 32, 4, 2)
 ENCODERS = {BERT: 3, ROBERTA: 6, XLMR: 12}  # -> r of the folded sources, such that T*r lies below and above d
 
 
@@ -115,6 +117,7 @@ SETUPS = [
     Setup(ROBERTA, "propetl", "propetl", 0, 8),
     Setup(ROBERTA, "pooled", head="pooled"),
     Setup(ROBERTA, "pooled-choice", kind="choice", head="pooled"),
+    *(Setup(encoder, "single") for encoder in OTHERS),
     *_folds(),
 ]
 
@@ -177,7 +180,7 @@ def batch_of(inputs: dict[str, np.ndarray]) -> Batch:
 
 def write(root: Path) -> None:
     """Writes every encoder and every setup, with the logits of the published form."""
-    for encoder in (*ENCODERS, WIDE):
+    for encoder in (*ENCODERS, WIDE, *OTHERS):
         folder, tensors = root / encoder.name, pretrained.to_tensors(backbone(encoder), backbone_spec(encoder))
         (folder / "backbone").mkdir(parents=True)
         (folder / "backbone" / "config.json").write_text(json.dumps(encoder.config))
@@ -214,7 +217,7 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
       The parameters, and the model of them; its head is named after the setup.
     """
     setup, backbone, sizes = folder / "setups" / name, *pretrained.load_backbone(folder / "backbone")
-    head, head_spec = adapterhub.load_head(setup)
+    head = read_head(setup, sizes, backbone.get("pooler"))
     sources, transfer, combiner, options = [setup], {}, "single", ()
     if (setup / "adapter_fusion_config.json").exists():
         transfer, described = adapterhub.load_fusion(setup)
@@ -226,11 +229,11 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
         backbone=sizes,
         combiner=combiner,
         combiner_options=options,
-        heads=((name, head_spec),),
+        heads=((name, head.spec),),
         num_sources=len(sources),
         bottleneck=banks.shape(bank).bottleneck,
         non_linearity=configs[0]["non_linearity"],
         dtype="strict",
         layers="scan",
     )
-    return {"backbone": backbone, "adapters": bank, "transfer": transfer, "heads": {name: head}}, spec
+    return {"backbone": backbone, "adapters": bank, "transfer": transfer, "heads": {name: head.params}}, spec

@@ -16,10 +16,13 @@ import pytest
 from filelock import FileLock
 
 from scalearn_jax import model, tree
+from scalearn_jax.models import encoder as encoders
+from scalearn_jax.models import pretrained
+from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub
 from tests.conftest import ROOT
 from tests.interop import our_side
-from tests.interop.cases import CHOICES, FUSIONS, OUTPUTS, WRITTEN
+from tests.interop.cases import CHOICES, FAMILIES, FUSIONS, OUTPUTS, STATIC, WRITTEN
 
 pytestmark = pytest.mark.torch
 PYTHON = ROOT / ".venv-torch/bin/python"
@@ -29,6 +32,7 @@ VISIBLE = 1e-2  # what leaving out the adapters changes at least
 ADAPTERS = [(case.encoder.name, adapter) for case in WRITTEN for adapter in case.adapters]
 NAMES = [(encoder, adapter.name) for encoder, adapter in ADAPTERS]
 NAMES += [(case.encoder.name, name) for case in WRITTEN if case.num_sources for name in FUSIONS]
+NAMES += [(encoder.name, "static") for encoder in STATIC]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,21 @@ def test_their_heads_say_what_they_predict(theirs, encoder, adapter):
     assert len(described.labels) in ({0, count} if adapter.kind == "choice" else {count})
 
 
-@pytest.mark.parametrize("encoder", [*our_side.ENCODERS, our_side.WIDE], ids=lambda encoder: encoder.name)
+@pytest.mark.parametrize("family", BACKBONES)
+def test_every_family_is_that_of_transformers(theirs, family):
+    [encoder] = [encoder for encoder in FAMILIES if encoder.family == family]
+    folder = theirs / "families" / encoder.name
+    expected, inputs = np.load(folder / "states.npy"), dict(np.load(folder / "inputs.npz"))
+    backbone, spec = pretrained.load_backbone(folder)
+    adapted, batch = encoders.Adapted(backbone), our_side.batch_of(inputs)
+    found, _ = encoders.encode(adapted, batch, spec, encoders.Compute(layers="scan"))
+    real = inputs["attention_mask"] > 0
+    assert np.abs(found - expected)[real].max() <= TOLERANCE and np.ptp(expected[real]) > 1
+
+
+@pytest.mark.parametrize(
+    "encoder", [*our_side.ENCODERS, our_side.WIDE, *our_side.OTHERS], ids=lambda encoder: encoder.name
+)
 def test_our_backbones_are_whole_in_theirs(read, encoder):
     assert read[encoder.name] == {"missing": [], "unexpected": []}
 

@@ -12,22 +12,51 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import adapters
 import numpy as np
 import torch
-from adapters import AutoAdapterModel, SeqBnConfig
+from adapters import AutoAdapterModel, RobertaAdapterModel, SeqBnConfig
 from adapters.composition import Fuse
-from cases import CHOICES, FUSIONS, OUTPUTS, WRITTEN, Encoder, Written, spread
-from transformers import AutoConfig, AutoModel
+from cases import CHOICES, FAMILIES, FUSIONS, OUTPUTS, STATIC, WRITTEN, Encoder, Written, spread
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 torch.set_num_threads(1)  # the sizes are tiny
 logging.disable(logging.WARNING)  # it warns of every model without adapters, which are controls here
 
 
 def write(root: Path) -> None:
-    """Writes every encoder of ``WRITTEN`` with its setups."""
+    """Writes every encoder of ``WRITTEN`` and ``STATIC`` with its setups, and one of each family."""
     torch.manual_seed(0)
     for case in WRITTEN:
         write_case(root / case.encoder.name, case)
+    for encoder in STATIC:
+        write_static(root / encoder.name, encoder)
+    for encoder in FAMILIES:
+        write_family(root / "families" / encoder.name, encoder)
+
+
+def write_static(folder: Path, encoder: Encoder) -> None:
+    """Writes an encoder with the setup ``static``."""
+    model = AutoModelForSequenceClassification.from_config(config_of(encoder, num_labels=3)).eval()
+    adapters.init(model)
+    uneven = SeqBnConfig(reduction_factor={"0": 3, "default": 8}, dropout=0.5, leave_out=[1])
+    model.add_adapter("static", config=uneven)
+    draw(model)
+    save_backbone(model, folder / "backbone", add_pooling_layer=hasattr(model.base_model.pooler, "dense"))
+    inputs = encoder.inputs()
+    np.savez(folder / "inputs.npz", **inputs)
+    save_setup(model, "static", folder, inputs)
+
+
+@torch.no_grad()
+def write_family(folder: Path, encoder: Encoder) -> None:
+    """Writes a bare encoder, with the head of its pretraining."""
+    model, inputs = AutoModelForPreTraining.from_config(config_of(encoder)).eval(), encoder.inputs()
+    draw(model)
+    model.save_pretrained(folder)
+    np.savez(folder / "inputs.npz", **inputs)
+    states = model.base_model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).last_hidden_state
+    np.save(folder / "states.npy", states.numpy())
 
 
 def write_case(folder: Path, case: Written) -> None:
@@ -51,8 +80,13 @@ def write_case(folder: Path, case: Written) -> None:
 
 def new_model(encoder: Encoder) -> torch.nn.Module:
     """Makes a model without any adapter."""
+    return AutoAdapterModel.from_config(config_of(encoder)).eval()
+
+
+def config_of(encoder: Encoder, **more) -> AutoConfig:
+    """Makes transformers' own configuration of an encoder."""
     config = dict(encoder.config)
-    return AutoAdapterModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).eval()
+    return AutoConfig.for_model(config.pop("model_type"), **config, **more)
 
 
 def add_head(model: torch.nn.Module, name: str, kind: str) -> None:
@@ -72,9 +106,9 @@ def draw(model: torch.nn.Module) -> None:
         parameter.normal_(*spread("LayerNorm.weight" in name, parameter.shape[1:]))
 
 
-def save_backbone(model: torch.nn.Module, folder: Path) -> None:
+def save_backbone(model: torch.nn.Module, folder: Path, **options) -> None:
     """Saves the bare encoder as transformers does, config.json and model.safetensors."""
-    bare = AutoModel.from_config(model.config)
+    bare = AutoModel.from_config(model.config, **options)
     missing, _ = bare.load_state_dict(model.base_model.state_dict(), strict=False)  # which holds adapters as well
     assert not missing
     bare.save_pretrained(folder)
@@ -106,7 +140,8 @@ def read(root: Path) -> dict[str, dict]:
     """
     found = {}
     for folder in sorted(path.parent for path in root.glob("*/backbone")):
-        model, info = AutoAdapterModel.from_pretrained(folder / "backbone", output_loading_info=True)
+        maker = RobertaAdapterModel if folder.name.startswith("camembert") else AutoAdapterModel
+        model, info = maker.from_pretrained(folder / "backbone", output_loading_info=True)
         found[folder.name] = {"missing": sorted(info["missing_keys"]), "unexpected": sorted(info["unexpected_keys"])}
         inputs = dict(np.load(folder / "inputs.npz"))
         for setup in sorted((folder / "setups").iterdir(), key=is_fusion):  # a fusion after its sources

@@ -12,24 +12,9 @@ from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.runs import adapterhub
 from tests.conftest import ROOT
 from tests.support.bin_files import pickled
+from tests.support.foreign import adapter, change_config, layer, static_head, uneven
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
-
-
-def adapter(num_layers=2, hidden_size=8, width=4):
-    """A random adapter."""
-    draw = np.random.default_rng(0).standard_normal
-    part = lambda a, b: {  # noqa: E731
-        "kernel": draw((num_layers, a, b)).astype(np.float32),
-        "bias": draw((num_layers, b)).astype(np.float32),
-    }
-    return {"down": part(hidden_size, width), "up": part(width, hidden_size)}
-
-
-def change_config(folder, **changes):
-    content = json.loads((folder / "adapter_config.json").read_text())
-    content["config"] |= changes
-    (folder / "adapter_config.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
@@ -38,7 +23,7 @@ def test_load_undoes_save(tmp_path, family):
     adapterhub.save(adapter(), tmp_path, name="a,b", config=config)
     found, described = adapterhub.load(tmp_path)
     assert tree.content_hash(found) == tree.content_hash(adapter())
-    assert described == config | {"name": "a,b", "hidden_size": 8, "reduction_factor": 2}
+    assert described == config | {"name": "a,b", "hidden_size": 8, "reduction_factor": 2, "leave_out": []}
 
 
 def test_files_of_the_official_code_survive_a_round_trip(tmp_path):
@@ -154,6 +139,122 @@ def test_other_formats_and_layouts_are_refused(tmp_path):
     (tmp_path / "adapter.safetensors").rename(tmp_path / "pytorch_adapter.bin")
     with pytest.raises(InputError, match="pickles can run code"):
         adapterhub.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings, kind",
+    [
+        ({"architecture": "lora", "composition_mode": "add"}, "is a LoRA adapter"),
+        ({"architecture": "lora", "use_dora": True}, "is a DoRA adapter"),
+        ({"architecture": "lora", "vera_d": 0.1}, "is a VeRA adapter"),
+        ({"architecture": "lora", "composition_mode": "scale"}, r"is an \(IA\)\^3 adapter"),
+        ({"architecture": "mtl_lora"}, "is an MTL-LoRA adapter"),
+        ({"architecture": "prefix_tuning"}, "is a prefix tuning adapter"),
+        ({"architecture": "prompt_tuning"}, "is a prompt tuning adapter"),
+        ({"architecture": "reft"}, "is a ReFT adapter"),
+        ({"architecture": "union", "configs": []}, "is a ConfigUnion adapter"),
+        ({"architecture": "newest\x1b"}, r"is a 'newest.*' adapter"),
+        ({"is_parallel": True}, "is a parallel adapter"),
+        ({"mh_adapter": True}, r"mh_adapter is True, expected False .it is a Houlsby \(double_seq_bn\) adapter"),
+        ({"phm_layer": True, "mh_adapter": True}, "it is a Compacter adapter"),
+        ({"inv_adapter": "nice"}, "it is an invertible .MAD-X. adapter"),
+    ],
+)
+def test_another_kind_of_adapter_is_named(tmp_path, settings, kind):
+    adapterhub.save(adapter(), tmp_path, name="a", config={"model_type": "bert"})
+    change_config(tmp_path, **settings)
+    with pytest.raises(InputError, match=kind) as error:
+        adapterhub.load(tmp_path)
+    assert "Pfeiffer layout (seq_bn" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_dropout_of_training_changes_nothing(tmp_path):
+    adapterhub.save(adapter(), tmp_path, name="a", config={"model_type": "bert"})
+    change_config(tmp_path, dropout=0.1, stochastic_depth=0.2)
+    assert tree.content_hash(adapterhub.load(tmp_path)[0]) == tree.content_hash(adapter())
+    change_config(tmp_path, dropout=1.5)
+    with pytest.raises(InputError, match="dropout must be a number from 0 to below 1"):
+        adapterhub.load(tmp_path)
+
+
+def update(adapter, number, width, z):
+    """What one layer of an adapter adds to a state, from its first units alone."""
+    down, up = ({name: leaf[number] for name, leaf in adapter[part].items()} for part in ("down", "up"))
+    h = np.maximum(z @ down["kernel"] + down["bias"], 0)[:width]
+    return h @ up["kernel"][:width] + up["bias"]
+
+
+def test_layers_may_have_other_widths_and_none(tmp_path):
+    widths, z = (4, None, 2, 1, None), np.linspace(-1, 1, 8, dtype=np.float32)
+    whole = uneven(tmp_path, widths, reduction_factor={"0": 2, "2": 4, "default": 8}, leave_out=[1, 4])
+    found, described = adapterhub.load(tmp_path)
+    assert found["down"]["kernel"].shape == (5, 8, 4) and described["leave_out"] == [1, 4]
+    for number, width in enumerate(widths):
+        expected = np.zeros(8) if width is None else update(whole, number, width, z)
+        np.testing.assert_allclose(update(found, number, 4, z), expected, rtol=1e-6)
+    adapterhub.save(found, tmp_path / "again", name="a", config=described | {"model_type": "bert"})
+    assert tree.content_hash(adapterhub.load(tmp_path / "again")[0]) == tree.content_hash(found)
+
+
+@pytest.mark.parametrize(
+    "widths, settings, message",
+    [
+        ((4, 2), {}, r"adapter_down.0.bias of layer 1 has shape \(2,\), expected \(4,\)"),
+        ((4, None, 4), {}, "missing: .'1.adapter_down.0.bias'"),
+        ((4, 4), {"leave_out": [1]}, r"in every layer but \[1\]; .* unexpected: .'bert.encoder.layer.1."),
+        ((4, 4), {"leave_out": [3]}, r"missing: .'2.adapter_down.0.bias'"),
+        ((4, 4), {"leave_out": [10**9]}, "a layer of leave_out must be a whole number from 0 to 999"),
+        ((4, 4), {"leave_out": [True]}, "a layer of leave_out must be"),
+        ((4, 4), {"leave_out": [1, 1]}, "leave_out must list different layers"),
+        ((4, 4), {"leave_out": "1"}, "leave_out must list different layers"),
+    ],
+)
+def test_layers_that_do_not_fit_the_config_are_named(tmp_path, widths, settings, message):
+    uneven(tmp_path, widths, **settings)
+    with pytest.raises(InputError, match=message) as error:
+        adapterhub.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_one_layer_must_have_one_width(tmp_path):
+    uneven(tmp_path, (4, 2), reduction_factor={"0": 2, "default": 4})
+    tensors = load_tensors(tmp_path / "adapter.safetensors")
+    key = "bert.encoder.layer.1.output.adapters.a.adapter_up.weight"
+    save_tensors(tmp_path / "adapter.safetensors", tensors | {key: np.zeros((8, 1), np.float32)})
+    with pytest.raises(InputError, match=r"adapter_up.weight of layer 1 has shape \(8, 1\), expected \(8, 2\)"):
+        adapterhub.load(tmp_path)
+
+
+def test_static_heads_are_read(tmp_path):
+    pooled = layer("classifier", 2)
+    head, spec = adapterhub.load_head(static_head(tmp_path / "b", "BertForSequenceClassification", pooled))
+    assert (spec.kind, spec.num_outputs, list(head)) == ("pooled", 2, ["out"])
+    np.testing.assert_array_equal(head["out"]["kernel"], pooled["classifier.weight"].T)
+    described = adapterhub.describe_head(tmp_path / "b")
+    assert described == adapterhub.HeadFile(None, "classification", ("bad", "good"))
+    whole = layer("classifier.dense", 4) | layer("classifier.out_proj", 1)
+    folder = static_head(tmp_path / "r", "RobertaForSequenceClassification", whole, num_labels=1, label2id={"a": 0})
+    head, spec = adapterhub.load_head(folder)
+    assert (spec.kind, spec.num_outputs) == ("two_layer", 1) and adapterhub.describe_head(folder).kind == "regression"
+    np.testing.assert_array_equal(head["dense"]["bias"], whole["classifier.dense.bias"])
+
+
+@pytest.mark.parametrize(
+    "owner, tensors, message",
+    [
+        ("BertForTokenClassification", layer("classifier", 2), "the static head of BertForTokenClassification"),
+        ("ElectraForSequenceClassification", {}, "the static head of ElectraForSequenceClassification"),
+        ("BertForMultipleChoice", layer("classifier", 1), "the static head of BertForMultipleChoice"),
+        ("BertForSequenceClassification", layer("other", 2), r"expected .'classifier.bias', 'classifier.weight'."),
+        ("BertForSequenceClassification", layer("classifier", 2) | layer("other", 2), "the head holds"),
+        ("RobertaForSequenceClassification", layer("classifier", 2), "'classifier.dense.bias'"),
+        ("BertAdapterModel", layer("classifier", 2), "config must be names and values"),
+    ],
+)
+def test_other_static_heads_are_refused(tmp_path, owner, tensors, message):
+    with pytest.raises(InputError, match=message) as error:
+        adapterhub.load_head(static_head(tmp_path, owner, tensors))
+    assert "\n" not in str(error.value)
 
 
 def test_missing_and_unexpected_tensors_are_named(tmp_path):

@@ -84,6 +84,18 @@ def test_what_stays_in_the_cache_is_found_without_a_network(hub, monkeypatch):
     assert all_of(ids) == online and not hub.asked
 
 
+def test_a_source_on_the_hub_may_have_a_name_and_lie_below_the_top(hub, tmp_path):
+    files = {f"rte/{path.name}": path.read_bytes() for path in (tmp_path / "fold").iterdir()}
+    hub.add("models/me/checkpoint", files | {"trainer_state.json": b"{}"})
+    plain, below = load_source("me/fold"), load_source("own/rte=me/checkpoint")
+    assert (below.name, below.hash) == ("own/rte", plain.hash)
+    assert below.path.startswith("me/checkpoint@") and load_source(below.path).hash == plain.hash
+    shown = fetch(FetchConfig(sources=("own/rte=me/checkpoint",)))
+    [row] = [line.split() for line in shown.splitlines() if line.startswith("source")]
+    assert row[1:3] == ["me/checkpoint", below.path.partition("@")[2][:12]]
+    assert "--sources own/rte=me/checkpoint ..." in shown
+
+
 def test_nothing_is_written_but_the_hubs_cache(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}

@@ -11,7 +11,8 @@ import pytest
 from scalearn_jax import cli, model, tree
 from scalearn_jax.config import ImportConfig
 from scalearn_jax.errors import InputError
-from scalearn_jax.io.tensors import load_tensors
+from scalearn_jax.io.tensors import load_tensors, save_tensors
+from scalearn_jax.models import pretrained
 from scalearn_jax.runs import adapterhub, sources
 from scalearn_jax.runs.load import load_run
 from scalearn_jax.runs.plain_adapter import foldable, to_plain_adapter
@@ -21,6 +22,7 @@ from tests.conformance_checks.cases import make_batch
 from tests.conftest import ROOT
 from tests.support import tiny_backbone
 from tests.support.bin_files import pickled, state
+from tests.support.foreign import layer, static_head
 from tests.support.released import FUSIONS, LAYERS
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
@@ -76,6 +78,24 @@ def test_imported_layers_give_the_official_logits(tmp_path, variant):
 
 def test_an_imported_adapter_gives_the_official_logits(tmp_path):
     assert error(imported(GOLDEN / "adapters/stsb", tmp_path / "run"), stored="single_stsb") <= FLOAT32
+
+
+def test_a_static_head_stands_on_the_pooler_of_the_backbone(tmp_path, place):
+    folder, classifier = shutil.copytree(place / "source0", tmp_path / "a"), layer("classifier", 2, 16)
+    static_head(folder, "BertForSequenceClassification", classifier)
+    run = load_run(str(imported(folder, tmp_path / "run", place)))
+    assert (run.task.name, run.task.labels) == ("s0", ("bad", "good"))
+    first, backbone = np.float32(np.random.default_rng(0).standard_normal((5, 16))), pretrained.load_backbone
+    pooler = backbone(place / "backbone")[0]["pooler"]
+    pooled = np.tanh(first @ pooler["kernel"] + pooler["bias"])
+    expected = pooled @ classifier["classifier.weight"].T + classifier["classifier.bias"]
+    found = model.predict(run.members[0], first, spec=run.spec, task="s0")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    bare = shutil.copytree(place / "backbone", tmp_path / "bare")
+    tensors = load_tensors(bare / "model.safetensors")
+    save_tensors(bare / "model.safetensors", {name: x for name, x in tensors.items() if "pooler" not in name})
+    with pytest.raises(InputError, match="stands on the backbone's pooler, and this backbone has none"):
+        imported(folder, tmp_path / "out", backbone=str(bare))
 
 
 CASES = ("bert_l3_h32_t4", "roberta_l2_h40_t4_rf16", "roberta_l3_h32_t4", "xlmr_l3_h32_t4")
@@ -257,6 +277,10 @@ BAD = {
         "not those of one adapter 'wnli'",
     ),
     "a source twice": (lambda t: dict(src=LAYERS, sources=(*SHUFFLED, SHUFFLED[0])), "twice: ['rte']"),
+    "a source that leaves out a layer": (
+        lambda t: dict(src=LAYERS, sources=(*SHUFFLED[1:], str(_without_a_layer(t / "a")))),
+        "has no adapter in some layers (leave_out)",
+    ),
     "no backbone": (lambda t: dict(src=ADAPTER, backbone=None), "names no base model on the hub; pass its folder"),
     "another family": (
         lambda t: dict(src=edited(ADAPTER, t / "a", CONFIG, model_type="bert")),
@@ -282,6 +306,14 @@ BAD = {
     "a link that leads out": (escaping, "is a link that leads out of its folder"),
     "a setup that leads out": (escaping_setup, "must be those of folders beside it"),
 }
+
+
+def _without_a_layer(to):
+    config = json.loads((ADAPTER / CONFIG).read_text())["config"]
+    folder = edited(ADAPTER, to, CONFIG, config=config | {"leave_out": [2]})
+    tensors = load_tensors(folder / "adapter.safetensors")
+    save_tensors(folder / "adapter.safetensors", {name: x for name, x in tensors.items() if "layer.2." not in name})
+    return folder
 
 
 def _renamed(folder, to, old, new):

@@ -221,7 +221,7 @@ def test_other_things_than_adapters_are_named(hub):
     hub.add("models/me/bert", {"config.json": b"{}"})
     for name, message in {
         "me/lora": r"is a PEFT adapter \(LORA\)",
-        "me/fusion": "holds an AdapterFusion or ScaLearn layer, which joins adapters; .*`scalearn import`",
+        "me/fusion": "holds what joins adapters, a layer or a setup; .*`scalearn import`",
         "me/bert": "the repository holds no adapter and no run",
         "me/bert@": "expected OWNER/NAME@REVISION",
     }.items():

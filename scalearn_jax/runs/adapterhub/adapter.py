@@ -7,24 +7,26 @@ content, since both name their configuration ``adapter_config.json``.
 """
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.io.files import write_json
+from scalearn_jax.errors import InputError, shortened, unknown
+from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.adapter import NON_LINEARITIES
-from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
+from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE, MAX_LAYERS
 from scalearn_jax.runs.adapterhub.common import (
     MAX_NAME,
+    LayerTensors,
     check_name,
     check_owner,
+    check_tensor,
     describe_origin,
     of_layers,
-    stacked,
     weights,
 )
 from scalearn_jax.typing import Params
@@ -33,10 +35,8 @@ from scalearn_jax.typing import Params
 LAYOUT = {
     "adapter_residual_before_ln": False,
     "cross_adapter": False,
-    "dropout": 0.0,
     "inv_adapter": None,
     "is_parallel": False,
-    "leave_out": [],
     "ln_after": False,
     "ln_before": False,
     "mh_adapter": False,
@@ -46,11 +46,11 @@ LAYOUT = {
     "phm_layer": False,
     "residual_before_ln": True,
     "scaling": 1.0,
-    "stochastic_depth": 0.0,
     "use_gating": False,
 }
-# Further keys of the schema, without effect on such an adapter.
+# Further keys of the schema, without effect on such an adapter as it is written; the dropouts act in training alone.
 UNUSED = {
+    "dropout": 0.0,
     "factorized_phm_W": True,
     "factorized_phm_rule": False,
     "hypercomplex_nonlinearity": "glorot-uniform",
@@ -58,6 +58,7 @@ UNUSED = {
     "init_weights_seed": None,
     "inv_adapter_reduction_factor": None,
     "learn_phm": True,
+    "leave_out": [],
     "phm_bias": True,
     "phm_c_init": "normal",
     "phm_dim": 4,
@@ -65,6 +66,23 @@ UNUSED = {
     "phm_rank": 1,
     "shared_W_phm": False,
     "shared_phm_rule": True,
+    "stochastic_depth": 0.0,
+}
+# What `adapters` calls its other methods -> their names; a union joins several.
+METHODS = {
+    "lora": "a LoRA",
+    "mtl_lora": "an MTL-LoRA",
+    "prefix_tuning": "a prefix tuning",
+    "prompt_tuning": "a prompt tuning",
+    "reft": "a ReFT",
+    "union": "a ConfigUnion",
+}
+# A key of a bottleneck's config that is set -> the name of such an adapter.
+BOTTLENECKS = {
+    "phm_layer": "a Compacter",
+    "is_parallel": "a parallel",
+    "inv_adapter": "an invertible (MAD-X)",
+    "mh_adapter": "a Houlsby (double_seq_bn)",
 }
 LEAVES = {
     "down/kernel": "adapter_down.0.weight",
@@ -85,8 +103,9 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
       allow_pickle: whether to read ``pytorch_adapter.bin`` where there are no safetensors.
 
     Returns:
-      The adapter, ``down`` kernel Float[L d r] and so on as numpy arrays, and a dict with ``name``,
-      ``non_linearity``, ``reduction_factor``, ``hidden_size``, ``model_type`` and ``model_name``.
+      The adapter, ``down`` kernel Float[L d r] and so on as numpy arrays, with dead units in layers that are narrower
+      and nothing but those in layers that have no adapter. And a dict with ``name``, ``non_linearity``,
+      ``reduction_factor``, ``leave_out``, ``hidden_size``, ``model_type`` and ``model_name``.
 
     Raises:
       InputError: another format (PEFT), a pickle that is not allowed, another layout than Pfeiffer's, or damaged files.
@@ -106,18 +125,39 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
     if non_linearity not in NON_LINEARITIES:
         raise unknown("non_linearity", non_linearity, NON_LINEARITIES, where=str(folder / "adapter_config.json"))
     described = {key: content.get(key) for key in ("name", "hidden_size", "model_type", "model_name")}
-    described |= {"non_linearity": non_linearity, "reduction_factor": content["config"].get("reduction_factor")}
+    factor, absent = content["config"].get("reduction_factor"), content["config"]["leave_out"]
+    described |= {"non_linearity": non_linearity, "reduction_factor": factor, "leave_out": absent}
     what = f"{folder}: the tensors are not those of one adapter {name!r}"
-    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what)
-    width = max(found[0, LEAVES["down/bias"]].size, 1)
-    shapes = {"down/kernel": (width, hidden_size), "down/bias": (width,)}
-    shapes |= {"up/kernel": (hidden_size, width), "up/bias": (hidden_size,)}
-    leaves = stacked(found, {LEAVES[path]: shape for path, shape in shapes.items()}, folder)
+    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what, absent)
+    leaves = _padded(found, absent, hidden_size, isinstance(factor, dict), folder)
     adapter: Params = {"down": {}, "up": {}}
     for path, leaf in LEAVES.items():
         part, kind = path.split("/")
         adapter[part][kind] = np.ascontiguousarray(leaves[leaf].swapaxes(1, 2)) if kind == "kernel" else leaves[leaf]
     return adapter, described
+
+
+def _padded(
+    found: LayerTensors, absent: Collection[int], hidden_size: int, by_layer: bool, folder: Path
+) -> dict[str, np.ndarray]:
+    """Stacks the tensors of all layers, leaf -> Float[L ...], with zeros up to the widest and where a layer has none.
+
+    Only with a reduction factor ``by_layer`` may widths differ.
+    """
+
+    def shapes(width: int) -> dict[str, tuple[int, ...]]:
+        down, up = {"down/kernel": (width, hidden_size), "down/bias": (width,)}, {"up/kernel": (hidden_size, width)}
+        return {LEAVES[path]: shape for path, shape in (down | up | {"up/bias": (hidden_size,)}).items()}
+
+    widths = {layer: max(tensor.size, 1) for (layer, leaf), tensor in found.items() if leaf == LEAVES["down/bias"]}
+    if not by_layer:
+        widths = dict.fromkeys(widths, widths[min(widths)])
+    num_layers = len(widths) + len(absent)
+    leaves = {leaf: np.zeros((num_layers, *shape), np.float32) for leaf, shape in shapes(max(widths.values())).items()}
+    for (layer, leaf), tensor in found.items():
+        check_tensor(tensor, shapes(widths[layer])[leaf], f"{folder}: {leaf} of layer {layer}")
+        leaves[leaf][(layer, *map(slice, tensor.shape))] = tensor
+    return leaves
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -129,13 +169,25 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(content.get("config"), dict) or not {"name", "hidden_size"} <= content.keys():
         raise InputError(f"{path} lacks 'config', 'name' or 'hidden_size'; expected an AdapterHub adapter_config.json.")
+    settings = {key.lower(): value for key, value in content["config"].items()}  # 1.x wrote LN_after, MH_Adapter
+    if settings.get("architecture") is not None:
+        raise InputError(
+            f"{path} is {_method(settings)} adapter; expected a bottleneck adapter of the Pfeiffer layout (seq_bn)."
+        )
+    kind = next((f" (it is {name} adapter)" for key, name in BOTTLENECKS.items() if settings.get(key)), "")
     for key, value in content["config"].items():
-        key_now = key.lower()  # 1.x wrote LN_after, MH_Adapter and so on
-        if key_now in LAYOUT and value != LAYOUT[key_now]:
+        if key.lower() in LAYOUT and value != LAYOUT[key.lower()]:
             raise InputError(
-                f"{path}: {key} is {value!r}, expected {LAYOUT[key_now]!r}; only the Pfeiffer layout (seq_bn: one plain"
-                " bottleneck after the feed-forward sublayer) can be read."
+                f"{path}: {key} is {value!r}, expected {LAYOUT[key.lower()]!r}{kind}; only the Pfeiffer layout (seq_bn:"
+                " one plain bottleneck after the feed-forward sublayer) can be read."
             )
+    for key in ("dropout", "stochastic_depth"):
+        fraction(settings.get(key) or 0, f"{path}: {key}")
+    absent = settings.get("leave_out") or []
+    if not isinstance(absent, list) or len(set(map(str, absent))) < len(absent):
+        raise InputError(f"{path}: leave_out must list different layers, got {str(absent)[:60]}; restore the file.")
+    for layer in absent:
+        whole(layer, 0, MAX_LAYERS - 1, f"{path}: a layer of leave_out")
     check_owner(content, path)
     check_name(content["name"], path)
     factor = content["config"].get("reduction_factor")
@@ -144,7 +196,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: reduction_factor must be above 0 and at most {MAX_HIDDEN_SIZE}, got {factor!r}; restore it."
         )
-    return content
+    return content | {"config": content["config"] | {"leave_out": absent}}
+
+
+def _method(settings: dict[str, Any]) -> str:
+    """Names what a configuration that is of no bottleneck adapter is of."""
+    architecture = str(settings["architecture"])
+    if architecture == "lora":
+        variants = {"an (IA)^3": settings.get("composition_mode") == "scale", "a DoRA": settings.get("use_dora")}
+        variants["a VeRA"] = settings.get("vera_d") is not None
+        return next((name for name, holds in variants.items() if holds), METHODS["lora"])
+    return METHODS.get(architecture, f"a {shortened(architecture)!r}")
 
 
 def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.errors import InputError, shortened, unknown
+from scalearn_jax.errors import InputError, shortened
 from scalearn_jax.io.files import whole
 from scalearn_jax.io.model_folder import inside, read_settings
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.io.torch_pickle import load_bin
-from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE
+from scalearn_jax.models.backbones import BACKBONES, MAX_HIDDEN_SIZE, unknown_family
 
 VERSION = "adapters.1.3.0"
 MAX_NAME = 200  # characters of an adapter's name
@@ -84,7 +84,7 @@ def describe_origin(name: str, config: dict[str, Any]) -> dict[str, Any]:
     check_adapter_name(name)
     family = config.get("model_type")
     if family not in BACKBONES:
-        raise unknown("model_type", family, BACKBONES)
+        raise unknown_family(family, "")
     return {
         "model_class": BACKBONES[family].model_class,
         "model_name": config.get("model_name"),
@@ -119,22 +119,30 @@ LayerTensors = dict[tuple[int, str], np.ndarray]  # (layer, name within it) -> t
 
 
 def of_layers(
-    tensors: Mapping[str, np.ndarray], place: str, name: str, leaves: Collection[str], what: str
+    tensors: Mapping[str, np.ndarray],
+    place: str,
+    name: str,
+    leaves: Collection[str],
+    what: str,
+    absent: Collection[int] = (),
 ) -> LayerTensors:
     """Takes tensors called ``PREFIX.encoder.layer.0.output.PLACE.NAME.LEAF`` apart.
 
     The name is matched whole: that of a fusion may begin another's. ``place`` is a regular expression, ``leaves`` are
-    those that every layer must have, and ``what`` names the tensors in the error, if some are missing or unexpected.
+    those that every layer must have that is not ``absent``, and ``what`` names the tensors in the error, if some are
+    missing or unexpected.
     """
     pattern = re.compile(rf"(?:\w+\.)?encoder\.layer\.(\d{{1,9}})\.output\.{place}\.{re.escape(name)}\.(.+)")
-    matches = {key: match for key in tensors if (match := pattern.fullmatch(key))}
-    found = {(int(match[1]), match[2]): tensors[key] for key, match in matches.items()}
-    expected = {(layer, leaf) for layer in range(len({layer for layer, _ in found})) for leaf in leaves}
+    places = {key: (int(match[1]), match[2]) for key in tensors if (match := pattern.fullmatch(key))}
+    found = {at: tensors[key] for key, at in places.items()}
+    num_layers = len({layer for layer, _ in found}) + len(absent)
+    expected = {(layer, leaf) for layer in range(num_layers) if layer not in absent for leaf in leaves}
     if not found or len(found) != len(tensors) or found.keys() != expected:
         missing = sorted(f"{layer}.{leaf}" for layer, leaf in expected - found.keys())
-        others = sorted(key for key in tensors if key not in matches or matches[key][2] not in leaves)
+        others = sorted(key for key in tensors if places.get(key) not in expected)
         raise InputError(
-            f"{what} in every layer; missing: {missing[:5] or 'none'}, unexpected: {others[:5] or 'none'}."
+            f"{what} in every layer{f' but {list(absent)}' if absent else ''}; missing: {missing[:5] or 'none'},"
+            f" unexpected: {others[:5] or 'none'}."
         )
     return found
 
@@ -142,9 +150,7 @@ def of_layers(
 def stacked(found: LayerTensors, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> dict[str, np.ndarray]:
     """Stacks the tensors of all layers in float32, leaf -> Float[L ...], and checks their shapes."""
     for (layer, leaf), tensor in found.items():
-        if tensor.shape != shapes[leaf]:
-            raise InputError(f"{folder}: {leaf} of layer {layer} has shape {tensor.shape}, expected {shapes[leaf]}.")
-        check_dtype(tensor, f"{folder}: {leaf} of layer {layer}")
+        check_tensor(tensor, shapes[leaf], f"{folder}: {leaf} of layer {layer}")
     num_layers = len(found) // len(shapes)
     return {leaf: np.stack([np.asarray(found[i, leaf], np.float32) for i in range(num_layers)]) for leaf in shapes}
 
@@ -157,7 +163,9 @@ def layers_of_stacks(tensors: Mapping[str, np.ndarray], what: str) -> LayerTenso
     return {(i, leaf): layer for leaf, tensor in tensors.items() for i, layer in enumerate(tensor)}
 
 
-def check_dtype(tensor: np.ndarray, what: str) -> None:
-    """Checks that a tensor holds floating-point numbers."""
+def check_tensor(tensor: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    """Checks that a tensor has a shape, and holds floating-point numbers."""
+    if tensor.shape != shape:
+        raise InputError(f"{what} has shape {tensor.shape}, expected {shape}.")
     if tensor.dtype.kind in "biuc":
         raise InputError(f"{what} is {tensor.dtype}, expected floating-point numbers.")

@@ -1,4 +1,4 @@
-"""Prediction heads of AdapterHub: two layers over the first token.
+"""Prediction heads of AdapterHub: two layers over the first token, and static heads of transformers' own classes.
 
 Letters: d hidden size, C outputs.
 """
@@ -13,7 +13,7 @@ from scalearn_jax.io.files import fraction, whole, write_json
 from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.io.tensors import save_tensors
 from scalearn_jax.models.heads import HeadSpec
-from scalearn_jax.runs.adapterhub.common import check_dtype, check_name, describe_origin, of_one, weights
+from scalearn_jax.runs.adapterhub.common import MAX_NAME, check_name, check_tensor, describe_origin, of_one, weights
 from scalearn_jax.typing import Params
 
 MAX_CHOICES = 1000
@@ -24,25 +24,31 @@ HEAD_TYPES = {
     "multilabel": "multilabel_classification",
     "choice": "multiple_choice",
 }
+# Class of transformers -> how its static head names the layers of ours; without a dense one it is on the pooler.
+_POOLED, _DENSE = {"out": "classifier"}, {"dense": "classifier.dense", "out": "classifier.out_proj"}
+_OWNERS = dict.fromkeys(("Bert", "Ernie"), _POOLED)
+_OWNERS |= dict.fromkeys(("Roberta", "XLMRoberta", "Camembert", "Data2VecText"), _DENSE)
+STATIC = {f"{owner}ForSequenceClassification": layers for owner, layers in _OWNERS.items()}
 
 
 class HeadFile(NamedTuple):
     """The description of a head in its file."""
 
-    name: str  # the head's name
+    name: str | None  # the head's name; a static one has none
     kind: str  # what it predicts, as ``Task.kind``
     labels: tuple[str, ...]  # their names in the order of their ids; empty where the file names none
 
 
 def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, HeadSpec]:
-    """Reads the two-layer prediction head saved beside an adapter.
+    """Reads the prediction head saved beside an adapter.
 
     Args:
       folder: holds ``head_config.json`` and ``model_head.safetensors`` (or ``head.safetensors``).
       allow_pickle: whether to read ``pytorch_model_head.bin`` where there are no safetensors.
 
     Returns:
-      ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec.
+      ``{"dense", "out"}`` with kernels Float[d d] and Float[d C], and the head's spec. Without ``dense`` it is of kind
+      ``"pooled"``, the static head of a class such as BERT's, and stands on the backbone's pooler.
 
     Raises:
       InputError: no file of weights that may be read, or another head than dense, tanh, out on the first token.
@@ -53,37 +59,37 @@ def load_head(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params
       (768, 2)
     """
     folder = Path(folder)
-    config, name = _read_config(folder)
-    names = ("model_head.safetensors", "head.safetensors")
-    tensors = weights(folder, *names, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
-    tensors = of_one(tensors, "heads", name)
-    leaves = [f"{place}.{kind}" for place in (1, 4) for kind in ("weight", "bias")]
-    names = {leaf: f"heads.{name}.{leaf}" for leaf in leaves}
-    if tensors.keys() != set(names.values()):
-        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {sorted(names.values())}.")
-    hidden_size, num_outputs = (tensors[names[bias]].size for bias in ("1.bias", "4.bias"))
-    shapes = (hidden_size,) * 2, (hidden_size,), (num_outputs, hidden_size), (num_outputs,)
-    for leaf, shape in zip(leaves, shapes, strict=True):
-        tensor = tensors[names[leaf]]
-        if tensor.shape != shape:
-            raise InputError(f"{folder}: {leaf} of the head has shape {tensor.shape}, expected {shape}.")
-        check_dtype(tensor, f"{folder}: {leaf} of the head")
-    weight_1, bias_1, weight_4, bias_4 = (np.asarray(tensors[names[leaf]], np.float32) for leaf in leaves)
-    head = {
-        "dense": {"kernel": np.ascontiguousarray(weight_1.T), "bias": bias_1},
-        "out": {"kernel": np.ascontiguousarray(weight_4.T), "bias": bias_4},
-    }
+    config, name, static = _read_config(folder)
+    files = ("model_head.safetensors", "head.safetensors")
+    tensors = weights(folder, *files, pickle="pytorch_model_head.bin", allow_pickle=allow_pickle)
+    if name is not None:
+        tensors = of_one(tensors, "heads", name)
+    modules = static or {"dense": f"heads.{name}.1", "out": f"heads.{name}.4"}
+    names = sorted(f"{module}.{kind}" for module in modules.values() for kind in ("weight", "bias"))
+    if sorted(tensors) != names:
+        raise InputError(f"{folder}: the head holds {sorted(tensors)}, expected {names}.")
+    num_outputs = tensors[f"{modules['out']}.bias"].size
+    hidden_size = (tensors[f"{modules['out']}.weight"].shape or (0,))[-1]
+    head = {}
+    for part, module in modules.items():
+        weight, bias = (tensors[f"{module}.{kind}"] for kind in ("weight", "bias"))
+        size = num_outputs if part == "out" else hidden_size
+        check_tensor(weight, (size, hidden_size), f"{folder}: {module}.weight of the head")
+        check_tensor(bias, (size,), f"{folder}: {module}.bias of the head")
+        kernel = np.ascontiguousarray(np.asarray(weight, np.float32).T)
+        head[part] = {"kernel": kernel, "bias": np.asarray(bias, np.float32)}
     where = folder / "head_config.json"
     dropout = fraction(config.get("dropout_prob") or 0.0, f"{where}: dropout_prob")
     choices = config.get("num_choices", 1) if config.get("head_type") == "multiple_choice" else 1
     choices = whole(choices, 1, MAX_CHOICES, f"{where}: num_choices")
-    return head, HeadSpec(num_outputs=num_outputs, num_choices=choices, dropout=dropout)
+    kind = "two_layer" if "dense" in head else "pooled"
+    return head, HeadSpec(kind, num_outputs=num_outputs, num_choices=choices, dropout=dropout)
 
 
 def describe_head(folder: str | Path) -> HeadFile:
     """Reads what a head predicts, from its ``head_config.json``."""
     path = Path(folder) / "head_config.json"
-    config, name = _read_config(Path(folder))
+    config, name, _ = _read_config(Path(folder))
     theirs = config.get("head_type", "classification")
     kinds = {theirs: kind for kind, theirs in HEAD_TYPES.items() if kind != "regression"}
     if not isinstance(theirs, str) or theirs not in kinds:
@@ -98,17 +104,25 @@ def describe_head(folder: str | Path) -> HeadFile:
     return HeadFile(name, kind, tuple(sorted(ids, key=ids.get)))
 
 
-def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+def _read_config(folder: Path) -> tuple[dict[str, Any], str | None, dict[str, str] | None]:
+    """Reads the configuration and name of a head; of a static one its labels, no name, and its layers' names."""
     path = folder / "head_config.json"
     content = read_settings(folder, path.name)
-    config, name = content.get("config", {}), content.get("name")
+    config, name, owner = content.get("config", {}), content.get("name"), content.get("model_class")
+    if config is None and isinstance(owner, str) and "For" in owner:
+        if owner not in STATIC:
+            raise InputError(
+                f"{path} is of the static head of {owner[:MAX_NAME]}; expected one of AdapterHub's own heads, or of"
+                f" {', '.join(STATIC)}."
+            )
+        return {key: content.get(key) for key in ("label2id", "num_labels")}, None, STATIC[owner]
     if not isinstance(config, dict):
         raise InputError(f"{path}: config must be names and values, got a {type(config).__name__}; restore the file.")
     for key, value in {"layers": 2, "activation_function": "tanh", "use_pooler": False}.items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: {key} is {config[key]!r}, expected {value!r}.")
     check_name(name, path)
-    return config, name
+    return config, name, None
 
 
 def save_head(

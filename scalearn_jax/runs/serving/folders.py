@@ -18,7 +18,7 @@ from scalearn_jax.runs.load import RunFolder
 from scalearn_jax.runs.plain_adapter import PlainAdapter, foldable, is_plain, to_plain_adapter
 from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
-from scalearn_jax.runs.sources import NO_TRUST, Source, Trust, check_base_models, check_sources, is_hub_id, load_source
+from scalearn_jax.runs.sources import NO_TRUST, Source, Trust, check_base_models, check_sources, is_hub_id, read_source
 from scalearn_jax.typing import Params
 
 
@@ -34,7 +34,7 @@ class Served:
     path: str  # of its backbone, a folder or a hub id
     revision: str | None  # of a hub id
     hash: str  # content hash of the backbone
-    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
+    pooler: Params | None  # of the backbone, which heads of later folders may stand on; ``None`` where it has none
 
 
 def open_folders(
@@ -93,31 +93,32 @@ def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: T
         path=backbone or origin["path"],
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
-        why=why,
+        pooler=run.members[seed]["backbone"].get("pooler"),
     )
 
 
 def _open_adapter(folder: Path, backbone: str | None, trust: Trust, first: Served | None) -> Served:
-    source = load_source(str(folder), allow_pickle=trust.allow_pickle)
+    source = read_source(folder, str(folder), allow_pickle=trust.allow_pickle)
     if not (folder / "head_config.json").exists():
         raise InputError(f"{folder} holds an adapter without a head (no head_config.json); save it with its head.")
     noted = read_provenance(folder) or {"task": None, "backbone": None}
     path, revision = _locate_backbone(source, backbone, noted["backbone"], first)
     if first:
-        weights, sizes, found = first.params, first.spec.backbone, first.hash
+        weights, sizes, found, pooler = first.params, first.spec.backbone, first.hash, first.pooler
     else:
         weights, sizes, found = pretrained.load_hashed_backbone(path, revision, allow_pickle=trust.allow_pickle)
+        pooler = weights.get("pooler")
     check_sources([source], sizes, found)
     if not trust.any_base_model:
         check_base_models([source], path)
-    head = read_head(folder, sizes, trust)
-    task = find_task(head, head.file.name, sizes, noted=noted["task"])
+    head = read_head(folder, sizes, pooler, trust)
+    task = find_task(head, head.file.name or source.name, sizes, noted=noted["task"])
     if not (noted["task"] or task.choices):  # whether it takes one text or two is not known
         task = PlainTask(task.name, task.kind, (*task.texts, PAIR), task.labels, max_length=task.max_length)
     origin = {"path": path, "revision": revision, "hash": found}
     sizes = dataclasses.replace(sizes, has_pooler=False)
     one = PlainAdapter(task, source.adapter, source.non_linearity, head.params, head.spec, sizes, origin)
-    return Served(task, one.spec, _shared_backbone(weights, first), one, path, revision, found)
+    return Served(task, one.spec, _shared_backbone(weights, first), one, path, revision, found, pooler)
 
 
 def _shared_backbone(own: Params, first: Served | None) -> Params:

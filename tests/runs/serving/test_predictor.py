@@ -33,6 +33,7 @@ from scalearn_jax.runs.serving.questions import answers
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.train.evaluate import Layout, member_logits
 from tests.support import drawn_runs, tiny_backbone
+from tests.support.foreign import layer, static_head
 
 SENTIMENT, TOPIC, SIMILARITY, COMPLAINTS, CAUSE = (
     builtin.BUILTIN[f"builtin/{name}"] for name in ("sentiment", "topic", "similarity", "complaints", "cause")
@@ -331,6 +332,19 @@ def test_folders_of_adapterhub_are_served(folders, backbone, tmp_path):
     for folder, told in (known, "where its backbone lies, which is backbone; pass"), (strange, "backbone lies; pass"):
         with pytest.raises(InputError, match=told):
             Predictor.load(folder)
+
+
+def test_a_static_head_is_served_beside_others(folders, backbone, tmp_path):
+    strange = exported(folders[TOPIC], tmp_path / "a", says=False, head=False)
+    ids = {label: number for number, label in enumerate(TOPIC.labels)}
+    classifier = layer("classifier", len(ids), 16)
+    static_head(tmp_path / "a", "BertForSequenceClassification", classifier, num_labels=len(ids), label2id=ids)
+    alone = Predictor.load(strange, backbone=str(backbone))
+    beside = Predictor.load(folders[SENTIMENT], strange, backbone=str(backbone))
+    (name,) = alone.tasks
+    found = [predictor.logits(["good soup"], name)[0] for predictor in (alone, beside)]
+    assert np.shape(found[0]) == (len(ids),)
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_a_strange_adapter_of_another_base_model_is_refused(folders, backbone, tmp_path, monkeypatch):
