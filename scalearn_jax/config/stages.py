@@ -158,7 +158,7 @@ class TransferConfig(TrainConfig):
     targets: tuple[str, ...] = _result((), by_study=True)
     """Several target tasks instead, trained one after the other over one backbone; each gets a folder OUT/TARGET."""
     sources: tuple[str, ...] = _result((), per_host=True, by_study=True, path="SOURCE")
-    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their first seed) or
+    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their best seed) or
     AdapterHub's; NAME=SOURCE gives one another name. Method single needs none."""
     any_base_model: bool = _means(False)
     """Use sources that say they were trained on a base model of another name than the backbone."""

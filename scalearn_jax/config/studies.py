@@ -20,7 +20,7 @@ class StudyConfig(Config):
     data_dir: str | None = setting(None, path="DIR")
     """Folder with one folder a task."""
     sources: tuple[str, ...] = ()
-    """Tasks that get a stage-1 adapter (seed 0)."""
+    """Tasks that get a stage-1 adapter (seed 0); NAME=SOURCE names one that is there, as `scalearn transfer` does."""
     targets: tuple[str, ...]
     """Tasks to solve."""
     methods: tuple[str, ...]

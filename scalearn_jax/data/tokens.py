@@ -28,7 +28,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder, mark_used
 from scalearn_jax.io.files import whole_file
-from scalearn_jax.io.model_folder import SETTINGS, folder, is_plain_name, read_settings
+from scalearn_jax.io.model_folder import SETTINGS, folder, is_plain_name, read_settings, without_marks
 
 if TYPE_CHECKING:  # it takes more than a second to import
     from datasets import Dataset
@@ -148,8 +148,9 @@ def load_tokenizer(path_or_id: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
+        with without_marks(where) as readable, panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(str(readable), trust_remote_code=False, local_files_only=True)
+        tokenizer.name_or_path = str(where)
     except Exception as error:  # transformers raises many types here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{where}: no usable tokenizer ({reason}); expected tokenizer.json in it.") from error

@@ -42,6 +42,7 @@ class Source:
     info: dict[str, Any] | None = None  # the content of ``run.json``; ``None`` where there is none
     base_model: str | None = None  # the name that the file gives the backbone; ``None`` where it gives none
     leaves_out: bool = False  # whether it has no adapter in some layers; here that is one whose update is zero
+    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
 
     @property
     def hash(self) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 
 from scalearn_jax.errors import masked, printable
 from scalearn_jax.models.backbones import BACKBONES
-from scalearn_jax.sharing.card_metadata import card_metadata, example_limit, finite_scores, known_base
+from scalearn_jax.sharing.card_metadata import (
+    card_metadata,
+    example_counts,
+    example_limit,
+    finite_scores,
+    known_base,
+    standard_error,
+)
 
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"

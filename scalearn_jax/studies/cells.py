@@ -12,6 +12,7 @@ from scalearn_jax.config.schema import check_values, field_types
 from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
+from scalearn_jax.io.hub_folder import split_alias
 from scalearn_jax.io.tensors import tensor_names
 from scalearn_jax.studies.results import ADAPTERS, PROBE
 
@@ -82,17 +83,24 @@ def recipes(study: StudyConfig, out: str) -> list[Recipe]:
     ]
 
 
+def given_sources(study: StudyConfig) -> dict[str, str | None]:
+    """Returns name -> NAME=SOURCE of each source in bank order; ``None`` for a task, whose adapter is trained."""
+    names = [split_alias(text)[0] for text in study.sources]
+    return {name or text: text if name else None for name, text in zip(names, study.sources, strict=True)}
+
+
 def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
     """Source adapters trained on all their data, then those of few-shot targets, trained on a few examples."""
+    trained = [task for task, given in given_sources(study).items() if given is None]
     # Nothing uses the whole adapter of a target that is the only one and has few-shot adapters.
     alone = study.targets if study.shots and not study.probe_sources else ()
-    for task in study.sources:
+    for task in trained:
         if alone != (task,):
             values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}
             yield _recipe(study, AdapterConfig, f"{ADAPTERS}/{task}", adapters / task, values)
     shape = {name: study.stage1[name] for name in ("reduction_factor", "non_linearity") if name in study.stage1}
     for task, shots in itertools.product(study.targets, study.shots):
-        if task in study.sources:
+        if task in trained:
             values = study.stage2 | _task_values(study, task, "stage2") | study.methods_options.get("single", {})
             values |= shape | {"task": task, "seeds": (0,), "max_train_samples": shots}  # one bank holds one kind
             name = f"{ADAPTERS}/{shots}-shot/{task}"
@@ -107,14 +115,18 @@ def _target_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Re
         if few:
             values["max_train_samples"] = shots
         if methods.get(method).uses_sources:
-            folders = [Path(out, ADAPTERS, *few) if few and source == task else adapters for source in study.sources]
-            values["sources"] = tuple(str(folder / name) for folder, name in zip(folders, study.sources, strict=True))
+            own = Path(out, ADAPTERS, *few) if few else adapters
+            values["sources"] = tuple(
+                given or str((own if source == task else adapters) / source)
+                for source, given in given_sources(study).items()
+            )
         name = "/".join([task, *few, label])
         yield _recipe(study, TransferConfig, name, Path(out, name), values)
 
 
 def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
     """Every set of sources with every combination of constants (method.md, "Probing")."""
+    given = given_sources(study)
     for task in study.targets:
         groups: dict[tuple[str, ...], tuple[str, ...]] = {}
         for group in study.probe_sources:  # a set that `self` makes the same as another counts once
@@ -125,7 +137,7 @@ def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Rec
                 label = "+".join(f"{name.replace('/', '-')}={value:g}" for name, value in pairs)
                 values = _common_values(study, task, "fixed") | study.methods_options.get("fixed", {})
                 values |= {"method": "fixed", "target": task, "coefficients": constants}
-                values["sources"] = tuple(str(adapters / source) for source in sources)
+                values["sources"] = tuple(given.get(source) or str(adapters / source) for source in sources)
                 name = f"{task}/{PROBE}/{label}"
                 yield _recipe(study, TransferConfig, name, Path(out, name), values)
 

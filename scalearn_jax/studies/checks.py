@@ -14,9 +14,10 @@ from scalearn_jax.config.schema import check_values, from_dict, problems, to_dic
 from scalearn_jax.config.stages import foreign_settings
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.hub_folder import split_alias
 from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
-from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, method_of, recipes
+from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, given_sources, method_of, recipes
 
 _SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
 # What a run folder may hold.
@@ -36,7 +37,8 @@ def study_problems(study: StudyConfig) -> list[str]:
 
 
 def _name_problems(study: StudyConfig) -> Iterator[str]:
-    for name in (*study.sources, *study.targets):
+    sources = given_sources(study)
+    for name in (*(name for name, given in sources.items() if given is None), *study.targets):
         if name.endswith((".yaml", ".yml", ".json")):
             yield f"task {name!r}: a study names tasks, not files; put the file at DATA_DIR/NAME/task.yaml"
         else:
@@ -45,8 +47,13 @@ def _name_problems(study: StudyConfig) -> Iterator[str]:
         yield from _error_of(lambda label=label: methods.get(method_of(study, label)))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", label):
             yield f"method {label!r}: a name starts with a letter or digit and holds letters, digits, + - . _ only"
+    yield from (
+        f"sources: {name!r} is an adapter that is there, but few-shot cells train the target's own; name the task alone"
+        for name, given in sources.items()
+        if given and study.shots and name in study.targets
+    )
     for key in ("sources", "targets", "methods"):
-        names = getattr(study, key)
+        names = [split_alias(name)[0] or name if key == "sources" else name for name in getattr(study, key)]
         yield from (f"{key}: {name!r} is listed twice" for name in set(names) if names.count(name) > 1)
         if not names and key != "sources" and not (key == "methods" and study.probe_sources):
             yield f"{key}: expected at least one"
@@ -60,7 +67,7 @@ def _probe_problems(study: StudyConfig) -> Iterator[str]:
     for group in study.probe_sources:
         for task in study.targets:
             names = [task if name == SELF else name for name in group]
-            strange = [name for name in names if name not in study.sources]
+            strange = [name for name in names if name not in given_sources(study)]
             yield from (f"probe_sources: {name!r} is not among the sources" for name in strange)
             if not names or len(set(names)) < len(names):
                 yield f"probe_sources: {list(group)} names no source, or one twice, for target {task!r}"
@@ -78,7 +85,7 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
                 yield from _field_problems(f"tasks: {task}: {stage}", cls, given)
             else:
                 yield f"tasks: {task}: {stage}: expected keys and values, got {given!r}"
-        if task not in (*study.sources, *study.targets):
+        if task not in (*given_sources(study), *study.targets):
             yield f"tasks: {task!r} is neither a source nor a target of the study"
     for label, values in study.methods_options.items():
         row = methods.METHODS.get(method_of(study, label))
@@ -152,6 +159,7 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     So a mistake in the last cell is reported at once. ``where`` is the study's name in errors.
     """
     from scalearn_jax.data import splits, tokens
+    from scalearn_jax.runs.sources import check_sources, load_source
     from scalearn_jax.stages import prepare, soup
 
     if not missing:
@@ -164,8 +172,10 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     try:  # pickles only where every cell may read them: one that may not would fail later
         allowed = all(cell.config.allow_pickle for cell in missing)
         _, spec, backbone_hash = pretrained.load_hashed_backbone(study.backbone, study.revision, allow_pickle=allowed)
-        tokens.load_tokenizer(study.backbone, study.revision)
-        found += [*_setting_problems(missing, spec), *_adapter_problems(study, missing, backbone_hash)]
+        tokenizer = tokens.load_tokenizer(study.backbone, study.revision)
+        found += [*_setting_problems(missing, spec, tokenizer), *_adapter_problems(study, missing, backbone_hash)]
+        given = [load_source(text, allow_pickle=allowed) for text in given_sources(study).values() if text]
+        check_sources(given, spec, backbone_hash)
     except InputError as error:
         found.append(str(error))
     for embedder in sorted({getattr(cell.config, "embedder", None) for cell in missing} - {None}):
@@ -179,7 +189,8 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
         raise problems(where, list(dict.fromkeys(found)))
 
 
-def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
+def _setting_problems(missing: Sequence[Cell], spec: Any, tokenizer: Any) -> Iterator[str]:
+    from scalearn_jax.data import tokens
     from scalearn_jax.stages import prepare
 
     for cell in missing:
@@ -188,6 +199,7 @@ def _setting_problems(missing: Sequence[Cell], spec: Any) -> Iterator[str]:
             prepare.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
             prepare.compute_dtype(cell.config)
             prepare.make_mesh(cell.config, spec)
+            tokens.check_room(tokenizer, task, task.max_length)
         except InputError as error:
             yield f"{cell.name}: {error}"
 

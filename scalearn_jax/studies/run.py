@@ -26,6 +26,7 @@ from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io import terminal
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
+from scalearn_jax.io.hub_folder import split_alias
 from scalearn_jax.io.terminal import format_duration
 from scalearn_jax.io.yaml_file import read_yaml
 from scalearn_jax.models import pretrained
@@ -179,7 +180,8 @@ def _train(cell: Cell) -> None:
     if cell.is_source:
         pipeline.train_adapter(cell.config)
         return
-    missing = [source for source in cell.config.sources if not (Path(source) / "run.json").exists()]
+    trained = [source for source in cell.config.sources if split_alias(source)[0] is None]
+    missing = [source for source in trained if not (Path(source) / "run.json").exists()]
     if missing:
         raise InputError(f"needs source adapters that are not there: {', '.join(missing)}")
     pipeline.transfer(cell.config)

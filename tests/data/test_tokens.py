@@ -229,6 +229,26 @@ def test_a_real_tokenizer_loads_from_a_folder(minilm):
     assert encoded.ids.tolist() == [101, 7592, 2088, 102]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_tokenizer_is_read_in_spite_of_byte_order_marks(tmp_path, name, encoding):
+    path, texts = tiny_backbone.write(tmp_path / "backbone") / name, ["good soup", "bad"]
+    expected = tokens.load_tokenizer(str(path.parent))
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    found = tokens.load_tokenizer(str(path.parent))
+    assert found(texts)["input_ids"] == expected(texts)["input_ids"]
+    assert found.name_or_path == expected.name_or_path
+
+
+def test_a_mark_is_no_part_of_the_first_word(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8-sig")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    tokenizer = tokens.load_tokenizer(str(tmp_path))
+    assert tokenizer("one")["input_ids"] == [2, 5, 3] and tokenizer.pad_token_id == 0
+
+
 def of_python(folder, kind="BertweetTokenizer", **settings):
     """A RoBERTa folder whose tokenizer has no fast backend: <s>, <pad>, </s>, <unk> and the words of vocab.txt."""
     folder.mkdir(exist_ok=True)

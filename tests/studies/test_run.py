@@ -65,7 +65,8 @@ def pipeline(monkeypatch):
 
     spec = BackboneSpec("bert", 30, 8, 2, 2, 16, 140, 2, 0, 0, 1e-12)
     monkeypatch.setattr(pretrained, "load_hashed_backbone", lambda path, revision, **_: ({}, spec, "hash"))
-    monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: None)
+    tokenizer = types.SimpleNamespace(num_special_tokens_to_add=lambda pair: 2)
+    monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: tokenizer)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
     fake.stop_after = stop_after
@@ -95,6 +96,16 @@ def test_cells_resolve_overrides_in_order():
 def test_sources_keep_their_order_so_that_weights_mean_what_they_say():
     sources = {cell.name: cell.config for cell in plan.cells(STUDY, "o")}["glue/rte/scalearn"].sources
     assert sources == tuple(f"o/adapters/{task}" for task in STUDY.sources)
+
+
+def test_an_adapter_that_is_there_is_a_source_and_trains_no_cell():
+    change_of = dict(sources=("glue/rte", "own=me/own@v1"), probe_sources=(("self", "own"),), probe_constants=(0.5,))
+    study = change(targets=("glue/rte",), methods=("scalearn",), tasks={}, methods_options={}, **change_of)
+    assert study_problems(study) == []
+    configs = {cell.name: cell.config for cell in plan.cells(study, "o")}
+    assert list(configs) == ["adapters/glue/rte", "glue/rte/scalearn", "glue/rte/probe/self=0.5+own=0.5"]
+    for name in list(configs)[1:]:
+        assert configs[name].sources == ("o/adapters/glue/rte", "own=me/own@v1")
 
 
 def test_options_for_all_methods_reach_those_that_know_them():
@@ -130,6 +141,8 @@ def test_good_study_has_no_problems():
         ({"methods_options": {"single": {"omega_init": 2.0}}, "methods": ("single",)}, "'omega_init' does not apply"),
         ({"targets": ("my/task.yaml",)}, "a study names tasks, not files"),
         ({"sources": (), "tasks": {}}, "needs source adapters"),
+        ({"sources": ("a=x", "a=y"), "tasks": {}}, "sources: 'a' is listed twice"),
+        ({"sources": ("glue/rte=x",), "shots": (4,)}, "'glue/rte' is an adapter that is there, but few-shot"),
     ],
 )
 def test_problems_are_named(values, message):

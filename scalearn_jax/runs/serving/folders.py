@@ -35,6 +35,7 @@ class Served:
     revision: str | None  # of a hub id
     hash: str  # content hash of the backbone
     pooler: Params | None  # of the backbone, which heads of later folders may stand on; ``None`` where it has none
+    why: str = ""  # why its seed was chosen, see ``provenance.choose_seed``
 
 
 def open_folders(
@@ -94,6 +95,7 @@ def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: T
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
         pooler=run.members[seed]["backbone"].get("pooler"),
+        why=why,
     )
 
 
