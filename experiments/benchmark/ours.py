@@ -96,6 +96,7 @@ def collectives(setting: Setting) -> dict[str, Any]:
 
     from experiments.benchmark.step import compile_programs, make_program, make_workload
     from scalearn_jax.train import state
+
     load = make_workload(setting)
     [program] = compile_programs(make_program(load), load)
     trainable = state.count_parameters(load.trainable)["trainable"]

@@ -50,7 +50,7 @@ def _idle_plugin(facts: Facts) -> bool:
 
 
 def _platforms(facts: Facts) -> str | None:
-    return facts.variables.get("JAX_PLATFORMS") or facts.variables.get("JAX_PLATFORM_NAME")
+    return facts.variables.get("JAX_PLATFORMS") or facts.variables.get("JAX_PLATFORM_NAME") or None
 
 
 def _forced_to_cpu(facts: Facts) -> bool:
@@ -71,10 +71,10 @@ PROBLEMS = [
     Problem("old-python", lambda facts: _older(facts.python, (3, 11)),
             "Python below 3.11 is not supported.",
             "Use Python 3.11 or newer."),
-    Problem("no-devices", lambda facts: facts.error is not None and not _platforms(facts),
+    Problem("no-devices", lambda facts: facts.error is not None and _platforms(facts) in (None, "cpu"),
             "JAX is missing or finds no device.",
             "Install jax and jaxlib for this machine."),
-    Problem("missing-platform", lambda facts: facts.error is not None and bool(_platforms(facts)),
+    Problem("missing-platform", lambda facts: facts.error is not None and _platforms(facts) not in (None, "cpu"),
             "JAX_PLATFORMS or JAX_PLATFORM_NAME asks for a device that JAX does not find here.",
             "unset or correct it, or install JAX's plugin and the driver of that device."),
     Problem("unsafe-transformers", lambda facts: _older(facts.packages.get("transformers"), (5, 5)),

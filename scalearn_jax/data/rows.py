@@ -192,7 +192,8 @@ def _read_json(path: Path) -> Table:
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
         rows += found
-    if len(rows) == 1 and rows[0] and all(isinstance(value, list | dict) for value in rows[0].values()):
+    only = rows[0] if len(rows) == 1 and ".json" in path.suffixes else None  # an object a line is what .jsonl promises
+    if only and all(isinstance(value, list | dict) for value in only.values()):
         raise InputError(
             f"{path} holds one object of columns; expected an object a row, in pandas"
             " frame.to_json(PATH, orient='records', lines=True)."

@@ -21,6 +21,7 @@ from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.adapter import NON_LINEARITIES
 from scalearn_jax.models.backbones import BACKBONES, BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
+from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
 FORMAT = 1
@@ -169,6 +170,7 @@ def _with_masks(leaves: dict[str, np.ndarray], fraction: float) -> dict[str, np.
     return found
 
 
+@own_settings()
 def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
     """Builds the model and task that ``run.json`` describes, and traces the model once to check it."""
     try:
@@ -230,6 +232,7 @@ def _scalar_problems(part: Any, place: str) -> list[str]:
     return [f"{place}{problem}" for problem in found]
 
 
+@own_settings()
 def expected_shapes(spec: ModelSpec, *groups: str) -> dict[str, tuple[int, ...]]:
     """Lists the parameters of a model's groups by path, with their shapes; traces the model once."""
     leaves = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), spec)))

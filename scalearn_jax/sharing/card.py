@@ -64,7 +64,7 @@ def write_card(
         f"---\n{card_metadata(content, repo, files, family=family, base=base, license=license)}\n---\n",
         f"# {repo.partition('/')[2]}\n",
         _summary(content, files, base),
-        _usage(content, repo, files, base, BACKBONES[family].model_class),
+        _usage(content, repo, files, base, family),
         *_scores(content),
         *_origin(content, files),
         *_fold(content),
@@ -118,13 +118,19 @@ def _kind(content: Mapping[str, Any]) -> str:
     return "less" if report.get("width") != report.get("width_before", report.get("width")) else "fold"
 
 
-def _usage(
-    content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None, model_class: str | None
-) -> str:
+def _usage(content: Mapping[str, Any], repo: str, files: Sequence[str], base: str | None, family: str) -> str:
     is_run, is_fusion, blocks = "run.json" in files, content["kind"] == "fusion", []
+    model_class = BACKBONES[family].model_class
     if not is_run and model_class:
-        lines = [f"from adapters import {model_class}", ""]
-        lines += [f'model = {model_class}.from_pretrained("{base or ENCODER}")']
+        lines, encoder = [f"from adapters import {model_class}"], f'"{base or ENCODER}"'
+        known = next(name for name, row in BACKBONES.items() if row.model_class == model_class)
+        if known == family:
+            lines += ["", f"model = {model_class}.from_pretrained({encoder})"]
+        else:  # that library knows these blocks under one name
+            settings = f"{model_class.removesuffix('AdapterModel')}Config"
+            lines += [f"from transformers import {settings}", ""]
+            lines += [f'config = {settings}.from_pretrained({encoder}, model_type="{known}")']
+            lines += [f"model = {model_class}.from_pretrained({encoder}, config=config)"]
         if is_fusion:
             lines = ["from huggingface_hub import snapshot_download", *lines, f'folder = snapshot_download("{repo}")']
             lines += ["model.load_adapter_setup(folder, use_safetensors=True, set_active=True)"]

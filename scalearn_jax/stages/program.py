@@ -90,7 +90,7 @@ def _member_step(
     Without a mesh it is on cached features. For the settings see ``make_optimizer``.
     """
     apply = features.forward
-    if mesh:  # where no transfer parameters learn, devices need no copies of them
+    if mesh is not None:  # where no transfer parameters learn, devices need no copies of them
         apply = forward(mesh) if "transfer" in settings["trainable"] else model.apply
     loss = make_loss(spec, task, kind, apply)
     optimizer = make_optimizer(learning_rate=0.0, num_steps=1, **settings)  # it keeps both in its state

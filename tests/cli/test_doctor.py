@@ -99,7 +99,7 @@ def test_a_broken_installation_is_a_fact(monkeypatch):
     monkeypatch.setattr("jax.devices", broken)
     facts = doctor.gather()
     assert set(facts.packages.values()) == {None} and facts.error == "Unable to initialize backend 'cuda'"
-    assert "missing-platform" in [row.name for row in diagnose(facts)] and "not installed" in doctor.as_text(facts)
+    assert "no-devices" in [row.name for row in diagnose(facts)] and "not installed" in doctor.as_text(facts)
 
 
 def test_a_cache_others_can_write_to_is_told(tmp_path, monkeypatch):

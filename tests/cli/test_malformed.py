@@ -112,8 +112,14 @@ CONFIGS = {
     ),
     "a config with as many keys": (lambda p: p.configured("".join(f"k{n}: 1\n" for n in range(3000))), "21 problems"),
     "a config in Latin-1": (lambda p: p.configured("non_linearity: r\xe9lu".encode("latin-1")), "is not UTF-8"),
-    "a config that is binary": (lambda p: p.configured(bytes(range(256))), "c.yaml is not valid YAML"),
-    "a config that is compressed": (lambda p: p.configured(gzip.compress(b"epochs: 1")), "c.yaml is not valid YAML"),
+    "a config that is binary": (
+        lambda p: p.configured(bytes(range(256))),
+        "c.yaml, line 2: the byte 0x80 is not UTF-8",
+    ),
+    "a config that is compressed": (
+        lambda p: p.configured(gzip.compress(b"epochs: 1", mtime=0)),
+        "c.yaml, line 1: the byte 0x8b is not UTF-8",
+    ),
     "aliases that multiply": (lambda p: p.configured(BOMB + "seeds: *q"), "more than 100000 values"),
     "merges that multiply": (lambda p: p.configured(MERGE_BOMB), "more than 100000 values"),
     "an alias of itself": (lambda p: p.configured("seeds: &a [*a]"), "more than 100000 values"),

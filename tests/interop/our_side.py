@@ -125,7 +125,7 @@ SETUPS = [
 @functools.cache
 def backbone_spec(encoder: Encoder) -> BackboneSpec:
     """The sizes of an encoder."""
-    return spec_from_config(encoder.config, has_pooler=True)
+    return spec_from_config(encoder.config, has_pooler=encoder.family != "electra")  # which knows none
 
 
 @functools.cache

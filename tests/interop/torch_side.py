@@ -18,7 +18,13 @@ import torch
 from adapters import AutoAdapterModel, RobertaAdapterModel, SeqBnConfig
 from adapters.composition import Fuse
 from cases import CHOICES, FAMILIES, FUSIONS, OUTPUTS, STATIC, WRITTEN, Encoder, Written, spread
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+)
 
 torch.set_num_threads(1)  # the sizes are tiny
 logging.disable(logging.WARNING)  # it warns of every model without adapters, which are controls here
@@ -140,8 +146,11 @@ def read(root: Path) -> dict[str, dict]:
     """
     found = {}
     for folder in sorted(path.parent for path in root.glob("*/backbone")):
-        maker = RobertaAdapterModel if folder.name.startswith("camembert") else AutoAdapterModel
-        model, info = maker.from_pretrained(folder / "backbone", output_loading_info=True)
+        maker, options = AutoAdapterModel, {}
+        if folder.name.startswith("camembert"):  # which their library knows under the name of its blocks alone
+            maker = RobertaAdapterModel
+            options = {"config": RobertaConfig.from_pretrained(folder / "backbone", model_type="roberta")}
+        model, info = maker.from_pretrained(folder / "backbone", output_loading_info=True, **options)
         found[folder.name] = {"missing": sorted(info["missing_keys"]), "unexpected": sorted(info["unexpected_keys"])}
         inputs = dict(np.load(folder / "inputs.npz"))
         for setup in sorted((folder / "setups").iterdir(), key=is_fusion):  # a fusion after its sources

@@ -75,6 +75,13 @@ def test_the_card_says_how_it_was_made_and_how_to_load_it():
         assert line in text.splitlines() or line in text
 
 
+def test_the_card_says_under_which_name_the_other_library_knows_an_encoder():
+    """As ``tests/interop`` loads one."""
+    text = card.write_card(content(), "me/rte-fold", FILES, family="camembert")
+    assert 'config = RobertaConfig.from_pretrained("FacebookAI/roberta-base", model_type="roberta")' in text
+    assert 'model = RobertaAdapterModel.from_pretrained("FacebookAI/roberta-base", config=config)' in text
+
+
 def test_a_run_and_a_fusion_layer_get_their_own_lines():
     run = write(content(method="scalearn"), ("run.json", "seed-0.safetensors", "omega.png"))
     assert "AdapterModel" not in run and "--sources" not in run and "](omega.png)" in run

@@ -115,7 +115,7 @@ def test_foreign_settings_change_no_bit_of_a_run(inputs, tmp_path, foreign, one_
     weights = load_tensors(tmp_path / "among others" / "seed-0.safetensors")
     assert {str(leaf.dtype) for leaf in weights.values()} == {"float32"}
     assert uses(tmp_path / "among others") == used
-    assert jnp.zeros(1).dtype == "float64"  # settings are found again as they were
+    assert {name: getattr(jax.config, name) for name in FOREIGN} == FOREIGN  # found again as they were
 
 
 DOORS = {

@@ -1,5 +1,9 @@
 """The training step: what learns, what stays, and what members share."""
 
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,42 +21,62 @@ from tests.support import tiny
 TRAINED = ("single", "scalearn", "scalearn-uniform++", "fusion", "soup", "full")
 
 
-def run(method_name, num_members=1, num_steps=3, seeds=None, spec=None, num_devices=1):
-    """Trains members for a few steps; returns (first trainable, last state, frozen before, frozen after)."""
+class Run(NamedTuple):
+    """A method trained for a few steps by members with their own data: what it began with, and what came out."""
+
+    first: Any  # the trainable half
+    state: Any
+    before: Any  # the frozen half
+    after: Any
+    metrics: Any
+
+
+def repeated(params, count):
+    """Stacks a tree with itself, once for each member."""
+    return jax.tree.map(lambda leaf: np.stack([leaf] * count), params)
+
+
+def train(method_name, *groups, spec=None, num_devices=1):
+    """Compiles the step of a method once for each number of members; returns a ``Run`` for each group of seeds."""
     method = methods.get(method_name)
-    spec = spec or tiny.spec(method.combiner)
-    seeds = seeds or tuple(range(num_members))
-    params = tiny.params(spec)
-    trainable, frozen = tree.partition(params, methods.is_trainable(method))
-    frozen = jax.tree.map(jnp.asarray, frozen)
+    spec = spec or tiny.spec(method.combiner, layers="scan")
+    trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(method))
     before = jax.tree.map(np.array, frozen)
     tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=method.trainable)
     mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
-    step = compile_train_step(make_train_step(make_loss(spec, "demo", "classification"), tx), mesh)
-    members = tree.stack([trainable] * len(seeds))
-    state = jax.vmap(lambda one, key: states.create(one, tx, key))(
-        members, jnp.stack([jax.random.key(seed) for seed in seeds])
-    )
-    state, frozen = sharding.replicate((state, frozen), mesh)
-    first = jax.tree.map(np.array, members)
-    for number in range(num_steps):
-        each = [tiny.batch(seed=10 * seed + number) for seed in seeds]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-        state, metrics = step(state, frozen, batch)
-    return first, state, before, frozen, metrics
+    loss = chex.assert_max_traces(make_loss(spec, "demo", "classification"), n=len(set(map(len, groups))))
+    step = compile_train_step(make_train_step(loss, tx), mesh)
+    create = jax.jit(jax.vmap(lambda one, key: states.create(one, tx, key)))
+    frozen, runs = sharding.replicate(frozen, mesh), []
+    for seeds in groups:
+        first = repeated(trainable, len(seeds))
+        state = sharding.replicate(create(first, jnp.stack([jax.random.key(seed) for seed in seeds])), mesh)
+        for number in range(3):
+            each = [tiny.batch(seed=10 * seed + number) for seed in seeds]
+            state, metrics = step(state, frozen, jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+        runs.append(Run(first, state, before, frozen, metrics))
+    return runs
+
+
+@functools.cache
+def trained(name):
+    """The run of a single member."""
+    return train(name, (0,))[0]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_only_the_trainable_half_moves(name):
-    first, state, before, after, metrics = run(name)
-    chex.assert_trees_all_equal(before, after)  # frozen leaves are bit-identical
-    moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), first, state.trainable)
+    """And equal shapes are traced once, see ``train``."""
+    run = trained(name)
+    chex.assert_trees_all_equal(run.before, run.after)  # frozen leaves are bit-identical
+    moved = jax.tree.map(lambda a, b: bool((a != np.asarray(b)).any()), run.first, run.state.trainable)
     assert all(jax.tree.leaves(moved)), tree.flatten(moved)
-    assert np.isfinite(metrics["loss"]).all() and (np.asarray(metrics["grad_norm"]) > 0).all()
+    assert np.isfinite(run.metrics["loss"]).all() and (np.asarray(run.metrics["grad_norm"]) > 0).all()
+    assert run.state.step.tolist() == [3]
 
 
 def test_state_holds_nothing_frozen():
-    _, state, _, frozen, _ = run("scalearn-uniform++", num_steps=1)
+    _, state, _, frozen, _ = trained("scalearn-uniform++")
     assert set(tree.paths(state.trainable)).isdisjoint(tree.paths(frozen))
     transfer = tree.num_parameters(state.trainable["transfer"])
     assert transfer == tiny.NUM_SOURCES
@@ -62,36 +86,23 @@ def test_state_holds_nothing_frozen():
 
 
 def test_members_equal_separate_runs():
-    backbone = tiny.BACKBONE.__class__(**{**tiny.BACKBONE.__dict__, "hidden_dropout": 0.1, "attention_dropout": 0.1})
-    spec = tiny.spec("scalearn", backbone=backbone)  # with every dropout on
-    _, together, *_ = run("scalearn", seeds=(3, 5, 8), spec=spec)
-    for index, seed in enumerate((3, 5, 8)):
-        _, alone, *_ = run("scalearn", seeds=(seed,), spec=spec)
-        expected = tree.index(alone.trainable, 0)
+    backbone = dataclasses.replace(tiny.BACKBONE, hidden_dropout=0.1, attention_dropout=0.1)
+    spec = tiny.spec("scalearn", backbone=backbone, layers="scan")  # with every dropout on
+    together, *apart = train("scalearn", (3, 5, 8), (3,), (5,), (8,), spec=spec)
+    for index, alone in enumerate(apart):
+        expected = tree.index(alone.state.trainable, 0)
         # one Adam step moves 0.01 whatever the gradient's size, so rounding may show in tiny gradients
-        chex.assert_trees_all_close(tree.index(together.trainable, index), expected, atol=2e-5)
-    omega = together.trainable["transfer"]["omega"]
+        chex.assert_trees_all_close(tree.index(together.state.trainable, index), expected, atol=2e-5)
+    omega = together.state.trainable["transfer"]["omega"]
     assert not np.allclose(omega[0], omega[1], atol=1e-4)
 
 
 def test_sharded_equals_single_device():
-    _, single, *_ = run("scalearn", num_members=2)
-    _, sharded, *_ = run("scalearn", num_members=2, num_devices=4)
-    chex.assert_trees_all_close(
-        jax.tree.map(np.asarray, single.trainable), jax.tree.map(np.asarray, sharded.trainable), atol=2e-5
-    )
-
-
-def test_equal_shapes_compile_once():
-    spec = tiny.spec("scalearn")
-    loss = chex.assert_max_traces(make_loss(spec, "demo", "classification"), n=1)
-    tx = make_optimizer(learning_rate=0.01, num_steps=10, trainable=("transfer", "head"))
-    trainable, frozen = tree.partition(tiny.params(spec), methods.is_trainable(methods.get("scalearn")))
-    step = jax.jit(make_train_step(loss, tx))
-    state = states.create(trainable, tx, jax.random.key(0))
-    for number in range(3):
-        state, _ = step(state, frozen, tiny.batch(seed=number))
-    assert int(state.step) == 3
+    [single] = train("scalearn", (0, 1))
+    chex.clear_trace_counter()  # each mesh has its own program
+    [sharded] = train("scalearn", (0, 1), num_devices=4)
+    single, sharded = single.state.trainable, sharded.state.trainable
+    chex.assert_trees_all_close(jax.tree.map(np.asarray, single), jax.tree.map(np.asarray, sharded), atol=2e-5)
 
 
 def test_penalty_starts_with_the_second_step_and_stays_out_of_the_loss():
@@ -99,16 +110,16 @@ def test_penalty_starts_with_the_second_step_and_stays_out_of_the_loss():
     params, batch, key = tiny.params(plain), tiny.batch(), jax.random.key(0)
     nothing = jax.tree.map(lambda leaf: None, params)
 
-    def objective(spec, step):
-        value, metrics = make_loss(spec, "demo", "classification")(params, nothing, batch, key, jnp.int32(step))
-        return float(value), float(metrics["loss"])
+    def first_steps(spec):
+        loss = make_loss(spec, "demo", "classification")
+        values, metrics = jax.vmap(lambda step: loss(params, nothing, batch, key, step))(jnp.arange(2))
+        return values, metrics["loss"]
 
-    loss = objective(plain, 1)[0]
-    assert objective(penalised, 0) == (loss, loss)
+    (_, (_, loss)), (values, reported) = jax.jit(lambda: (first_steps(plain), first_steps(penalised)))()
     omega = params["transfer"]["omega"]
-    expected = 5.0 * float(((1 - omega.mean(-1)) ** 2).sum()) / tiny.NUM_SOURCES
-    value, reported = objective(penalised, 1)
-    assert reported == loss and value == pytest.approx(loss + expected, rel=1e-5)
+    penalty = 5.0 * float(((1 - omega.mean(-1)) ** 2).sum()) / tiny.NUM_SOURCES
+    assert values[0] == loss and reported.tolist() == [loss, loss]
+    assert float(values[1]) == pytest.approx(float(loss) + penalty, rel=1e-5)
 
 
 def test_fillers_of_a_short_batch_count_nothing():
@@ -118,10 +129,10 @@ def test_fillers_of_a_short_batch_count_nothing():
     nonsense = short._replace(labels=np.where(short.example_mask, short.labels, 2 - short.labels).astype(np.int32))
     loss = make_loss(spec, "demo", "classification")
     nothing = jax.tree.map(lambda leaf: None, params)
-    losses = [float(loss(params, nothing, b, None, jnp.int32(0))[0]) for b in (short, nonsense)]
-    assert losses[0] == losses[1]
-    each = -jax.nn.log_softmax(model.apply(params, batch, spec=spec, task="demo"))[jnp.arange(4), batch.labels]
-    assert losses[0] == pytest.approx(float(each[:2].mean()), rel=1e-6)
+    forward = jax.jit(lambda b: (loss(params, nothing, b, None, 0)[0], model.apply(params, b, spec=spec, task="demo")))
+    (first, logits), (second, _) = forward(short), forward(nonsense)
+    each = -jax.nn.log_softmax(logits)[jnp.arange(4), batch.labels]
+    assert first == second and float(first) == pytest.approx(float(each[:2].mean()), rel=1e-6)
 
 
 def faulty(when, limit):

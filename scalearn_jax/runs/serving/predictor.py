@@ -4,7 +4,6 @@ Letters: n examples, N sequences of a step, S row length, C outputs, K sequences
 """
 
 import csv
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -243,7 +242,8 @@ def predict(config: PredictConfig) -> Path:
         raise InputError(f"--output {output} already exists; choose another name or remove it.")
     if not output.parent.is_dir():
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
-    if output.suffix.lower() not in _OUTPUTS:
+    suffix = output.suffix.lower() or ("" if output.name.startswith(".") else ".jsonl")
+    if suffix not in _OUTPUTS:
         raise InputError(f"--output {output}: unknown file type; end its name in one of {', '.join(_OUTPUTS)}.")
     predictor = Predictor.load(
         config.run,
@@ -259,15 +259,14 @@ def predict(config: PredictConfig) -> Path:
         check_columns(table, ["task"], config.input)
     answers = predictor.predict_table(table, config.input, table["task"] if config.also else None)
     with whole_file(output) as temporary:
-        _write_answers(temporary, answers)
+        _write_answers(temporary, answers, suffix)
     for why in predictor.choices:
         report_choice(why)
     return output
 
 
-def _write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
+def _write_answers(path: Path, answers: list[dict[str, Any]], suffix: str) -> None:
     """Writes answers as JSON lines or, by the ending, as a table, with a column for each label if all have the same."""
-    suffix = path.suffix.lower()
     if suffix == ".jsonl":
         path.write_text("".join(as_json(answer, indent=None) for answer in answers), encoding="utf-8")
         return
@@ -279,7 +278,9 @@ def _write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
         ]
     table = rows.columns(answers)
     for name, values in table.items():
-        table[name] = [json.dumps(value) if isinstance(value, dict | list) else value for value in values]
+        table[name] = [
+            as_json(value, indent=None).strip() if isinstance(value, dict | list) else value for value in values
+        ]
     if suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet

@@ -395,7 +395,7 @@ def test_weights_that_are_no_numbers_answer_nothing(folders, tmp_path):
     run = shutil.copytree(folders[TOPIC], tmp_path / "run")
     leaves = load_tensors(run / "seed-0.safetensors")
     save_tensors(run / "seed-0.safetensors", leaves | {"adapters/up/bias": leaves["adapters/up/bias"] * np.nan})
-    with pytest.raises(FloatingPointError, match="the logits of task builtin/topic are not finite"):
+    with pytest.raises(FloatingPointError, match="task builtin/topic: the logits of .* are not finite"):
         Predictor.load(str(run)).predict(["good soup"])
 
 
@@ -488,7 +488,7 @@ def test_answers_are_written_as_the_ending_says(folders, root, tmp_path, suffix,
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.jsonl", out.name])
 
 
-@pytest.mark.parametrize("name", ["out", "out.txt", "out.xlsx", "out.csv.gz", ".csv"])
+@pytest.mark.parametrize("name", ["out.txt", "out.xlsx", "out.csv.gz", ".csv"])
 def test_answers_of_another_ending_are_refused(folders, tmp_path, name, capsys):
     (tmp_path / "in.csv").write_text("sentence\ngood soup\n")
     arguments = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / name)]
