@@ -110,18 +110,8 @@ def train(
             while True:
                 evaluates = schedule.evaluates(position.step)
                 if evaluates or schedule.logs(position.step):
-                    for number, (run, on_event) in enumerate(zip(position.groups, on_events, strict=True)):
-                        if run.last == position.step or _is_finished(run, schedule):
-                            continue
-                        own = slice(number * len(run.members), (number + 1) * len(run.members))
-                        events = [_train_event(position, own, clock)] if schedule.logs(position.step) else []
-                        _note_faults(run, position, own, schedule)
-                        if evaluates and not _is_finished(run, schedule):
-                            with clock.paused():
-                                secure("evaluation")
-                                events.append(_evaluate(run, position, own, schedule, evaluation))
-                        run.last = position.step  # from here on a checkpoint holds what was logged
-                        for event in events:
+                    for number, on_event in enumerate(on_events):
+                        for event in _look_at(position, number, schedule, evaluation, clock, secure):
                             on_event(event)
                 ends = all(_is_finished(run, schedule) for run in position.groups)
                 if position.step:
@@ -140,6 +130,22 @@ def train(
             raise Preempted(
                 f"told to stop, and saved step {position.step}; run the same command again to go on."
             ) from None
+
+
+def _look_at(position: Position, number: int, schedule: Schedule, evaluation: Evaluation, clock, secure) -> list[Event]:
+    """Logs and evaluates one run, as the schedule says for this step, unless it has ended."""
+    run, step = position.groups[number], position.step
+    if run.last == step or _is_finished(run, schedule):
+        return []
+    own = slice(number * len(run.members), (number + 1) * len(run.members))
+    events = [_train_event(position, own, clock)] if schedule.logs(step) else []
+    _note_faults(run, position, own, schedule)
+    if schedule.evaluates(step) and not _is_finished(run, schedule):
+        with clock.paused():
+            secure("evaluation")
+            events.append(_evaluate(run, position, own, schedule, evaluation))
+    run.last = step  # from here on a checkpoint holds what was logged
+    return events
 
 
 def _goes_on(member: Member, schedule: Schedule) -> bool:
