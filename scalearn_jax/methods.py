@@ -24,6 +24,8 @@ class Method:
       uses_sources: whether the bank holds given source adapters; else one fresh adapter, or none.
       choice_head: kind of head on multiple-choice tasks.
       options: options of the combiner.
+      coefficients: what becomes of the constants of combiner ``"fixed"`` where nobody gives them: ``"equal"``, 2 / T
+        each; or ``"best"``, one source alone, chosen by leave-one-out.
       frozen: paths in the trainable groups below which nothing learns; each seed keeps what it has drawn.
       about: one line for ``scalearn list methods``.
     """
@@ -38,11 +40,19 @@ class Method:
     choice_head: str = "pooled"
     options: dict[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    coefficients: str | None = None
 
     @property
     def trains_adapter(self) -> bool:
         """Whether it trains an adapter of its own, of a width that the config decides."""
         return not self.uses_sources and self.combiner not in ("none", "ia3")
+
+    @property
+    def solves(self) -> str | None:
+        """What ``--fit solve`` finds for it: ``"scales"`` with a head, a ``"head"`` alone, or ``None``: nothing."""
+        if self.combiner.startswith("scalearn") and "normalise" not in self.options:
+            return "scales"
+        return "head" if self.trainable == ("head",) else None
 
 
 _TRANSFER = ("transfer", "head")
@@ -63,6 +73,10 @@ METHODS = {
     "fusion-static": Method("fusion", _TRANSFER, 5e-5, "AdapterFusion without the value map", options={"value": False}),
     "soup": Method("average", ("head",), 3e-4, "AdapterSoup: average of sources, by --weights or --top-sources"),
     "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)", choice_head="two_layer"),
+    "constant": Method("fixed", ("head",), 3e-4, "every source scaled by 2 / T", coefficients="equal"),
+    "best-source": Method(
+        "fixed", ("head",), 3e-4, "the source of least leave-one-out error (--fit solve)", coefficients="best"
+    ),
     "single": Method(
         "single",
         ("adapter", "head"),

@@ -47,6 +47,8 @@ COMMANDS = {
                              "stage 1: train an adapter on one task", stops=True, processes=True),
     "transfer": Command("TransferConfig", "stages.pipeline:transfer", _format_path,
                         "stage 2: combine source adapters for a target task", stops=True, processes=True),
+    "screen": Command("ScreenConfig", "stages.screen:screen", "stages.screen:as_text",
+                      "rank source adapters by what each does for a target"),
     "plan": Group("memory and time of a run, before it starts", "stage", _PLANS),
     "evaluate": Command("EvaluateConfig", "runs.evaluate:evaluate", "cli.listing:format_scores",
                         "score a finished run on a split", "run"),

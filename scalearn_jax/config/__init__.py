@@ -6,12 +6,19 @@ The text under a field is its help on the command line. ``None`` means "as publi
 from scalearn_jax.config.runs import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
 from scalearn_jax.config.schema import from_dict, to_dict
 from scalearn_jax.config.sharing import ExportConfig, FetchConfig, FoldConfig, ImportConfig, PushConfig
-from scalearn_jax.config.stages import AdapterConfig, PlanAdapterConfig, PlanTransferConfig, TrainConfig, TransferConfig
+from scalearn_jax.config.stages import (
+    AdapterConfig,
+    PlanAdapterConfig,
+    PlanTransferConfig,
+    ScreenConfig,
+    TrainConfig,
+    TransferConfig,
+)
 from scalearn_jax.config.studies import ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.io.yaml_file import read_yaml
 
 __all__ = [
-    "AdapterConfig", "TransferConfig", "TrainConfig", "PlanAdapterConfig", "PlanTransferConfig",
+    "AdapterConfig", "TransferConfig", "TrainConfig", "PlanAdapterConfig", "PlanTransferConfig", "ScreenConfig",
     "DoctorConfig", "EvaluateConfig", "ExplainConfig", "ListConfig", "PredictConfig",
     "ExportConfig", "FetchConfig", "FoldConfig", "ImportConfig", "PushConfig",
     "ReportConfig", "RunConfig", "StudyConfig", "from_dict", "read_yaml", "to_dict",

@@ -11,10 +11,13 @@ from typing import Literal
 
 from scalearn_jax.config.checks import Config, check_seeds, setting
 from scalearn_jax.errors import InputError
-from scalearn_jax.methods import Method
+from scalearn_jax.methods import METHODS, Method
 
 _result = functools.partial(setting, result=True)
 _means = functools.partial(setting, result=False)  # changes how a run is made, not what comes of it
+# What ``fit="solve"`` has no use for.
+_SGD = ("epochs", "max_steps", "learning_rate", "learning_rates", "warmup_steps", "weight_decay", "patience")
+_SGD += ("eval_every", "omega_dropout", "penalty", "normalise")
 _SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 
 
@@ -164,6 +167,11 @@ class TransferConfig(TrainConfig):
     """Use sources that say they were trained on a base model of another name than the backbone."""
     method: str = _result("scalearn", by_study=True)
     """How sources are combined; see `scalearn list methods`."""
+    fit: Literal["sgd", "solve"] = _result("sgd")
+    """sgd: train as published; solve: scales by the leave-one-out error of a head in closed form, for few examples. It
+    draws nothing, so that all seeds give the same, and takes no rate, steps or dropout."""
+    solve_samples: int = _result(2000, at_least=2)
+    """solve: training examples that the scales follow from, at most; the head follows from all."""
     omega_dropout: float | None = _result(None, at_least=0, combiners=_SCALEARN, option="dropout")
     """ScaLearn: dropout on the scaling factors (published: 0.3)."""
     omega_init: float | None = _result(None, combiners=_SCALEARN, option="init_scale")
@@ -176,7 +184,7 @@ class TransferConfig(TrainConfig):
     """soup: weight of each source, in the order of --sources (default: equal)."""
     top_sources: int | None = _result(None, at_least=1, combiners=("average",))
     """soup: keep this many sources, weighted by how alike their training texts and the target's are (published: 5);
-    without it all count equally."""
+    without it all count equally. ScaLearn with --fit solve: keep those of least leave-one-out error, each alone."""
     embedder: str | None = _result(None, path="TEXT", combiners=("average",))
     """soup: folder or hub id of a sentence encoder for the similarities (default: the backbone)."""
     similarity_samples: int | None = _result(None, at_least=1, combiners=("average",))
@@ -192,6 +200,19 @@ class TransferConfig(TrainConfig):
             raise InputError("target or targets: expected one of them, see `scalearn list tasks`.")
         if len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets names something twice: {list(self.targets)}.")
+        given = [name for name in _SGD if getattr(self, name) not in (None, (), 0)] if self.fit == "solve" else ()
+        for name in given:
+            raise InputError(f"{name} is a setting of training; leave it out with fit solve, which has none like it.")
+        row = METHODS.get(self.method)  # an unknown one is refused where it is looked up
+        if row and self.fit == "solve" and not row.solves:
+            solvable = ", ".join(name for name, row in METHODS.items() if row.solves)
+            raise InputError(f"fit solve: expected a method of {solvable}, got {self.method!r}.")
+        if row and self.fit == "sgd" and row.coefficients == "best":
+            raise InputError(f"method {self.method!r} chooses by leave-one-out; set fit solve, too.")
+        if row and row.coefficients and self.coefficients:
+            raise InputError(f"coefficients do not apply to method {self.method!r}, which has its own; leave them out.")
+        if self.fit != "solve" and self.solve_samples != 2000:
+            raise InputError("solve_samples is for fit solve; set that too.")
         if self.omega_dropout is not None and self.omega_dropout >= 1:
             raise InputError(f"omega_dropout must be below 1, got {self.omega_dropout}.")
         if self.weights and sum(self.weights) == 0:
@@ -201,6 +222,37 @@ class TransferConfig(TrainConfig):
         for name in ("embedder", "similarity_samples"):
             if getattr(self, name) is not None and self.top_sources is None:
                 raise InputError(f"{name} is for the similarities that top_sources asks for; set that too.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenConfig(Config):
+    """Rank source adapters by what each does for a target task; nothing is trained or written."""
+
+    backbone: str = setting(path="TEXT")
+    """Folder or hub id, with or without @REVISION, of the pretrained encoder."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub backbone."""
+    allow_pickle: bool = False
+    """Where there are no safetensors, read pytorch_*.bin files of backbone and sources, with a reader that runs
+    nothing."""
+    data_dir: str | None = setting(None, path="DIR")
+    """Folder with the task's files, or with one folder a task; without it data come from the hub."""
+    target: str
+    """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
+    sources: tuple[str, ...] = setting(path="SOURCE")
+    """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub; NAME=SOURCE gives one another name."""
+    any_base_model: bool = False
+    """Use sources that say they were trained on a base model of another name than the backbone."""
+    max_length: int | None = setting(None, at_least=4)
+    """Longest sequence, in tokens; longer ones are cut."""
+    max_train_samples: int | None = setting(None, at_least=1)
+    """Use this many training examples at most."""
+    solve_samples: int = setting(2000, at_least=2)
+    """Of these, score sources on this many at most."""
+    batch_size: int = setting(32, at_least=1)
+    """Examples a step; fewer need less memory."""
+    json: bool = False
+    """Print JSON instead of a table."""
 
 
 @functools.cache

@@ -73,7 +73,7 @@ class Progress:
 
         The start of a run that goes on has the step, too.
         """
-        kinds = {"start": self._start, "train": self._train, "eval": self._eval}
+        kinds = {"start": self._start, "train": self._train, "eval": self._eval, "solve": self._solve}
         if event["event"] in kinds:
             kinds[event["event"]](event)
         else:
@@ -110,6 +110,12 @@ class Progress:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         run = f"{event['run']}  " if "run" in event else ""
         self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
+        if self._bar:
+            self._bar.update(self._task, completed=event["step"])
+
+    def _solve(self, event: dict[str, Any]) -> None:
+        omega = " ".join(f"{value:.2f}" for value in event["omega"][:12]) + (" ..." if len(event["omega"]) > 12 else "")
+        self._line(f"evaluation {event['step']} ({event['search']})  leave-one-out {event['error']:.4f}  omega {omega}")
         if self._bar:
             self._bar.update(self._task, completed=event["step"])
 

@@ -10,10 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import unknown
 from scalearn_jax.models.dropout import dropout
 from scalearn_jax.models.layers import Affine, affine
 from scalearn_jax.typing import Array, Key, Params
+
+KINDS = ("two_layer", "pooled", "linear")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class HeadSpec:
     Attributes:
       kind: ``"two_layer"``: dropout, dense, tanh, dropout, out (both published classification heads are this
         function). ``"pooled"``: the backbone's own pooler, dropout, out (the static multiple-choice head).
+        ``"linear"``: dropout, out (the head that ``--fit solve`` finds in closed form).
       num_outputs: C; 1 for regression and for multiple choice, which scores each choice alone.
       num_choices: K; above 1 the K scores of an example form its logits.
       dropout: dropout rate; the encoder's hidden dropout as published.
@@ -46,7 +49,9 @@ class Head(nn.Module):
         spec = self.spec
         chex.assert_shape(features, (None, self.hidden_size))
         dense_key, out_key = (None, None) if key is None else jax.random.split(key)
-        if spec.kind == "pooled":
+        if spec.kind == "linear":
+            x = features
+        elif spec.kind == "pooled":
             x = jnp.tanh(affine(pooler, features))
         else:
             dense = Affine(self.hidden_size, self.hidden_size, name="dense")()
@@ -66,8 +71,8 @@ def init(key: Key, spec: HeadSpec, hidden_size: int) -> Params:
       >>> init(jax.random.key(0), HeadSpec(num_outputs=3), 8)["out"]["kernel"].shape
       (8, 3)
     """
-    if spec.kind not in ("two_layer", "pooled"):
-        raise InputError(f"unknown head kind {spec.kind!r}; expected 'two_layer' or 'pooled'.")
+    if spec.kind not in KINDS:
+        raise unknown("head kind", spec.kind, KINDS)
     vector = jnp.zeros(hidden_size, jnp.float32)
     pooler = {"kernel": jnp.zeros((hidden_size, hidden_size), jnp.float32), "bias": vector}
     features = jnp.zeros((spec.num_choices, hidden_size), jnp.float32)

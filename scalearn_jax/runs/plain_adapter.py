@@ -25,6 +25,8 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs.load import Run
 from scalearn_jax.typing import Params
 
+_SMALL = np.float32(2.0**-14)  # tanh(x) = x to float32's precision for |x| below 6e-4, here of inputs up to 10
+
 
 @dataclasses.dataclass(frozen=True)
 class PlainAdapter:
@@ -84,7 +86,7 @@ def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
         task=run.task,
         adapter=without_scale(model.adapt(params, spec=dataclasses.replace(spec, dtype="float32")).site),
         non_linearity=phi(spec),
-        head=two_layers(params["heads"][name], params["backbone"]) if name else None,
+        head=two_layers(params["heads"][name], params["backbone"], head_spec.kind) if name else None,
         head_spec=dataclasses.replace(head_spec, kind="two_layer") if name else None,
         backbone=dataclasses.replace(spec.backbone, has_pooler=False),
         origin=run.info["backbone"],
@@ -147,7 +149,15 @@ def without_scale(site: Params) -> Params:
     return {"down": down, "up": up}
 
 
-def two_layers(head: Params, backbone: Params) -> Params:
-    """Turns a head into ``{"dense", "out"}``, float32 numpy arrays; one on the pooler takes that as its dense layer."""
-    layers = head if "dense" in head else {"dense": backbone["pooler"], **head}
+def two_layers(head: Params, backbone: Params, kind: str = "two_layer") -> Params:
+    """Turns a head into ``{"dense", "out"}``, float32 numpy arrays.
+
+    One on the pooler takes that as its dense layer. A linear one gets one that halves its input so often that tanh
+    leaves it as it is, to rounding.
+    """
+    layers = head if "dense" in head else {"dense": backbone.get("pooler"), **head}
+    if kind == "linear":
+        kernel = np.asarray(head["out"]["kernel"], np.float32)
+        dense = {"kernel": np.eye(len(kernel), dtype=np.float32) * _SMALL, "bias": np.zeros(len(kernel), np.float32)}
+        layers = {"dense": dense, "out": {"kernel": kernel / _SMALL, "bias": head["out"]["bias"]}}
     return {part: {name: np.asarray(leaf, np.float32) for name, leaf in layers[part].items()} for part in layers}

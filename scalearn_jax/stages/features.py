@@ -1,6 +1,7 @@
-"""A head alone, trained on features that are computed once: without dropout they are the same in every epoch.
+"""Features without dropout: computed once for a head alone, or as a function of the scales.
 
-AdapterSoup, probing and a head on the bare backbone change nothing below their head.
+AdapterSoup, probing and a head on the bare backbone change nothing below their head: in every epoch the features are
+the same.
 
 Letters: M members (seeds trained together), B examples, K sequences an example, N sequences, d hidden size.
 """
@@ -10,14 +11,16 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
 from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
+from scalearn_jax.errors import InputError
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import agreement
-from scalearn_jax.train.compile import Compiled, compile_predict_step, keep_programs, over_members
+from scalearn_jax.train.compile import Compiled, compile_forward, compile_predict_step, keep_programs, over_members
 from scalearn_jax.train.evaluate import Layout, scores
 from scalearn_jax.train.state import own_part
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
@@ -127,3 +130,52 @@ def _logits_step(spec: model.ModelSpec, task: str, num_sequences: int) -> Callab
         return model.predict(tree.combine(trainable, frozen), first, spec=spec, task=task)
 
     return jax.jit(over_members(logits, None))
+
+
+class Features:
+    """The features of some examples as a function of the transfer parameters."""
+
+    def __init__(self, setup: Setup, encoded: Encoded, layout: Layout):
+        self._shape = (len(encoded), encoded.num_choices, setup.spec.backbone.hidden_size)
+        self._chunks, self._frozen = list(layout.batches(encoded)), setup.frozen
+        self._features, self._pull = _programs(setup.spec.program, setup.mesh)
+
+    def __call__(self, transfer: Params) -> np.ndarray:
+        """Computes Float[n d], or Float[n K d] for multiple choice."""
+        found = []
+        for chunk in self._chunks:
+            agreement.boundary()
+            first = np.asarray(self._features((transfer, self._frozen), chunk))
+            found.append(first.reshape(len(chunk.example_mask), *self._shape[1:])[chunk.example_mask])
+        features = np.concatenate(found)
+        if not np.isfinite(features).all():
+            raise InputError("--fit solve: the features are not finite; check the source adapters, or take --fit sgd.")
+        return features if self._shape[1] > 1 else features[:, 0]
+
+    def pull(self, transfer: Params, cotangent: np.ndarray) -> Params:
+        """Multiplies a gradient in the features, shaped as they are, by their Jacobian."""
+        cotangent, total, start = cotangent.reshape(self._shape).astype(np.float32), None, 0
+        for chunk in self._chunks:
+            agreement.boundary()
+            count, size = int(chunk.example_mask.sum()), len(chunk.example_mask)
+            own = np.zeros((size, *self._shape[1:]), np.float32)
+            own[:count] = cotangent[start : start + count]
+            part = self._pull((transfer, self._frozen, own.reshape(-1, self._shape[2])), chunk)
+            part = jax.tree.map(lambda leaf: np.asarray(leaf, float), part)
+            total, start = part if total is None else jax.tree.map(np.add, total, part), start + count
+        return total
+
+
+@keep_programs
+def _programs(spec: model.ModelSpec, mesh: Mesh) -> tuple[Callable, Callable]:
+    """Compiles features, and a gradient in them to one in the transfer parameters."""
+
+    def features(carried: tuple[Params, Params], batch: Batch) -> Array:
+        transfer, frozen = carried
+        return model.features(frozen | {"transfer": transfer}, batch, spec=spec)
+
+    def pull(carried: tuple[Params, Params, Array], batch: Batch) -> Params:
+        transfer, frozen, cotangent = carried
+        return jax.vjp(lambda transfer: features((transfer, frozen), batch), transfer)[1](cotangent)[0]
+
+    return compile_forward(features, mesh), compile_forward(pull, mesh)

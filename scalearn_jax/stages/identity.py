@@ -20,6 +20,7 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
 
 _SHOWN = 16  # digits of a hash
+_LATER = {"fit": "sgd", "solve_samples": 2000}  # fields that runs of before did not have, and what they did
 
 
 def flag(name: str) -> str:
@@ -40,7 +41,8 @@ def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
 def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
-    settings = {flag(name): value for name, value in config.items() if name not in places}
+    known = {name: value for name, value in config.items() if _LATER.get(name) != value or name not in _LATER}
+    settings = {flag(name): value for name, value in known.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_json.spec_to_dict(setup.spec).items()}
     task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
     sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
@@ -77,7 +79,7 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.
     here = {name: getattr(config, name) for name in fields_where(type(config), "result")}
-    here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **info["config"]}
+    here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **_LATER, **info["config"]}
     names = [name for name in here if name in there]
     found = differences({name: there[name] for name in names}, {name: here[name] for name in names})
     if found:

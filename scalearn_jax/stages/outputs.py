@@ -33,6 +33,7 @@ class Outcome(NamedTuple):
     lost: dict[int, str]  # seed -> why it has no result
     state_hash: str  # of the last training state, optimiser included
     scores: Mapping[int, dict[str, Any]] = {}  # seed -> its ``test`` scores and their standard errors ``se``
+    solved: Mapping[str, Any] = {}  # what ``results.json`` says of a run that was solved for
 
 
 def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
@@ -166,5 +167,6 @@ def summarise(setup: Setup, outcome: Outcome, schedule: Schedule) -> dict[str, A
             name: {"used": len(split), "available": split.available} for name, split in vars(setup.data).items()
         },
         **({"lost": {str(seed): why for seed, why in outcome.lost.items()}} if outcome.lost else {}),
+        **({"solve": outcome.solved} if outcome.solved else {}),
         "state": outcome.state_hash,
     }

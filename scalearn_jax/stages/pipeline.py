@@ -22,10 +22,10 @@ from scalearn_jax.io.files import write_json
 from scalearn_jax.models import pretrained
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.sources import load_source
-from scalearn_jax.stages import identity
+from scalearn_jax.stages import identity, solve
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
 from scalearn_jax.stages.outputs import outcomes, score_test, write_run
-from scalearn_jax.stages.prepare import Setup, prepare, resolve_task
+from scalearn_jax.stages.prepare import Setup, is_solved, prepare, resolve_task
 from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
 from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import processes
@@ -88,6 +88,11 @@ def transfer_setups(config: TransferConfig) -> list[Setup]:
     backbone = pretrained.load_hashed_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
     for one in targets:
         setup = prepare(one, one.target, sources, backbone)
+        if is_solved(one) and one.top_sources and method.solves == "scales":
+            best = [row["name"] for row in solve.rank(setup)[: one.top_sources]]
+            report_choice(f"target {one.target}: sources {', '.join(best)} of {len(sources)}, by their error alone")
+            kept = [source for source in sources if source.name in best]
+            setup = prepare(one, one.target, kept, backbone)
         placed = next((other for other in setups if other.spec.backbone == setup.spec.backbone), setup)
         frozen = setup.frozen | {"backbone": placed.frozen["backbone"]}
         setups.append(dataclasses.replace(setup, frozen=frozen))
@@ -112,7 +117,12 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     setups = make_setups(config)
     for source in setups[0].sources:
         report_choice(source.why)
-    schedules = [make_schedule(setup.config, setup.method, len(setup.data.train)) for setup in setups]
+    schedules = [
+        solve.schedule(setup)
+        if is_solved(setup.config)
+        else make_schedule(setup.config, setup.method, len(setup.data.train))
+        for setup in setups
+    ]
     failures: dict[str, str] = {}
     for setup, schedule in zip(setups, schedules, strict=True):
         found, failed = _train_target(kind, setup, schedule, results)
@@ -171,8 +181,13 @@ def _train_target(
             return {}, {}
         paths = [folder and folder.path for folder in start.folders]
         with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
-            position = train(runs, schedule, records, start.saved, start.saver if processes.is_writer else None)
-        for run, folder, outcome in zip(runs, start.folders, outcomes(runs, position), strict=True):
+            if is_solved(setup.config):
+                run, end = solve.solve(setup, records[0], start.saved, start.saver)
+                runs, ends = [run], [end]
+            else:
+                saver = start.saver if processes.is_writer else None
+                ends = outcomes(runs, train(runs, schedule, records, start.saved, saver))
+        for run, folder, outcome in zip(runs, start.folders, ends, strict=True):
             if run.config.out in start.done:
                 continue
             outcome = score_test(run, outcome) if outcome.members else outcome

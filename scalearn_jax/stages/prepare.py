@@ -31,6 +31,7 @@ from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.jax_settings import key_of_seed
+from scalearn_jax.train.ridge import check_examples
 from scalearn_jax.train.state import with_constants
 from scalearn_jax.typing import Params
 
@@ -93,17 +94,24 @@ def prepare(
     mesh = make_mesh(config, backbone_spec)
     tables = load_tables(config, task)
     source_weights = None
-    if getattr(config, "top_sources", None):
+    if getattr(config, "top_sources", None) and method.combiner == "average":
         embedder = soup.Embedder(*where, backbone, backbone_spec, backbone_hash)
         source_weights = soup.measure(config, task, tables.train, sources, embedder)
     spec = make_spec(config, method, task, backbone_spec, sources, source_weights)
     data = encode_tables(config, task, backbone_spec, tables)
+    if is_solved(config) and (warning := check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)):
+        terminal.note(warning)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone = {name: part for name, part in backbone.items() if name != "pooler"}
     bank = banks.stack([source.adapter for source in sources]) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
     return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, source_weights)
+
+
+def is_solved(config: TrainConfig) -> bool:
+    """Whether scales and head are solved for; a run of stage 1 always trains."""
+    return getattr(config, "fit", "sgd") == "solve"
 
 
 def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
@@ -148,8 +156,12 @@ def make_spec(
     options = combiner_options(config, method, backbone)
     if source_weights:
         options["weights"] = source_weights.weights
-    pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler
-    head = HeadSpec("pooled" if pooled else "two_layer", task.num_outputs, task.num_choices, backbone.hidden_dropout)
+    if method.coefficients:
+        options["coefficients"] = (2 / num_sources,) * num_sources
+    solved = is_solved(config)
+    pooled = task.kind == "choice" and method.choice_head == "pooled" and backbone.has_pooler and not solved
+    kind = "linear" if solved else "pooled" if pooled else "two_layer"
+    head = HeadSpec(kind, task.num_outputs, task.num_choices, backbone.hidden_dropout)
     return model.ModelSpec(
         backbone=dataclasses.replace(backbone, has_pooler=pooled),
         combiner=method.combiner,
@@ -167,7 +179,8 @@ def make_spec(
 
 def compute_dtype(config: TrainConfig) -> str:
     """Returns the type of the forward pass: where the config leaves it open, what the machine is fast in."""
-    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    exact = jax.default_backend() == "cpu" or is_solved(config)
+    dtype = config.dtype or ("float32" if exact else "bfloat16")
     if config.frozen_dtype == "bfloat16" and dtype not in ("mixed", "bfloat16"):
         raise InputError(f"--frozen-dtype bfloat16 needs --dtype mixed or bfloat16, got {dtype}.")
     return dtype
@@ -266,10 +279,11 @@ def check_settings(
         bottleneck_width(config, backbone)
         non_linearity(config.non_linearity or "relu")
     given = given_options(config)
-    for name in foreign_settings(method, given):
+    ranked = {"top_sources"} if is_solved(config) and method.solves == "scales" else set()
+    for name in set(foreign_settings(method, given)) - ranked:
         raise InputError(f"--{name.replace('_', '-')} does not apply to method {config.method!r}; leave it out.")
     for name in ("weights", "coefficients"):
-        values, required = given.get(name), method.combiner == "fixed" and name == "coefficients"
+        values, required = given.get(name), config.method == "fixed" and name == "coefficients"
         if required if values is None else len(values) != num_sources:
             raise InputError(
                 f"--{name} has {len(values or ())} values for {num_sources} sources; pass one a source, in their order."

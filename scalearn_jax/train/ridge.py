@@ -13,6 +13,7 @@ Letters: n examples, m rows, g rows left out together, d hidden size, C outputs,
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +22,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.typing import Array
 
 # Where lambda is looked for, as a share of the mean eigenvalue of K.
-STRENGTHS = np.geomspace(1e-4, 1e2, 49)
+STRENGTHS = np.geomspace(1e-4, 1e2, 25)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,30 @@ class Rows:
         return np.take_along_axis(ordered, np.argsort(self.places, axis=1)[..., None], 1)
 
 
+def check_examples(kind: str, labels: Array, num_outputs: int, names: Sequence[str] = ()) -> str | None:
+    """Checks that some examples can say anything of themselves; returns a line about classes of one example, if any.
+
+    Raises:
+      InputError: fewer than two examples, or fewer than classes.
+
+    Example:
+      >>> check_examples("classification", np.array([0, 0, 1]), 2, ("no", "yes"))
+      "one training example of class 'yes': leave-one-out says nothing of it; give two or more of each."
+    """
+    classes = num_outputs if kind == "classification" else 1
+    if len(labels) < max(2, classes):
+        few = f"{classes} classes" if classes > 1 else "one left out and one kept"
+        raise InputError(f"--fit solve: {len(labels)} training examples for {few}; give more, or take --fit sgd.")
+    if kind != "classification":
+        return None
+    counts = np.bincount(labels, minlength=num_outputs)
+    alone = [repr(names[one]) if names else str(one) for one in np.flatnonzero(counts == 1)]
+    if not alone:
+        return None
+    listed = f"class {', '.join(alone[:5])}" + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
+    return f"one training example of {listed}: leave-one-out says nothing of it; give two or more of each."
+
+
 class Ridge:
     """The regression of some rows for every strength at once."""
 
@@ -80,8 +105,13 @@ class Ridge:
 
     @cached_property
     def strength(self) -> float:
-        """The lambda of smallest error."""
-        return float(STRENGTHS[np.argmin([self.error(strength) for strength in STRENGTHS])])
+        """The lambda of smallest error: the best of ``STRENGTHS``, refined between its neighbours."""
+        from scipy.optimize import minimize_scalar
+
+        best = int(np.argmin([self.error(strength) for strength in STRENGTHS]))
+        low, high = np.log(STRENGTHS[[max(best - 1, 0), min(best + 1, len(STRENGTHS) - 1)]])
+        found = minimize_scalar(lambda x: self.error(np.exp(x)), bounds=(low, high), method="bounded")
+        return float(np.exp(found.x))
 
     def residuals(self, strength: float) -> np.ndarray:
         """What each row is missed by if the head never saw it and its block, Float[m C]."""

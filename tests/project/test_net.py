@@ -35,7 +35,8 @@ PLAIN = {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1", "SCALEARN_KEEP_PROGRA
 WEIGHTS, LOGITS = 1e-6, 1e-5
 NEAR = ("loss", "grad_norm", "omega")
 TYRO = "1.0.17"  # it lays out the help
-ADDED = {"examples", "se"}  # what later versions say besides: on how many examples scores are, and how sure that is
+# What later versions say besides: on how many examples scores are, how sure that is, and how scales are found.
+ADDED = {"examples", "se", "fit", "solve_samples"}
 
 
 def made_with() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The head in closed form: its leave-one-out error is that of as many refits, its gradient that of finite differences."""
+"""The head in closed form: its leave-one-out error is that of as many refits, its gradient that of differences."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_neither_place_nor_scale_of_the_features_matters(kind):
     first = Ridge(Rows.of(kind, features, labels, num_outputs))
     moved = Ridge(Rows.of(kind, 40 * features - 7, labels, num_outputs))
     assert moved.error(STRENGTH) == pytest.approx(first.error(STRENGTH), rel=1e-9)
-    assert moved.strength == first.strength
+    assert moved.strength == pytest.approx(first.strength, rel=1e-3)
 
 
 def test_noise_is_no_better_than_the_mean_and_a_signal_is():
