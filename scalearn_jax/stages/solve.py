@@ -168,6 +168,12 @@ def solve(
             ) from None
     member = Member(found, best_step=journal.count, metrics=metrics, stopped_at=journal.count)
     report = {"examples": len(chosen), "evaluations": journal.count, **report, "head": of_head}
+    if "omega" in report:
+        spread = report.get("deviation", {})
+        found_at = {
+            name: f"{x:.2f}" + (f" ± {spread[name]:.2f}" if spread else "") for name, x in report["omega"].items()
+        }
+        record({"event": "solved", "error": report["error"], "scales": found_at})
     members, content = dict.fromkeys(setup.config.seeds, member), tree.content_hash(to_host(found))
     return setup, Outcome(members, {}, content, solved=report)
 

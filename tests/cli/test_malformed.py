@@ -48,6 +48,15 @@ FLAGS = {
     "no number": (lambda p: p.train(learning_rate="nan"), "'learning_rate': expected a finite number, got nan"),
     "an infinite number": (lambda p: p.train(clip_norm="inf"), "'clip_norm': expected a finite number, got inf"),
     "a choice that is none": (lambda p: p.train(select="los"), "--select"),
+    "a method that is not solved for": (
+        lambda p: p.transfer(method="fusion", fit="solve"),
+        "fit solve: expected a meth",
+    ),
+    "a rate for what is solved for": (lambda p: p.transfer(fit="solve", learning_rate="1", max_steps=None), "leave it"),
+    "a plan of what is solved for": (
+        lambda p: ["plan", *p.transfer(fit="solve", max_steps=None)],
+        "plan measures steps of training",
+    ),
     "an unknown method": (lambda p: p.transfer(method="scalern"), "unknown method 'scalern'", "'scalearn'"),
     "an unknown task": (lambda p: p.train(task="glue/rt", data_dir=None), "unknown task 'glue/rt'", "'glue/rte'"),
     "a task that is a path": (lambda p: p.train(task="../data/mine"), "task name '../data/mine'"),

@@ -11,7 +11,7 @@ from scalearn_jax.config import PlanAdapterConfig, PlanTransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features, pipeline
 from scalearn_jax.stages.planning.forecast import Forecast, compiled_training, forecast, train_batches
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.prepare import Setup, is_solved
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled
@@ -43,6 +43,8 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     """The run of a config for one target; several learning rates need what as many more seeds need."""
     if getattr(config, "targets", ()):
         raise InputError("plan takes one --target; several are trained one after the other.")
+    if is_solved(config):
+        raise InputError("plan measures steps of training, which fit solve has none of; leave fit out.")
     if config.learning_rates:
         members = len(config.seeds) * len(config.learning_rates)
         config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
