@@ -7,7 +7,8 @@
 
 ``A_ii'`` is ``A_ii - 1 / (n lambda)``: the intercept is left out with the example. Of several choices a question, the
 differences to the right one are the rows; they have no intercept, and the rows of a question are left out together, so
-that ``A_ii'`` is a small block. A thin singular value decomposition of X serves few examples and many alike.
+that ``A_ii'`` is a small block. The eigenvectors of X X^T, or of X^T X where that is smaller, serve few examples and
+many alike.
 
 Letters: n examples, m rows, g rows left out together, d hidden size, C outputs, K choices.
 """
@@ -99,8 +100,14 @@ class Ridge:
     def __init__(self, rows: Rows):
         self.rows = rows
         self.scale = (rows.x**2).mean() or 1.0  # s^2
-        self._left, singular, self._right = np.linalg.svd(rows.x, full_matrices=False)  # [m, k], [k], [k, d]
-        self._singular, self.eigenvalues = singular, singular**2 / (rows.x.shape[1] * self.scale)
+        x = rows.x / np.sqrt(rows.x.shape[1] * self.scale)
+        if len(x) <= x.shape[1]:
+            self.eigenvalues, self._left = np.linalg.eigh(x @ x.T)  # [k], [m, k]
+        else:  # what has no eigenvalue to speak of is left out
+            values, right = np.linalg.eigh(x.T @ x)
+            kept = values > 1e-12 * values.max()
+            self.eigenvalues, self._left = values[kept], x @ right[:, kept] / np.sqrt(values[kept])
+        self.eigenvalues = np.maximum(self.eigenvalues, 0)
         self._total = (rows.y**2).sum() or 1.0
 
     @cached_property
@@ -142,8 +149,7 @@ class Ridge:
 
     def weights(self, strength: float) -> np.ndarray:
         """The head's kernel, Float[d C], for features that are centred but not scaled."""
-        shrunk = self._singular / (self.eigenvalues + strength)
-        return self._right.T @ (shrunk[:, None] * (self._left.T @ self.rows.y)) / (self.rows.x.shape[1] * self.scale)
+        return self.rows.x.T @ self._apply(self.rows.y, strength) / (self.rows.x.shape[1] * self.scale)
 
     def _apply(self, b: np.ndarray, strength: float) -> np.ndarray:
         """A b, by the eigenvectors of K; what is outside of them has eigenvalue 0."""

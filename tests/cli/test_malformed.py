@@ -49,8 +49,8 @@ FLAGS = {
     "an infinite number": (lambda p: p.train(clip_norm="inf"), "'clip_norm': expected a finite number, got inf"),
     "a choice that is none": (lambda p: p.train(select="los"), "--select"),
     "a method that is not solved for": (
-        lambda p: p.transfer(method="fusion", fit="solve"),
-        "fit solve: expected a meth",
+        lambda p: p.transfer(method="fusion", fit="solve", max_steps=None),
+        "fit solve: expected a method of scalearn",
     ),
     "a rate for what is solved for": (lambda p: p.transfer(fit="solve", learning_rate="1", max_steps=None), "leave it"),
     "a plan of what is solved for": (
