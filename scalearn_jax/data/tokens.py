@@ -264,8 +264,10 @@ def _explained(tokenizer: Any, task: Task, max_length: int, error: Exception) ->
 
 def check_ids(encoded: Encoded, backbone: Any, where: str) -> Encoded:
     """Checks that a backbone has an embedding for every token, and returns the split; one it lacks would give NaN."""
-    types = ("token type", encoded.token_types, backbone.type_vocab_size)
-    for what, ids, size in (("token", encoded.ids, backbone.vocab_size), types):
+    tables = [("token", encoded.ids, backbone.vocab_size)]
+    if backbone.type_vocab_size:  # else the types are not looked up
+        tables.append(("token type", encoded.token_types, backbone.type_vocab_size))
+    for what, ids, size in tables:
         if ids.max(initial=0) >= size:
             raise InputError(
                 f"{where}: its tokenizer gives {what} id {ids.max()}, its weights hold {size} ids; the tokenizer is"

@@ -4,8 +4,8 @@ A family with the BERT block needs one row here. A new architecture also needs a
 """
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from scalearn_jax.errors import InputError, unknown
@@ -20,7 +20,8 @@ class BackboneSpec:
     """The sizes and constants of one pretrained encoder.
 
     ``position_offset`` is the position id of a sequence's first token: 0 for BERT; the padding id plus one for
-    RoBERTa and XLM-R, whose position table starts with unused rows.
+    RoBERTa, XLM-R and MPNet, whose position table starts with unused rows. A ``type_vocab_size`` of 0 means no token
+    types.
     """
 
     family: str
@@ -44,22 +45,35 @@ class BackboneSpec:
         """The longest sequence the position table covers, in tokens."""
         return self.max_positions - self.position_offset
 
+    @property
+    def relative_buckets(self) -> int:
+        """Rows of the table of relative positions; 0 for none."""
+        return BACKBONES[self.family].relative_buckets
+
 
 @dataclass(frozen=True)
 class Family:
-    """What distinguishes a model family: where positions start, and how its files are named.
+    """What distinguishes a model family: its tables, where positions start, and how its files are named.
 
     Attributes:
       prefix: prefix of the encoder's weight names in a checkpoint with a head, and in AdapterHub files.
       model_class: AdapterHub's class, written into exported files; ``None`` where its library cannot load the family.
       positions_after_pad: whether position ids start at ``pad_id + 1``.
       about: one line for ``scalearn list backbones``.
+      has_token_types: whether there is a table of token types.
+      relative_buckets: rows of the table of relative positions, see ``attention.relative_bias``; 0 for none.
+      modules: BERT's name of a module in a layer -> this family's, where they differ.
+      fixed: key of ``config.json`` -> the one value that the published code computes with.
     """
 
     prefix: str
     model_class: str | None
     positions_after_pad: bool
     about: str
+    has_token_types: bool = True
+    relative_buckets: int = 0
+    modules: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 # All with BERT's block, and with its weights' names behind the prefix.
@@ -72,6 +86,22 @@ BACKBONES = {
     "electra": Family("electra", "ElectraAdapterModel", False, "ELECTRA base and large, not small"),
     "ernie": Family("ernie", None, False, "ERNIE 1.0 to 3.0"),
     "splinter": Family("splinter", None, False, "Splinter"),
+    "mpnet": Family(
+        "mpnet",
+        None,
+        True,
+        "MPNet base and its sentence encoders",
+        has_token_types=False,
+        relative_buckets=32,
+        modules={
+            "attention.self.query": "attention.attn.q",
+            "attention.self.key": "attention.attn.k",
+            "attention.self.value": "attention.attn.v",
+            "attention.output.dense": "attention.attn.o",
+            "attention.output.LayerNorm": "attention.LayerNorm",
+        },
+        fixed={"relative_attention_num_buckets": 32, "pad_token_id": 1},
+    ),
 }
 
 
@@ -140,21 +170,23 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
             f"{where}: hidden_size {sizes['hidden_size']} is not a multiple of num_attention_heads"
             f" {sizes['num_heads']}."
         )
-    required = {"position_embedding_type": "absolute", "is_decoder": False}
+    row = BACKBONES[family]
+    required = {"position_embedding_type": "absolute", "is_decoder": False, **row.fixed}
     required |= {"embedding_size": sizes["hidden_size"]} if family == "electra" else {}  # of a map that ours lacks
     for key, value in required.items():
         if config.get(key, value) != value:
-            raise InputError(f"{where}: {key} is {config[key]!r}; only {value!r} is supported.")
-    after_pad = BACKBONES[family].positions_after_pad
+            raise InputError(f"{where}: {key} is {config[key]!r}; only {value!r} is supported for {family}.")
+    after_pad = row.positions_after_pad
     most = min(sizes["vocab_size"], sizes["max_positions"] - 1 if after_pad else sizes["vocab_size"]) - 1
     pad_id = whole(config.get("pad_token_id", int(after_pad)), 0, most, f"{where}: pad_token_id")
     fractions = {
         ours: fraction(config.get(theirs, default), f"{where}: {theirs}")
         for ours, (theirs, default) in _FRACTIONS.items()
     }
+    type_vocab_size = whole(config.get("type_vocab_size", 2), 1, 10_000, f"{where}: type_vocab_size")
     return BackboneSpec(
         family=family,
-        type_vocab_size=whole(config.get("type_vocab_size", 2), 1, 10_000, f"{where}: type_vocab_size"),
+        type_vocab_size=type_vocab_size if row.has_token_types else 0,
         pad_id=pad_id,
         position_offset=pad_id + 1 if after_pad else 0,
         activation=_known("hidden_act", config.get("hidden_act", "gelu"), NON_LINEARITIES, where),

@@ -1,6 +1,6 @@
 """The pretrained encoder: embeddings and post-norm transformer blocks with one adapter site each.
 
-Letters: N sequences, R rows, S row length, L layers, H heads, d hidden size, f feed-forward width.
+Letters: N sequences, R rows, S row length, L layers, H heads, d hidden size, f feed-forward width, b buckets.
 
 A block owns residuals and layer norms. With a the attention sublayer's output, F the feed-forward output and
 LN the block's pretrained output norm, it computes (Pfeiffer placement)
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from scalearn_jax import tree
 from scalearn_jax.models.adapter import non_linearity
-from scalearn_jax.models.attention import attention, by_heads, visibility
+from scalearn_jax.models.attention import attention, by_heads, relative_bias, visibility
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.dropout import dropout
 from scalearn_jax.models.layers import Affine, LayerNorm, affine, row
@@ -65,7 +65,7 @@ class Adapted(NamedTuple):
 
 
 class Embeddings(nn.Module):
-    """Sums word, position and token-type embeddings and normalises them."""
+    """Sums word, position and (where there are any) token-type embeddings and normalises them."""
 
     spec: BackboneSpec
     dtype: jnp.dtype | None = None
@@ -80,7 +80,8 @@ class Embeddings(nn.Module):
 
         hidden = embed(spec.vocab_size, "word", batch.tokens)
         hidden += embed(spec.max_positions, "position", batch.positions + spec.position_offset)
-        hidden += embed(spec.type_vocab_size, "token_type", batch.token_types)
+        if spec.type_vocab_size:
+            hidden += embed(spec.type_vocab_size, "token_type", batch.token_types)
         hidden = LayerNorm(spec.layer_norm_eps, self.dtype, name="norm")(hidden)
         return dropout(key, hidden, spec.hidden_dropout)  # [R, S, d]
 
@@ -96,6 +97,7 @@ class Block(nn.Module):
         self,
         hidden: Array,
         visible: Array,
+        bias: Array | None,
         site: Params,
         update: Update | None = None,
         key: Key | None = None,
@@ -104,8 +106,9 @@ class Block(nn.Module):
     ) -> tuple[Array, Any]:
         """Maps Float[R S d] to Float[R S d], beside ``observe(site, h, out)``.
 
-        ``visible`` Bool[R S S] marks the keys that a query may see. With ``at`` Int[N 2] only the states at these
-        (row, column) places go through the rest of the block once they have attended: Float[N 1 d].
+        ``visible`` Bool[R S S] marks the keys that a query may see, ``bias`` Float[R H S S] is added to the scores.
+        With ``at`` Int[N 2] only the states at these (row, column) places go through the rest of the block once they
+        have attended: Float[N 1 d].
         """
         spec, size = self.spec, self.spec.hidden_size
         attention_key, residual_key, output_key = (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -113,7 +116,7 @@ class Block(nn.Module):
         query, keys, values = (affine(Affine(size, size, name=name)(), hidden) for name in ("query", "key", "value"))
         keys, values = _scaled(keys, site, "key_scale"), _scaled(values, site, "value_scale")
         query, keys, values = (by_heads(x, spec.num_heads) for x in (query, keys, values))
-        context = attention(query, keys, values, visible, key=attention_key, dropout_rate=spec.attention_dropout)
+        context = attention(query, keys, values, visible, bias, key=attention_key, dropout_rate=spec.attention_dropout)
         context = context.reshape(hidden.shape)  # [R, S, d]
         if at is not None:
             context, hidden = (x[at[:, 0], at[:, 1]][:, None] for x in (context, hidden))
@@ -153,10 +156,13 @@ def init(key: Key, spec: BackboneSpec) -> Params:
     embeddings_key, layers_key, pooler_key = jax.random.split(key, 3)
     params = {
         "embeddings": Embeddings(spec).init(embeddings_key, batch)["params"],
-        "layers": jax.vmap(lambda key: Block(spec).init(key, hidden, visibility(one), {})["params"])(
+        "layers": jax.vmap(lambda key: Block(spec).init(key, hidden, visibility(one), None, {})["params"])(
             jax.random.split(layers_key, spec.num_layers)
         ),
     }
+    if spec.relative_buckets:
+        shape = (spec.relative_buckets, spec.num_heads)
+        params["relative"] = {"embedding": 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)}
     if spec.has_pooler:
         params["pooler"] = Affine(spec.hidden_size, spec.hidden_size).init(pooler_key)["params"]
     return params
@@ -210,12 +216,16 @@ def _start(adapted: Adapted, batch: Batch, spec: BackboneSpec, compute: Compute,
     keys = None if adapted.key is None else jax.random.split(adapted.key, spec.num_layers + 1)
     embeddings, tables = Embeddings(spec, compute.dtype), adapted.backbone["embeddings"]
     hidden = embeddings.apply({"params": tables}, batch, None if keys is None else keys[-1])
-    visible = visibility(batch.segments)
+    visible, bias = visibility(batch.segments), None
+    if spec.relative_buckets:  # the layers share it
+        table = adapted.backbone["relative"]["embedding"]
+        bias = relative_bias(table.astype(compute.dtype or table.dtype), batch.positions)
 
     def block(hidden, layer, at=None):
         params, site, key = layer
         update = adapted.update if at is None else adapted.update_first or adapted.update
-        return Block(spec, compute.dtype).apply({"params": params}, hidden, visible, site, update, key, observe, at)
+        module = Block(spec, compute.dtype)
+        return module.apply({"params": params}, hidden, visible, bias, site, update, key, observe, at)
 
     layers = adapted.backbone["layers"], adapted.site, None if keys is None else keys[:-1]
     return hidden, layers, jax.checkpoint(block) if compute.remat else block

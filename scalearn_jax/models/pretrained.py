@@ -3,8 +3,8 @@
 Letters: L layers, d hidden size, f feed-forward width.
 
 The checkpoint stores the kernel of a linear map as [out, in] and each layer on its own; our tree stores
-[in, out] with a leading layer axis. All families share BERT's names behind their prefix, so the tables below serve
-every one.
+[in, out] with a leading layer axis. The tables below have BERT's names; the row of a family says which of its
+own differ behind the prefix.
 """
 
 import dataclasses
@@ -63,17 +63,22 @@ def weights(spec: BackboneSpec) -> list[Weight]:
       >>> weights(spec)[0]
       Weight(path='embeddings/word/embedding', name='embeddings.word_embeddings.weight', shape=(30, 8))
     """
-    sizes = {"d": spec.hidden_size, "f": spec.intermediate_size}
+    sizes, family = {"d": spec.hidden_size, "f": spec.intermediate_size}, BACKBONES[spec.family]
     tables = {"word": spec.vocab_size, "position": spec.max_positions, "token_type": spec.type_vocab_size}
     rows = [
         Weight(f"embeddings/{table}/embedding", f"embeddings.{table}_embeddings.weight", (rows, sizes["d"]))
         for table, rows in tables.items()
+        if rows
     ]
+    if spec.relative_buckets:
+        shape = (spec.relative_buckets, spec.num_heads)
+        rows.append(Weight("relative/embedding", "encoder.relative_attention_bias.weight", shape))
     rows += _norm("embeddings/norm", "embeddings.LayerNorm", sizes["d"])
     for ours, (theirs, (out, into)) in LINEAR.items():
-        rows += _linear(f"layers/{ours}", f"encoder.layer.{{}}.{theirs}", (sizes[out], sizes[into]))
+        module = f"encoder.layer.{{}}.{family.modules.get(theirs, theirs)}"
+        rows += _linear(f"layers/{ours}", module, (sizes[out], sizes[into]))
     for ours, theirs in NORMS.items():
-        rows += _norm(f"layers/{ours}", f"encoder.layer.{{}}.{theirs}", sizes["d"])
+        rows += _norm(f"layers/{ours}", f"encoder.layer.{{}}.{family.modules.get(theirs, theirs)}", sizes["d"])
     return rows + (_linear("pooler", "pooler.dense", (sizes["d"],) * 2) if spec.has_pooler else [])
 
 

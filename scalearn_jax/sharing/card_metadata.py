@@ -6,6 +6,7 @@ from typing import Any
 
 from scalearn_jax.data.task import Task
 from scalearn_jax.io.hub import is_id, is_model_id
+from scalearn_jax.models.backbones import BACKBONES
 
 # A task's kind -> the hub's name of what a model for it does.
 _PIPELINES, _CLASSIFIES = {"choice": "multiple-choice"}, "text-classification"
@@ -32,7 +33,7 @@ def card_metadata(
     from huggingface_hub import ModelCardData
 
     task: Task = content["task"]
-    is_hub_format = "run.json" not in files
+    is_hub_format = "run.json" not in files and BACKBONES[family].model_class is not None
     ours = "adapter-transformers" if is_hub_format else "scalearn-jax"
     tags = [*([ours, f"adapterhub:{task.name}"] if is_hub_format else []), "scalearn", family]
     dataset, results = _dataset(task), eval_results(content)

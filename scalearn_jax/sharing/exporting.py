@@ -19,6 +19,7 @@ from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.models import bank as banks
+from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs.adapterhub.common import VERSION
 from scalearn_jax.runs.load import Run, open_run
@@ -65,6 +66,7 @@ def export_run(config: ExportConfig) -> Path:
         provenance.report_choice(why)
         return Path(config.out)
     found = open_run(config.run)
+    _check_library(config.run, found.info["spec"].get("backbone"))
     kind = _kind(config, found.info["method"])
     seed, why = provenance.choose_seed(found.folder, found.info, config.seed)
     run = found.load(backbone=config.backbone, seed=seed, trust=Trust(config.allow_pickle), headless=True)
@@ -78,6 +80,16 @@ def export_run(config: ExportConfig) -> Path:
         provenance.write_provenance(folder.path, provenance.describe_run(kind, run.folder, run.info, run.task, seed))
     provenance.report_choice(why)
     return Path(config.out)
+
+
+def _check_library(run: str, backbone: Any) -> None:
+    """Checks that the other library has an encoder, as ``run.json`` has it; the rest of it is checked on loading."""
+    family = backbone.get("family") if isinstance(backbone, dict) else None
+    if family in [name for name, row in BACKBONES.items() if row.model_class is None]:
+        raise InputError(
+            f"{run} is over an encoder of family {family!r}, which the adapters library does not have"
+            f" ({VERSION}); pass --format native."
+        )
 
 
 def _kind(config: ExportConfig, method: str) -> str:

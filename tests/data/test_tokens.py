@@ -187,7 +187,9 @@ def test_the_cache_depends_on_the_side_that_is_cut(cache):
 )
 def test_ids_without_an_embedding_are_refused(sizes, message):
     encoded = tokens.encode(tokenizer(), PAIR, TABLE | {"a": ["one two", "eight"]}, max_length=16)
-    assert tokens.check_ids(encoded, SimpleNamespace(vocab_size=12, type_vocab_size=2), "b") is encoded
+    for type_vocab_size in (2, 0):  # an encoder without token types looks none up
+        sizes_that_fit = SimpleNamespace(vocab_size=12, type_vocab_size=type_vocab_size)
+        assert tokens.check_ids(encoded, sizes_that_fit, "b") is encoded
     with pytest.raises(InputError, match=message):
         tokens.check_ids(encoded, SimpleNamespace(vocab_size=sizes[0], type_vocab_size=sizes[1]), "b")
 

@@ -6,6 +6,7 @@ A *setup* is what turns hidden states into logits: an adapter with its head, or 
     ENCODER/inputs.npz      input_ids, attention_mask, token_type_ids, each [N S]
     ENCODER/setups/SETUP/   the other library's files, and logits.npy as the side that wrote them computes them
     ENCODER/pickles/SETUP/  the same with pickles, written by PyTorch only
+    mpnet/expected.npz      what transformers computes, see ``torch_side.write_mpnet``
 
 And of a bare encoder of each family, as transformers' own class for pretraining saves it:
 
@@ -28,12 +29,14 @@ NON_LINEARITIES = ("relu", *_GELUS, "tanh", "swish", "silu", "leakyrelu", "sigmo
 
 @dataclass(frozen=True)
 class Encoder:
-    """The sizes of a backbone with random weights."""
+    """The sizes of a backbone with random weights, and the lengths of the texts it is tried on."""
 
     family: str
     hidden_size: int
     num_heads: int
     num_layers: int
+    max_positions: int = 20
+    lengths: tuple[int, ...] = LENGTHS
 
     @property
     def name(self) -> str:
@@ -57,7 +60,7 @@ class Encoder:
             "num_hidden_layers": self.num_layers,
             "num_attention_heads": self.num_heads,
             "intermediate_size": 2 * self.hidden_size,
-            "max_position_embeddings": 20,
+            "max_position_embeddings": self.max_positions,
             "type_vocab_size": 2 if is_bert else 1,
             "pad_token_id": 0 if is_bert else 1,
             "layer_norm_eps": 1e-12 if is_bert else 1e-5,
@@ -65,9 +68,9 @@ class Encoder:
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Padded sequences; where there are token types, the second half of each belongs to a second text."""
-        generator, length = np.random.default_rng(0), max(LENGTHS)
-        mask = np.arange(length)[None] < np.array(LENGTHS)[:, None]
-        second = np.arange(length)[None] >= np.array(LENGTHS)[:, None] / 2
+        generator, length = np.random.default_rng(0), max(self.lengths)
+        mask = np.arange(length)[None] < np.array(self.lengths)[:, None]
+        second = np.arange(length)[None] >= np.array(self.lengths)[:, None] / 2
         tokens = generator.integers(3, VOCABULARY, mask.shape)
         return {
             "input_ids": np.where(mask, tokens, self.config["pad_token_id"]),
@@ -123,3 +126,5 @@ WRITTEN = (
 STATIC = tuple(Encoder(family, 24, 3, 3) for family in ("bert", "roberta"))
 _OTHERS = ("camembert", "data2vec-text", "electra", "ernie", "splinter")
 FAMILIES = tuple(Encoder(family, 24, 3, 2) for family in ("bert", "roberta", "xlm-roberta", *_OTHERS))
+# `adapters` lacks it, so it is compared with transformers; some tokens are further apart than any bucket tells.
+MPNET = Encoder("mpnet", 32, 4, 3, max_positions=202, lengths=(9, 200, 4, 37, 150, 1))

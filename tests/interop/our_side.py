@@ -16,7 +16,7 @@ import numpy as np
 
 from scalearn_jax import model, tree
 from scalearn_jax.data.task import Task
-from scalearn_jax.io.tensors import save_tensors
+from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.methods import METHODS
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
@@ -237,3 +237,13 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
         layers="scan",
     )
     return {"backbone": backbone, "adapters": bank, "transfer": transfer, "heads": {name: head.params}}, spec
+
+
+def classifier(folder: Path) -> tuple[Params, ModelSpec]:
+    """Reads an encoder with the classification head of transformers, in task ``"demo"``; see ``theirs``."""
+    backbone, sizes = pretrained.load_backbone(folder / "backbone")
+    tensors, head = load_tensors(folder / "backbone/model.safetensors"), {}
+    for ours, name in (("dense", "classifier.dense"), ("out", "classifier.out_proj")):
+        head[ours] = {"kernel": tensors[f"{name}.weight"].T, "bias": tensors[f"{name}.bias"]}
+    spec = ModelSpec(sizes, heads=(("demo", HeadSpec(num_outputs=OUTPUTS["classification"])),), dtype="strict")
+    return {"backbone": backbone, "adapters": {}, "transfer": {}, "heads": {"demo": head}}, spec

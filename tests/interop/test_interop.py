@@ -18,11 +18,14 @@ from filelock import FileLock
 from scalearn_jax import model, tree
 from scalearn_jax.models import encoder as encoders
 from scalearn_jax.models import pretrained
+from scalearn_jax.models.attention import relative_bucket
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub
+from scalearn_jax.stages import soup
 from tests.conftest import ROOT
 from tests.interop import our_side
-from tests.interop.cases import CHOICES, FAMILIES, FUSIONS, OUTPUTS, STATIC, WRITTEN
+from tests.interop.cases import CHOICES, FAMILIES, FUSIONS, MPNET, OUTPUTS, STATIC, WRITTEN
+from tests.support import tiny
 
 pytestmark = pytest.mark.torch
 PYTHON = ROOT / ".venv-torch/bin/python"
@@ -120,6 +123,29 @@ def test_every_family_is_that_of_transformers(theirs, family):
     found, _ = encoders.encode(adapted, batch, spec, encoders.Compute(layers="scan"))
     real = inputs["attention_mask"] > 0
     assert np.abs(found - expected)[real].max() <= TOLERANCE and np.ptp(expected[real]) > 1
+
+
+@pytest.mark.parametrize("rows", [None, [[1], [4, 3, 0], [5, 2]]], ids=["padded", "packed"])
+def test_their_mpnet_is_ours(theirs, rows):
+    """With its states the vectors of texts, by which AdapterSoup weighs sources."""
+    params, spec = our_side.classifier(theirs / "mpnet")
+    batch, expected = our_side.batch_of(MPNET.inputs()), np.load(theirs / "mpnet/expected.npz")
+    batch = tiny.pack(batch, rows, max(MPNET.lengths)) if rows else batch
+    found = np.asarray(model.encode(params, batch, spec=spec)[0])
+    for text, (row, column) in enumerate(batch.example_at):
+        length = MPNET.lengths[text]
+        difference = found[row, column : column + length] - expected["states"][text, :length]
+        assert np.abs(difference).max() <= TOLERANCE
+    logits = model.apply(params, batch, spec=spec, task="demo")
+    assert np.ptp(expected["logits"]) > VISIBLE and np.abs(logits - expected["logits"]).max() <= TOLERANCE
+    vectors = np.asarray(soup.mean_pool(params["backbone"], batch, spec=spec.backbone))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.abs(vectors - expected["vectors"]).max() <= TOLERANCE
+
+
+def test_their_buckets_are_ours(theirs):
+    expected = np.load(theirs / "mpnet/expected.npz")["buckets"]
+    np.testing.assert_array_equal(relative_bucket(np.arange(-600, 601), 32), expected)
 
 
 @pytest.mark.parametrize(

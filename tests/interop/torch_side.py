@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from adapters import AutoAdapterModel, RobertaAdapterModel, SeqBnConfig
 from adapters.composition import Fuse
-from cases import CHOICES, FAMILIES, FUSIONS, OUTPUTS, STATIC, WRITTEN, Encoder, Written, spread
+from cases import CHOICES, FAMILIES, FUSIONS, MPNET, OUTPUTS, STATIC, WRITTEN, Encoder, Written, spread
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     RobertaConfig,
 )
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 torch.set_num_threads(1)  # the sizes are tiny
 logging.disable(logging.WARNING)  # it warns of every model without adapters, which are controls here
@@ -39,6 +40,7 @@ def write(root: Path) -> None:
         write_static(root / encoder.name, encoder)
     for encoder in FAMILIES:
         write_family(root / "families" / encoder.name, encoder)
+    write_mpnet(root / "mpnet")
 
 
 def write_static(folder: Path, encoder: Encoder) -> None:
@@ -82,6 +84,29 @@ def write_case(folder: Path, case: Written) -> None:
     np.savez(folder / "inputs.npz", **inputs)
     for setup in (*(adapter.name for adapter in case.adapters), *(fusions if case.num_sources else ())):
         save_setup(model, setup, folder, inputs)
+
+
+@torch.no_grad()
+def write_mpnet(folder: Path) -> None:
+    """Writes an MPNet classifier of transformers, and for its inputs the last states, the logits and the texts' vectors
+    as sentence-transformers makes them of the states; beside them the bucket of every distance from -600 to 600.
+    """
+    config = MPNET.config | {"num_labels": OUTPUTS["classification"]}
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    draw(model.eval())
+    model.save_pretrained(folder / "backbone")
+    inputs = MPNET.inputs()
+    np.savez(folder / "inputs.npz", **inputs)
+    tokens, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
+    states = model.mpnet(tokens, attention_mask=mask).last_hidden_state
+    means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    found = {
+        "states": states,
+        "logits": model(tokens, attention_mask=mask).logits,
+        "vectors": torch.nn.functional.normalize(means, dim=1),
+        "buckets": MPNetEncoder.relative_position_bucket(torch.arange(-600, 601)),
+    }
+    np.savez(folder / "expected.npz", **{name: value.numpy() for name, value in found.items()})
 
 
 def new_model(encoder: Encoder) -> torch.nn.Module:

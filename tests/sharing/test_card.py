@@ -18,8 +18,8 @@ def content(**changes):
     return described | {"task": Task.from_dict(described["task"])}
 
 
-def write(described, files=FILES, **options):
-    return card.write_card(described, "me/rte-fold", files, family="roberta", **options)
+def write(described, files=FILES, family="roberta", **options):
+    return card.write_card(described, "me/rte-fold", files, family=family, **options)
 
 
 def test_the_hub_reads_the_metadata_back():
@@ -88,6 +88,13 @@ def test_a_run_and_a_fusion_layer_get_their_own_lines():
     assert ModelCard(run).data.to_dict()["library_name"] == "scalearn-jax"
     fusion = write(content(kind="fusion", method="fusion"), ("adapter_fusion_config.json",))
     assert "load_adapter_setup" in fusion and "--sources" not in fusion and "Predictor" not in fusion
+
+
+def test_an_encoder_that_adapterhub_lacks_has_only_our_lines():
+    text = write(content(), family="mpnet")
+    assert "AutoAdapterModel" not in text and 'scalearn_jax.Predictor.load("me/rte-fold")' in text
+    data = ModelCard(text).data
+    assert data.to_dict()["library_name"] == "scalearn-jax" and data.tags == ["scalearn", "mpnet"]
 
 
 def test_a_fold_of_less_is_not_called_exact():

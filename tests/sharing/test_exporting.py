@@ -8,6 +8,7 @@ import pytest
 
 from scalearn_jax import cli, methods, tree
 from scalearn_jax.config import ExportConfig, ImportConfig
+from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import bank as banks
@@ -18,6 +19,7 @@ from scalearn_jax.sharing import exporting, folders
 from scalearn_jax.sharing.exporting import export_run
 from scalearn_jax.sharing.importing import import_source
 from tests.conftest import ROOT
+from tests.support import drawn_runs, tiny_backbone
 
 GOLDEN = ROOT / "tests/golden/roberta_l3_h32_t4"
 TASKS = ("mnli", "qqp", "stsb", "rte")
@@ -199,6 +201,17 @@ def test_layers_that_adapterhub_lacks_are_sent_to_fold(tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert "has no such layer" in line and "`scalearn fold " in line
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("method", ["single", "scalearn", "fusion"])
+def test_an_encoder_that_adapterhub_lacks_stays_in_our_own_format(method, tmp_path, capsys):
+    backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1, **tiny_backbone.MPNET)
+    run = drawn_runs.write(tmp_path / "run", backbone, tasks.get("builtin/sentiment"), method=method)
+    assert cli.main(["export", run, "--out", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "family 'mpnet', which the adapters library does not have" in line and "pass --format native" in line
+    assert not list(tmp_path.glob("out*"))
+    assert exported(run, tmp_path / "out", format="native").is_dir()
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from scalearn_jax import cli, tree
-from scalearn_jax.config import FoldConfig, TransferConfig
+from scalearn_jax.config import FoldConfig, ImportConfig, TransferConfig
+from scalearn_jax.data import tasks
 from scalearn_jax.io import files
 from scalearn_jax.io.tensors import load_tensors, load_tree, save_tensors, save_tree
 from scalearn_jax.models import bank as banks
@@ -19,13 +20,15 @@ from scalearn_jax.runs import adapterhub, attribution, provenance
 from scalearn_jax.runs.evaluate import members_of, read_split
 from scalearn_jax.runs.load import load_run
 from scalearn_jax.runs.plain_adapter import to_plain_adapter
+from scalearn_jax.runs.serving.predictor import Predictor
 from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.sharing import fold, fold_check
 from scalearn_jax.sharing.fold_narrow import only_member, published_form
+from scalearn_jax.sharing.importing import import_source
 from scalearn_jax.sharing.push import describe_folder
 from scalearn_jax.stages import outputs, prepare
 from scalearn_jax.train.evaluate import Layout, member_logits, score, scores
-from tests.support import tiny_backbone
+from tests.support import drawn_runs, tiny_backbone
 
 SEEDS, SCORES = (0, 4), (0.5, 0.75)
 WRITTEN = [
@@ -120,6 +123,18 @@ def test_every_kind_of_task_folds(method, target, make_run, tmp_path):
     likeness = report["correlation"] if target == "builtin/similarity" else report["agreement"]
     assert likeness == pytest.approx(1) and report["logit_difference"] < 1e-5
     assert report["sources"] == ([] if method == "single" else ["a", "b", "c"])
+
+
+def test_a_fold_over_mpnet_is_for_this_library_alone(tmp_path, capsys):
+    backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1, **tiny_backbone.MPNET)
+    run = drawn_runs.write(tmp_path / "run", backbone, tasks.get("builtin/sentiment"))
+    assert cli.main(["fold", run, "--out", str(tmp_path / "out"), "--batch-size", "8", "--max-samples", "16"]) == 0
+    assert "for scalearn alone: the adapters library has no encoder of family 'mpnet'" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (written["model_type"], written["model_class"]) == ("mpnet", None)
+    again = import_source(ImportConfig(src=str(tmp_path / "out"), out=str(tmp_path / "again"), backbone=str(backbone)))
+    one, other = (Predictor.load(str(folder)).logits(["a fine day", "no"]) for folder in (run, again))
+    np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_sources_can_only_go_where_they_are_scaled(make_run, tmp_path, capsys):

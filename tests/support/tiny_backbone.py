@@ -27,6 +27,7 @@ CONFIG = {
     "pad_token_id": 0,
 }
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MPNET = {"model_type": "mpnet", "pad_token_id": 1}  # for ``write``; its tokenizer stays that of BERT
 
 
 @cache

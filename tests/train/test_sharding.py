@@ -71,9 +71,9 @@ def batch(step, padding=0):
     return jax.tree.map(lambda leaf: leaf[None], one._replace(**padded))
 
 
-def train(name, mesh, num_steps=50, padding=0):
+def train(name, mesh, num_steps=50, padding=0, backbone=BACKBONE):
     """Returns the losses and the last trainable tree."""
-    run, losses = prepare(name, mesh), []
+    run, losses = prepare(name, mesh, backbone), []
     for number in range(num_steps):
         run.state, metrics = run.step(run.state, run.frozen, batch(number, padding))
         losses.append(metrics["loss"])
@@ -102,6 +102,14 @@ def test_a_mesh_equals_one_device_over_fifty_steps(name, text, padding):
     np.testing.assert_allclose(found, losses, atol=1e-5, rtol=1e-5)
     for path, leaf in tree.flatten(trained).items():
         np.testing.assert_allclose(tree.flatten(other)[path], leaf, atol=1e-4, err_msg=path)
+
+
+def test_a_mesh_shares_out_relative_positions_with_rows_and_heads():
+    backbone = dataclasses.replace(BACKBONE, family="mpnet", type_vocab_size=0)
+    one, many = sharding.make_mesh(devices=jax.devices()[:1]), sharding.make_mesh("data=2,model=4")
+    (losses, trained), (found, other) = (train("scalearn", mesh, 3, backbone=backbone) for mesh in (one, many))
+    np.testing.assert_allclose(found, losses, atol=1e-5, rtol=1e-5)
+    chex.assert_trees_all_close(other, trained, atol=1e-4)
 
 
 @pytest.mark.parametrize("combiner", ["scalearn", "compacter"])
