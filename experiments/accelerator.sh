@@ -5,7 +5,7 @@
 #   bash experiments/accelerator.sh RESULTS MODEL DATA
 #
 # RESULTS  folder that keeps everything small: every cell's JSON, the source adapters, the tables
-# MODEL    folder of a BERT-, RoBERTa- or XLM-R-shaped encoder; `experiments/accelerator/run.py halve SRC DST` makes a float16 copy
+# MODEL    folder of an encoder, of a family in `scalearn list backbones`; `experiments/accelerator/run.py halve SRC DST` makes a float16 copy
 # DATA     folder with glue/TASK and superglue/TASK, each with train and validation files
 #
 # Downloads nothing. PYTHON names the interpreter (default python3), which has jax for the device and what setup.cfg

@@ -141,8 +141,9 @@ def test_two_adapters_of_one_task_are_two_sources(backbone, sources):
     assert len(found.weights) == 3 and found.weights[0] == found.weights[2]
 
 
-def test_another_sentence_encoder_can_weigh(backbone, sources, tmp_path):
-    other = str(tiny_backbone.write(tmp_path / "other", seed=7, hidden_size=32))
+@pytest.mark.parametrize("changes", [{}, tiny_backbone.MPNET], ids=["bert", "mpnet"])
+def test_another_sentence_encoder_can_weigh(changes, backbone, sources, tmp_path):
+    other = str(tiny_backbone.write(tmp_path / "other", seed=7, hidden_size=32, **changes))
     found, own = measure(backbone, sources, embedder=other), measure(backbone, sources)
     assert found.embedder["path"] == other and found.similarities != own.similarities
 

@@ -75,6 +75,7 @@ def test_tables_are_those_of_the_paper(name, suite):
             assert (cell["rate"], cell["patience"]) == (rate, patience), (task, method)
             assert cell["config"].batch_size == 32 and cell["config"].warmup_steps == 0
             assert cell["config"].select == ("metric" if suite == "humset" else "loss")
+        assert cells[f"{task}/soup"]["config"].embedder == "sentence-transformers/all-mpnet-base-v2"
 
 
 @pytest.mark.parametrize("name, suite", TABLES)
