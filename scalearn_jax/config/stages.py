@@ -16,8 +16,8 @@ from scalearn_jax.methods import METHODS, Method
 _result = functools.partial(setting, result=True)
 _means = functools.partial(setting, result=False)  # changes how a run is made, not what comes of it
 # What ``fit="solve"`` has no use for.
-_SGD = ("epochs", "max_steps", "learning_rate", "learning_rates", "warmup_steps", "weight_decay", "patience")
-_SGD += ("eval_every", "omega_dropout", "penalty", "normalise")
+SGD = ("epochs", "max_steps", "learning_rate", "learning_rates", "warmup_steps", "weight_decay", "patience")
+SGD += ("eval_every", "omega_dropout", "penalty", "normalise")
 _SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 
 
@@ -65,7 +65,9 @@ class TrainConfig(Config):
     max_length: int | None = _result(None, at_least=4)
     """Longest sequence, in tokens; longer ones are cut."""
     max_train_samples: int | None = _result(None, at_least=1)
-    """Use this many training examples at most."""
+    """Use this many training examples at most, the first ones."""
+    sample_seed: int | None = _result(None, at_least=0)
+    """Draw these max_train_samples examples at random, with this seed."""
     max_eval_samples: int | None = _result(None, at_least=1)
     """Use this many development and test examples at most."""
     max_dev_samples: int | None = _result(None, at_least=1)
@@ -128,6 +130,8 @@ class TrainConfig(Config):
             raise InputError("learning_rate and learning_rates both say how fast to learn; give one of them.")
         if min(rates, default=0) < 0 or len({f"{rate:g}" for rate in rates}) < len(rates):
             raise InputError(f"learning_rates must be different numbers from 0 on, got {list(rates)}.")
+        if self.sample_seed is not None and self.max_train_samples is None:
+            raise InputError("sample_seed draws max_train_samples examples; set that too.")
         if self.reduction_factor == 0:
             raise InputError("reduction_factor must be larger than 0.")
         cluster = [self.coordinator, self.num_processes, self.process_id]
@@ -200,7 +204,7 @@ class TransferConfig(TrainConfig):
             raise InputError("target or targets: expected one of them, see `scalearn list tasks`.")
         if len(set(self.targets)) < len(self.targets):
             raise InputError(f"targets names something twice: {list(self.targets)}.")
-        given = [name for name in _SGD if getattr(self, name) not in (None, (), 0)] if self.fit == "solve" else ()
+        given = [name for name in SGD if getattr(self, name) not in (None, (), 0)] if self.fit == "solve" else ()
         for name in given:
             raise InputError(f"{name} is a setting of training; leave it out with fit solve, which has none like it.")
         row = METHODS.get(self.method)  # an unknown one is refused where it is looked up

@@ -39,6 +39,10 @@ class StudyConfig(Config):
     """Folder of source adapters, such as another study's; what is missing of them is trained there."""
     shots: tuple[int, ...] = ()
     """Few-shot: solve every target with each of these numbers of training examples, instead of with all."""
+    draws: int | None = setting(None, at_least=1)
+    """Few-shot: draw the examples at random, this often, instead of taking the first; tables have means over draws."""
+    own_source: bool = True
+    """Few-shot: whether a target has its own source adapter, trained on the same few examples, among its sources."""
     probe_sources: tuple[tuple[str, ...], ...] = ()
     """Probing: sets of sources, `self` for the target's own, summed with constant coefficients (method fixed)."""
     probe_constants: tuple[float, ...] = ()
@@ -55,6 +59,8 @@ class StudyConfig(Config):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise InputError(f"{name} names something twice: {list(values)}.")
+        if (self.draws or not self.own_source) and not self.shots:
+            raise InputError("draws and own_source are for few-shot cells; set shots, too.")
         if min(self.shots, default=1) < 1:
             raise InputError(f"shots must be at least 1, got {list(self.shots)}.")
 

@@ -64,6 +64,7 @@ def load_splits(
     *,
     data_dir: str | Path | Mapping[str, Any] | None = None,
     max_train_samples: int | None = None,
+    sample_seed: int | None = None,
     max_eval_samples: int | None = None,
     max_dev_samples: int | None = None,
 ) -> Splits:
@@ -76,6 +77,7 @@ def load_splits(
         ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in memory by split, see ``read_table``; ``None``
         for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
+      sample_seed: draws these k rows at random instead; the same for every method and machine.
       max_eval_samples: the first k rows of development and test set.
       max_dev_samples: the first k rows of the development set; wins there.
 
@@ -96,9 +98,13 @@ def load_splits(
     else:
         splits = [*_hold_out(task, tables["train"]), tables["validation"]]
     caps = (max_dev_samples or max_eval_samples, max_eval_samples)
+    available, train = tuple(map(len, splits)), splits[0]
+    if sample_seed is not None and max_train_samples is not None:
+        rows = np.random.default_rng(sample_seed).permutation(len(train))[:max_train_samples]
+        splits[0] = as_dataset(train.with_format("arrow")[:].take(rows))
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
     cut = (table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True))
-    return Splits(*cut, available=tuple(map(len, splits)))
+    return Splits(*cut, available=available)
 
 
 def _check_labelled(task: Task, table: Table, where: str) -> None:

@@ -72,6 +72,7 @@ def read_split(
         run.task,
         data_dir=data_dir or run.info["data_dir"],
         max_train_samples=max_train_samples or settings["max_train_samples"],
+        sample_seed=None if max_train_samples else settings.get("sample_seed"),
         max_eval_samples=max_eval_samples or settings["max_eval_samples"],
         max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )

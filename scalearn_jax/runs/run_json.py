@@ -64,6 +64,7 @@ class _Settings:
     max_train_samples: int | None
     max_eval_samples: int | None
     max_dev_samples: int | None = None
+    sample_seed: int | None = None
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
 
 

@@ -20,7 +20,8 @@ from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import differences
 
 _SHOWN = 16  # digits of a hash
-_LATER = {"fit": "sgd", "solve_samples": 2000}  # fields that runs of before did not have, and what they did
+# Fields that runs of before did not have, and what they did.
+_LATER = {"fit": "sgd", "solve_samples": 2000, "sample_seed": None}
 
 
 def flag(name: str) -> str:

@@ -204,6 +204,7 @@ def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
         task,
         data_dir=config.data_dir,
         max_train_samples=config.max_train_samples,
+        sample_seed=config.sample_seed,
         max_eval_samples=config.max_eval_samples,
         max_dev_samples=config.max_dev_samples,
     )

@@ -122,6 +122,7 @@ def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
             task,
             data_dir=recorded if data_dir is None or (recorded and Path(recorded).is_dir()) else data_dir,
             max_train_samples=info["config"].get("max_train_samples"),
+            sample_seed=info["config"].get("sample_seed"),
         ).train
     except InputError as error:
         raise InputError(f"--top-sources, source {source.name} ({source.path}): {error}") from error

@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
 from scalearn_jax.config.schema import check_values, field_types
-from scalearn_jax.config.stages import foreign_settings
+from scalearn_jax.config.stages import SGD, foreign_settings
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.hub_folder import split_alias
@@ -63,7 +63,8 @@ def cells(study: StudyConfig, out: str) -> list[Cell]:
     without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
 
     A few-shot study trains a target's own source adapter on the same few examples, with seed 0 and as method
-    ``single`` does; the other sources have seen all their data (method.md, "Few-shot").
+    ``single`` does; the other sources have seen all their data (method.md, "Few-shot"). Without ``own_source`` there is
+    no such adapter, and with ``draws`` there are as many cells, each with examples of its own.
 
     Example:
       >>> names = {"sources": ("glue/rte",), "targets": ("glue/mrpc",), "methods": ("fusion",)}
@@ -94,31 +95,35 @@ def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Re
     trained = [task for task, given in given_sources(study).items() if given is None]
     # Nothing uses the whole adapter of a target that is the only one and has few-shot adapters.
     alone = study.targets if study.shots and not study.probe_sources else ()
+    few = study.shots if study.own_source else ()
     for task in trained:
         if alone != (task,):
             values = study.stage1 | _task_values(study, task, "stage1") | {"task": task, "seeds": (0,)}
             yield _recipe(study, AdapterConfig, f"{ADAPTERS}/{task}", adapters / task, values)
     shape = {name: study.stage1[name] for name in ("reduction_factor", "non_linearity") if name in study.stage1}
-    for task, shots in itertools.product(study.targets, study.shots):
+    for task, shots, draw in itertools.product(study.targets, few, _draws(study)):
         if task in trained:
             values = study.stage2 | _task_values(study, task, "stage2") | study.methods_options.get("single", {})
             values |= shape | {"task": task, "seeds": (0,), "max_train_samples": shots}  # one bank holds one kind
-            name = f"{ADAPTERS}/{shots}-shot/{task}"
+            values |= {} if draw is None else {"sample_seed": draw}
+            name = "/".join([ADAPTERS, *_few(shots, draw), task])
             yield _recipe(study, AdapterConfig, name, Path(out, name), values)
 
 
 def _target_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
-    for task, shots, label in itertools.product(study.targets, study.shots or (None,), study.methods):
-        method, few = method_of(study, label), () if shots is None else (f"{shots}-shot",)
-        values = _common_values(study, task, method) | study.methods_options.get(label, {})
+    axes = study.targets, study.shots or (None,), _draws(study), study.methods
+    for task, shots, draw, label in itertools.product(*axes):
+        method, few = method_of(study, label), () if shots is None else _few(shots, draw)
+        values = _common_values(study, task, label) | study.methods_options.get(label, {})
         values |= {"method": method, "target": task}
         if few:
-            values["max_train_samples"] = shots
+            values |= {"max_train_samples": shots} | ({} if draw is None else {"sample_seed": draw})
         if methods.get(method).uses_sources:
             own = Path(out, ADAPTERS, *few) if few else adapters
             values["sources"] = tuple(
                 given or str((own if source == task else adapters) / source)
                 for source, given in given_sources(study).items()
+                if study.own_source or source != task
             )
         name = "/".join([task, *few, label])
         yield _recipe(study, TransferConfig, name, Path(out, name), values)
@@ -142,10 +147,20 @@ def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Rec
                 yield _recipe(study, TransferConfig, name, Path(out, name), values)
 
 
-def _common_values(study: StudyConfig, task: str, method: str) -> dict[str, Any]:
+def _draws(study: StudyConfig) -> Iterable[int | None]:
+    return range(study.draws) if study.draws else (None,)
+
+
+def _few(shots: int, draw: int | None) -> tuple[str, ...]:
+    """The folders of few-shot cells."""
+    return (f"{shots}-shot",) if draw is None else (f"{shots}-shot", f"draw-{draw}")
+
+
+def _common_values(study: StudyConfig, task: str, label: str) -> dict[str, Any]:
     """What ``stage2`` and ``tasks`` set; they are for all methods, and each takes what it understands."""
     values = {"seeds": study.seeds} | study.stage2 | _task_values(study, task, "stage2")
-    foreign = foreign_settings(methods.get(method), list(values))
+    is_solved = study.methods_options.get(label, {}).get("fit") == "solve"
+    foreign = {*foreign_settings(methods.get(method_of(study, label)), list(values)), *(SGD if is_solved else ())}
     return {name: value for name, value in values.items() if name not in foreign}
 
 

@@ -1,8 +1,9 @@
 """Finished runs as results: one method on one target, with the score of every seed."""
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
-_NEEDED = ("name", "backbone", "targets", "methods", "shots", "published")  # what tables need of a study
+_NEEDED = ("name", "backbone", "targets", "methods", "shots", "draws", "published")  # what tables need of a study
 _MOST_PARAMETERS, _LARGEST = 10**15, 1e6  # of a coefficient; what is beyond could not be drawn
 _ROUNDING = 1e-6
 PROBE = "probe"  # the folder of a target's probing cells, each named by its coefficients
@@ -30,12 +31,14 @@ class Result:
     method: str  # its row in the table; of a probing cell its coefficients, self=0.5+glue-mnli=1
     target: str
     metric: str  # the task's main one
-    values: tuple[float, ...]  # the test metric of each seed, as a fraction
-    seeds: tuple[int, ...]  # in the order of values
+    values: tuple[float, ...]  # the test metric of each seed, as a fraction; of a study with draws, of each draw
+    seeds: tuple[int, ...]  # in the order of values; or draws
     parameters: int  # number of transfer parameters
     sources: tuple[str, ...]  # names of the source tasks, in bank order
     normalise: str  # how ScaLearn normalises its scales; empty for other methods, which have none
     shots: int | None = None  # number of training examples of a few-shot cell
+    draw: int | None = None  # which examples a cell has; ``None`` for all draws together
+    unit: str = "seeds"  # what differs from value to value: seeds or draws
     coefficients: tuple[float, ...] = ()  # of each source in a probing cell
     lost: tuple[int, ...] = ()  # seeds that did not stay finite
     used: int | None = None  # test examples that were scored; ``None`` in runs that did not record it
@@ -61,7 +64,7 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
     the same method on the same target.
     """
     study = read_study(root) if (root / STUDY).exists() else {}
-    found: dict[tuple[str, str, int | None], Result] = {}
+    found: dict[tuple[str, str, int | None, int | None], Result] = {}
     for folder in sorted(path.parent for path in root.rglob("run.json")):
         parts = folder.relative_to(root).parts
         if any(part.endswith(".partial") for part in parts) or (study and parts[:1] == (ADAPTERS,)):
@@ -73,7 +76,7 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
                 raise
             print(f"left out: {error}", file=sys.stderr)
             continue
-        other = found.setdefault((result.method, result.target, result.shots), result)
+        other = found.setdefault((result.method, result.target, result.shots, result.draw), result)
         if other is not result:
             few = f" with {result.shots} examples" if result.shots else ""
             raise InputError(
@@ -82,15 +85,36 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
             )
     if not found:
         raise InputError(f"{root}: no finished run (run.json) below it; pass the --out folder of `scalearn run`.")
-    return sorted(found.values(), key=lambda result: _rank(result, study))
+    return sorted(_join_draws(found.values()), key=lambda result: _rank(result, study))
+
+
+def _join_draws(results: Iterable[Result]) -> list[Result]:
+    """Makes one result of the draws of a few-shot cell, each with the mean of its seeds."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.method, result.target, result.shots, result.draw is None), []).append(result)
+    joined = []
+    for group in groups.values():
+        draws = sorted(group, key=lambda result: result.draw or 0)
+        if draws[0].draw is None:
+            joined += draws
+            continue
+        means, errors = tuple(one.mean for one in draws), [one.se for one in draws if one.se is not None]
+        se, lost = fmean(errors) if errors else None, sorted({seed for one in draws for seed in one.lost})
+        seeds = tuple(one.draw for one in draws)
+        joined.append(replace(draws[0], values=means, seeds=seeds, se=se, lost=tuple(lost), draw=None, unit="draws"))
+    return joined
 
 
 def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
     """Reads a cell of a study; its place shows what it is."""
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)
-    shots = next((k for k in study.get("shots", ()) if folder.parent.name == f"{k}-shot"), None)
-    return read_result(folder, label=folder.name, shots=shots)
+    draw, place = None, folder.parent
+    if study.get("draws") and (number := re.fullmatch(r"draw-(\d+)", place.name)):
+        draw, place = int(number[1]), place.parent
+    shots = next((k for k in study.get("shots", ()) if place.name == f"{k}-shot"), None)
+    return replace(read_result(folder, label=folder.name, shots=shots), draw=draw)
 
 
 def _rank(result: Result, study: dict[str, Any]) -> tuple:

@@ -187,7 +187,8 @@ def _train(cell: Cell) -> None:
     pipeline.transfer(cell.config)
 
 
-_DECIDE_DATA = ("backbone", "revision", "data_dir", "max_train_samples", "max_eval_samples", "max_dev_samples")
+_DECIDE_DATA = ("backbone", "revision", "data_dir", "max_train_samples", "sample_seed", "max_eval_samples")
+_DECIDE_DATA += ("max_dev_samples",)
 
 
 def cells_with_costs(study: StudyConfig, chosen: Sequence[Cell]) -> str:

@@ -151,8 +151,9 @@ def describe_seeds(results: Sequence[Result]) -> str:
     counts = {len(result.values) for result in results}
     text = "one seed"
     if counts != {1}:
-        text = f"mean ± standard deviation over {_format_range(counts)} seeds"
-        text += " (of one seed there is no deviation)" if 1 in counts else ""
+        unit = " or ".join(sorted({result.unit for result in results}))
+        text = f"mean ± standard deviation over {_format_range(counts)} {unit}"
+        text += f" (of one {unit.removesuffix('s')} there is no deviation)" if 1 in counts else ""
     lost = [
         f"{result.method} on {result.target}{f' with {result.shots} examples' if result.shots else ''}"
         f" {' and '.join(map(str, result.lost))}"

@@ -1,5 +1,6 @@
 """Splits: the published held-out rows, the folders a task is found in, and what is wrong with a folder."""
 
+import collections
 import dataclasses
 import json
 from pathlib import Path
@@ -94,6 +95,22 @@ def test_the_caps_come_after_the_split(tmp_path):
     small = splits.load_splits(TASK, data_dir=tmp_path, max_eval_samples=3)
     assert (small.train[:], small.dev["text"]) == (whole.train[:], whole.dev["text"][:3])
     assert num_rows(small.test) == 3
+
+
+def test_examples_may_be_drawn_instead(tmp_path):
+    write(tmp_path, train=table(50), validation=table(8, first=50))
+    whole = splits.load_splits(TASK, data_dir=tmp_path)
+
+    def drawn(seed):
+        found = splits.load_splits(TASK, data_dir=tmp_path, max_train_samples=6, sample_seed=seed)
+        assert (found.dev[:], found.test[:], found.available) == (whole.dev[:], whole.test[:], whole.available)
+        return found.train["text"]
+
+    draws = [drawn(seed) for seed in range(40)]
+    assert draws[3] == drawn(3) and all(len(set(texts)) == 6 for texts in draws)
+    counts = collections.Counter(text for texts in draws for text in texts)
+    assert counts.keys() == set(whole.train["text"])  # of 45, each missed by all 40 with a chance of 1 in 300
+    assert draws[0] == [whole.train["text"][row] for row in np.random.default_rng(0).permutation(45)[:6]]
 
 
 def test_the_development_set_may_have_a_cap_of_its_own(tmp_path):

@@ -49,6 +49,7 @@ CHANGES = {
     "max_eval_samples": (TURNS, TURNS | dict(max_eval_samples=1)),
     "max_length": ({}, dict(max_length=5)),
     "max_train_samples": ({}, dict(max_train_samples=6)),
+    "sample_seed": (dict(max_train_samples=6), dict(max_train_samples=6, sample_seed=3)),
     "backbone_dropout": (DROPS, DROPS | dict(backbone_dropout=False)),
     "dtype": ({}, HALF),
     "frozen_dtype": (HALF, HALF | dict(frozen_dtype="bfloat16")),

@@ -6,6 +6,7 @@ import pytest
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.studies.results import read_results, results_frame
+from scalearn_jax.studies.tables import describe_seeds
 from tests.support.fake_runs import write_probe, write_run, write_study
 
 
@@ -36,6 +37,16 @@ def test_few_shot_and_probing_cells_stand_beside_plain_ones(study):
         ("self=10", None, (10.0,)),
         ("self=0.5+glue-mnli=1", None, (0.5, 1.0)),
     ]
+
+
+def test_the_draws_of_a_few_shot_cell_are_one_result(tmp_path):
+    write_study(tmp_path, targets=["glue/rte"], methods=["scalearn", "single"], shots=[4], draws=11)
+    for draw, values in ((10, (0.2, 0.4)), (2, (0.5, 0.7)), (0, (0.9, 0.9))):
+        write_run(tmp_path / f"glue/rte/4-shot/draw-{draw}/single", task="glue/rte", values=values, seeds=(0, 1))
+    [found] = read_results(tmp_path)
+    assert (found.method, found.shots, found.seeds, found.draw) == ("single", 4, (0, 2, 10), None)
+    assert found.values == pytest.approx((0.9, 0.6, 0.3)) and found.sd == pytest.approx(0.3)
+    assert describe_seeds([found]) == "mean ± standard deviation over 3 draws"
 
 
 def test_seeds_are_in_the_order_of_the_values(study):

@@ -337,6 +337,29 @@ def test_few_shot_targets_bring_their_own_few_shot_adapter():
     assert own.reduction_factor == cells["adapters/glue/mrpc"].reduction_factor == 2  # one bank holds one kind
 
 
+def test_examples_are_drawn_and_the_targets_own_adapter_left_out():
+    cells = {cell.name: cell.config for cell in plan.cells(dataclasses.replace(FEW, draws=2), "o")}
+    assert [name for name in cells if name.startswith("glue/rte/4")] == [
+        f"glue/rte/4-shot/draw-{draw}/{method}" for draw in (0, 1) for method in ("single", "scalearn")
+    ]
+    second = cells["glue/rte/4-shot/draw-1/scalearn"]
+    assert (second.max_train_samples, second.sample_seed) == (4, 1)
+    assert second.sources == ("o/adapters/4-shot/draw-1/glue/rte", "o/adapters/glue/mrpc")
+    assert cells["adapters/4-shot/draw-1/glue/rte"].sample_seed == 1
+    without = {cell.name: cell.config for cell in plan.cells(dataclasses.replace(FEW, own_source=False), "o")}
+    assert without["glue/rte/4-shot/scalearn"].sources == ("o/adapters/glue/mrpc",)
+    assert not any(name.startswith("adapters/4-shot") for name in without)
+
+
+def test_solved_cells_leave_out_what_training_alone_has_a_use_for():
+    options = {"solved": {"method": "scalearn-uniform++", "fit": "solve"}}
+    study = dataclasses.replace(FEW, methods=("scalearn", "solved"), methods_options=options)
+    assert study_problems(study) == [] and "max_steps" in study.stage2
+    cells = {cell.name: cell.config for cell in plan.cells(study, "o")}
+    assert cells["glue/rte/4-shot/solved"].fit == "solve" and cells["glue/rte/4-shot/solved"].max_steps is None
+    assert cells["glue/rte/4-shot/scalearn"].max_steps == study.stage2["max_steps"]
+
+
 def test_a_few_shot_study_may_say_how_single_adapters_learn():
     study = dataclasses.replace(FEW, methods=("scalearn",), methods_options={"single": {"learning_rate": 1e-3}})
     assert study_problems(study) == []
@@ -391,7 +414,10 @@ def test_problems_of_probing_and_tasks_are_named(values, message):
     assert message in "; ".join(study_problems(change(**values)))
 
 
-@pytest.mark.parametrize("values", [{"shots": (0,)}, {"shots": (4, 4)}, {"probe_constants": (float("nan"),)}])
+@pytest.mark.parametrize(
+    "values",
+    [{"draws": 2}, {"own_source": False}, {"shots": (0,)}, {"shots": (4, 4)}, {"probe_constants": (float("nan"),)}],
+)
 def test_bad_numbers_are_refused(values):
     with pytest.raises(InputError, match=next(iter(values))):
         change(**values)
