@@ -23,7 +23,6 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub, provenance
 from scalearn_jax.runs.adapterhub.common import check_adapter_name
 from scalearn_jax.runs.attribution import contributions, keep_largest
@@ -107,8 +106,7 @@ def fold_run(config: FoldConfig) -> dict[str, Any]:
         content = provenance.describe_run("fold", run.folder, run.info, run.task, seed, **more)
         provenance.write_provenance(folder.path, content)
     facts = {"run": config.run, "method": run.info["method"], "task": run.task.name}
-    facts["model_class"] = BACKBONES[spec.backbone.family].model_class  # what loads it there
-    return facts | measured | {"out": config.out, "name": name}
+    return facts | measured | {"out": config.out, "name": name, "family": spec.backbone.family}
 
 
 def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:

@@ -14,6 +14,7 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
+from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs.evaluate import read_split, read_texts
 from scalearn_jax.runs.load import Run
 from scalearn_jax.train.evaluate import scores
@@ -134,5 +135,7 @@ def as_text(report: dict[str, Any]) -> str:
     best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
     title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"
     lines = [f"{name.ljust(13)}{text}" for name, text in facts.items() if text]
-    line = f'; with the adapters library: model.load_adapter("{report["out"]}", use_safetensors=True)'
-    return "\n".join([title, "", *lines, "", f"wrote {report['out']}{line if report['model_class'] else ''}"])
+    use = f'with the adapters library: model.load_adapter("{report["out"]}", use_safetensors=True)'
+    if BACKBONES[report["family"]].model_class is None:
+        use = f"for scalearn alone: the adapters library has no encoder of family {report['family']!r}"
+    return "\n".join([title, "", *lines, "", f"wrote {report['out']}; {use}"])

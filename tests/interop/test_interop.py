@@ -113,7 +113,7 @@ def test_their_heads_say_what_they_predict(theirs, encoder, adapter):
     assert len(described.labels) in ({0, count} if adapter.kind == "choice" else {count})
 
 
-@pytest.mark.parametrize("family", BACKBONES)
+@pytest.mark.parametrize("family", sorted(BACKBONES.keys() - {"mpnet"}))  # which has a test of its own
 def test_every_family_is_that_of_transformers(theirs, family):
     [encoder] = [encoder for encoder in FAMILIES if encoder.family == family]
     folder = theirs / "families" / encoder.name
@@ -139,7 +139,7 @@ def test_their_mpnet_is_ours(theirs, rows):
     logits = model.apply(params, batch, spec=spec, task="demo")
     assert np.ptp(expected["logits"]) > VISIBLE and np.abs(logits - expected["logits"]).max() <= TOLERANCE
     vectors = np.asarray(soup.mean_pool(params["backbone"], batch, spec=spec.backbone))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert np.abs(vectors - expected["vectors"]).max() <= TOLERANCE
 
 

@@ -125,7 +125,7 @@ def test_an_error_of_one_process_ends_both(inputs, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_go_on_when_begun_again(inputs, tmp_path):
-    long = settings(inputs, tmp_path / "run", max_steps=60, eval_every=30, checkpoint_every=1)
+    long = settings(inputs, tmp_path / "run", max_steps=30, eval_every=15, checkpoint_every=1)
     both = Processes(tmp_path, [long] * 2)
     both.wait_for(0, "step 4/")
     both.kill(1)
@@ -133,7 +133,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_when_begun_again(inputs,
     assert code in (1, -signal.SIGABRT), (code, lines)  # where it waits, or JAX's own abort
     assert any("died" in line for line in lines), lines
     both = Processes(tmp_path, [long] * 2)
-    both.wait_for(0, "/60  loss ")
+    both.wait_for(0, "/30  loss ")
     both.tell(1)  # which tells the other
     ends = both.ended()
     assert [code for code, _ in ends] == [75, 75], ends
