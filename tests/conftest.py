@@ -1,6 +1,7 @@
 """Strict surroundings for every test: eight simulated devices, typed keys, no silent broadcasting, no network."""
 
 import os
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -15,17 +16,21 @@ _FLAGS = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_cou
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# One cache for all processes of a run: what one compiles, the others read.
+# One cache for all processes of a run, those that tests start included: what one compiles, the others read. Reading
+# even the smallest program takes half the time of compiling it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="scalearn-tests-")
     os.environ["SCALEARN_CACHE"] = _CACHE.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_CACHE.name, "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["SCALEARN_KEEP_PROGRAMS"] = "0"  # commands keep programs elsewhere otherwise, and only what takes long
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process would compile the package anew
+sys.dont_write_bytecode = False
 
 import chex  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["SCALEARN_CACHE"], "programs"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_enable_custom_prng", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

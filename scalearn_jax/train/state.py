@@ -64,7 +64,7 @@ def create(trainable: Params, tx: optax.GradientTransformation, key: Key) -> Tra
       0
     """
     zero = jnp.zeros((), jnp.int32)
-    norms = jax.tree.map(jnp.zeros_like, group_norms(trainable))
+    norms = jax.tree.map(jnp.zeros_like, jax.eval_shape(group_norms, trainable))
     return TrainState(zero, trainable, tx.init(trainable), key, Faults(zero, zero, zero - 1, norms, norms))
 
 
