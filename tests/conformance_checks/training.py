@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,12 +79,18 @@ RUNS = {
     "fusion_dynamic": Run("fusion", "fusion_dynamic"),
     "fusion_static": Run("fusion-static", "fusion_static"),
 }
+TRAINED_IN_BOTH = ("scalearn", "scalearn_uniform_pp", "fusion_dynamic")
 
 
 def training(case: Case, name: str) -> Iterator[Result]:
-    """20 optimiser steps: losses, rates, gradient norms, omega after each step, the parameters at the end."""
+    """20 optimiser steps: losses, rates, gradient norms, omega after each step, the parameters at the end.
+
+    Of every run in the form that is the default; the other one, whose gradients are compared for every variant, is
+    trained for one run of each kind.
+    """
     stored = case.arrays(f"train/{name}.npz")
-    for compose in COMPOSE if name in RUNS else (None,):
+    forms = COMPOSE if name in TRAINED_IN_BOTH else COMPOSE[:1]
+    for compose in forms if name in RUNS else (None,):
         model, method, run = build_run(case, name, compose)
         history, trained = train(case, model, method, run, num_steps=len(stored["loss"]))
         ours = history | {f"final.{key}": x for key, x in final_names(model, trained).items()}
@@ -162,7 +169,8 @@ def initialisation(case: Case) -> Iterator[Result]:
         combiner = "scalearn" + ("-uniform" if uniform else "") + ("++" if shared else "")
         shape = banks.BankShape(case.manifest["layers"], len(case.tasks), case.manifest["hidden"], 1)
         init = make(combiner, init_scale=2.0 if factor else 1.0).init  # "_3_avg" means 2, too
-        omegas = np.stack([init(key, shape)["omega"] for key in jax.random.split(jax.random.key(0), NUM_DRAWS)])
+        draw = jax.jit(jax.vmap(lambda key, init=init: init(key, shape)["omega"]))
+        omegas = np.asarray(draw(jax.random.split(jax.random.key(0), NUM_DRAWS)))
         count = omegas[0].size
         same_shape = 0.0 if list(omegas.shape[1:]) == stats["shape"] else np.inf
         mean = abs(omegas.mean() - stats["mean"]) + same_shape
@@ -245,6 +253,7 @@ def known_backbone(name: str) -> BackboneSpec | None:
     return None
 
 
+@cache
 def trained_parameters(backbone: BackboneSpec, num_tasks: int, name: str) -> dict:
     """What one member of a method trains, as shapes with a leading axis of members."""
     method = methods.get(name)
@@ -256,5 +265,6 @@ def trained_parameters(backbone: BackboneSpec, num_tasks: int, name: str) -> dic
         num_sources=num_tasks if method.uses_sources else int(method.combiner == "single"),
         bottleneck=backbone.hidden_size // 16,
     )
-    shapes = jax.eval_shape(jax.vmap(lambda key: model.init(key, spec)), jax.random.split(jax.random.key(0), 1))
+    one = jax.eval_shape(lambda: model.init(jax.random.key(0), spec))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), one)
     return tree.partition(shapes, methods.is_trainable(method))[0]

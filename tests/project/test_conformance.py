@@ -1,6 +1,8 @@
 """The reference outputs of the official implementation, on the case that comes with the repository."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,38 +29,28 @@ def test_every_reference_array_is_reproduced():
     assert result.returncode == 0, "\n".join(failures) + result.stderr
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A copy with one forward pass left, and without what the other checks need."""
-    case = "roberta_l3_h32_t4"
-    shutil.copytree(GOLDEN, tmp_path / "reference", ignore=shutil.ignore_patterns("grads", "train", "dropout"))
-    folder = tmp_path / "reference" / case
-    for path in (folder / "forward").glob("*.npz"):
-        if path.stem != "none":
-            path.unlink()
-    return tmp_path / "reference"
-
-
-def test_one_changed_number_fails(small):
-    path = small / "roberta_l3_h32_t4/forward/none.npz"
-    with np.load(path) as file:
+def test_a_changed_number_a_missing_file_an_unknown_setup_and_an_empty_case_fail(tmp_path):
+    """In two copies of the case: one with a single forward pass left, and one with nothing to compare."""
+    names = ("changed", "empty")
+    for name in names:
+        shutil.copytree(GOLDEN / "roberta_l3_h32_t4", tmp_path / name, ignore=shutil.ignore_patterns("grads", "train"))
+    (tmp_path / "index.json").write_text(json.dumps({"cases": names}))
+    forward, empty = tmp_path / "changed/forward", tmp_path / "empty"
+    shutil.copy(forward / "none.npz", forward / "unheard_of.npz")
+    with np.load(forward / "none.npz") as file:
         arrays = dict(file)
     arrays["logits_f64"][0, 0] += 1e-8
-    np.savez(path, **arrays)
-    result = conformance(small, "forward")
-    assert result.returncode == 1
-    assert [line for line in result.stdout.splitlines() if line.startswith("FAIL")][0].endswith("float64 logits")
-
-
-def test_a_missing_file_an_unknown_setup_and_an_empty_case_fail(small):
-    folder = small / "roberta_l3_h32_t4"
-    shutil.copy(folder / "forward/none.npz", folder / "forward/unheard_of.npz")
-    result = conformance(small, "manifest|unheard_of")
-    assert result.returncode == 1
-    assert "manifest files missing" in result.stdout and "no check knows the setup" in result.stdout
-    for part in ("forward", "internals"):
-        shutil.rmtree(folder / part)
+    np.savez(forward / "none.npz", **arrays)
+    for part in ("forward", "internals", "dropout"):
+        shutil.rmtree(empty / part)
     for name in ("init_stats.json", "regularization.npz"):
-        (folder / name).unlink()
-    result = conformance(small, "any")
-    assert result.returncode == 1 and "any reference arrays: nothing to compare" in result.stdout
+        (empty / name).unlink()
+
+    result = conformance(tmp_path, "manifest|forward/none|unheard_of|any")
+    failed = re.findall(r"^FAIL .*<= +\S+  (\w+)  (.*)$", result.stdout, re.MULTILINE)
+    assert result.returncode == 1 and len(failed) == 5, result.stdout
+    assert [case for case, _ in failed] == ["changed"] * 3 + ["empty"] * 2
+    missing, number, unknown, also_missing, nothing = (name for _, name in failed)
+    assert missing.startswith("manifest files missing") and also_missing.startswith("manifest files missing")
+    assert number == "forward/none float64 logits" and "no check knows the setup" in unknown
+    assert nothing == "any reference arrays: nothing to compare"

@@ -5,6 +5,7 @@ import configparser
 import importlib.metadata
 import re
 import sys
+from functools import cache
 
 from tests.conftest import ROOT
 
@@ -23,6 +24,7 @@ def requirements(text):
     return {plain(re.match(r"[\w.-]+", line)[0]) for line in lines if line}
 
 
+@cache
 def imported():
     """Top-level modules outside the standard library that some file of the package imports."""
     found = set()
@@ -35,9 +37,12 @@ def imported():
     return found - {"scalearn_jax"} - sys.stdlib_module_names
 
 
+packages = cache(importlib.metadata.packages_distributions)
+
+
 def distributions(module):
     """Names of the distributions that may bring a module; a namespace, such as orbax, has several."""
-    return set(map(plain, importlib.metadata.packages_distributions().get(module, [module])))
+    return set(map(plain, packages().get(module, [module])))
 
 
 SETUP = configparser.ConfigParser()
