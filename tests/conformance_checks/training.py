@@ -169,7 +169,7 @@ def initialisation(case: Case) -> Iterator[Result]:
         combiner = "scalearn" + ("-uniform" if uniform else "") + ("++" if shared else "")
         shape = banks.BankShape(case.manifest["layers"], len(case.tasks), case.manifest["hidden"], 1)
         init = make(combiner, init_scale=2.0 if factor else 1.0).init  # "_3_avg" means 2, too
-        draw = jax.jit(jax.vmap(lambda key, init=init: init(key, shape)["omega"]))
+        draw = jax.jit(jax.vmap(lambda key, init=init, shape=shape: init(key, shape)["omega"]))
         omegas = np.asarray(draw(jax.random.split(jax.random.key(0), NUM_DRAWS)))
         count = omegas[0].size
         same_shape = 0.0 if list(omegas.shape[1:]) == stats["shape"] else np.inf
