@@ -8,10 +8,10 @@ import pytest
 
 from scalearn_jax import cli
 from scalearn_jax.cli import commands, listing
-from scalearn_jax.config import PlanAdapterConfig
+from scalearn_jax.config import PlanAdapterConfig, TransferConfig
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages import program as training
-from scalearn_jax.stages.planning import forecast
+from scalearn_jax.stages.planning import estimate, forecast
 from scalearn_jax.stages.planning import plan as preview
 from scalearn_jax.train import memory
 from scalearn_jax.train.state import count_parameters
@@ -148,3 +148,18 @@ def test_a_head_on_features_is_planned_with_its_encoder(backbone):
 def test_memory_of_the_system_is_told():
     assert memory.available() > 2**20
     assert np.isclose(memory.Memory(10, 5, 4, 3).peak, 16)
+
+
+def test_solving_costs_some_passes_over_its_examples(backbone, setup):
+    """Of 100 examples in rows of their own, 13 batches of 8; and 16 of development and test set each."""
+    given = dict(target="builtin/topic", backbone=backbone, out="o", fit="solve", packed=False)
+    sizes = dict(batch_size=8, eval_batch_size=8)
+    row = estimate.forward_flops(setup.spec.backbone, setup.task.max_length, 4 * setup.spec.backbone.hidden_size // 16)
+
+    def cost(method):
+        config = TransferConfig(method=method, **given, **sizes)
+        return estimate.cost(config, setup.task, setup.spec.backbone, setup.data, 4)
+
+    assert cost("constant") == (0, (104 + 32) * row)
+    assert cost("best-source") == (4, (4 * 104 + 104 + 32) * row)
+    assert cost("scalearn-uniform++") == (4 + 24, ((4 + 3 * 24 + 1) * 104 + 32) * row)

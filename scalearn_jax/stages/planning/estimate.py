@@ -3,6 +3,7 @@
 Letters: R rows, S row length, L layers, T source tasks, d hidden size, f feed-forward width, r bottleneck.
 """
 
+import dataclasses
 import functools
 import time
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.stages.prepare import Data, bottleneck_width
+from scalearn_jax.stages.prepare import Data, bottleneck_width, is_solved
 from scalearn_jax.stages.program import make_schedule
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.jax_settings import own_settings
@@ -23,6 +24,7 @@ from scalearn_jax.train.jax_settings import own_settings
 _SHARE_OF_PEAK = 0.6  # of a large matrix product's speed that a whole step reaches
 _COMPILE_SECONDS = 15.0  # programs of a run, on a small machine
 _SAMPLED_STEPS = 200  # whose rows are counted; the others are like them
+_EVALUATIONS = 20  # that solving for a number a source takes, beside one for each source alone
 
 
 class Cost(NamedTuple):
@@ -40,6 +42,8 @@ class Cost(NamedTuple):
 def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, num_sources: int) -> Cost:
     """Estimates a run of T sources, all its seeds together; the task has the config's length."""
     method = methods.get(config.method)
+    if is_solved(config):
+        return _solving_cost(config, method, task, backbone, data, num_sources)
     schedule = make_schedule(config, method, len(data.train))
     fresh = method.trains_adapter
     width = bottleneck_width(config, backbone) if fresh else num_sources * backbone.hidden_size // 16
@@ -60,6 +64,21 @@ def cost(config: TrainConfig, task: Task, backbone: BackboneSpec, data: Data, nu
         share = min(1.0, len(data.train) / (schedule.num_steps * config.batch_size * num_seeds))
         return Cost(schedule.num_steps, (share * trained * num_seeds + dev + num_seeds * test) * row)
     return Cost(schedule.num_steps, num_seeds * (trained + schedule.num_evaluations * dev + test) * row)
+
+
+def _solving_cost(
+    config: TrainConfig, method: methods.Method, task: Task, backbone: BackboneSpec, data: Data, num_sources: int
+) -> Cost:
+    """Estimates a solve, which all seeds share; a step is an evaluation, which is worth three passes with gradient."""
+    count = min(len(data.train), config.solve_samples) * data.train.num_choices
+    row = forward_flops(backbone, task.max_length, num_sources * backbone.hidden_size // 16)
+    alone = num_sources if method.solves == "scales" or method.coefficients == "best" else 0
+    steps = alone + (_EVALUATIONS + num_sources if method.solves == "scales" else 0)
+    passes = alone + 3 * (steps - alone) + 1
+    split = dataclasses.replace(config, eval_batch_size=config.batch_size)
+    share = _eval_rows(split, task, data.train) / (len(data.train) * data.train.num_choices)  # rows of a text
+    rows = passes * count * share + _eval_rows(config, task, data.dev) + _eval_rows(config, task, data.test)
+    return Cost(steps, rows * row)
 
 
 def _passes(method: methods.Method) -> int:
