@@ -14,6 +14,7 @@ import numpy as np
 from scalearn_jax.combiners.scalearn import effective_omega
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import plot
+from scalearn_jax.io.files import read_json
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs.attribution import Attribution
 
@@ -21,6 +22,7 @@ _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
 # Size of a value in inches, whether it is written out, and every which layer is numbered; the first that fits a page.
 _CELLS = ((0.36, 0.24, True, 1), (0.21, 0.17, False, 1), (0.11, 0.15, False, 4))
 _GUTTER = 1.5  # inches, of the sources' names and the bar
+_SURE = 1.96  # standard deviations to each side, of an interval of 95 %
 
 
 class Panel(NamedTuple):
@@ -29,6 +31,7 @@ class Panel(NamedTuple):
     target: str  # its task
     sources: Sequence[str]  # T names
     omega: np.ndarray  # Float[T L], or Float[T 1] where the layers share it
+    deviation: np.ndarray | None = None  # Float[T], of one number a source that was solved for
 
 
 def mean_omega(folder: Path, normalise: str) -> np.ndarray:
@@ -51,12 +54,25 @@ def mean_omega(folder: Path, normalise: str) -> np.ndarray:
     return np.mean(omegas, axis=0).T  # [L, T] -> [T, L]
 
 
+def deviations(folder: Path, sources: Sequence[str]) -> np.ndarray | None:
+    """Reads how sure the scales of a solved run are, Float[T]; ``None`` where nothing says so."""
+    solved = read_json(folder / "results.json").get("solve")
+    found = solved.get("deviation") if isinstance(solved, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(found.get(source), int | float) for source in sources):
+        return None
+    return np.array([found[source] for source in sources], float)
+
+
 def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
     """Draws a method's scales: a panel a target, layers across, sources down, the target's own adapter framed.
 
-    All panels share one scale of grey. The values are written out where a page has room for them. The file is ``name``
-    in the folder ``out``, with a suffix.
+    All panels share one scale of grey. The values are written out where a page has room for them. One number a source,
+    shared by the layers, is a point beside the constant 2 / T, with its interval of 95 % if it was solved for. The file
+    is ``name`` in the folder ``out``, with a suffix.
     """
+    if all(panel.omega.shape[1] == 1 for panel in panels):
+        _draw_points(method, panels, out, name)
+        return
     shape = np.max([panel.omega.shape for panel in panels], axis=0)
     plans = [(_plan(len(panels), shape, width, height), *rest) for width, height, *rest in _CELLS]
     fitting = [plan for plan in plans if plan[0][1] <= plot.PAGE[1]]
@@ -74,6 +90,29 @@ def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> N
         bar.outline.set_visible(False)
         own = "; framed: the target's own" if any(panel.target in panel.sources for panel in panels) else ""
         plot.title(figure, f"{method}: learned scale of each source{own}")
+
+
+def _draw_points(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
+    columns, most = plot.num_columns(len(panels), 2.2, _GUTTER), max(len(panel.sources) for panel in panels)
+    height = 0.5 + -(-len(panels) // columns) * (0.8 + 0.2 * most)
+    titles = plot.short(panel.target for panel in panels)
+    with plot.drawing(out, name, _GUTTER + 2.2 * columns, height) as figure:
+        for number, (axis, panel) in enumerate(zip(plot.panels(figure, len(panels), columns), panels, strict=True)):
+            named = number % columns == 0 or panel.sources != panels[number - 1].sources
+            scales, places = panel.omega[:, 0], np.arange(len(panel.sources))
+            spread = None if panel.deviation is None else _SURE * panel.deviation
+            axis.axvline(0, color="0.8", linewidth=0.8)
+            axis.axvline(2 / len(scales), color="0.5", linewidth=0.8, linestyle="--")
+            axis.errorbar(scales, places, xerr=spread, fmt="o", color="black", markersize=4, **_BARS)
+            for place, scale in zip(places, scales, strict=True):
+                axis.text(1, place, f"{scale:.2f}", transform=axis.get_yaxis_transform(), ha="left", va="center")
+            axis.set_yticks(places, plot.short(panel.sources).values() if named else [])
+            axis.set_ylim(len(places) - 0.5, -0.5)
+            axis.set_xlabel("scale")
+            axis.set_title(titles[panel.target])
+            _bare(axis)
+        sure = ", with its interval of 95 %" if any(panel.deviation is not None for panel in panels) else ""
+        plot.title(figure, f"{method}: learned scale of each source{sure}; dashed: the constant 2 / T")
 
 
 def _plan(num_panels: int, shape: Sequence[int], width: float, height: float) -> tuple[float, float, int]:

@@ -156,7 +156,9 @@ def _figure(folder: Path, content: Mapping[str, Any]) -> dict[str, bytes]:
     if importlib.util.find_spec("matplotlib") is None:
         _warn("the card has no figure of the learned scales: matplotlib is not installed.")
         return {}
-    panel = figures.Panel(content["task"].name, [str(source.get("name")) for source in content["sources"]], scales)
+    sources = [str(source.get("name")) for source in content["sources"]]
+    sure = figures.deviations(folder, sources) if (folder / "run.json").exists() else None
+    panel = figures.Panel(content["task"].name, sources, scales, sure)
     with tempfile.TemporaryDirectory() as scratch:
         figures.draw_omegas(content["method"], [panel], Path(scratch), "omega")
         return {FIGURE: Path(scratch, FIGURE).read_bytes()}

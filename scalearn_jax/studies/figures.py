@@ -11,7 +11,7 @@ import numpy as np
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import plot
-from scalearn_jax.runs.figures import Panel, draw_omegas, mean_omega
+from scalearn_jax.runs.figures import Panel, deviations, draw_omegas, mean_omega
 from scalearn_jax.studies.results import Result, format_examples, format_percent, largest_error
 from scalearn_jax.studies.tables import by_method, targets_of
 
@@ -49,7 +49,8 @@ def read_omegas(results: Sequence[Result]) -> dict[str, list[Panel]]:
                     f"{result.folder}: the weights have scales for {len(omega)} sources, run.json names"
                     f" {len(result.sources)}; the run is damaged."
                 )
-            found.setdefault(method, []).append(Panel(result.target, result.sources, omega))
+            sure = deviations(result.folder, result.sources)
+            found.setdefault(method, []).append(Panel(result.target, result.sources, omega, sure))
     return found
 
 

@@ -1,6 +1,7 @@
 """Figures: which are drawn, what they show, and that reruns give the same bytes."""
 
 import itertools
+import json
 import re
 
 import matplotlib
@@ -114,6 +115,25 @@ def test_omegas_are_shown_by_source_and_layer(study):
     np.testing.assert_array_equal(mean_omega(study / "glue/rte/scalearn++", "none"), [[0], [10]])
     weights = mean_omega(study / "glue/rte/scalearn", "softmax")  # as they act
     np.testing.assert_allclose(weights.sum(0), 1.0, rtol=1e-6)
+
+
+def test_shared_scales_stand_beside_the_constant_with_their_intervals(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    write_run(run, task="t", method="scalearn-uniform++", sources=("a", "b"), omega=np.array([[0.5], [1.25]]))
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"solve": {"deviation": {"a": 0.1, "b": 0.25}}}))
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: shown.append(figure))
+    figures.draw_omegas_by_method(read_results(run), tmp_path)
+    [axis] = shown[0].axes
+    [bars] = axis.collections
+    np.testing.assert_allclose([one[:, 0] for one in bars.get_segments()], [[0.304, 0.696], [0.76, 1.74]])
+    points = next(line for line in axis.lines if line.get_marker() == "o")
+    assert points.get_xdata().tolist() == [0.5, 1.25] and [text.get_text() for text in axis.texts] == ["0.50", "1.25"]
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [1.0]
+    (run / "results.json").write_text(json.dumps(results))
+    figures.draw_omegas_by_method(read_results(run), tmp_path)
+    assert not shown[-1].axes[0].collections
 
 
 def test_points_average_the_targets_that_every_method_has(study):
