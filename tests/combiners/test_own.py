@@ -1,6 +1,8 @@
 """A combiner of one's own: two rows are enough to train, keep, load, score and serve it, whatever its update is."""
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
 
 import flax.linen as nn
@@ -90,7 +92,7 @@ def rows(monkeypatch):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return tiny_backbone.write_with_sources(tmp_path_factory.mktemp("inputs"))
+    return tiny_backbone.write_with_sources(tmp_path_factory.mktemp("inputs"), **tiny_backbone.SILENT)
 
 
 def train(inputs, out, method, **changes):
@@ -99,10 +101,19 @@ def train(inputs, out, method, **changes):
     return str(pipeline.transfer(TransferConfig(method=method, out=str(out), **given | SHORT | changes)))
 
 
-@pytest.mark.parametrize("layers", ["loop", "scan"])
-@pytest.mark.parametrize("method", ROWS)
-def test_it_is_trained_loaded_scored_and_served(method, layers, inputs, tmp_path):
-    run = train(inputs, tmp_path / "run", method, layers=layers)
+@pytest.fixture(scope="module")
+def run_of(inputs, tmp_path_factory):
+    """Returns (method, layers) -> the folder of a run; trains equal ones once."""
+    root = tmp_path_factory.mktemp("runs")
+    return cache(lambda method, layers="loop": train(inputs, root / f"{method}-{layers}", method, layers=layers))
+
+
+@pytest.mark.parametrize(
+    "method, layers",
+    [("gated", "loop"), ("gated", "scan"), ("doubled", "loop"), ("undeclared", "scan"), ("first", "loop")],
+)
+def test_it_is_trained_loaded_scored_and_served(method, layers, run_of):
+    run = run_of(method, layers)
     results = json.loads(Path(run, "results.json").read_text())
     start = next(iter(ROWS[method]().init(jax.random.key(0), banks.BankShape(1, 2, 16, 4)).values()))
     loaded = load_run(run)
@@ -117,9 +128,9 @@ def test_it_is_trained_loaded_scored_and_served(method, layers, inputs, tmp_path
     assert not np.allclose(first.logits(TEXTS), second.logits(TEXTS))
 
 
-def test_what_is_served_is_what_was_trained(inputs, tmp_path):
+def test_what_is_served_is_what_was_trained(run_of, tmp_path):
     """Another gate gives other answers, so it is not left out."""
-    run = train(inputs, tmp_path / "run", "gated")
+    run = str(shutil.copytree(run_of("gated"), tmp_path / "run"))
     path = Path(run, "seed-0.safetensors")
     before, leaves = Predictor.load(run, seed=0).logits(TEXTS), load_tensors(path)
     save_tensors(path, leaves | {"transfer/gate": -3 * leaves["transfer/gate"]})
@@ -138,14 +149,13 @@ def test_a_row_that_is_replaced_is_trained_anew(inputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["gated", "doubled"])
-def test_what_is_no_adapter_says_so_in_a_line(method, inputs, tmp_path):
-    run, other = train(inputs, tmp_path / "run", method), train(inputs, tmp_path / "other", "scalearn")
-    out = str(tmp_path / "out")
+def test_what_is_no_adapter_says_so_in_a_line(method, inputs, run_of, tmp_path):
+    run, other, out = run_of(method), run_of("scalearn"), str(tmp_path / "out")
     calls = [
-        (lambda: fold_run(FoldConfig(run=run, out=out)), f"run is a '{method}' run, which is no ordinary adapter"),
-        (lambda: explain_run(ExplainConfig(run=run, out=out)), f"run is a '{method}' run; explain covers scalearn, "),
+        (lambda: fold_run(FoldConfig(run=run, out=out)), f"loop is a '{method}' run, which is no ordinary adapter"),
+        (lambda: explain_run(ExplainConfig(run=run, out=out)), f"loop is a '{method}' run; explain covers scalearn, "),
         (lambda: export_run(ExportConfig(run=run, out=out)), f"'{method}' run, .* AdapterHub"),
-        (lambda: Predictor.load(other, run), "run: its method cannot be served together with others, only alone"),
+        (lambda: Predictor.load(other, run), "loop: its method cannot be served together with others, only alone"),
     ]
     for call, told in calls:
         with pytest.raises(InputError, match=told) as caught:
@@ -156,9 +166,9 @@ def test_what_is_no_adapter_says_so_in_a_line(method, inputs, tmp_path):
     np.testing.assert_array_equal(found, Predictor.load(run, seed=1).logits(TEXTS))
 
 
-def test_what_is_an_adapter_folds(inputs, tmp_path):
+def test_what_is_an_adapter_folds(inputs, run_of, tmp_path):
     assert "first" in foldable() and "gated" not in foldable()
-    run = train(inputs, tmp_path / "run", "first")
+    run = run_of("first")
     fold_run(FoldConfig(run=run, out=str(tmp_path / "fold"), seed=0))
     found = Predictor.load(str(tmp_path / "fold"), backbone=str(inputs / "backbone")).logits(TEXTS)
     np.testing.assert_allclose(found, Predictor.load(run, seed=0).logits(TEXTS), atol=1e-5)

@@ -76,9 +76,13 @@ def write(folder: Path, seed: int = 0, **changes) -> Path:
     return folder
 
 
-def write_with_sources(root: Path, count: int = 2) -> Path:
+# Programs compile faster without: each dropout draws its own masks.
+SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def write_with_sources(root: Path, count: int = 2, **changes) -> Path:
     """Writes ``backbone``, of one layer, and random adapters ``source0``, ``source1`` and so on; returns the folder."""
-    write(root / "backbone", num_hidden_layers=1)
+    write(root / "backbone", num_hidden_layers=1, **changes)
     for number in range(count):
         adapter = banks.select(banks.init(jax.random.key(number), banks.BankShape(1, 1, CONFIG["hidden_size"], 4)), 0)
         adapterhub.save(adapter, root / f"source{number}", name=f"s{number}", config={"model_type": "bert"})
