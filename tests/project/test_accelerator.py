@@ -44,7 +44,7 @@ def inputs(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs")
     (root / "tiny.yaml").write_text(STUDY)
     (root / "data").mkdir()
-    return tiny_backbone.write(root / "model"), root / "data", root / "tiny.yaml"
+    return tiny_backbone.write(root / "model", num_hidden_layers=1), root / "data", root / "tiny.yaml"
 
 
 def test_it_runs_with_few_packages_and_keeps_little(inputs, tmp_path):

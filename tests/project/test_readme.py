@@ -18,7 +18,8 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1)
     code = LIBRARY.replace("sentence-transformers/all-MiniLM-L6-v2", str(backbone))
-    code = code.replace("max_steps=100, eval_every=50", "max_steps=2, eval_every=2, batch_size=4, max_train_samples=16, max_eval_samples=8")
+    short = "max_steps=2, eval_every=2, batch_size=4, max_train_samples=16, max_eval_samples=8"
+    code = code.replace("max_steps=100, eval_every=50", short)
     assert str(backbone) in code and "max_steps=2" in code
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)

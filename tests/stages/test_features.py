@@ -18,7 +18,7 @@ SHORT = dict(max_steps=6, batch_size=8, eval_every=3, log_every=3, max_train_sam
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone")))
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), num_hidden_layers=1))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ TARGET = "builtin/sentiment"
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone")))
+    return str(tiny_backbone.write(tmp_path_factory.mktemp("backbone"), num_hidden_layers=1))
 
 
 def write_source(folder, task, backbone):
@@ -143,7 +143,7 @@ def test_two_adapters_of_one_task_are_two_sources(backbone, sources):
 
 @pytest.mark.parametrize("changes", [{}, tiny_backbone.MPNET], ids=["bert", "mpnet"])
 def test_another_sentence_encoder_can_weigh(changes, backbone, sources, tmp_path):
-    other = str(tiny_backbone.write(tmp_path / "other", seed=7, hidden_size=32, **changes))
+    other = str(tiny_backbone.write(tmp_path / "other", seed=7, hidden_size=32, num_hidden_layers=1, **changes))
     found, own = measure(backbone, sources, embedder=other), measure(backbone, sources)
     assert found.embedder["path"] == other and found.similarities != own.similarities
 

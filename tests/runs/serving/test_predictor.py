@@ -63,7 +63,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(root):
-    return tiny_backbone.write(root / "backbone")
+    return tiny_backbone.write(root / "backbone", num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_mixed_batch_equals_each_task_alone(predictor, folders):
     check_mixed(predictor, folders, count=5)  # 5 * (4 + 2 + 3) sequences in steps of 16: the last is short
 
 
-@pytest.mark.parametrize("num_layers, layers", [(1, "loop"), (3, "scan")])
+@pytest.mark.parametrize("num_layers, layers", [(2, "loop"), (3, "scan")])
 def test_it_does_so_in_encoders_of_other_shapes(num_layers, layers, tmp_path):
     where = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=num_layers)
     own = {
@@ -288,7 +288,8 @@ def test_a_run_that_is_no_adapter_is_served_alone(fusion, folders):
 
 
 def test_what_does_not_fit_together_is_refused(root, backbone, folders):
-    other = drawn_runs.write(root / "other", tiny_backbone.write(root / "elsewhere", seed=1), SENTIMENT)
+    elsewhere = tiny_backbone.write(root / "elsewhere", seed=1, num_hidden_layers=1)
+    other = drawn_runs.write(root / "other", elsewhere, SENTIMENT)
     with pytest.raises(InputError, match="other was trained on the backbone .*pass runs over one backbone"):
         Predictor.load(folders[TOPIC], other)
     with pytest.raises(InputError, match="is the second folder for task builtin/topic"):
@@ -421,7 +422,7 @@ def test_a_run_cannot_bring_a_backbone_of_its_own(folders, backbone, tmp_path):
 
 def test_an_adapter_of_another_backbone_or_without_head_is_refused(folders, root, backbone, tmp_path):
     folder = exported(folders[TOPIC], tmp_path / "a")
-    other = str(tiny_backbone.write(tmp_path / "other", seed=1))
+    other = str(tiny_backbone.write(tmp_path / "other", seed=1, num_hidden_layers=1))
     with pytest.raises(InputError, match="was trained on backbone .*, this one is"):
         Predictor.load(folder, backbone=other)
     with pytest.raises(InputError, match="holds an adapter without a head"):
