@@ -181,11 +181,11 @@ def _train_target(
             return {}, {}
         paths = [folder and folder.path for folder in start.folders]
         with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
+            saver = start.saver if processes.is_writer else None
             if is_solved(setup.config):
-                run, end = solve.solve(setup, records[0], start.saved, start.saver)
+                run, end = solve.solve(setup, records[0], start.saved, saver or (lambda position, why: None))
                 runs, ends = [run], [end]
             else:
-                saver = start.saver if processes.is_writer else None
                 ends = outcomes(runs, train(runs, schedule, records, start.saved, saver))
         for run, folder, outcome in zip(runs, start.folders, ends, strict=True):
             if run.config.out in start.done:
