@@ -85,13 +85,13 @@ def _fold(encoder: Encoder, bottleneck: int, variant: str, num_sources: int) -> 
 
 
 def _folds() -> list[Setup]:
-    """Every variant at every T; each small encoder meets each of them, and the wide one all pairs.
+    """Every variant at every T; each encoder meets each of them.
 
     At d = 768 and r = 48 the width T*r is 240, 384, 480 or 624, of which ``768 // (768 / width)`` gives 384 alone.
     """
     pairs = list(itertools.product(enumerate(VARIANTS), enumerate(NUM_SOURCES)))
     small = [(*list(ENCODERS.items())[(i + j) % 3], variant, num) for (i, variant), (j, num) in pairs]
-    wide = [(WIDE, 48, variant, num) for (_, variant), (_, num) in pairs]
+    wide = [(WIDE, 48, *pair) for pair in zip(VARIANTS, NUM_SOURCES, strict=True)]
     above = [(WIDE, 96, "scalearn", num) for num in (10, 13)]
     return [_fold(*case) for case in (*small, *wide, *above)]
 

@@ -81,10 +81,15 @@ def test_observing_changes_nothing_and_sees_every_site(layers):
 def test_first_tokens_alone_have_the_states_they_have_among_all(layers):
     spec = tiny.spec("fusion", layers=layers)
     params = tiny.params(spec)
-    for batch in (tiny.batch(), tiny.batch((1, 1), row_length=1), tiny.pack(tiny.batch(), [[0, 1], [3, 2]], 12)):
+
+    @jax.jit
+    def states(params, batch):
         adapted = model.adapt(params, spec=spec)
         hidden, _ = encoder.encode(adapted, batch, spec.backbone, spec.compute)
-        first = encoder.encode_first(adapted, batch, spec.backbone, spec.compute)
+        return hidden, encoder.encode_first(adapted, batch, spec.backbone, spec.compute)
+
+    for batch in (tiny.batch(), tiny.batch((1, 1), row_length=1), tiny.pack(tiny.batch(), [[0, 1], [3, 2]], 12)):
+        hidden, first = states(params, batch)
         chex.assert_trees_all_close(first, hidden[batch.example_at[:, 0], batch.example_at[:, 1]], rtol=1e-5, atol=1e-5)
 
 
@@ -163,7 +168,7 @@ def test_dropout_keeps_the_mean():
 
 def test_positions_of_the_family_reach_the_embedding():
     spec = tiny.BACKBONE  # RoBERTa: the first token has position 2
-    params = encoder.init(jax.random.key(0), spec)["embeddings"]
+    params = tiny.params(tiny.spec("none"))["backbone"]["embeddings"]
     row = jnp.zeros((1, 3), jnp.int32)
     batch = Batch(row, row, row + 1, jnp.arange(3)[None], None, None, None, None)
     moved = dict(params, position={"embedding": jnp.roll(params["position"]["embedding"], -2, axis=0)})

@@ -29,7 +29,8 @@ def checkpoint(folder, family="roberta", *, has_pooler=True, prefix="", change=l
     config = CONFIG | {"model_type": family}
     (folder / "config.json").write_text(json.dumps(config))
     spec = pretrained.spec_from_config(config, has_pooler=has_pooler)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.25, encoder.init(jax.random.key(1), spec))
+    generator, shapes = np.random.default_rng(1), jax.eval_shape(lambda: encoder.init(jax.random.key(0), spec))
+    params = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(leaf.dtype), shapes)
     tensors = {f"{prefix}{name}": tensor for name, tensor in pretrained.to_tensors(params, spec).items()}
     save_tensors(folder / "model.safetensors", change(tensors))
     return params

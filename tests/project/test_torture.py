@@ -17,6 +17,7 @@ def test_kills_change_nothing(tmp_path):
     command = [sys.executable, ROOT / "experiments" / "torture.py", "--backbone", backbone]
     command += ["--kills", "5", "--kinds", "several seeds", "--json", tmp_path / "figures.json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "programs")  # the killed may leave halves of some
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())

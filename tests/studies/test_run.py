@@ -17,6 +17,7 @@ from scalearn_jax.io.atomic_folder import Busy, atomic_folder
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.studies import cells as plan
+from scalearn_jax.studies import figures
 from scalearn_jax.studies import run as study
 from scalearn_jax.studies.checks import study_problems
 from tests.support.fake_runs import write_run
@@ -37,7 +38,7 @@ STUDY = StudyConfig(
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    """Replaces training and reading of data and backbone; ``failing`` names cells that break."""
+    """Replaces training, reading of data and backbone, and drawing; ``failing`` names cells that break."""
     calls, failing, read, left = [], set(), [], [math.inf]
 
     def stop_after(count):
@@ -68,6 +69,7 @@ def pipeline(monkeypatch):
     tokenizer = types.SimpleNamespace(num_special_tokens_to_add=lambda pair: 2)
     monkeypatch.setattr(tokens, "load_tokenizer", lambda path, revision: tokenizer)
     monkeypatch.setattr(splits, "load_splits", lambda task, **where: read.append(task.name))
+    monkeypatch.setattr(figures, "draw_all", lambda results, out: None)
     fake = types.SimpleNamespace(train_adapter=train, transfer=train, calls=calls, failing=failing, read=read)
     fake.stop_after = stop_after
     monkeypatch.setitem(sys.modules, "scalearn_jax.stages.pipeline", fake)
