@@ -1,7 +1,9 @@
 """What is kept between runs goes where it is more than the limit, what was used longest ago first."""
 
 import os
+from pathlib import Path
 
+import jax
 import pytest
 
 from scalearn_jax.errors import InputError
@@ -64,3 +66,14 @@ def test_a_limit_that_is_none_is_told(root, monkeypatch, text):
     with pytest.raises(InputError, match=f"SCALEARN_CACHE_GB is '{text}', expected gigabytes from 0 on"):
         cache.trim()
     assert left(root) == list(FILES)
+
+
+def test_commands_keep_compiled_programs_in_a_folder_of_ones_own(root, monkeypatch):
+    settings = {}
+    monkeypatch.setattr(type(jax.config), "update", lambda self, name, value: settings.update({name: value}))
+    cache.keep_compiled_programs()
+    assert settings == {}  # as every test asks for
+    monkeypatch.delenv("SCALEARN_KEEP_PROGRAMS")
+    cache.keep_compiled_programs()
+    folder = Path(settings["jax_compilation_cache_dir"])
+    assert folder.parent == root / "xla" and folder.is_dir() and not folder.stat().st_mode & 0o077
