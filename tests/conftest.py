@@ -12,8 +12,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):  # it halves the time; later ones do not know it, and refuse to run
     FAST += " --xla_cpu_use_fusion_emitters=false"
-_FLAGS = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", FAST)
-os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits them
+    _FLAGS = (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", FAST)
+    os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # One cache for all processes of a run, those that tests start included: what one compiles, the others read. Reading

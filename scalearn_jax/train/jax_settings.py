@@ -18,7 +18,7 @@ _DEFAULTS = {
     "numpy_dtype_promotion": "standard",
     "default_matmul_precision": None,
     "allow_f16_reductions": True,
-    "softmax_custom_jvp": True,
+    "softmax_custom_jvp": False,
     "default_prng_impl": "threefry2x32",
     "threefry_partitionable": True,
     "default_device": None,  # a mesh says where arrays lie

@@ -93,6 +93,16 @@ def uses(run):
     return evaluate(EvaluateConfig(run=str(run)))["seeds"], [(one.dtype, one.tobytes()) for one in logits]
 
 
+def test_settings_of_our_own_are_those_of_jax_where_nothing_is_set():
+    own = jax_settings._DEFAULTS
+    code = f"import jax; print(*(getattr(jax.config, 'jax_' + name) for name in {[*own]}))"
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    out = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True).stdout
+    defaults = dict(zip(own, out.split(), strict=True))
+    assert defaults["transfer_guard"] == "None"  # which allows
+    assert defaults == {name: str(value) for name, value in own.items()} | {"transfer_guard": "None"}
+
+
 def test_foreign_settings_change_no_bit_of_a_run(inputs, tmp_path, foreign, one_device, monkeypatch):
     transfer(inputs, tmp_path / "alone")
     used = uses(tmp_path / "alone")
