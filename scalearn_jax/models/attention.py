@@ -35,7 +35,8 @@ def attention(query, keys, values, visible, bias=None, *, key: Key | None = None
     shape = query.shape  # R, S, H, d/H
     chex.assert_equal_shape([query, keys, values])
     chex.assert_shape(visible, (shape[0], shape[1], shape[1]))
-    query, keys, values = (_by_head(x) for x in (query / shape[-1] ** 0.5, keys, values))  # [R*H, S, d/H]
+    apart = (query / shape[-1] ** 0.5, keys, values)
+    query, keys, values = (x.swapaxes(1, 2).reshape(-1, shape[1], shape[3]) for x in apart)  # [R*H, S, d/H]
     scores = jnp.einsum("bqd,bkd->bqk", query, keys).reshape(shape[0], shape[2], shape[1], shape[1])
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     scores = scores if bias is None else scores + bias
@@ -46,10 +47,6 @@ def attention(query, keys, values, visible, bias=None, *, key: Key | None = None
     weights = dropout(key, powers, dropout_rate).astype(values.dtype).reshape(-1, shape[1], shape[1])
     context = (jnp.einsum("bqk,bkd->bqd", weights, values) / total).astype(values.dtype)
     return context.reshape(shape[0], shape[2], *shape[1::2]).swapaxes(1, 2)
-
-
-def _by_head(x: Array) -> Array:
-    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
 def visibility(segments: Array) -> Array:

@@ -158,7 +158,9 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
       >>> spec_from_config({"model_type": "roberta", "pad_token_id": 1, **sizes}).max_length
       62
     """
-    config = {key: _integral(value) for key, value in config.items() if value is not None}  # null: as if left out
+    config = {key: value for key, value in config.items() if value is not None}  # null: as if left out
+    # Some programs write 768 as 768.0.
+    config |= {key: int(x) for key, x in config.items() if isinstance(x, float) and x.is_integer()}
     if "model_type" not in config:
         raise InputError(f'{where} has no model_type; add "model_type": one of {", ".join(BACKBONES)}.')
     family = config["model_type"]
@@ -194,11 +196,6 @@ def spec_from_config(config: dict[str, Any], *, where: str = "config.json", has_
         **sizes,
         **fractions,
     )
-
-
-def _integral(value: Any) -> Any:
-    """Turns 768.0, as some programs write whole numbers, into 768."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _known(key: str, name: Any, table: Collection[str], where: str) -> str:
