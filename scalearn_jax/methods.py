@@ -26,6 +26,8 @@ class Method:
       options: options of the combiner.
       coefficients: what becomes of the constants of combiner ``"fixed"`` where nobody gives them: ``"equal"``, 2 / T
         each; or ``"best"``, one source alone, chosen by leave-one-out.
+      shuffles_sources: whether the numbers of each source are put in a random order first, so that nothing is left of
+        what it has learned but their size.
       frozen: paths in the trainable groups below which nothing learns; each seed keeps what it has drawn.
       about: one line for ``scalearn list methods``.
     """
@@ -41,6 +43,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     coefficients: str | None = None
+    shuffles_sources: bool = False
 
     @property
     def trains_adapter(self) -> bool:
@@ -74,6 +77,14 @@ METHODS = {
     "soup": Method("average", ("head",), 3e-4, "AdapterSoup: average of sources, by --weights or --top-sources"),
     "fixed": Method("fixed", ("head",), 3e-4, "constant coefficients (probing)", choice_head="two_layer"),
     "constant": Method("fixed", ("head",), 3e-4, "every source scaled by 2 / T", coefficients="equal"),
+    "random-source": Method(
+        "fixed",
+        ("head",),
+        3e-4,
+        "as constant, over sources whose numbers are shuffled",
+        coefficients="equal",
+        shuffles_sources=True,
+    ),
     "best-source": Method(
         "fixed", ("head",), 3e-4, "the source of least leave-one-out error (--fit solve)", coefficients="best"
     ),

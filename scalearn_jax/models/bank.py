@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import Adapter
@@ -106,6 +107,23 @@ def select(bank: Params, source: int) -> Params:
       (2, 8)
     """
     return jax.tree.map(lambda leaf: leaf[:, source], bank)
+
+
+def shuffle(seed: int, adapter: Params) -> Params:
+    """Puts the numbers of each layer of each part of an adapter in a random order: its sizes stay, what it does not.
+
+    Example:
+      >>> adapter = select(init(jax.random.key(0), BankShape(2, 1, 8, 4)), 0)
+      >>> before, after = (np.sort(one["up"]["kernel"][0], axis=None) for one in (adapter, shuffle(0, adapter)))
+      >>> bool((before == after).all()), bool((adapter["up"]["kernel"] == shuffle(0, adapter)["up"]["kernel"]).all())
+      (True, False)
+    """
+    generator = np.random.default_rng(seed)
+
+    def reorder(leaf: Array) -> Array:
+        return jnp.asarray(generator.permuted(np.reshape(leaf, (len(leaf), -1)), axis=1).reshape(leaf.shape))
+
+    return jax.tree.map(reorder, adapter)
 
 
 def mean(bank: Params, weights: Array) -> Params:

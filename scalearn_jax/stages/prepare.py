@@ -103,7 +103,10 @@ def prepare(
         terminal.note(warning)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone = {name: part for name, part in backbone.items() if name != "pooler"}
-    bank = banks.stack([source.adapter for source in sources]) if sources else None
+    adapters = [source.adapter for source in sources]
+    if method.shuffles_sources:
+        adapters = [banks.shuffle(number, adapter) for number, adapter in enumerate(adapters)]
+    bank = banks.stack(adapters) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
     return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, source_weights)

@@ -12,6 +12,7 @@ import pytest
 from scalearn_jax import tree
 from scalearn_jax.config import EvaluateConfig, FoldConfig, ScreenConfig, TransferConfig
 from scalearn_jax.errors import InputError, Preempted
+from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.models import bank as banks
 from scalearn_jax.runs.evaluate import evaluate
 from scalearn_jax.runs.serving.predictor import Predictor
@@ -254,6 +255,17 @@ def test_controls_are_where_they_say(root, solved):
     alone = setup_of(root, method="fixed", coefficients=tuple(alone))
     expected = solve.solve(alone, lambda event: None)[1].members[0].trainable
     chex.assert_trees_all_equal(of_best.members[0].trainable, expected)
+
+
+def test_random_sources_keep_the_numbers_of_each_layer_in_another_order(root, tmp_path):
+    folder = pipeline.transfer(config_of(root, tmp_path / "run", method="random-source"))
+    bank = tree.unflatten(load_tensors(folder / "frozen.safetensors"))["adapters"]
+    plain, again = (setup_of(root, method=method).frozen["adapters"] for method in ("constant", "random-source"))
+    chex.assert_trees_all_equal(bank, jax.tree.map(np.asarray, again))
+    for (path, one), other in zip(jax.tree.leaves_with_path(bank), jax.tree.leaves(plain), strict=True):
+        one, other = (np.reshape(leaf, (*leaf.shape[:2], -1)) for leaf in (one, other))  # [L, T, n]
+        np.testing.assert_array_equal(np.sort(one), np.sort(other), err_msg=str(path))
+        assert (one != other).any(), path
 
 
 # ---------------------------------------------------------------- which sources
