@@ -33,7 +33,7 @@ from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.checkpoint_store import CheckpointStore
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.loop import Schedule
-from scalearn_jax.train.memory import explain_out_of_memory
+from scalearn_jax.train.memory import explain_out_of_memory, give_back
 
 
 def train_adapter(config: AdapterConfig) -> Path:
@@ -127,6 +127,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     for setup, schedule in zip(setups, schedules, strict=True):
         found, failed = _train_target(kind, setup, schedule, results)
         results, failures = results | found, failures | failed
+        give_back()
     if config.learning_rates and results and processes.is_writer:
         write_json(Path(config.out, "rates.json"), compare_rates(setups, results))
     if processes.is_writer:

@@ -3,9 +3,10 @@
 The command line loads this file before JAX, which is imported only where a function needs it.
 """
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,15 @@ def available() -> int | None:
     if device.platform == "cpu":
         return _system_memory() // jax.local_device_count()
     return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def give_back() -> None:
+    """Returns freed memory to the system: what compiling a program has taken would stay with the allocator otherwise.
+
+    Without effect where the C library is not GNU's.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _system_memory() -> int:

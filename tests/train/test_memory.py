@@ -1,11 +1,13 @@
 """Running out of memory is one line that says what to change, and leaves nothing behind."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import psutil
 import pytest
 
 from scalearn_jax import cli
@@ -149,3 +151,13 @@ def test_the_smallest_limit_is_what_there_is(monkeypatch):
 @pytest.mark.parametrize("size, text", [(None, "-"), (0, "0 B"), (1023, "1023 B"), (15.75 * 2**30, "15.8 GiB")])
 def test_sizes_are_worded(size, text):
     assert memory.format_bytes(size) == text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+def test_what_was_freed_goes_back_to_the_system():
+    process = psutil.Process()
+    blocks = [bytes(1000) for _ in range(100_000)]
+    last, full = blocks[-1], process.memory_info().rss  # the last block keeps all before it with the allocator
+    del blocks
+    memory.give_back()
+    assert process.memory_info().rss < full - 60 * 2**20 and len(last) == 1000
