@@ -85,9 +85,7 @@ METHODS = {
         coefficients="equal",
         shuffles_sources=True,
     ),
-    "best-source": Method(
-        "fixed", ("head",), 3e-4, "the source of least leave-one-out error (--fit solve)", coefficients="best"
-    ),
+    "best-source": Method("fixed", ("head",), 3e-4, "the one source of least leave-one-out error", coefficients="best"),
     "single": Method(
         "single",
         ("adapter", "head"),

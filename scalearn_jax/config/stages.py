@@ -211,8 +211,6 @@ class TransferConfig(TrainConfig):
         if row and self.fit == "solve" and not row.solves:
             solvable = ", ".join(name for name, row in METHODS.items() if row.solves)
             raise InputError(f"fit solve: expected a method of {solvable}, got {self.method!r}.")
-        if row and self.fit == "sgd" and row.coefficients == "best":
-            raise InputError(f"method {self.method!r} chooses by leave-one-out; set fit solve, too.")
         if row and row.coefficients and self.coefficients:
             raise InputError(f"coefficients do not apply to method {self.method!r}, which has its own; leave them out.")
         if self.fit != "solve" and self.solve_samples != 2000:

@@ -174,6 +174,8 @@ def _train_target(
         return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"
 
     processes.prepare()
+    if setup.method.coefficients == "best" and not is_solved(setup.config):
+        setup = solve.take_best_source(setup)
     runs = runs_of(setup)
     found, failures = {}, {}
     with explain_out_of_memory(setup.config, shape), contextlib.ExitStack() as stack:

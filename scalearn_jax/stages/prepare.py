@@ -99,8 +99,10 @@ def prepare(
         source_weights = soup.measure(config, task, tables.train, sources, embedder)
     spec = make_spec(config, method, task, backbone_spec, sources, source_weights)
     data = encode_tables(config, task, backbone_spec, tables)
-    if is_solved(config) and (warning := check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)):
-        terminal.note(warning)
+    if is_solved(config) or method.coefficients == "best":
+        warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
+        if warning:
+            terminal.note(warning)
     if not spec.backbone.has_pooler:  # no head uses it: it must not count as trained
         backbone = {name: part for name, part in backbone.items() if name != "pooler"}
     adapters = [source.adapter for source in sources]

@@ -146,7 +146,8 @@ def solve(
         try:
             report: dict[str, Any] = {}
             if setup.method.coefficients == "best":
-                setup, report = _best_source(setup, _alone(setup, objective(setup, chosen, layout), journal))
+                search = journal.search("alone", objective(setup, chosen, layout))
+                setup, report = _best_source(setup, _alone(setup, search))
             transfer = {name: leaf[0] for name, leaf in setup.frozen["transfer"].items() if leaf is not None}
             if setup.method.solves == "scales":
                 transfer, report = _scales(setup, chosen, layout, journal)
@@ -178,10 +179,21 @@ def solve(
     return setup, Outcome(members, {}, content, solved=report)
 
 
-def _alone(setup: Setup, evaluate: Callable, journal: _Journal) -> dict[str, float]:
+def _alone(setup: Setup, evaluate: Callable[[np.ndarray, bool], Evaluation]) -> dict[str, float]:
     """The leave-one-out error of each source alone, by name."""
-    search, rows = journal.search("alone", evaluate), np.eye(setup.spec.num_sources)[:, None]
-    return {source.name: search(row, False).error for source, row in zip(setup.sources, rows, strict=True)}
+    rows = np.eye(setup.spec.num_sources)[:, None]
+    return {source.name: evaluate(row, False).error for source, row in zip(setup.sources, rows, strict=True)}
+
+
+def take_best_source(setup: Setup) -> Setup:
+    """Gives a setup of ``best-source`` whose head is to be trained its constants, and says which source that is."""
+    chosen, layout = _chosen(setup)
+    setup, found = _best_source(setup, _alone(setup, objective(setup, chosen, layout)))
+    terminal.note(
+        f"target {setup.task.name}: source {found['start']} has the least leave-one-out error ({found['error']:.3f}),"
+        f" by the exact head on {len(chosen)} training examples."
+    )
+    return setup
 
 
 def rank(setup: Setup, on_source: Callable[[int], None] = lambda number: None) -> list[dict[str, Any]]:
@@ -236,7 +248,7 @@ def _scales(setup: Setup, chosen: Encoded, layout: Layout, journal: _Journal) ->
     num_sources, count = setup.spec.num_sources, _numbers(setup)
     evaluate, prior = objective(setup, chosen, layout), Prior(setup.spec.option("init_scale", 2.0) / num_sources, _PULL)
     shape, names = setup.trainable["transfer"]["omega"].shape[1:], [source.name for source in setup.sources]
-    single = _alone(setup, evaluate, journal)
+    single = _alone(setup, journal.search("alone", evaluate))
     search, nearest = journal.search("scales", evaluate), min(single, key=single.get)
     best = minimise(search, prior, np.full((1, num_sources), prior.center), _LIMIT)
     constant, start = search.done[0].error, "constant"

@@ -257,6 +257,18 @@ def test_controls_are_where_they_say(root, solved):
     chex.assert_trees_all_equal(of_best.members[0].trainable, expected)
 
 
+def test_the_best_source_is_the_same_where_the_head_is_trained(root, solved, tmp_path, capsys):
+    errors = results_of(solved)["solve"]["error_of_source"]
+    best = min(errors, key=errors.get)
+    changes = dict(fit="sgd", max_steps=2, eval_every=2, seeds=(0, 1))
+    folder = pipeline.transfer(config_of(root, tmp_path / "best", method="best-source", **changes))
+    assert f"source {best} has the least leave-one-out error ({errors[best]:.3f})" in capsys.readouterr().err
+    chosen = tuple(float(name == best) for name in errors)
+    same = pipeline.transfer(config_of(root, tmp_path / "same", method="fixed", coefficients=chosen, **changes))
+    for name in ("seed-0.safetensors", "seed-1.safetensors"):
+        chex.assert_trees_all_equal(load_tensors(folder / name), load_tensors(same / name))
+
+
 def test_random_sources_keep_the_numbers_of_each_layer_in_another_order(root, tmp_path):
     folder = pipeline.transfer(config_of(root, tmp_path / "run", method="random-source"))
     bank = tree.unflatten(load_tensors(folder / "frozen.safetensors"))["adapters"]
@@ -321,7 +333,6 @@ def test_the_best_sources_are_screened_and_taken(root, solved, capsys):
     [
         ({"method": "fusion"}, "fit solve: expected a method of scalearn,.* got 'fusion'"),
         ({"method": "scalearn-softmax"}, "got 'scalearn-softmax'"),
-        ({"method": "best-source", "fit": "sgd"}, "'best-source' chooses by leave-one-out; set fit solve"),
         ({"method": "constant", "coefficients": (1.0,) * 3}, "coefficients do not apply to method 'constant'"),
         ({"learning_rate": 0.1}, "learning_rate is a setting of training"),
         ({"fit": "sgd", "solve_samples": 3}, "solve_samples is for fit solve"),
