@@ -17,9 +17,9 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     """Writes what applies to a folder's results.
 
     ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
-    methods with AdapterFusion and the single adapter (Markdown, LaTeX and CSV each); ``probing.csv`` holds probing
-    scores. Figures are PNG and SVG: ``omega-METHOD``, ``score-vs-parameters``, ``few-shot``, ``probing-single`` and
-    ``probing-pairs-TARGET``.
+    methods with AdapterFusion, the single adapter, the constant and the best source (Markdown, LaTeX and CSV each);
+    ``probing.csv`` holds probing scores. Figures are PNG and SVG: ``omega-METHOD``, ``score-vs-parameters``,
+    ``few-shot``, ``probing-single`` and ``probing-pairs-TARGET``.
 
     Args:
       config: see ``ReportConfig``.

@@ -13,7 +13,7 @@ from scalearn_jax.studies.tables import Table, to_csv
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-BASELINES = ("fusion", "single")
+BASELINES = ("fusion", "single", "constant", "best-source")
 MIN_PAIRS = 6  # five pairs can never reach p < 0.05
 NUM_RESAMPLES, SEED = 10_000, 0
 

@@ -104,6 +104,16 @@ def test_two_baselines_are_compared_once(study):
     assert [(c.method, c.baseline) for c in found] == [("single", "fusion"), ("soup", "fusion"), ("soup", "single")]
 
 
+def test_what_is_learned_is_set_beside_its_controls(study):
+    for name, scores in {"constant": [0.5] * 3, "best-source": [0.4] * 3, "scalearn": [0.6] * 3}.items():
+        write(study, name, {"a/x": seeds(scores), "a/y": seeds(scores)})
+    found = {(c.method, c.baseline): c.difference for c in sig.compare_all(results.read_results(study))}
+    assert found["scalearn", "constant"] == pytest.approx(0.1) and found["scalearn", "best-source"] == pytest.approx(
+        0.2
+    )
+    assert found["best-source", "constant"] == pytest.approx(-0.1) and ("constant", "best-source") not in found
+
+
 def test_report_writes_significance_with_its_caveats(study):
     report.make_report(ReportConfig(dir=str(study)))
     text = (study / "report" / "significance.md").read_text()
