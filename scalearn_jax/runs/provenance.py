@@ -16,6 +16,7 @@ place on the machine that wrote it.
     examples     {"dev": {"used", "available"}, "test": ...}, how many these were measured on and how many there are; of
                  runs that recorded it
     most         {"dev": N, "test": N}, examples that these were measured on at most; null for all
+    scales       {source: [scale, its standard deviation or null]}, means over the layers; only of scales solved for
     fold         what was checked and lost; only of a fold
     omega        Float[L T], the scales as they act, mean over hidden dimensions; only of a fold of ScaLearn
     versions, command
@@ -93,6 +94,7 @@ def describe_run(kind: str, folder: Path, info: dict[str, Any], task: Task, seed
         "scores": seed_scores(folder, seed),
         "most": {"dev": most[0] or most[1], "test": most[1]},
         **_examples(folder),
+        **_scales(folder),
         **more,
         "versions": versions(),
         "command": without_places(command()),
@@ -180,6 +182,15 @@ def report_choice(why: str) -> None:
 def write_provenance(folder: Path, content: dict[str, Any]) -> None:
     """Writes ``scalearn.json``."""
     write_json(folder / FILE, content)
+
+
+def _scales(folder: Path) -> dict[str, Any]:
+    """The scales that a run has solved for, each with how sure it is where that is known."""
+    path = folder / "results.json"
+    solved = read_json(path).get("solve") if path.exists() else None
+    parts = [solved.get(name) for name in ("omega", "deviation")] if isinstance(solved, dict) else []
+    omega, spread = (part if isinstance(part, dict) else {} for part in parts or ({}, {}))
+    return {"scales": {name: [scale, spread.get(name)] for name, scale in omega.items()}} if omega else {}
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ goes into the metadata is either one of our own words or has been checked to be 
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from scalearn_jax.sharing.card_metadata import (
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
 _MARK = "<!-- written by scalearn push: {} -->\n"
+_SURE = 1.96  # standard deviations to each side, of an interval of 95 %
 _MOST = 300  # characters of a name, a value or a command
 _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
 _ABOUT = {
@@ -176,16 +178,31 @@ def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:
     numbers = [(what, content["parameters"].get(name)) for name, what in _COUNTS.items()]
     counts = "".join(f"; {number:,} {what}" for what, number in numbers if type(number) is int)
     text = f"## How it was made\n\nMethod {inert(content['method'])}, seed {content['seed']}{counts}.\n"
-    rows = []
+    rows, scales = [], _scales(content)
     for source in content["sources"]:
         place, digest = source.get("place") or "not published", str(source.get("hash") or "")[:12]
-        rows.append([inert(source.get("name")), inert(place), inert(digest)])
+        own = [scales.get(str(source.get("name")), "")] if scales else []
+        rows.append([inert(source.get("name")), inert(place), inert(digest), *own])
     if isinstance(content.get("imported"), str):
         text += f"\nIt was imported from {inert(content['imported'])}.\n"
-    parts = [text, _table(["source", "place", "content hash"], rows)] if rows else [text]
+    header = ["source", "place", "content hash", *(["scale, with its 95 % interval"] if scales else [])]
+    parts = [text, _table(header, rows)] if rows else [text]
     if "omega.png" in files:
         parts.append("![Learned scale of each source in each layer](omega.png)\n")
     return parts
+
+
+def _scales(content: Mapping[str, Any]) -> dict[str, str]:
+    """The scales that were solved for, by source, as text."""
+    found = content.get("scales")
+    texts = {}
+    for name, pair in found.items() if isinstance(found, dict) else ():
+        numbers = [x for x in pair if isinstance(x, float) and math.isfinite(x)] if isinstance(pair, list) else []
+        if len(numbers) == 1:
+            texts[name] = f"{numbers[0]:.2f}"
+        elif len(numbers) == 2:
+            texts[name] = f"{numbers[0]:.2f} ± {_SURE * numbers[1]:.2f}"
+    return texts
 
 
 def _fold(content: Mapping[str, Any]) -> list[str]:

@@ -124,6 +124,15 @@ def test_the_card_says_how_many_examples_there_were_and_how_sure_that_makes_a_sc
         assert "| `accuracy` | 0.6875 | all |" in text and "±" not in text
 
 
+def test_the_card_says_how_sure_scales_are_that_were_solved_for():
+    text = write(content(scales={"glue/mnli": [0.5, 0.25], "glue/rte": [1.25, None]}))
+    assert "| source | place | content hash | scale, with its 95 % interval |" in text
+    assert f"| `glue/mnli` | `me/mnli@{'1' * 40}` | `{'cd' * 6}` | 0.50 ± 0.49 |" in text
+    assert f"| `glue/rte` | `not published` | `{'ef' * 6}` | 1.25 |" in text
+    for damaged in (3, [], {"glue/mnli": 3}, {"glue/mnli": ["x", float("nan")]}):
+        assert "95 % interval" not in write(content(scales=damaged))
+
+
 def test_an_adapter_of_no_sources_is_not_called_folded_of_them():
     assert "folded" not in write(content(sources=[], method="single")).split("## Use")[0]
 
@@ -146,6 +155,7 @@ def test_nothing_from_a_file_acts():
         versions={EVIL: EVIL},
         command=f"```\n{EVIL}",
         fold={EVIL: [EVIL]},
+        scales={EVIL: [0.5, 0.25]},
         task=get("glue/rte").to_dict() | {"labels": ["yes` <b>", "no|"], "hub": None, "name": "own/rte"},
     )
     text = write(described)

@@ -185,6 +185,9 @@ def test_the_run_is_scored_served_and_folded_as_any(root, solved, tmp_path):
     assert scores == pytest.approx(results["seeds"]["0"]["test"], rel=1e-5)
     assert results["solve"]["head"]["kind"] == "logistic"
     fold.fold_run(FoldConfig(run=str(solved), out=str(tmp_path / "fold")))
+    scales = json.loads((tmp_path / "fold/scalearn.json").read_text())["scales"]
+    found = results["solve"]
+    assert scales == {name: [found["omega"][name], found["deviation"][name]] for name in ("s0", "s1", "s2")}
     texts = ["nice soup", "cold dirty floor"]
     plain = Predictor.load(tmp_path / "fold", backbone=str(root / "backbone"))
     np.testing.assert_allclose(plain.logits(texts), Predictor.load(solved).logits(texts), atol=1e-5)
