@@ -20,6 +20,20 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
+# How help groups the flags of a long command, in this order and those that most need first; others come before them.
+_GROUPS = {
+    "essential": "task target targets sources method fit backbone out data_dir seeds",
+    "data": "max_length max_train_samples sample_seed max_dev_samples max_eval_samples packed",
+    "training": "epochs max_steps batch_size learning_rate learning_rates warmup_steps weight_decay clip_norm optimizer"
+    " patience eval_every select backbone_dropout eval_batch_size log_every max_faults",
+    "method": "reduction_factor non_linearity solve_samples omega_dropout omega_init normalise penalty weights"
+    " top_sources embedder similarity_samples coefficients compose",
+    "trust": "revision allow_pickle any_base_model",
+    "checkpoint": "checkpoint_every checkpoint_minutes keep_checkpoints restart",
+    "speed_and_memory": "dtype frozen_dtype layers remat accumulate steps_per_dispatch mesh",
+    "process": "coordinator num_processes process_id start_timeout heartbeat_timeout",
+}
+_LONG = 20  # flags of a command that help groups
 
 
 def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
@@ -41,13 +55,21 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            view = tyro.cli(_view(cls, positional, given), args=argv, prog=prog, description=inspect.getdoc(cls))
+            view = tyro.cli(
+                tyro.conf.OmitArgPrefixes[_view(cls, positional, given)],
+                args=argv,
+                prog=prog,
+                description=inspect.getdoc(cls),
+            )
     except SystemExit as stop:
         if not stop.code:  # help was asked for
             raise
         boxed = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{4,}", " ", printed.getvalue())
         raise InputError(boxed) from stop
-    return cls(**{name: getattr(view, name) for name in field_types(cls)})
+    values = {}
+    for name, value in vars(view).items():
+        values |= vars(value) if name in _GROUPS else {name: value}
+    return cls(**{name: values[name] for name in field_types(cls)})
 
 
 def _take_config(cls: type, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -81,8 +103,8 @@ def _check_names(cls: type, argv: Sequence[str]) -> None:
 
 
 def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
-    """Makes the dataclass that tyro reads: required fields first, with help, placeholders and a file's values."""
-    helps, hints, required, optional = field_help(cls), field_types(cls), [], []
+    """Makes the dataclass that tyro reads, with help, placeholders and a file's values; see ``_grouped``."""
+    helps, hints, fields = field_help(cls), field_types(cls), {}
     for field in dataclasses.fields(cls):
         default, declared = given.get(field.name, field.default), hints[field.name]
         placeholder = _placeholder(declared, field.metadata.get("metavar"))
@@ -90,15 +112,30 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
             declared = tuple[str, ...] | None
             default = tuple(map(str, default)) if isinstance(default, tuple) else default
         unflagged = field.name in (positional or "").split()
-        declared = _declare(declared, default, helps[field.name], placeholder, unflagged)
-        if default is dataclasses.MISSING:
-            required.append((field.name, declared))
-        else:
-            optional.append((field.name, declared, dataclasses.field(default=default)))
+        fields[field.name] = _declare(declared, default, helps[field.name], placeholder, unflagged), default
     if positional is None:
         text = "YAML file with any of these settings; flags win over it."
-        optional.append(("config", _declare(str | None, None, text, "FILE", False), dataclasses.field(default=None)))
-    return dataclasses.make_dataclass(cls.__name__, [*required, *optional], kw_only=True, frozen=True)
+        fields["config"] = _declare(str | None, None, text, "FILE", False), None
+    return _grouped(cls.__name__, fields)
+
+
+def _grouped(name: str, fields: dict[str, tuple[Any, Any]]) -> type:
+    """Makes a dataclass of fields, name -> (type, default), required ones first; many are in one of a group each."""
+
+    def make(name: str, members: dict[str, tuple[Any, Any]], *groups: tuple[str, type]) -> type:
+        needed = [(key, declared) for key, (declared, default) in members.items() if default is dataclasses.MISSING]
+        rest = {key: field for key, field in members.items() if field[1] is not dataclasses.MISSING}
+        given = [(key, declared, dataclasses.field(default=default)) for key, (declared, default) in rest.items()]
+        return dataclasses.make_dataclass(name, [*needed, *given, *groups], kw_only=True, frozen=True)
+
+    if len(fields) < _LONG:
+        return make(name, fields)
+    groups, rest = [], dict(fields)
+    for group, names in _GROUPS.items():
+        members = {member: rest.pop(member) for member in names.split() if member in rest}
+        if members:
+            groups.append((group, make(group, members)))
+    return make(name, rest, *groups)
 
 
 def _declare(declared: Any, default: Any, text: str, placeholder: str | None, positional: bool) -> Any:

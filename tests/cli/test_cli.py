@@ -264,3 +264,20 @@ def test_every_public_name_exists():
     assert all(name in dir(scalearn_jax) for name in scalearn_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         scalearn_jax.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["AdapterConfig", "TransferConfig", "PlanAdapterConfig", "PlanTransferConfig"])
+def test_every_flag_of_a_stage_is_in_one_group_of_its_help(name):
+    grouped = [flag for names in flags._GROUPS.values() for flag in names.split()]
+    assert len(set(grouped)) == len(grouped)
+    assert set(field_types(getattr(config, name))) - set(grouped) <= {"suggest", "json"}
+
+
+def test_groups_change_no_value(capsys):
+    argv = ["--target", "t", "--sources", "s", "--backbone", "b", "--out", "o", "--seeds", "0-2", "--no-packed"]
+    found = flags.parse(TransferConfig, [*argv, "--dtype", "mixed", "--epochs", "7"], prog="scalearn transfer")
+    values = dict(target="t", sources=("s",), backbone="b", out="o", seeds=(0, 1, 2), packed=False, dtype="mixed")
+    assert found == TransferConfig(**values, epochs=7)
+    assert cli.main(["transfer", "--help"]) == 0
+    boxes = [box.replace("-", "_") for box in re.findall(r"\W ([a-z][\w-]*) options \W", capsys.readouterr().out)]
+    assert boxes == [*flags._GROUPS]
