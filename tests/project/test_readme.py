@@ -1,17 +1,24 @@
-"""The README's Python blocks run, and its parameter table is what the code counts."""
+"""The README is short; its commands and the pages' Python blocks run; the parameter table is what the code counts."""
 
 import re
-from pathlib import Path
+import shlex
 
 import jax
 import pytest
 
-from scalearn_jax import combiners, tree
+from scalearn_jax import cli, combiners, tree
 from scalearn_jax.models.bank import BankShape
+from tests.conftest import ROOT
 from tests.support import tiny_backbone
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-LIBRARY, FUNCTIONS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README, GALLERY, TESTS = (
+    (ROOT / name).read_text() for name in ("README.md", "experiments/README.md", "tests/README.md")
+)
+(LIBRARY,), (FUNCTIONS,) = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in (README, TESTS))
+
+
+def test_it_is_short():
+    assert 600 < len(README.split()) < 1000
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch):
@@ -26,9 +33,30 @@ def test_the_library_example_runs(tmp_path, monkeypatch):
     assert (names["run"] / "results.json").exists() and (tmp_path / "folded/adapter.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_the_five_commands_for_your_own_data_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_backbone.write(tmp_path / "MODEL", num_hidden_layers=1, max_position_embeddings=160)
+    rows = "text,label\n" + "".join(f"good text {i},yes\nbad text {i},no\n" for i in range(20))
+    for task in ("reviews", "topics", "tickets"):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for name in ("train.csv", "validation.csv", "task.yaml"):
+            described = f'name: {task}\nkind: classification\ntexts: ["{{text}}"]\nlabels: ["no", "yes"]\n'
+            (tmp_path / "data" / task / name).write_text(described if name == "task.yaml" else rows)
+    (tmp_path / "new.csv").write_text("text\ngood text\n")
+    (section,) = re.findall(r"^## Your own data$.*?```bash\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    lines = section.replace("\\\n", "").splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        word, *argv = shlex.split(line)
+        trains = ["--max-steps", "2", "--eval-every", "2"] if argv[0] in ("train-adapter", "transfer") else []
+        assert word == "scalearn" and cli.main([*argv, *trains]) == 0, line
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 2
+
+
 def test_the_functional_example_runs():
     names: dict = {}
-    exec(compile(FUNCTIONS, "README.md", "exec"), names)
+    exec(compile(FUNCTIONS, "tests/README.md", "exec"), names)
     assert names["update"].shape == (1, 4, 768)
     assert names["site"]["down"]["kernel"].shape == (12, 768, 8 * 48)
 
@@ -44,6 +72,8 @@ def test_the_functional_example_runs():
     ],
 )
 def test_the_parameter_table_is_counted(row, name):
-    (number,) = re.findall(rf"^\| {re.escape(row)}.*\| \**([\d,]+)\** \|$", README, re.MULTILINE)
+    (number,) = re.findall(rf"^\| {re.escape(row)}.*\| \**([\d,]+)\** \|$", GALLERY, re.MULTILINE)
     shapes = jax.eval_shape(lambda key: combiners.make(name).init(key, BankShape(12, 8, 768, 48)), jax.random.key(0))
     assert int(number.replace(",", "")) == tree.num_parameters(shapes)
+    if name in ("scalearn", "scalearn-uniform++", "fusion"):
+        assert re.search(rf"\b{number}\b", README)

@@ -1,0 +1,142 @@
+"""The pages: every link leads somewhere, and every command on them is one that the command line takes."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from scalearn_jax import config as configs
+from scalearn_jax import methods
+from scalearn_jax.cli import flags
+from scalearn_jax.cli.commands import SCALEARN, Group
+from scalearn_jax.errors import InputError
+from tests.conftest import ROOT
+
+FOLDERS = ("scalearn_jax", "experiments", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+COMMAND = re.compile(r"(?<![\w./-])(?:\.venv/bin/)?scalearn ([a-z][^\"|;&]*(?:\"[^\"]*\"[^\"|;&]*)*)")
+
+each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"`[^`\n]+`", "", FENCE.sub("", page.read_text()))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """What stands between the fences of a page, with lines joined that end in a backslash."""
+    found = [text for _, language, text in FENCE.findall(page.read_text()) if language in languages]
+    return [re.sub(r"\\\n\s*", " ", text) for text in found]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which the headings of a page can be linked."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> Iterator[str]:
+    """What follows the word scalearn: in blocks, where other programs may start it."""
+    for block in blocks(page, "bash"):
+        for line in block.splitlines():
+            yield from (match.strip() for match in COMMAND.findall(line))
+    for block in blocks(page, ""):
+        yield from re.findall(r"^\$ scalearn (.+)$", block, re.MULTILINE)
+
+
+def mentions(page: Path) -> list[str]:
+    """What follows the word scalearn in code within a line; more may be needed to run it."""
+    spans = re.findall(r"`scalearn ([a-z][^`\n]*)`", FENCE.sub("", page.read_text()))
+    return [re.sub(r" \.\.\.|[][]", "", span) for span in spans]
+
+
+def parse(line: str) -> configs.checks.Config:
+    """Reads a command as the command line does, without running it."""
+    command, argv, said = SCALEARN, shlex.split(line, comments=True), ["scalearn"]
+    while isinstance(command, Group):
+        name, *argv = argv or [""]
+        if not name:
+            raise InputError(f"Required options: a {command.kind}")
+        if name not in command.commands:
+            raise InputError(f"unknown {command.kind} {name!r}")
+        command, said = command.commands[name], [*said, name]
+    return flags.parse(getattr(configs, command.config), argv, prog=" ".join(said), positional=command.positional)
+
+
+@each
+def test_its_links_lead_to_files_and_headings_that_are_there(page):
+    lost = []
+    for link in LINK.findall(prose(page)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_relative_to(ROOT) or not target.exists() or anchor and anchor not in anchors(target):
+            lost.append(link)
+    assert lost == []
+
+
+@each
+def test_its_commands_are_understood(page):
+    for line in commands(page):
+        config = parse(line)
+        if hasattr(config, "method"):
+            methods.get(config.method)
+        study = getattr(config, "study", "")
+        assert not study.startswith("experiments/") or (ROOT / study).exists(), line
+
+
+@each
+def test_the_flags_that_it_mentions_exist(page):
+    for line in mentions(page):
+        try:
+            parse(line)
+        except InputError as error:
+            assert str(error).lstrip().startswith("Required options"), f"{line}: {error}"
+
+
+@each
+def test_scripts_modules_and_extras_that_it_names_are_there(page):
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for block in blocks(page, "bash"):
+        scripts = re.findall(r"^(?:bash|(?:\S*/)?python) ([\w/.-]+\.(?:sh|py))\b", block, re.MULTILINE)
+        modules = re.findall(r"python -m (experiments[\w.]*)", block)
+        paths = [*scripts, *(name.replace(".", "/") for name in modules)]
+        assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+        extras = {name for group in re.findall(r"\.\[([\w,]+)\]", block) for name in group.split(",")}
+        assert extras <= {*setup["options.extras_require"]}
+    for block in blocks(page, "py", "python"):
+        ast.parse(block)
+
+
+def test_links_and_commands_are_found_at_all():
+    """So that a change of form does not empty the tests above."""
+    links = [link for page in PAGES for link in LINK.findall(prose(page)) if "://" not in link]
+    found = {page.name: len(list(commands(page))) for page in PAGES if page.parent.name == "guides"}
+    assert len(links) > 60 and sum(found.values()) > 30, (len(links), found)
+    assert sum(len(list(commands(page))) for page in PAGES) > 35
+    assert sum(len(mentions(page)) for page in PAGES) > 40
+    fenced = sum(len(re.findall(r"^[^#\n]*\bscalearn [a-z]", text, re.M)) for p in PAGES for text in blocks(p, "bash"))
+    assert fenced == sum(
+        len(COMMAND.findall(line)) for p in PAGES for t in blocks(p, "bash") for line in t.splitlines()
+    )
+
+
+@pytest.mark.parametrize("line", ["transfer --target T", "trasfer --x", "fold RUN --out F --kept 2", "list things"])
+def test_a_wrong_command_is_refused(line):
+    with pytest.raises(InputError):
+        parse(line)
+
+
+def test_every_guide_is_linked_from_the_readme_and_the_gallery():
+    guides = {path.name for path in (ROOT / "experiments/guides").glob("*.md")}
+    for page in (ROOT / "README.md", ROOT / "experiments/README.md"):
+        assert guides <= {Path(link.partition("#")[0]).name for link in LINK.findall(prose(page))}
