@@ -89,8 +89,6 @@ def test_its_commands_are_understood(page):
         config = parse(line)
         if hasattr(config, "method"):
             methods.get(config.method)
-        study = getattr(config, "study", "")
-        assert not study.startswith("experiments/") or (ROOT / study).exists(), line
 
 
 @each
@@ -103,14 +101,19 @@ def test_the_flags_that_it_mentions_exist(page):
 
 
 @each
-def test_scripts_modules_and_extras_that_it_names_are_there(page):
+def test_files_of_the_repository_that_it_names_are_there(page):
+    """Those named from the root, in commands or in code within a line."""
+    names = re.findall(r"(?<![\w./-])(?:scalearn_jax|experiments|tests|\.ci)/[\w./-]*[\w/]", page.read_text())
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+@each
+def test_modules_and_extras_that_it_names_are_there(page):
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     for block in blocks(page, "bash"):
-        scripts = re.findall(r"^(?:bash|(?:\S*/)?python) ([\w/.-]+\.(?:sh|py))\b", block, re.MULTILINE)
-        modules = re.findall(r"python -m (experiments[\w.]*)", block)
-        paths = [*scripts, *(name.replace(".", "/") for name in modules)]
-        assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+        modules = [name.replace(".", "/") for name in re.findall(r"python -m (experiments[\w.]*)", block)]
+        assert [name for name in modules if not (ROOT / name).is_dir() and not (ROOT / f"{name}.py").exists()] == []
         extras = {name for group in re.findall(r"\.\[([\w,]+)\]", block) for name in group.split(",")}
         assert extras <= {*setup["options.extras_require"]}
     for block in blocks(page, "py", "python"):
