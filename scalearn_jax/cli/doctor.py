@@ -23,6 +23,7 @@ _VARIABLES = (
     *("XLA_FLAGS", "SCALEARN_CACHE", "SCALEARN_CACHE_GB", "SCALEARN_KEEP_PROGRAMS", "HF_HOME", "HF_ENDPOINT"),
     *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
 )
+_SHORTENED = {"gpu": "inputs may be shortened to TensorFloat-32", "tpu": "inputs are shortened to bfloat16"}
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _HARDWARE = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/kfd")  # NVIDIA, TPU, AMD
 
@@ -65,15 +66,12 @@ def _of_jax() -> dict[str, Any]:
         devices = jax.devices()
         kinds = sorted(Counter((device.platform, device.device_kind) for device in devices).items())
         listed = [{"platform": name, "kind": kind, "count": count} for (name, kind), count in kinds]
-        return dict(devices=listed, error=None, memory=available(), precision=_precision(devices[0].platform))
+        shortened = _SHORTENED.get(devices[0].platform)
+        precision = f"float32, {shortened}" if shortened else "float32"
+        return dict(devices=listed, error=None, memory=available(), precision=precision)
     except Exception as error:  # whatever a broken plugin raises
         reason = " ".join(str(error).split()) or type(error).__name__
         return dict(devices=[], error=reason, memory=None, precision="unknown")
-
-
-def _precision(platform_: str) -> str:
-    shortened = {"gpu": "inputs may be shortened to TensorFloat-32", "tpu": "inputs are shortened to bfloat16"}
-    return f"float32{f', {shortened[platform_]}' if platform_ in shortened else ''}"
 
 
 def as_json(facts: Facts) -> str:

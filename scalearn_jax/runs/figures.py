@@ -17,12 +17,12 @@ from scalearn_jax.io import plot
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.tensors import load_tensors
 from scalearn_jax.runs.attribution import Attribution
+from scalearn_jax.runs.provenance import SURE
 
 _BARS = dict(ecolor="0.35", capsize=2)  # one standard deviation over seeds
 # Size of a value in inches, whether it is written out, and every which layer is numbered; the first that fits a page.
 _CELLS = ((0.36, 0.24, True, 1), (0.21, 0.17, False, 1), (0.11, 0.15, False, 4))
 _GUTTER = 1.5  # inches, of the sources' names and the bar
-_SURE = 1.96  # standard deviations to each side, of an interval of 95 %
 
 
 class Panel(NamedTuple):
@@ -100,7 +100,7 @@ def _draw_points(method: str, panels: Sequence[Panel], out: Path, name: str) -> 
         for number, (axis, panel) in enumerate(zip(plot.panels(figure, len(panels), columns), panels, strict=True)):
             named = number % columns == 0 or panel.sources != panels[number - 1].sources
             scales, places = panel.omega[:, 0], np.arange(len(panel.sources))
-            spread = None if panel.deviation is None else _SURE * panel.deviation
+            spread = None if panel.deviation is None else SURE * panel.deviation
             axis.axvline(0, color="0.8", linewidth=0.8)
             axis.axvline(2 / len(scales), color="0.5", linewidth=0.8, linestyle="--")
             axis.errorbar(scales, places, xerr=spread, fmt="o", color="black", markersize=4, **_BARS)

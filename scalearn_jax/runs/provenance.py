@@ -40,6 +40,7 @@ from scalearn_jax.io.model_folder import read_settings
 from scalearn_jax.train.agreement import processes
 
 FILE, FORMAT = "scalearn.json", 1
+SURE = 1.96  # standard deviations to each side, of an interval of 95 %
 _LIMITS = ("max_dev_samples", "max_eval_samples")  # of a run's config: how many examples its scores are measured on
 # An absolute path, or one from a home folder, as a word of a text.
 PLACE = re.compile(r"""(?<![^\s=,'"])(?:~?/|~[\w.-]+/|[A-Za-z]:[\\/])[^\s'",]*[^\s'",/]""")

@@ -12,6 +12,7 @@ from typing import Any
 
 from scalearn_jax.errors import masked, printable
 from scalearn_jax.models.backbones import BACKBONES
+from scalearn_jax.runs.provenance import SURE
 from scalearn_jax.sharing.card_metadata import (
     card_metadata,
     example_counts,
@@ -24,7 +25,6 @@ from scalearn_jax.sharing.card_metadata import (
 FILE = "README.md"
 ENCODER = "FOLDER-OR-ID-OF-THE-ENCODER"
 _MARK = "<!-- written by scalearn push: {} -->\n"
-_SURE = 1.96  # standard deviations to each side, of an interval of 95 %
 _MOST = 300  # characters of a name, a value or a command
 _COUNTS = {"transfer": "transfer parameters", "head": "of the head", "trainable": "trained parameters in all"}
 _ABOUT = {
@@ -201,7 +201,7 @@ def _scales(content: Mapping[str, Any]) -> dict[str, str]:
         if len(numbers) == 1:
             texts[name] = f"{numbers[0]:.2f}"
         elif len(numbers) == 2:
-            texts[name] = f"{numbers[0]:.2f} ± {_SURE * numbers[1]:.2f}"
+            texts[name] = f"{numbers[0]:.2f} ± {SURE * numbers[1]:.2f}"
     return texts
 
 

@@ -3,10 +3,9 @@
 The command line loads this file before JAX, which is imported only where a function needs it.
 """
 
-import ctypes
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,10 +55,12 @@ def available() -> int | None:
 def give_back() -> None:
     """Returns freed memory to the system: what compiling a program has taken would stay with the allocator otherwise.
 
-    Without effect where the C library is not GNU's.
+    Without effect where the system has no such call.
     """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    import psutil
+
+    if hasattr(psutil, "heap_trim"):
+        psutil.heap_trim()
 
 
 def _system_memory() -> int:
