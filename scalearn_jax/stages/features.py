@@ -6,8 +6,11 @@ the same.
 Letters: M members (seeds trained together), B examples, K sequences an example, N sequences, d hidden size.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,10 +23,20 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.models.dropout import DropoutKeys
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train import agreement
-from scalearn_jax.train.compile import Compiled, compile_forward, compile_predict_step, keep_programs, over_members
+from scalearn_jax.train.compile import (
+    Compiled,
+    compile_forward,
+    compile_predict_step,
+    jit_over,
+    keep_programs,
+    over_members,
+)
 from scalearn_jax.train.evaluate import Layout, scores
+from scalearn_jax.train.sharding import whole
 from scalearn_jax.train.state import own_part
 from scalearn_jax.typing import Array, Batch, FeatureBatch, Params
+
+_KEPT = 2  # chunks whose states wait for a gradient; those of all chunks could take more memory than a training step
 
 
 def trains_head_only(method: methods.Method, spec: model.ModelSpec) -> bool:
@@ -138,44 +151,86 @@ class Features:
     def __init__(self, setup: Setup, encoded: Encoded, layout: Layout):
         self._shape = (len(encoded), encoded.num_choices, setup.spec.backbone.hidden_size)
         self._chunks, self._frozen = list(layout.batches(encoded)), setup.frozen
-        self._features, self._pull = _programs(setup.spec.program, setup.mesh)
+        self._programs = _programs(setup.spec.program, setup.mesh)
 
     def __call__(self, transfer: Params) -> np.ndarray:
         """Computes Float[n d], or Float[n K d] for multiple choice."""
-        found = []
-        for chunk in self._chunks:
+        return self.linearize(transfer)[0]  # costs no more, and needs no program of its own
+
+    def linearize(self, transfer: Params) -> tuple[np.ndarray, Callable[[np.ndarray], Params]]:
+        """Computes the features, beside what multiplies a gradient in them, shaped as they are, by their Jacobian."""
+        carried, kept = (transfer, self._frozen), []
+
+        def features(chunk: Batch) -> Array:
+            first, pullback = self._programs.linearize(carried, chunk)
+            kept.append(pullback if len(kept) < _KEPT else None)
+            return first
+
+        def pull(cotangent: np.ndarray) -> Params:
+            cotangent, parts, start = cotangent.reshape(self._shape).astype(np.float32), [], 0
+            for chunk, pullback in zip(self._chunks, kept, strict=True):
+                agreement.boundary()
+                count, size = int(chunk.example_mask.sum()), len(chunk.example_mask)
+                own = np.zeros((size, *self._shape[1:]), np.float32)
+                own[:count] = cotangent[start : start + count]
+                pullback = pullback or self._programs.linearize(carried, chunk)[1]
+                part = self._programs.pull(carried, pullback, own.reshape(-1, self._shape[2]))
+                parts.append(jax.tree.map(lambda leaf: np.asarray(leaf, float), part))
+                start += count
+            return jax.tree.map(lambda *leaves: sum(leaves), *parts)
+
+        return self._joined(map(features, self._chunks)), pull
+
+    def _joined(self, found: Iterable[Array]) -> np.ndarray:
+        """Collects the features of the chunks, without those of fillers."""
+        rows = []
+        for chunk, first in zip(self._chunks, found, strict=True):
             agreement.boundary()
-            first = np.asarray(self._features((transfer, self._frozen), chunk))
-            found.append(first.reshape(len(chunk.example_mask), *self._shape[1:])[chunk.example_mask])
-        features = np.concatenate(found)
+            rows.append(np.asarray(first).reshape(len(chunk.example_mask), *self._shape[1:])[chunk.example_mask])
+        features = np.concatenate(rows)
         if not np.isfinite(features).all():
             raise InputError("--fit solve: the features are not finite; check the source adapters, or take --fit sgd.")
         return features if self._shape[1] > 1 else features[:, 0]
 
-    def pull(self, transfer: Params, cotangent: np.ndarray) -> Params:
-        """Multiplies a gradient in the features, shaped as they are, by their Jacobian."""
-        cotangent, total, start = cotangent.reshape(self._shape).astype(np.float32), None, 0
-        for chunk in self._chunks:
-            agreement.boundary()
-            count, size = int(chunk.example_mask.sum()), len(chunk.example_mask)
-            own = np.zeros((size, *self._shape[1:]), np.float32)
-            own[:count] = cotangent[start : start + count]
-            part = self._pull((transfer, self._frozen, own.reshape(-1, self._shape[2])), chunk)
-            part = jax.tree.map(lambda leaf: np.asarray(leaf, float), part)
-            total, start = part if total is None else jax.tree.map(np.add, total, part), start + count
-        return total
+
+@partial(jax.tree_util.register_dataclass, data_fields=("computed",), meta_fields=("places", "form"))
+@dataclasses.dataclass
+class _Pullback:
+    """What ``jax.vjp`` returns, without the parameters that it holds: a program would give back copies of them."""
+
+    computed: list[Array]
+    places: tuple[int | None, ...]  # of each leaf among the parameters, or none
+    form: Any
+
+    @classmethod
+    def of(cls, pullback: Callable, carried: Any) -> "_Pullback":
+        leaves, form = jax.tree.flatten(pullback)
+        known = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(carried))}
+        places = tuple(known.get(id(leaf)) for leaf in leaves)
+        return cls([leaf for leaf, place in zip(leaves, places, strict=True) if place is None], places, form)
+
+    def __call__(self, carried: Any, cotangent: Array) -> Params:
+        known, computed = jax.tree.leaves(carried), iter(self.computed)
+        leaves = [next(computed) if place is None else known[place] for place in self.places]
+        return jax.tree.unflatten(self.form, leaves)(cotangent)[0]
+
+
+class _Programs(NamedTuple):
+    """Compiled over a mesh, for (transfer, frozen) and a batch."""
+
+    linearize: Callable  # the features Float[N d], and their pullback
+    pull: Callable  # the parameters, a pullback, a gradient in the features -> the gradient in the transfer parameters
 
 
 @keep_programs
-def _programs(spec: model.ModelSpec, mesh: Mesh) -> tuple[Callable, Callable]:
-    """Compiles features, and a gradient in them to one in the transfer parameters."""
-
-    def features(carried: tuple[Params, Params], batch: Batch) -> Array:
+def _programs(spec: model.ModelSpec, mesh: Mesh) -> _Programs:
+    def linearize(carried: tuple[Params, Params], batch: Batch) -> tuple[Array, _Pullback]:
         transfer, frozen = carried
-        return model.features(frozen | {"transfer": transfer}, batch, spec=spec)
+        features = partial(model.features, batch=batch, spec=spec)
+        first, pullback = jax.vjp(lambda transfer: features(frozen | {"transfer": transfer}), transfer)
+        return first, _Pullback.of(pullback, carried)
 
-    def pull(carried: tuple[Params, Params, Array], batch: Batch) -> Params:
-        transfer, frozen, cotangent = carried
-        return jax.vjp(lambda transfer: features((transfer, frozen), batch), transfer)[1](cotangent)[0]
-
-    return compile_forward(features, mesh), compile_forward(pull, mesh)
+    return _Programs(
+        compile_forward(linearize, mesh, out_shardings=(whole(mesh), None)),  # a pullback lies as it comes
+        jit_over(lambda carried, pullback, cotangent: pullback(carried, cotangent), mesh),
+    )

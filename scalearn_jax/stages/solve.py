@@ -4,7 +4,7 @@
     head      ridge regression for scores, logistic regression where there are probabilities
 
 No learning rate, no order of the examples, no development set, no seed. Features are computed chunk by chunk, and the
-gradient by one vector-Jacobian product a chunk, so that memory is that of one training step.
+gradient by one vector-Jacobian product a chunk, so that memory is that of one training step or two.
 
 Letters: n examples, K choices, N sequences of a chunk, d hidden size, T source tasks, p numbers of omega a source.
 """
@@ -72,11 +72,11 @@ def objective(setup: Setup, encoded: Encoded, layout: Layout) -> Callable[[np.nd
     def evaluate(omega: np.ndarray, with_gradient: bool = True) -> Evaluation:
         transfer = to_transfer(omega, shape) if shape else {"coefficients": np.asarray(omega[0], np.float32)}
         gradient = np.zeros(omega.shape)
-        found = features(transfer)
+        found, pull = features.linearize(transfer)
         head = Ridge(Rows.of(task.kind, found, encoded.labels, task.num_outputs))
         if with_gradient:
             cotangent = head.rows.pull(head.gradient(head.strength))
-            gradient = from_transfer(features.pull(transfer, cotangent))
+            gradient = from_transfer(pull(cotangent))
             gradient = gradient.sum(0, keepdims=True) if len(omega) == 1 else gradient
         return Evaluation(omega, head.error(head.strength), gradient, head.strength)
 

@@ -94,7 +94,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Compiled:
     state; what it computes follows from its share of the batch.
     """
     members = over_members(step, 0)
-    return Compiled(_jit(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
+    return Compiled(jit_over(members, mesh, donate_argnums=0), functools.partial(shard_batch, mesh=mesh))
 
 
 @keep_programs
@@ -109,7 +109,7 @@ def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
         state, metrics = jax.lax.scan(lambda state, batch: members(state, frozen, batch), state, batches)
         return state, jax.tree.map(lambda leaf: leaf[-1], metrics)
 
-    one, many = (_jit(function, mesh, donate_argnums=0) for function in (members, several))
+    one, many = (jit_over(function, mesh, donate_argnums=0) for function in (members, several))
 
     def run(state, frozen, dispatch: Dispatch):
         return (one if dispatch.num_steps == 1 else many)(state, frozen, dispatch.batch)
@@ -120,18 +120,18 @@ def compile_dispatches(step: Callable, mesh: Mesh) -> Callable:
 def compile_predict_step(predict: Callable, mesh: Mesh) -> Compiled:
     """Maps a prediction over members that share one batch, and compiles it; logits are Float[M B C]."""
     members = over_members(predict, None)
-    return Compiled(_jit(members, mesh), functools.partial(shard_batch, mesh=mesh))
+    return Compiled(jit_over(members, mesh), functools.partial(shard_batch, mesh=mesh))
 
 
-def compile_forward(forward: Callable, mesh: Mesh) -> Callable:
+def compile_forward(forward: Callable, mesh: Mesh, **options: Any) -> Callable:
     """Compiles (params, batch) -> results for parameters on a mesh and batches from the host; see ``shard_batch``."""
-    jitted = _jit(forward, mesh)
+    jitted = jit_over(forward, mesh, **options)
     return lambda params, batch: jitted(params, shard_batch(batch, mesh))
 
 
-def _jit(function: Callable, mesh: Mesh, **options) -> Callable:
-    """Compiles a function whose results every device shall hold whole."""
-    return jax.jit(function, out_shardings=whole(mesh), compiler_options=_compiler_options(), **options)
+def jit_over(function: Callable, mesh: Mesh, **options: Any) -> Callable:
+    """``jax.jit`` for a mesh; every device holds the results whole, unless ``out_shardings`` says more."""
+    return jax.jit(function, **{"out_shardings": whole(mesh)} | options, compiler_options=_compiler_options())
 
 
 @functools.cache
