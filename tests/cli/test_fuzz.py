@@ -209,6 +209,7 @@ def test_a_study_of_any_values_has_cells_or_problems(content):
         assert plan.cells(study, "out")
 
 
+@pytest.mark.slow
 @SOME(max_examples=50)
 @given(data=st.data())
 def test_a_run_of_any_values_is_read_or_refused(data, folder):

@@ -217,6 +217,7 @@ def test_wrong_number_of_sources_is_named(name):
             logits(spec, params, tiny.batch())
 
 
+@pytest.mark.slow
 def test_published_parameter_counts():
     """Of every method at full size, counted as runs count theirs."""
     found = list(parameter_counts(Path(__file__).resolve().parents[1] / "golden"))

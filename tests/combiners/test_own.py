@@ -108,6 +108,7 @@ def run_of(inputs, tmp_path_factory):
     return cache(lambda method, layers="loop": train(inputs, root / f"{method}-{layers}", method, layers=layers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, layers",
     [("gated", "loop"), ("gated", "scan"), ("doubled", "loop"), ("undeclared", "scan"), ("first", "loop")],
@@ -137,6 +138,7 @@ def test_what_is_served_is_what_was_trained(run_of, tmp_path):
     assert not np.allclose(before, Predictor.load(run, seed=0).logits(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_row_that_is_replaced_is_trained_anew(inputs, tmp_path, monkeypatch):
     def written(number):
         run = train(inputs, tmp_path / str(number), "gated", seeds=(0,))
@@ -148,6 +150,7 @@ def test_a_row_that_is_replaced_is_trained_anew(inputs, tmp_path, monkeypatch):
     assert written(2) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gated", "doubled"])
 def test_what_is_no_adapter_says_so_in_a_line(method, inputs, run_of, tmp_path):
     run, other, out = run_of(method), run_of("scalearn"), str(tmp_path / "out")
@@ -189,6 +192,7 @@ class Generated(nn.Module):
         }
 
 
+@pytest.mark.slow
 def test_a_generator_without_sources_has_the_width_that_is_asked_for(inputs, tmp_path, monkeypatch):
     monkeypatch.setitem(COMBINERS, "generated", lambda **_: of_module(Generated(), apply=adapter("gelu")))
     row = methods.Method("generated", ("transfer", "head"), 0.05, "our own", uses_sources=False)

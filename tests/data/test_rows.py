@@ -223,6 +223,7 @@ def test_text_columns_stay_texts_in_arrow():
     assert tables.to_arrow({"a": [1, 0.5, "x"]}, ["a"])[:] == {"a": ["1", "0.5", "x"]}
 
 
+@pytest.mark.slow
 def test_reading_needs_no_cache_and_writes_none(tmp_path):
     """In a home where nothing can be written, and one where something could."""
     write(tmp_path, ".jsonl", {"text": ["a", "b"] * 20, "label": [0, 1] * 20}).rename(tmp_path / "validation.jsonl")

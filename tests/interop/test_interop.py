@@ -148,6 +148,7 @@ def test_their_buckets_are_ours(theirs):
     np.testing.assert_array_equal(relative_bucket(np.arange(-600, 601), 32), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoder", [*our_side.ENCODERS, our_side.WIDE, *our_side.OTHERS], ids=lambda encoder: encoder.name
 )

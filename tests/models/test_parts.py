@@ -77,6 +77,7 @@ def test_observing_changes_nothing_and_sees_every_site(layers):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["loop", "scan"])
 def test_first_tokens_alone_have_the_states_they_have_among_all(layers):
     spec = tiny.spec("fusion", layers=layers)
@@ -124,6 +125,7 @@ def test_unknown_non_linearity_names_the_nearest():
         non_linearity("rleu")
 
 
+@pytest.mark.slow
 def test_choice_heads_score_each_choice_alone():
     spec = heads.HeadSpec(num_outputs=1, num_choices=3, dropout=0.0)
     params = heads.init(jax.random.key(0), spec, 6)
@@ -152,6 +154,7 @@ def test_mixed_products_differentiate_like_full_ones():
         chex.assert_trees_all_close(a, b.astype(jnp.float32), atol=0.03 * float(jnp.abs(a).max()))
 
 
+@pytest.mark.slow
 def test_a_head_computes_in_float32_behind_a_bfloat16_encoder():
     """Scores near 4 would be rounded to steps of 0.03 otherwise."""
     spec = tiny.spec("scalearn", dtype="bfloat16")
@@ -166,6 +169,7 @@ def test_dropout_keeps_the_mean():
     assert values.mean() == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_positions_of_the_family_reach_the_embedding():
     spec = tiny.BACKBONE  # RoBERTa: the first token has position 2
     params = tiny.params(tiny.spec("none"))["backbone"]["embeddings"]

@@ -47,6 +47,7 @@ def inputs(tmp_path_factory):
     return tiny_backbone.write(root / "model", num_hidden_layers=1), root / "data", root / "tiny.yaml"
 
 
+@pytest.mark.slow
 def test_it_runs_with_few_packages_and_keeps_little(inputs, tmp_path):
     model, data, file = inputs
     done = call("run", tmp_path / "r", model, data, "--studies", file, absent=ABSENT)
@@ -71,6 +72,7 @@ def test_no_cell_starts_when_the_time_is_up(inputs, tmp_path):
     assert done.returncode == 75 and not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_wrong_input_is_one_line(inputs, tmp_path):
     _, data, file = inputs
     done = call("run", tmp_path / "r", tmp_path / "none", data, "--studies", file)

@@ -21,6 +21,7 @@ def call(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
+@pytest.mark.slow
 def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
     model = tiny_backbone.write(tmp_path / "model")
     given = ("--tiny", "--repeats", 1, "--backbone", model, "--out", tmp_path / "r", "--only", "full/scalearn.1")
@@ -35,6 +36,7 @@ def test_a_cell_is_measured_kept_and_not_measured_again(tmp_path):
     assert "0 of 1 cells to measure" in call(*given).stderr
 
 
+@pytest.mark.slow
 def test_the_accelerator_part_runs_and_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "CELLS", [accelerator.Cell("scalearn", 32, seeds=10)])
     monkeypatch.setattr("scalearn_jax.io.cache.keep_compiled_programs", lambda: None)

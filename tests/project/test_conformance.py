@@ -29,6 +29,7 @@ def test_every_reference_array_is_reproduced():
     assert result.returncode == 0, "\n".join(failures) + result.stderr
 
 
+@pytest.mark.slow
 def test_a_changed_number_a_missing_file_an_unknown_setup_and_an_empty_case_fail(tmp_path):
     """In two copies of the case: one with a single forward pass left, and one with nothing to compare."""
     names = ("changed", "empty")

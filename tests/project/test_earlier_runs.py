@@ -72,6 +72,7 @@ def test_their_logits_are_as_before(name, seed, work):
     np.testing.assert_allclose(logits, INDEX["logits"][f"{name}/{seed}"], rtol=0, atol=LOGITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [True, False])
 @pytest.mark.parametrize("name", INDEX["commands"])
 def test_they_go_on_and_are_made_anew_to_the_same_end(name, stopped, work):

@@ -180,6 +180,7 @@ def test_a_finished_run_is_not_made_again(work):
 # ---------------------------------------------------------------- runs made by today's code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INDEX.get("stopped", ()))
 def test_a_stopped_run_of_before_goes_on_to_the_same_end(name, work):
     shutil.rmtree(name)
@@ -202,6 +203,7 @@ def test_a_stopped_run_of_before_goes_on_to_the_same_end(name, work):
     assert not list(work.rglob("checkpoints")) and not list(work.rglob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adapter", "fusion"])
 def test_a_run_made_anew_is_as_before(name, work):
     shutil.rmtree(name)

@@ -21,6 +21,7 @@ def test_it_is_short():
     assert 600 < len(README.split()) < 1000
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1)
@@ -54,6 +55,7 @@ def test_the_five_commands_for_your_own_data_run(tmp_path, monkeypatch):
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_functional_example_runs():
     names: dict = {}
     exec(compile(FUNCTIONS, "tests/README.md", "exec"), names)

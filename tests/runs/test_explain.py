@@ -155,6 +155,7 @@ def test_an_empty_adapter_is_not_missed_and_all_sources_give_the_full_score():
     np.testing.assert_array_equal(found.kept.sum(1), [1, 2, 3])
 
 
+@pytest.mark.slow
 def test_one_source_or_many_take_two_programs():
     compiled = []
 
@@ -201,6 +202,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_a_figure(run, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "new" / "out"

@@ -92,6 +92,7 @@ def logits(members, encoded):
     return member_logits(members, encoded, Layout.of([encoded], members.task.max_length, 8))[0]
 
 
+@pytest.mark.slow
 def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["fold", str(run), "--out", str(out), "--batch-size", "8", "--json"]) == 0
@@ -113,6 +114,7 @@ def test_the_files_score_as_the_run_does(run, tmp_path, capsys):
     assert adapterhub.describe_head(out).labels == task.labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, target",
     [("single", "builtin/similarity"), ("soup", "builtin/cause"), ("scalearn-uniform++", "builtin/complaints")],
@@ -125,6 +127,7 @@ def test_every_kind_of_task_folds(method, target, make_run, tmp_path):
     assert report["sources"] == ([] if method == "single" else ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_a_fold_over_mpnet_is_for_this_library_alone(tmp_path, capsys):
     backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1, **tiny_backbone.MPNET)
     run = drawn_runs.write(tmp_path / "run", backbone, tasks.get("builtin/sentiment"))
@@ -143,6 +146,7 @@ def test_sources_can_only_go_where_they_are_scaled(make_run, tmp_path, capsys):
     assert "does not scale sources" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     config = FoldConfig(run=str(run), out=str(tmp_path / "out"), seed=0, keep=2, batch_size=8)
     report = fold.fold_run(config)
@@ -164,6 +168,7 @@ def test_kept_sources_are_those_that_contribute_most(run, tmp_path):
     assert np.abs(after - before).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["fold", str(run), "--out", str(out), *"--width 5 --batch-size 8 --max-samples 20".split()]) == 0
@@ -179,6 +184,7 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
 
 
+@pytest.mark.slow
 def test_any_texts_will_do(make_run, tmp_path):
     run, texts = make_run("scalearn-uniform++", "builtin/complaints"), tmp_path / "texts.jsonl"
     rows = [{column: f"a fine {word}" for column in load_run(str(run)).task.columns} for word in "abcdefg"]
@@ -202,6 +208,7 @@ def test_damaged_scores_choose_the_first_seed(run, tmp_path):
     assert provenance.choose_seed(folder, info)[0] == 0 and provenance.choose_seed(run, info, 0) == (0, "")
 
 
+@pytest.mark.slow
 def test_every_use_of_a_run_takes_its_best_seed_and_says_so(make_run, tmp_path, capsys):
     run = shutil.copytree(make_run("single", "builtin/similarity"), tmp_path / "run")
     scores = {"0": {"dev": {"pearson": 0.5}, "test": {}}, "4": {"dev": {"pearson": 0.75}, "test": {}}}

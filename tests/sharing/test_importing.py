@@ -109,6 +109,7 @@ _WITHOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pickles", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_all_released_folders_give_the_official_logits(tmp_path, shared, case, pickles):
@@ -149,6 +150,7 @@ def place(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_every_command_works_on_an_imported_run(place, tmp_path, capsys):
     settings = ["--backbone", str(place / "backbone"), "--data-dir", str(place)]
     out, answers = str(tmp_path / "run"), str(tmp_path / "answers.jsonl")

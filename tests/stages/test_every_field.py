@@ -249,6 +249,7 @@ def adapters(inputs, one_device):
     return [inputs / f"adapter of {task}" for task in ("mixed", "turns")]
 
 
+@pytest.mark.slow
 def test_another_task_or_method_of_stage_one_trains_other_weights(adapters, inputs):
     assert distance(*map(weights_of, adapters)) > 1e-3
     methods = (dict(method="single"), dict(method="head", reduction_factor=None))

@@ -33,6 +33,7 @@ def train(backbone, sources, out, **changes):
     return pipeline.transfer(TransferConfig(**settings | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target, method, options",
     [
@@ -57,6 +58,7 @@ def test_cached_features_change_nothing(target, method, options, backbone, sourc
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_only_examples_that_are_used_are_encoded(backbone, source, tmp_path, monkeypatch):
     seen, compute = [], features.compute
 
@@ -69,6 +71,7 @@ def test_only_examples_that_are_used_are_encoded(backbone, source, tmp_path, mon
     assert sorted(seen) == [16, 20]  # two steps of eight, and the development set once
 
 
+@pytest.mark.slow
 def test_any_part_of_a_split_can_be_encoded(backbone, source, tmp_path, monkeypatch):
     """Few long texts in a crowd of short ones: the batches of a part may need more rows than any of the whole."""
     seen, compute = [], features.compute

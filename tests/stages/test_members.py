@@ -67,6 +67,7 @@ def assert_same_run(one: Path, other: Path, seeds):
     np.testing.assert_allclose(*losses, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_targets_one_after_the_other_equal_runs_alone(backbone, sources, tmp_path):
     # 64 examples less the tenth that is held out, and twice as many
     options = dict(max_steps=None, epochs=1, eval_every=6, max_train_samples=128, seeds=(0, 3))
@@ -86,6 +87,7 @@ def test_targets_hold_one_copy_of_the_backbone(backbone, sources, tmp_path):
     assert len(first) == len(second) > 0 and all(one is other for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):
     rates = (3e-3, 6e-2)
     together = transfer(backbone, sources, tmp_path / "all", target=TARGETS[0], learning_rates=rates, seeds=(0, 1))
@@ -104,6 +106,7 @@ def test_learning_rates_together_equal_runs_alone(backbone, sources, tmp_path):
     assert set(found["rates"]) == {"0.003", "0.06"} and found["best"] == min(found["rates"], key=found["rates"].get)
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path):
     for _ in range(2):  # the second time it is told again
         with pytest.raises(FloatingPointError, match="lr-1e.38: no evaluation of seed 0 .* finite loss; try a lower"):
@@ -138,6 +141,7 @@ def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, why",
     [
@@ -191,6 +195,7 @@ def test_the_best_rate_has_lost_no_seed(backbone, sources, tmp_path, spoil, monk
     assert found["best"] == "0.001" and found["lost"] == {"0.001": 0, "0.1": 1}
 
 
+@pytest.mark.slow
 def test_a_cut_test_set_is_recorded(backbone, sources, tmp_path):
     out = transfer(backbone, sources, tmp_path / "out", target=TARGETS[0], seeds=(0,), max_eval_samples=16)
     results = json.loads((out / "results.json").read_text())
@@ -208,6 +213,7 @@ def test_a_cut_test_set_is_recorded(backbone, sources, tmp_path):
     assert scores["examples"] == results["examples"]["test"] and scores["se"]["0"] == results["se"]
 
 
+@pytest.mark.slow
 def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):
     """Dropout masks follow the rows, which parts lay out anew; the combiner's own is shared by all parts."""
     options = dict(target=TARGETS[0], backbone_dropout=False)  # the head's dropout is in the backbone's config
@@ -218,6 +224,7 @@ def test_an_accumulated_step_is_the_whole_step(backbone, sources, tmp_path):
     assert_same_run(parts, whole, (0,))
 
 
+@pytest.mark.slow
 def test_several_steps_a_dispatch_change_nothing(backbone, sources, tmp_path):
     options = dict(target=TARGETS[0], max_steps=7, eval_every=3, log_every=5)
     single, several = (

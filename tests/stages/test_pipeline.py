@@ -78,6 +78,7 @@ def test_a_note_says_where_there_are_fewer_examples_than_asked_for(tmp_path, cap
     assert found == ([18, 2, 3], note.format(more))
 
 
+@pytest.mark.slow
 def test_a_run_folder_says_all(transferred, sources):
     info = run_json.read_info(load.Path(transferred))
     names = [source["name"] for source in info["sources"]]
@@ -103,6 +104,7 @@ def test_evaluating_a_folder_repeats_its_results(transferred, split):
         assert metrics == pytest.approx(results["seeds"][seed][split], rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_together_equal_a_seed_alone(backbone, sources, transferred, tmp_path):
     alone = transfer(backbone, sources, tmp_path / "alone", seeds=(4,))
     one, both = (load_tree(load.Path(path) / "seed-4.safetensors") for path in (alone, transferred))
@@ -110,6 +112,7 @@ def test_seeds_together_equal_a_seed_alone(backbone, sources, transferred, tmp_p
         np.testing.assert_allclose(leaf, tree.flatten(both)[path], atol=2e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
     folders = [
         transfer(backbone, sources, tmp_path / str(packed), packed=packed, backbone_dropout=False, omega_dropout=0.0)
@@ -127,6 +130,7 @@ def test_packed_and_padded_training_agree(backbone, sources, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["builtin/topic", "builtin/cause"])
 @pytest.mark.parametrize("method", ["fusion", "soup"])
 def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path):
@@ -134,6 +138,7 @@ def test_other_methods_and_label_kinds(backbone, sources, task, method, tmp_path
     assert np.isfinite(list(json.loads((load.Path(folder) / "results.json").read_text())["mean"].values())).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost, num_programs", [(0, 2), (100, 1)])
 def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, monkeypatch):
     """One for each row count of training that repays its compilation, and one for evaluation on both splits."""
@@ -154,6 +159,7 @@ def test_a_run_compiles_few_programs(cost, num_programs, backbone, tmp_path, mon
     assert (compiled.count("jit(step)"), compiled.count("jit(predict)")) == (num_programs, 1)
 
 
+@pytest.mark.slow
 def test_what_never_learns_stays_with_the_seed_that_drew_it(tmp_path):
     """ProPETL's masks count as no parameters, are in no optimiser and no checkpoint, and differ from seed to seed."""
     backbone = str(tiny_backbone.write(tmp_path / "backbone", **tiny_backbone.SILENT))
@@ -176,6 +182,7 @@ def test_what_never_learns_stays_with_the_seed_that_drew_it(tmp_path):
         assert found == pytest.approx(results[seed]["test"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_reads_trained_layers_where_they_lie(tmp_path):
     """One by one in training, and together in files."""
     backbone = str(tiny_backbone.write(tmp_path / "backbone"))
@@ -188,6 +195,7 @@ def test_full_fine_tuning_reads_trained_layers_where_they_lie(tmp_path):
     assert run_json.expected_shapes(setup.spec, "backbone", "heads") == {name: x.shape for name, x in stored.items()}
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
     folder = train_source(TARGET, backbone, tmp_path / "full", method="full", reduction_factor=None)
     trained = load.load_run(folder).members[0]["backbone"]
@@ -198,12 +206,14 @@ def test_full_fine_tuning_keeps_its_own_backbone(backbone, tmp_path):
         load_source(folder)
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_is_a_method_of_stage_two_as_well(backbone, tmp_path):
     folder = transfer(backbone, [], tmp_path / "run", method="single", reduction_factor=8, non_linearity="gelu")
     source = load_source(folder)
     assert source.adapter["down"]["kernel"].shape == (1, 16, 2) and source.non_linearity == "gelu"
 
 
+@pytest.mark.slow
 def test_a_pooled_head_keeps_its_pooler(backbone, sources, tmp_path):
     """A copy of the backbone without pooler has the same content hash, but the head needs it."""
     folder = transfer(backbone, sources, tmp_path / "run", target="builtin/cause")

@@ -48,6 +48,7 @@ def planned(backbone, tmp_path_factory):
     return result, list(empty.iterdir())
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_runs_own_step(planned, setup):
     schedule = training.make_schedule(setup.config, setup.method, len(setup.data.train))
     step, state = forecast.compiled_training(setup, schedule)

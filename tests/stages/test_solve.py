@@ -125,6 +125,7 @@ def omega_of(setup):
     return outcome.members[0].trainable["transfer"]["omega"], outcome.solved
 
 
+@pytest.mark.slow
 def test_permuted_sources_permute_omega(root, solved):
     order = (2, 0, 1)
     setup = setup_of(root, order=order)
@@ -141,6 +142,7 @@ def test_it_is_no_worse_than_where_it_began(solved):
     assert found["start"] == "constant" or (found["start"] == nearest and singles[nearest] < 0.95 * constant)
 
 
+@pytest.mark.slow
 def test_a_source_without_effect_stays_at_the_centre(root):
     setup = setup_of(root)
     up = jax.tree.map(lambda leaf: leaf.at[:, 1].set(0), setup.frozen["adapters"]["up"])
@@ -158,6 +160,7 @@ def test_scales_follow_from_some_examples_and_the_head_from_all(root, solved, mo
     assert np.abs(omega[:, 0] - list(results_of(solved)["solve"]["omega"].values())).max() > 0.02
 
 
+@pytest.mark.slow
 def test_one_source_is_solved_for(root):
     setup = setup_of(root, order=(1,))
     omega, found = omega_of(setup)
@@ -179,6 +182,7 @@ def test_the_numbers_of_a_source_part_only_with_evidence(spreads, root, monkeypa
 # ---------------------------------------------------------------- its run
 
 
+@pytest.mark.slow
 def test_the_run_is_scored_served_and_folded_as_any(root, solved, tmp_path):
     results = results_of(solved)
     scores = evaluate(EvaluateConfig(run=str(solved)))["seeds"]["0"]
@@ -193,6 +197,7 @@ def test_the_run_is_scored_served_and_folded_as_any(root, solved, tmp_path):
     np.testing.assert_allclose(plain.logits(texts), Predictor.load(solved).logits(texts), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stopped_solve_goes_on_to_the_same_end(root, solved, tmp_path, monkeypatch):
     config, evaluated, objective = config_of(root, tmp_path / "run"), [], solve.objective
 
@@ -242,6 +247,7 @@ def test_a_head_alone_is_solved_for(method, changes, root):
     np.testing.assert_allclose(logits, fitted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_controls_are_where_they_say(root, solved):
     (best, of_best), (equal, of_equal) = (
         solve.solve(setup_of(root, method=method), lambda event: None) for method in ("best-source", "constant")
@@ -286,6 +292,7 @@ def test_random_sources_keep_the_numbers_of_each_layer_in_another_order(root, tm
 # ---------------------------------------------------------------- which sources
 
 
+@pytest.mark.slow
 def test_three_relevant_of_64_sources_are_found(root):
     """Labels are what one adapter changes in the features; three of the sources are that one, but for some noise."""
     setup = setup_of(root, target="scores", order=(0,))
@@ -314,6 +321,7 @@ def test_three_relevant_of_64_sources_are_found(root):
     assert evaluate(np.eye(64)[[5]], False).error == pytest.approx(errors["s5"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_best_sources_are_screened_and_taken(root, solved, capsys):
     where = dict(backbone=str(root / "backbone"), data_dir=str(root / "data"), target="classes", batch_size=16)
     found = screen(ScreenConfig(sources=tuple(str(root / f"source{number}") for number in range(3)), **where))

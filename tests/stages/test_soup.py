@@ -77,6 +77,7 @@ def read(folder):
     return info, dict(info["spec"]["combiner_options"])["weights"]
 
 
+@pytest.mark.slow
 def test_a_run_folder_tells_the_weights_and_similarities(weighed, backbone):
     info, found = read(weighed)
     assert list(info["soup"]["similarities"]) == list(SOURCES) and info["soup"]["samples"] == 16

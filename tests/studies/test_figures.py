@@ -67,6 +67,7 @@ def test_only_the_figures_that_apply_are_drawn(study):
     assert set(images(study / "report")) == both("omega-scalearn", "omega-scalearn++", "score-vs-parameters")
 
 
+@pytest.mark.slow
 def test_all_figures_are_whole_and_the_same_on_every_run(everything, monkeypatch):
     report.make_report(ReportConfig(dir=str(everything)))
     names = ("omega-scalearn", "omega-scalearn++", "score-vs-parameters", "few-shot")
@@ -95,6 +96,7 @@ def test_a_figure_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"] and (tmp_path / "f.png").read_bytes() == b"old"
 
 
+@pytest.mark.slow
 def test_figures_fit_a_page(tmp_path):
     for method, layers in (("scalearn", 24), ("scalearn-mean", 12), ("scalearn-uniform", 6)):
         for number in range(8):
@@ -216,6 +218,7 @@ def test_styles_differ_without_colour():
     assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == 14
 
 
+@pytest.mark.slow
 def test_a_dollar_sign_in_a_name_is_one(tmp_path):
     for number, method in enumerate(("$x^$", "a$", "$\\frac$")):
         write_run(tmp_path / str(number), task="t/$_", method=method, parameters=10**number)

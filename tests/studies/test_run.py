@@ -158,6 +158,7 @@ def test_all_problems_come_at_once_and_nothing_is_written(tmp_path, pipeline):
     assert not pipeline.calls and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_elsewhere_does_not_cost_the_table(tmp_path, pipeline, capsys):
     study.run_study(STUDY, str(tmp_path / "o"))
     (tmp_path / "o/glue/cola/scalearn/results.json").write_text("{")
@@ -174,6 +175,7 @@ def test_run_makes_every_cell_and_the_table(tmp_path, pipeline, capsys):
     assert json.loads((tmp_path / "o" / "study.json").read_text())["study"]["name"] == "Two targets"
 
 
+@pytest.mark.slow
 def test_rerun_does_only_what_is_missing(tmp_path, pipeline, capsys):
     pipeline.failing.update({"cola/scalearn", "adapters/glue/mrpc"})
     assert study.run_study(STUDY, str(tmp_path / "o")) == 1
@@ -233,6 +235,7 @@ def test_everything_wrong_with_data_and_settings_is_told_at_once(tmp_path, pipel
     assert all(part in text for part in ("glue/rte: unknown column", "glue/mrpc: unknown", "glue/cola/single: --max"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["no run.json", "half a results.json", "no results.json"])
 def test_a_half_written_cell_is_made_again(tmp_path, pipeline, harm):
     study.run_study(STUDY, str(tmp_path / "o"))
@@ -455,6 +458,7 @@ def test_a_study_may_grow_but_not_change(tmp_path, pipeline):
         study.run_study(change(stage2={"max_steps": 4}), out)
 
 
+@pytest.mark.slow
 def test_shares_make_all_cells_between_them(tmp_path, pipeline, capsys):
     names = [[cell.name for cell in study._share(plan.cells(STUDY, "o"), (number, 3))] for number in (1, 2, 3)]
     sources = {"adapters/glue/rte", "adapters/glue/mrpc"}
@@ -509,6 +513,7 @@ def test_waiting_ends_when_the_time_is_up(tmp_path, pipeline, monkeypatch):
     assert not pipeline.calls
 
 
+@pytest.mark.slow
 def test_an_adapter_without_weights_is_trained_again(tmp_path, pipeline):
     study.run_study(STUDY, str(tmp_path / "o"))
     weights = tmp_path / "o/adapters/glue/rte/seed-0.safetensors"
@@ -529,6 +534,7 @@ def test_adapters_of_another_backbone_are_told_before_anything_trains(tmp_path, 
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.slow
 def test_when_the_time_is_up_the_rest_is_left_for_the_next_run(tmp_path, pipeline, capsys):
     assert study.run_study(STUDY, str(tmp_path / "o"), max_minutes=0) == STOPPED
     assert not pipeline.calls and "8 of 8 cells are left; run again" in capsys.readouterr().err
@@ -552,6 +558,7 @@ def test_every_study_file_resolves(path, tmp_path, capsys):
     assert " cells; " in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_interrupted_at_any_cell_a_rerun_gives_the_same_table(tmp_path, pipeline):
     study.run_study(STUDY, str(tmp_path / "whole"))
     for stop in range(1, 9):

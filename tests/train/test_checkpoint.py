@@ -165,6 +165,7 @@ def test_damage_to_any_file_is_noticed_and_the_step_before_is_taken(store, tmp_p
     assert count == 3 * len(files) >= 15
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_manifest_counts(store):
     save(store, 4)
     path = store.folder / "4.0" / "manifest.json"

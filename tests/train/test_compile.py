@@ -43,6 +43,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [True, False])
 @pytest.mark.parametrize("method, name", [("fixed", "coefficients"), ("soup", "weights")])
 def test_a_grid_of_constants_is_one_program(method, name, dropout, inputs, tmp_path, compiled):
@@ -62,6 +63,7 @@ def test_a_grid_of_constants_is_one_program(method, name, dropout, inputs, tmp_p
         assert not any("transfer" in name for name in load_tensors(folder / "seed-0.safetensors"))
 
 
+@pytest.mark.slow
 def test_no_more_than_a_few_programs_live(inputs, tmp_path):
     client, living = jax.devices()[0].client, []
     for number in range(6):  # of rows of other lengths, so of other programs; four of a kind are kept

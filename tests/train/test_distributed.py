@@ -96,6 +96,7 @@ def _is_greeting(line):
     return "Gloo" in line or "peer ranks" in line
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
     both = Processes(tmp_path, [settings(inputs, tmp_path / "two", mesh="data=2,model=4")] * 2)
     make = sharding.make_mesh
@@ -114,6 +115,7 @@ def test_two_processes_equal_one_device(inputs, tmp_path, monkeypatch):
     assert not tiny_backbone.weights_differ(one, two)  # gathered from both processes
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_both(inputs, tmp_path):
     good = settings(inputs, tmp_path / "run")
     bad = good | {"target": "glue/rte", "max_length": 64, "data_dir": str(tmp_path / "nowhere")}

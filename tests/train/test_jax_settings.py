@@ -103,6 +103,7 @@ def test_settings_of_our_own_are_those_of_jax_where_nothing_is_set():
     assert defaults == {name: str(value) for name, value in own.items()} | {"transfer_guard": "None"}
 
 
+@pytest.mark.slow
 def test_foreign_settings_change_no_bit_of_a_run(inputs, tmp_path, foreign, one_device, monkeypatch):
     transfer(inputs, tmp_path / "alone")
     used = uses(tmp_path / "alone")
@@ -150,6 +151,7 @@ def test_the_settings_are_put_aside_before_anything_else(name, monkeypatch):
         DOORS[name]()
 
 
+@pytest.mark.slow
 def test_a_prediction_in_float64_needs_no_setting(inputs, tmp_path):
     run = transfer(inputs, tmp_path / "run")
     exact, usual = (Predictor.load(str(run), dtype=dtype).logits(TEXTS)[0] for dtype in ("float64", None))

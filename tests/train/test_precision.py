@@ -55,6 +55,7 @@ def test_activations_have_the_type_asked_for(dtype, kinds):
     assert found == kinds  # the head stays in float32
 
 
+@pytest.mark.slow
 def test_strict_equals_float32_here():
     params, batch = tiny.params(tiny.spec()), tiny.batch()
     strict, plain = (model.apply(params, batch, spec=tiny.spec(dtype=d), task="demo") for d in ("strict", "float32"))
@@ -78,6 +79,7 @@ def test_the_default_is_what_the_machine_is_fast_in(backbone, monkeypatch):
     assert prepare.compute_dtype(adapter(backbone, out="out", dtype="strict")) == "strict"
 
 
+@pytest.mark.slow
 def test_frozen_parameters_kept_in_half_give_the_same_results_again(backbone, tmp_path):
     source = pipeline.train_adapter(adapter(backbone, out=str(tmp_path / "source")))
     half = dict(dtype="mixed", frozen_dtype="bfloat16", **{k: v for k, v in SHORT.items() if k != "reduction_factor"})

@@ -100,6 +100,7 @@ def until_done(lives, call):
     raise AssertionError("it never ends")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypatch):
     changes, numbers = CASES[name]
@@ -116,6 +117,7 @@ def test_a_stopped_run_ends_as_if_never_stopped(name, inputs, tmp_path, monkeypa
         assert min(seed["steps"] for result in results for seed in result["seeds"].values()) < changes["max_steps"]
 
 
+@pytest.mark.slow
 def test_several_steps_really_are_sent_at_once(inputs, tmp_path, monkeypatch):
     changes, _ = CASES["several steps a dispatch, in parts"]
     sizes, make = [], feed.dispatches

@@ -86,6 +86,7 @@ def one_device(name):
 
 
 # Every shape, and every kind of site. Padding: filler rows, to a multiple of ``data``.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, text, padding",
     [
@@ -104,6 +105,7 @@ def test_a_mesh_equals_one_device_over_fifty_steps(name, text, padding):
         np.testing.assert_allclose(tree.flatten(other)[path], leaf, atol=1e-4, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_mesh_shares_out_relative_positions_with_rows_and_heads():
     backbone = dataclasses.replace(BACKBONE, family="mpnet", type_vocab_size=0)
     one, many = sharding.make_mesh(devices=jax.devices()[:1]), sharding.make_mesh("data=2,model=4")
@@ -138,6 +140,7 @@ def collectives(program):
     return [(operation, sum(size(*one) for one in sizes(shapes))) for shapes, operation in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scalearn", "scalearn-uniform++", "single", "fusion"])
 def test_devices_exchange_features_and_gradients_only(name):
     """The head's gradient, by far the largest part for ScaLearn, is computed everywhere and never sent."""

@@ -85,6 +85,7 @@ def test_state_holds_nothing_frozen():
     assert moments <= tree.num_parameters(state.opt_state) <= moments + counters
 
 
+@pytest.mark.slow
 def test_members_equal_separate_runs():
     backbone = dataclasses.replace(tiny.BACKBONE, hidden_dropout=0.1, attention_dropout=0.1)
     spec = tiny.spec("scalearn", backbone=backbone, layers="scan")  # with every dropout on
@@ -97,6 +98,7 @@ def test_members_equal_separate_runs():
     assert not np.allclose(omega[0], omega[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sharded_equals_single_device():
     [single] = train("scalearn", (0, 1))
     chex.clear_trace_counter()  # each mesh has its own program

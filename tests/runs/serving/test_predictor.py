@@ -103,10 +103,12 @@ def check_mixed(predictor, folders, count, seed=0):
     return found
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_equals_each_task_alone(predictor, folders):
     check_mixed(predictor, folders, count=5)  # 5 * (4 + 2 + 3) sequences in steps of 16: the last is short
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers, layers", [(2, "loop"), (3, "scan")])
 def test_it_does_so_in_encoders_of_other_shapes(num_layers, layers, tmp_path):
     where = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=num_layers)
@@ -132,6 +134,7 @@ def test_rows_are_multiplied_alike_one_by_one_and_at_once():
         np.testing.assert_allclose(found, np.stack(each), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_few_programs_serve_all_calls(folders, monkeypatch):
     traced, apply = [], mixed.apply
 
@@ -277,6 +280,7 @@ def fusion(root, backbone):
     return drawn_runs.write(root / "fusion", backbone, CAUSE, method="fusion")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_no_adapter_is_served_alone(fusion, folders):
     rows = rows_of(CAUSE, 5)
     expected, _ = alone(fusion, rows)
@@ -319,6 +323,7 @@ def exported(folder, out, *, says=True, head=True):
     return str(out)
 
 
+@pytest.mark.slow
 def test_folders_of_adapterhub_are_served(folders, backbone, tmp_path):
     row = rows_of(CAUSE, 1)[0]
     expected = Predictor.load(folders[CAUSE]).logits([row])[0]
