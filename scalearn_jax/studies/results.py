@@ -34,6 +34,7 @@ class Result:
     values: tuple[float, ...]  # the test metric of each seed, as a fraction; of a study with draws, of each draw
     seeds: tuple[int, ...]  # in the order of values; or draws
     parameters: int  # number of transfer parameters
+    head_parameters: int  # number of the head's own; 0 where it does not learn
     sources: tuple[str, ...]  # names of the source tasks, in bank order
     normalise: str  # how ScaLearn normalises its scales; empty for other methods, which have none
     shots: int | None = None  # number of training examples of a few-shot cell
@@ -137,7 +138,7 @@ def results_frame(folder: str | Path) -> "DataFrame":
       A row a result, with ``method``, ``target``, ``shots`` (of a few-shot cell), ``metric``, ``num_seeds``,
       ``lost_seeds`` (a text, those that did not stay finite), ``mean`` and ``sd`` over seeds (fractions),
       ``test_examples`` (that were scored), ``test_available`` (that there are), ``standard_error`` (that so few give),
-      ``transfer_parameters``, and as tuples ``sources``, ``coefficients`` (of a probing cell), ``seeds`` and
+      ``transfer_parameters`` and ``head_parameters``, and as tuples ``sources``, ``coefficients`` (of a probing cell), ``seeds`` and
       ``scores``. What a run did not record is missing.
 
     Raises:
@@ -171,6 +172,7 @@ def as_frame(results: Iterable[Result]) -> "DataFrame":
             "test_available": result.available,
             "standard_error": result.se,
             "transfer_parameters": result.parameters,
+            "head_parameters": result.head_parameters,
             "sources": result.sources,
             "coefficients": result.coefficients,
             "seeds": result.seeds,
@@ -203,7 +205,8 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
             metric=metric,
             values=tuple(_number(seed["test"][metric], -1, 1, "a score") for seed in seeds.values()),
             seeds=tuple(int(seed) for seed in seeds),
-            parameters=int(_number(info["parameters"]["transfer"], 0, _MOST_PARAMETERS, "the number of parameters")),
+            parameters=_count(info["parameters"]["transfer"]),
+            head_parameters=_count(info["parameters"]["head"]),
             sources=tuple(source["name"] for source in info["sources"]),
             normalise=_normalise(info["spec"]),
             shots=shots,
@@ -224,6 +227,10 @@ def _test_examples(scores: dict[str, Any], metric: str) -> dict[str, Any]:
         raise TypeError(f"the numbers of test examples must be whole, got {counts}")
     errors = [_number(seed["se"][metric], 0, _LARGEST, "a standard error") for seed in scores["seeds"].values()]
     return {"used": counts["used"], "available": counts["available"], "se": fmean(errors)}
+
+
+def _count(value: Any) -> int:
+    return int(_number(value, 0, _MOST_PARAMETERS, "the number of parameters"))
 
 
 def _number(value: Any, low: float, high: float, what: str) -> float:
@@ -270,7 +277,7 @@ def format_score(result: Result) -> str:
     """Formats a result in percent.
 
     Example:
-      >>> format_score(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), (0, 1), 0, (), ""))
+      >>> format_score(Result(Path("r"), "single", "t", "accuracy", (0.5, 0.6), (0, 1), 0, 0, (), ""))
       '55.00 ± 7.07'
     """
     return format_percent(result.mean) + ("" if result.sd is None else f" ± {format_percent(result.sd)}")
@@ -280,7 +287,7 @@ def format_examples(results: Sequence[Result]) -> str:
     """Formats how many test examples the results of one target are from, and of how many.
 
     Example:
-      >>> known = {"values": (0.5,), "seeds": (0,), "parameters": 0, "sources": (), "normalise": ""}
+      >>> known = dict(values=(0.5,), seeds=(0,), parameters=0, head_parameters=0, sources=(), normalise="")
       >>> format_examples([Result(Path("r"), "single", "t", "accuracy", **known, used=300, available=1043)])
       '300 of 1,043'
     """

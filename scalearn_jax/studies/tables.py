@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ABSENT = "-"
 # The last columns of every CSV.
 SCORES = ["metric", "num_seeds", "lost_seeds", "mean", "sd", "test_examples", "test_available", "standard_error"]
-SCORES += ["transfer_parameters"]
+SCORES += ["transfer_parameters", "head_parameters"]
 # How each format shows the best and the second best of a column, and what its caption calls them.
 _MARKDOWN = {"best": ("**{}**", "best in bold"), "second": ("_{}_", "second best in italics")}
 _LATEX = {"best": (r"\textbf{{{}}}", "best in bold"), "second": (r"\underline{{{}}}", "second best underlined")}
@@ -117,7 +117,7 @@ def _averages(means: "DataFrame", *, whole: bool) -> list[str]:
 
 def _counts(frame: "DataFrame", by: str | list[str]) -> "DataFrame":
     """The columns of counts; of seeds only if not all results have as many."""
-    columns = {"transfer_parameters": "transfer parameters"}
+    columns = {"transfer_parameters": "transfer parameters", "head_parameters": "of the head"}
     if frame["num_seeds"].nunique() > 1:
         columns["num_seeds"] = "seeds"
     return frame.groupby(by, sort=False)[list(columns)].agg(_format_range).rename(columns=columns)
@@ -167,7 +167,7 @@ def describe_tests(results: Sequence[Result]) -> str:
     """Describes how many test examples a table's scores are from, and what so few leave open.
 
     Example:
-      >>> known = {"values": (0.5,), "seeds": (0,), "parameters": 0, "sources": (), "normalise": "", "se": 0.029}
+      >>> known = dict(values=(0.5,), seeds=(0,), parameters=0, head_parameters=0, sources=(), normalise="", se=0.029)
       >>> from pathlib import Path
       >>> describe_tests([Result(Path("r"), "single", "glue/cola", "matthews", **known, used=300, available=1043)])
       'test examples, and the largest standard error that so few give: glue/cola 300 of 1,043 (2.90)'

@@ -224,6 +224,7 @@ def test_a_run_of_any_values_is_read_or_refused(data, folder):
     accepts(results.read_result, run)
 
 
+@pytest.mark.slow
 @SOME(max_examples=100)
 @given(data=st.data())
 def test_what_a_shared_folder_says_of_itself_is_read_or_refused(data, folder):

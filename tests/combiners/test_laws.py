@@ -168,6 +168,7 @@ def test_a_text_sees_nothing_of_those_beside_it(name):
         assert (before[others] != after[others]).any(1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scalearn", "fusion"])
 def test_remat_changes_nothing(name):
     spec, params, batch = tiny.spec(name), tiny.params(tiny.spec(name)), tiny.batch()

@@ -129,6 +129,7 @@ def test_it_is_trained_loaded_scored_and_served(method, layers, run_of):
     assert not np.allclose(first.logits(TEXTS), second.logits(TEXTS))
 
 
+@pytest.mark.slow
 def test_what_is_served_is_what_was_trained(run_of, tmp_path):
     """Another gate gives other answers, so it is not left out."""
     run = str(shutil.copytree(run_of("gated"), tmp_path / "run"))
@@ -169,6 +170,7 @@ def test_what_is_no_adapter_says_so_in_a_line(method, inputs, run_of, tmp_path):
     np.testing.assert_array_equal(found, Predictor.load(run, seed=1).logits(TEXTS))
 
 
+@pytest.mark.slow
 def test_what_is_an_adapter_folds(inputs, run_of, tmp_path):
     assert "first" in foldable() and "gated" not in foldable()
     run = run_of("first")

@@ -27,7 +27,7 @@ from tests.interop import our_side
 from tests.interop.cases import CHOICES, FAMILIES, FUSIONS, MPNET, OUTPUTS, STATIC, WRITTEN
 from tests.support import tiny
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 PYTHON = ROOT / ".venv-torch/bin/python"
 FOUND = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('torch', 'adapters'))))"
 TOLERANCE = 1e-5

@@ -76,6 +76,7 @@ def test_the_bias_is_that_of_every_pair():
         np.testing.assert_array_equal(found[r, :, q, k], table[bucket])
 
 
+@pytest.mark.slow
 def test_a_text_has_its_own_positions_wherever_it_stands_in_a_row():
     params, alone = tiny.params(spec()), padded()
     packed = tiny.pack(alone, [[0, 1], [3, 2]], 160)
@@ -102,6 +103,7 @@ def of_short_texts(spec):
 
 
 # bfloat16 keeps 8 bits, of sums over 16 in two layers
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, tolerance",
     [

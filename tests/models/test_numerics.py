@@ -47,6 +47,7 @@ def test_the_backward_pass_sees_the_mask_of_the_forward_pass():
     chex.assert_trees_all_equal(pull(jnp.ones_like(X))[0], mask)
 
 
+@pytest.mark.slow
 def test_gelu_is_the_exact_one():
     x = jnp.linspace(-6.0, 6.0, 101)
     plain = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
@@ -70,6 +71,7 @@ def test_layer_norm_is_flax_s(dtype):
     chex.assert_trees_all_close(tangent, expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_attention_is_its_equation(rate):
     query, keys, values = jax.random.normal(KEY, (3, 2, 6, 4, 8))  # rows, positions, heads, head size

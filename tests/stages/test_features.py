@@ -98,6 +98,7 @@ def test_what_learns_below_the_head_is_never_cached(method, dropout, constant):
     assert features.trains_head_only(methods.get(method), spec) is constant
 
 
+@pytest.mark.slow
 def test_the_folder_is_an_ordinary_run(backbone, source, tmp_path):
     folder = train(backbone, (source,), tmp_path / "run", target="builtin/topic", method="soup")
     assert {path.name for path in Path(folder).iterdir()} == {

@@ -176,6 +176,7 @@ def test_a_seed_that_diverges_takes_no_other_with_it(backbone, sources, tmp_path
     assert read_result(out).lost == (1,) and list(load_run(str(out)).members) == [0, 3]
 
 
+@pytest.mark.slow
 def test_without_a_seed_that_stays_finite_there_is_no_run(backbone, sources, tmp_path, spoil):
     spoil(0, 1)
     with pytest.raises(FloatingPointError, match="evaluation of seed 0 gave .* evaluation of seed 1 gave"):

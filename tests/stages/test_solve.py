@@ -266,6 +266,7 @@ def test_controls_are_where_they_say(root, solved):
     chex.assert_trees_all_equal(of_best.members[0].trainable, expected)
 
 
+@pytest.mark.slow
 def test_the_best_source_is_the_same_where_the_head_is_trained(root, solved, tmp_path, capsys):
     errors = results_of(solved)["solve"]["error_of_source"]
     best = min(errors, key=errors.get)
@@ -278,6 +279,7 @@ def test_the_best_source_is_the_same_where_the_head_is_trained(root, solved, tmp
         chex.assert_trees_all_equal(load_tensors(folder / name), load_tensors(same / name))
 
 
+@pytest.mark.slow
 def test_random_sources_keep_the_numbers_of_each_layer_in_another_order(root, tmp_path):
     folder = pipeline.transfer(config_of(root, tmp_path / "run", method="random-source"))
     bank = tree.unflatten(load_tensors(folder / "frozen.safetensors"))["adapters"]

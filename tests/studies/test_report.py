@@ -27,9 +27,9 @@ def study(tmp_path):
 def test_table_has_bold_best_and_averages_of_complete_rows_only(study):
     text = report.make_report(ReportConfig(dir=str(study)))
     cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines()[4:-2]}
-    assert cells["single"] == ["10", "55.00 ± 7.07", "25.00 ± 0.00", "40.00"]
-    assert cells["scalearn"] == ["0 to 6", "_70.00_ ± 0.00", "**80.00** ± 7.07", "**75.00**"]
-    assert cells["scalearn++"] == ["6", "**80.00** ± 0.00", "-", "-"]
+    assert cells["single"] == ["10", "1", "55.00 ± 7.07", "25.00 ± 0.00", "40.00"]
+    assert cells["scalearn"] == ["0 to 6", "1", "_70.00_ ± 0.00", "**80.00** ± 7.07", "**75.00**"]
+    assert cells["scalearn++"] == ["6", "1", "**80.00** ± 0.00", "-", "-"]
     assert "over 2 seeds; how many of the test examples were used is unknown; best in bold, second best in" in text
     assert (study / "report" / "table.md").read_text() == text + "\n"
 
@@ -42,15 +42,17 @@ def rows_of(path):
 def test_latex_is_the_same_table(study):
     report.make_report(ReportConfig(dir=str(study)))
     text = (study / "report" / "table.tex").read_text()
-    assert r"scalearn & 0 to 6 & \underline{70.00} $\pm$ 0.00 & \textbf{80.00} $\pm$ 7.07 & \textbf{75.00} \\" in text
-    assert r"scalearn++ & 6 & \textbf{80.00} $\pm$ 0.00 & - & - \\" in text
+    assert (
+        r"scalearn & 0 to 6 & 1 & \underline{70.00} $\pm$ 0.00 & \textbf{80.00} $\pm$ 7.07 & \textbf{75.00} \\" in text
+    )
+    assert r"scalearn++ & 6 & 1 & \textbf{80.00} $\pm$ 0.00 & - & - \\" in text
     assert "best in bold, second best underlined." in text
 
 
 def test_differing_numbers_of_seeds_get_a_column(study):
     write_run(study / "f", task="glue/rte", method="fusion", values=(0.1,))
     report.make_report(ReportConfig(dir=str(study)))
-    seeds = {row[0]: row[2] for row in rows_of(study / "report" / "table.md")}
+    seeds = {row[0]: row[3] for row in rows_of(study / "report" / "table.md")}
     assert seeds == {"single": "2", "scalearn": "2", "scalearn++": "2", "fusion": "1"}
     assert "over 1 to 2 seeds (of one seed there is no deviation)" in (study / "report" / "table.md").read_text()
 
@@ -112,12 +114,12 @@ def test_few_shot_has_its_own_table_by_target_and_number_of_examples(few_shot):
     text = report.make_report(ReportConfig(dir=str(few_shot)))
     assert not (few_shot / "report" / "table.md").exists() and "## A study: few-shot" in text
     assert rows_of(few_shot / "report" / "few-shot.md") == [
-        ["glue/rte accuracy", "single", "9", "50.00 ± 1.41", "**60.00** ± 1.41"],
-        ["glue/rte accuracy", "scalearn", "7", "**55.00** ± 1.41", "58.00 ± 1.41"],
-        ["glue/cola matthews", "single", "9", "25.00 ± 0.00", "30.00 ± 0.00"],
-        ["glue/cola matthews", "scalearn", "7", "**27.50** ± 0.00", "-"],
-        ["average", "single", "", "37.50", "45.00"],
-        ["average", "scalearn", "", "**41.25**", "-"],
+        ["glue/rte accuracy", "single", "9", "1", "50.00 ± 1.41", "**60.00** ± 1.41"],
+        ["glue/rte accuracy", "scalearn", "7", "1", "**55.00** ± 1.41", "58.00 ± 1.41"],
+        ["glue/cola matthews", "single", "9", "1", "25.00 ± 0.00", "30.00 ± 0.00"],
+        ["glue/cola matthews", "scalearn", "7", "1", "**27.50** ± 0.00", "-"],
+        ["average", "single", "", "", "37.50", "45.00"],
+        ["average", "scalearn", "", "", "**41.25**", "-"],
     ]
     assert (few_shot / "report" / "few-shot.tex").read_text().count(r"\midrule") == 3
     rows = list(csv.DictReader((few_shot / "report" / "few-shot.csv").read_text().splitlines()))
@@ -134,14 +136,14 @@ def test_few_shot_and_probing_cells_stay_out_of_the_main_table(few_shot):
     write_probe(few_shot, "glue/rte", {"glue/rte": 1.0}, values=(0.5, 0.7))
     write_probe(few_shot, "glue/rte", {"glue/rte": 0.5, "glue/mnli": 2.0}, values=(0.25, 0.5))
     text = report.make_report(ReportConfig(dir=str(few_shot)))
-    assert rows_of(few_shot / "report" / "table.md") == [["single", "0", "90.00 ± 0.00"]]
+    assert rows_of(few_shot / "report" / "table.md") == [["single", "0", "1", "90.00 ± 0.00"]]
     assert "2 probing results" in text
     lines = (few_shot / "report" / "probing.csv").read_text().splitlines()
     assert lines == [
         "target,source_1,coefficient_1,source_2,coefficient_2,metric,num_seeds,lost_seeds,mean,sd,test_examples,"
-        "test_available,standard_error,transfer_parameters",
-        f"glue/rte,glue/rte,1.0,,,accuracy,2,,0.6,{np.std([0.5, 0.7], ddof=1)},,,,0",
-        f"glue/rte,glue/rte,0.5,glue/mnli,2.0,accuracy,2,,0.375,{np.std([0.25, 0.5], ddof=1)},,,,0",
+        "test_available,standard_error,transfer_parameters,head_parameters",
+        f"glue/rte,glue/rte,1.0,,,accuracy,2,,0.6,{np.std([0.5, 0.7], ddof=1)},,,,0,1",
+        f"glue/rte,glue/rte,0.5,glue/mnli,2.0,accuracy,2,,0.375,{np.std([0.25, 0.5], ddof=1)},,,,0,1",
     ]
 
 

@@ -270,6 +270,7 @@ def test_a_finished_run_is_not_made_again(inputs, tmp_path, capsys):
         run(inputs, tmp_path / "run", max_steps=2)
 
 
+@pytest.mark.slow
 def test_runs_of_one_program_that_came_out_before_the_end_stay(inputs, tmp_path, monkeypatch):
     changes = dict(learning_rates=(1e-3, 1e-2), max_steps=2)
     run(inputs, tmp_path / "whole", **changes)

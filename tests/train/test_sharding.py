@@ -185,6 +185,7 @@ def test_frozen_parameters_lie_as_the_table_says():
     assert all("bias" in path or "norm" in path or "embeddings" in path for path in whole)
 
 
+@pytest.mark.slow
 def test_layers_held_one_by_one_lie_like_stacked_ones():
     mesh = sharding.make_mesh("data=2,model=4")
     stacked = encoder.init(jax.random.key(0), BACKBONE)

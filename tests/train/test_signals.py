@@ -85,6 +85,7 @@ def test_beside_others_an_interrupt_is_passed_on_as_the_signal_that_jax_waits_fo
     assert (code, said) == (-signal.SIGTERM, "")
 
 
+@pytest.mark.slow
 def test_a_save_may_take_longer():
     process = start(SAVES, IN_TRAINING)
     process.send_signal(signal.SIGTERM)

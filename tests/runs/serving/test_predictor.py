@@ -367,6 +367,7 @@ def test_a_strange_adapter_of_another_base_model_is_refused(folders, backbone, t
     assert Predictor.load(folder).where == "org/other-base"  # what the file names
 
 
+@pytest.mark.slow
 def test_a_strange_adapter_takes_one_text_or_two(folders, backbone, tmp_path):
     given = {"backbone": str(backbone)}
     one, two = (
