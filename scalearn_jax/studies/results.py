@@ -138,8 +138,8 @@ def results_frame(folder: str | Path) -> "DataFrame":
       A row a result, with ``method``, ``target``, ``shots`` (of a few-shot cell), ``metric``, ``num_seeds``,
       ``lost_seeds`` (a text, those that did not stay finite), ``mean`` and ``sd`` over seeds (fractions),
       ``test_examples`` (that were scored), ``test_available`` (that there are), ``standard_error`` (that so few give),
-      ``transfer_parameters`` and ``head_parameters``, and as tuples ``sources``, ``coefficients`` (of a probing cell), ``seeds`` and
-      ``scores``. What a run did not record is missing.
+      ``transfer_parameters`` and ``head_parameters``, and as tuples ``sources``, ``coefficients`` (of a probing cell),
+      ``seeds`` and ``scores``. What a run did not record is missing.
 
     Raises:
       InputError: see ``read_results``.
