@@ -8,6 +8,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from scalearn_jax import config as configs
 from scalearn_jax import methods
@@ -143,3 +144,14 @@ def test_every_guide_is_linked_from_the_readme_and_the_gallery():
     guides = {path.name for path in (ROOT / "experiments/guides").glob("*.md")}
     for page in (ROOT / "README.md", ROOT / "experiments/README.md"):
         assert guides <= {Path(link.partition("#")[0]).name for link in LINK.findall(prose(page))}
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper_that_the_readme_cites():
+    import scalearn_jax
+
+    cited = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert cited["version"] == scalearn_jax.__version__ and cited["license"] == "Apache-2.0"
+    paper = cited["preferred-citation"]
+    entry = (ROOT / "README.md").read_text().split("```bibtex")[1].split("```")[0].replace("{ScaLearn}", "ScaLearn")
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    assert paper["title"] in entry and authors in entry and paper["url"].rsplit("/", 1)[-1] in entry
