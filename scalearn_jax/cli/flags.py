@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.config.checks import check_no_secrets
-from scalearn_jax.config.schema import check_values, field_types, problems
+from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
 
@@ -52,6 +52,8 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
     check_no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
     argv, given = _take_config(cls, argv) if positional is None else (argv, {})
     _check_names(cls, argv)
+    if not {"-h", "--help"} & {*argv}:
+        _check_values(cls, argv, (positional or "").split(), given)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -100,6 +102,77 @@ def _check_names(cls: type, argv: Sequence[str]) -> None:
             nearest = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean --{nearest[0]}?" if nearest else "see --help."
             raise InputError(f"unknown flag --{name}; {hint}")
+
+
+def _check_values(cls: type, argv: Sequence[str], places: Sequence[str], given: dict[str, Any]) -> None:
+    """Fails on a value that a flag does not take, one too many and one that is missing, shorter than the parser would.
+
+    ``places`` are the fields without a flag, ``given`` the values of a file.
+    """
+    declared, pending, loose, seen = field_types(cls), list(argv), [], {*given}
+    while pending:
+        flag, has_value, value = pending.pop(0).partition("=")
+        if not flag.startswith("--"):
+            loose.append(flag + has_value + value)
+            continue
+        name = flag.removeprefix("--").replace("-", "_")
+        kind, several = _item(declared.get(name, bool))  # else --no-NAME
+        seen.add(name)
+        values = [value] if has_value else []
+        takes = 0 if kind is bool else len(pending) if several else 1 - len(values)
+        while takes and pending and not pending[0].startswith("--"):
+            values.append(pending.pop(0))
+            takes -= 1
+        if kind is bool and values:
+            raise InputError(f"{flag} takes no value, got {value!r}; leave it out.")
+        if not values and kind is not bool and not several:
+            raise InputError(f"{flag}: expected {_expected(kind)} after it, got nothing; see --help.")
+        for one in values:
+            _check_value(flag, one, kind, several)
+    for name, value in zip(places, loose, strict=False):
+        _check_value(name.upper(), value, *_item(declared[name]))
+    several = any(_item(declared[name])[1] for name in places)
+    if len(loose) > len(places) and not several:
+        raise InputError(f"unexpected {loose[len(places)]!r}: no flag before it takes it; see --help.")
+    seen |= {*places[: len(loose)]}
+    missing = next((name for name in required_fields(cls) if name not in seen), None)
+    if missing:
+        raise InputError(f"missing {_called(cls, missing, places)}: {field_help(cls)[missing]}")
+
+
+def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    if choices and value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else "."
+        raise InputError(f"{flag}: expected {_expected(kind)}, got {value!r}{hint}")
+    if kind is float or kind is int and not several:  # several whole numbers may be ranges, which the config writes out
+        try:
+            kind(value)
+        except ValueError:
+            raise InputError(f"{flag}: expected {_expected(kind)}, got {value!r}.") from None
+
+
+def _expected(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    return {int: "a whole number", float: "a number"}.get(kind, "a text")
+
+
+def _called(cls: type, name: str, places: Sequence[str]) -> str:
+    """What help calls a field: ``--task TEXT``, or ``DIR`` where it needs no flag."""
+    [field] = [field for field in dataclasses.fields(cls) if field.name == name]
+    placeholder = _placeholder(field_types(cls)[name], field.metadata.get("metavar")) or ""
+    return placeholder if name in places else f"--{name.replace('_', '-')} {placeholder}".strip()
+
+
+def _item(declared: Any) -> tuple[Any, bool]:
+    """The type of one value of a field, and whether it takes several; ``None``, "not given", aside."""
+    if typing.get_origin(declared) in (types.UnionType, typing.Union):
+        return _item(typing.get_args(declared)[0])
+    if typing.get_origin(declared) is tuple:
+        return typing.get_args(declared)[0], True
+    return declared, False
 
 
 def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:

@@ -1,5 +1,6 @@
 """The README is short; its commands and the pages' Python blocks run; the parameter table is what the code counts."""
 
+import csv
 import re
 import shlex
 
@@ -79,3 +80,22 @@ def test_the_parameter_table_is_counted(row, name):
     assert int(number.replace(",", "")) == tree.num_parameters(shapes)
     if name in ("scalearn", "scalearn-uniform++", "fusion"):
         assert re.search(rf"\b{number}\b", README)
+
+
+def test_the_quickstarts_numbers_are_those_of_its_files():
+    results = ROOT / "experiments/results/quickstart"
+    with open(results / "table.csv", newline="") as file:
+        found = {row["method"]: row for row in csv.DictReader(file)}
+    rows = re.findall(
+        r"^\| `([^`]+)`([^|]*)\| ([\d,]+) \| ([\d,]+) \| ([\d.]+)(?: ± ([\d.]+))? \|$", README, re.MULTILINE
+    )
+    assert len(rows) == len(found) == 7
+    for name, about, transfer, head, mean, sd in rows:
+        row = found[f"{name}-solved" if "solved" in about else name]
+        assert [int(count.replace(",", "")) for count in (transfer, head)] == [
+            int(row["transfer_parameters"]),
+            int(row["head_parameters"]),
+        ]
+        assert mean == f"{100 * float(row['mean']):.2f}" and (sd or "0.00") == f"{100 * float(row['sd']):.2f}"
+        assert row["test_examples"] == row["test_available"] == "500"
+    assert (results / "table.md").read_text().split("\n\n")[1] in GALLERY
