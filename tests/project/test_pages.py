@@ -155,3 +155,11 @@ def test_the_citation_is_of_this_version_and_of_the_paper_that_the_readme_cites(
     entry = (ROOT / "README.md").read_text().split("```bibtex")[1].split("```")[0].replace("{ScaLearn}", "ScaLearn")
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     assert paper["title"] in entry and authors in entry and paper["url"].rsplit("/", 1)[-1] in entry
+
+
+def test_the_commands_that_the_quickstart_runs_and_names_are_understood():
+    text = (ROOT / "experiments/quickstart.sh").read_text().replace('"$@"', "")
+    lines = re.findall(r"\.venv/bin/scalearn ([^\n>]*?)(?: {2,}[^\n]*| >[^\n]*)?$", text, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["run", "explain", "predict", "fold"]
+    for line in lines:
+        parse(re.sub(r"\$\w+", "x", line))
