@@ -50,7 +50,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.slow
 def test_it_runs_with_few_packages_and_keeps_little(inputs, tmp_path):
     model, data, file = inputs
-    done = call("run", tmp_path / "r", model, data, "--studies", file, absent=ABSENT)
+    done = call("run", tmp_path / "r", model, data, "--studies", file, "--processes", 2, absent=ABSENT)
     assert done.returncode == 0, done.stderr
     assert "| scalearn" in done.stdout
     cells = tmp_path / "r/tiny/builtin/topic"
