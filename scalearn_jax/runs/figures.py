@@ -31,7 +31,7 @@ class Panel(NamedTuple):
     target: str  # its task
     sources: Sequence[str]  # T names
     omega: np.ndarray  # Float[T L], or Float[T 1] where the layers share it
-    deviation: np.ndarray | None = None  # Float[T], of one number a source that was solved for
+    deviation: np.ndarray | None = None  # Float[T], of each source's mean, if it was solved for
 
 
 def mean_omega(folder: Path, normalise: str) -> np.ndarray:
@@ -67,8 +67,8 @@ def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> N
     """Draws a method's scales: a panel a target, layers across, sources down, the target's own adapter framed.
 
     All panels share one scale of grey. The values are written out where a page has room for them. One number a source,
-    shared by the layers, is a point beside the constant 2 / T, with its interval of 95 % if it was solved for. The file
-    is ``name`` in the folder ``out``, with a suffix.
+    shared by the layers, is a point beside the constant 2 / T. What was solved for has an interval of 95 %. The file is
+    ``name`` in the folder ``out``, with a suffix.
     """
     if all(panel.omega.shape[1] == 1 for panel in panels):
         _draw_points(method, panels, out, name)
@@ -89,7 +89,9 @@ def draw_omegas(method: str, panels: Sequence[Panel], out: Path, name: str) -> N
         bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 2.5 / height), aspect=20, pad=0.02)
         bar.outline.set_visible(False)
         own = "; framed: the target's own" if any(panel.target in panel.sources for panel in panels) else ""
-        plot.title(figure, f"{method}: learned scale of each source{own}")
+        sure = any(panel.deviation is not None for panel in panels)
+        sure = "; at the right: 95 % of a source's mean over the layers" if sure else ""
+        plot.title(figure, f"{method}: learned scale of each source{own}{sure}")
 
 
 def _draw_points(method: str, panels: Sequence[Panel], out: Path, name: str) -> None:
@@ -130,6 +132,10 @@ def _name_axes(axis, panel: Panel, named: bool, step: int) -> None:
     axis.set_xticks(range(0, num_layers, step), ["all"] if num_layers == 1 else range(1, num_layers + 1, step))
     axis.set_xlabel("layers" if num_layers == 1 else "layer")
     axis.set_yticks(range(len(panel.sources)), plot.short(panel.sources).values() if named else [])
+    if panel.deviation is not None:
+        for place, deviation in enumerate(panel.deviation):
+            text = f"± {SURE * deviation:.2f}"
+            axis.text(1.02, place, text, transform=axis.get_yaxis_transform(), ha="left", va="center")
     if panel.target in panel.sources:
         corner = (-0.5, panel.sources.index(panel.target) - 0.5)
         axis.add_patch(Rectangle(corner, num_layers, 1, fill=False, linewidth=1.2, clip_on=False, zorder=3))

@@ -119,7 +119,7 @@ def schedule(setup: Setup) -> Schedule:
     num_sources, most = setup.spec.num_sources, 1
     if setup.method.solves == "scales":
         halves = 2 * (_LIMIT + len(_SPREADS) * (_VECTOR_LIMIT + 1) + 1) + _VECTOR_LIMIT
-        most = num_sources + 2 * _LIMIT + (num_sources if _numbers(setup) == 1 else halves)
+        most = 2 * num_sources + 2 * _LIMIT + (0 if _numbers(setup) == 1 else halves)
     return Schedule(num_steps=most, eval_every=most)
 
 
@@ -262,11 +262,11 @@ def _scales(setup: Setup, chosen: Encoded, layout: Layout, journal: _Journal) ->
         if spread is not None:
             prior = dataclasses.replace(prior, spread=spread)
             numbers = np.repeat(found.omega, count, axis=0)
-            best = minimise(journal.search("numbers", evaluate), prior, numbers, _VECTOR_LIMIT)
-    else:
-        own = deviations(search, prior, found, len(chosen))
-        report["deviation"] = dict(zip(names, own.tolist(), strict=True))
+            search = journal.search("numbers", evaluate)
+            best = minimise(search, prior, numbers, _VECTOR_LIMIT)
     value, found = best
+    own = deviations(search, prior, found, len(chosen))
+    report["deviation"] = dict(zip(names, own.tolist(), strict=True))
     if found.error >= 1:
         terminal.note(
             f"target {setup.task.name}: no better than the mean by leave-one-out ({found.error:.2f}); the"

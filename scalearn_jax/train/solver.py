@@ -135,16 +135,16 @@ def minimise(
 
 
 def deviations(search: Search, prior: Prior, best: Evaluation, num_examples: int) -> np.ndarray:
-    """Estimates the standard deviation of each scale Float[T] of omega Float[1 T] from the curvature at the optimum.
+    """Estimates the standard deviation Float[T] of each source's scale from the curvature at the optimum.
 
-        Cov = 2 error / n H^-1,   H_st = d^2 objective / d omega_s d omega_t
+        Cov = 2 error / n H^-1,   H_st = d^2 objective / d mean(omega_s) d mean(omega_t)
 
-    As if errors were normal with a variance of their mean square. H comes from T more gradients; where it is smaller
-    than the prior's own curvature, that counts.
+    As if errors were normal with a variance of their mean square, and the numbers of a source differed as they do. H
+    comes from T more gradients; where it is smaller than the prior's own curvature, that counts.
     """
-    count = best.omega.size
-    ahead = [search(best.omega + _STEP * row).gradient.ravel() for row in np.eye(count)]
-    curvature = (np.array(ahead) - best.gradient.ravel()) / _STEP
+    count = best.omega.shape[1]
+    ahead = [search(best.omega + _STEP * row).gradient.sum(0) for row in np.eye(count)]
+    curvature = (np.array(ahead) - best.gradient.sum(0)) / _STEP
     curvature = (curvature + curvature.T) / 2 + 2 * prior.pull * np.eye(count)
     values, vectors = np.linalg.eigh(curvature)
     inverse = (vectors / np.maximum(values, 2 * prior.pull)) @ vectors.T

@@ -177,6 +177,7 @@ def test_the_numbers_of_a_source_part_only_with_evidence(spreads, root, monkeypa
     spread, numbers = found["prior"]["spread"], solve.from_transfer({"omega": omega})
     assert spread in (None, *spreads) and (np.ptp(numbers, axis=0).max() > 1e-6) == (spread is not None)
     np.testing.assert_allclose(numbers.mean(0), list(found["omega"].values()), atol=1e-6)
+    assert all(0 < deviation < 1 for deviation in found["deviation"].values())
 
 
 # ---------------------------------------------------------------- its run

@@ -138,6 +138,18 @@ def test_shared_scales_stand_beside_the_constant_with_their_intervals(tmp_path, 
     assert not shown[-1].axes[0].collections
 
 
+def test_scales_of_every_layer_have_their_means_intervals_at_the_right(tmp_path, monkeypatch):
+    run, omega = tmp_path / "run", np.array([[[0.5], [1.25]], [[0.7], [1.5]]])
+    write_run(run, task="t", method="scalearn-uniform", sources=("a", "b"), omega=omega)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"solve": {"deviation": {"a": 0.1, "b": 0.25}}}))
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: shown.append(figure))
+    figures.draw_omegas_by_method(read_results(run), tmp_path)
+    texts = [text.get_text() for text in shown[0].axes[0].texts]
+    assert [text for text in texts if text.startswith("±")] == ["± 0.20", "± 0.49"] and "1.25" in texts
+
+
 def test_points_average_the_targets_that_every_method_has(study):
     methods, targets = figures.points(read_results(study))
     assert targets == ["glue/rte"]
