@@ -28,7 +28,7 @@ def table_names() -> list[str]:
 
 def get_table(table: str) -> dict[str, Any]:
     """Looks up a table: its ``backbone``; ``tasks``, the names of its columns; ``scores``, method -> a number a task;
-    ``averages``, method -> its average as published.
+    ``averages``, method -> its average as published, also of methods whose scores are not at hand.
     """
     if table not in _tables():
         raise unknown("published table", table, _tables())
@@ -61,13 +61,15 @@ def published_table(
     targets, rows = targets_of(results), {}
     for method, row in by_method(results).items():
         theirs = pd.Series({target: lookup(table, method, target) for target in targets}, dtype=float)
+        average = get_table(table)["averages"].get(method) if set(targets) == set(get_table(table)["tasks"]) else None
         ours = pd.Series({target: 100 * row[target].mean for target in row}, dtype=float).reindex(theirs.index)
         texts = pd.Series({target: format_score(row[target]) for target in row}).reindex(theirs.index)
-        if (ours - theirs).isna().all():
+        if (ours - theirs).isna().all() and (average is None or ours.isna().any()):
             continue
         if len(targets) > 1:
-            whole = set(targets) >= set(all_targets) and (ours - theirs).notna().all()
-            ours["average"], theirs["average"] = (ours.mean(), theirs.mean()) if whole else (None, None)
+            whole = set(targets) >= set(all_targets) and ours.notna().all() and (theirs.notna().all() or average)
+            average = theirs.mean() if theirs.notna().all() else average
+            ours["average"], theirs["average"] = (ours.mean(), average) if whole else (None, None)
             texts["average"] = f"{ours['average']:.2f}" if whole else None
         rows[method, "ours"] = texts
         rows[method, "published"] = theirs.map("{:.2f}".format, na_action="ignore")
