@@ -1,14 +1,14 @@
-"""What the encoder's own sentence embeddings give on the cells of a few-shot study, with no adapter: the plain alternatives.
+"""What the encoder's own sentence embeddings give on the cells of a few-shot study, with no adapter.
 
     python experiments/embeddings.py experiments/few_shot_minilm.yaml OUT.json --backbone DIR --data-dir DATA
 
-    logistic   a linear head on the embeddings: logistic regression, for scores ridge, strength by cross-validation; of a
-               pair (u, v) it sees u, v, |u - v| and u * v
+    logistic   a linear head on the embeddings: logistic regression, for scores ridge, strength by cross-validation; of
+               a pair (u, v) it sees u, v, |u - v| and u * v
     setfit     SetFit: the encoder itself is tuned on pairs of examples, then a logistic regression; labels only
 
-Draws, test sets and metrics are the study's. It runs where `sentence-transformers` and `setfit` are installed, which need an
-older transformers: `pip install torch==2.13.0 setfit "transformers<5" pydantic ruamel.yaml` in an environment of its own, and
-`PYTHONPATH=.`; JAX is not needed. What OUT.json holds is not computed again.
+Draws, test sets and metrics are the study's. It needs `sentence-transformers` and `setfit`, which ask for an older
+transformers, in an environment of their own with `PYTHONPATH=.`, and no JAX:
+`pip install torch==2.13.0 setfit "transformers<5" pydantic ruamel.yaml`. What OUT.json holds is not computed again.
 """
 
 import argparse
@@ -51,17 +51,14 @@ def cell(method: str, name: str, data: str, k: int, draw: int, backbone: str, em
     splits = load_splits(task, data_dir=data, max_train_samples=k, sample_seed=draw)
     texts = [[task.sequences(row)[0] for row in rows] for rows in (splits.train, splits.test)]
     labels = [np.array(rows["label"]) for rows in (splits.train, splits.test)]
-    if method == "setfit" and task.kind != "classification" or len(set(labels[0].tolist())) < 2:
+    if (method == "setfit" and task.kind != "classification") or len(set(labels[0].tolist())) < 2:
         return None
-    predict = (
-        tune(backbone, *texts, labels[0]) if method == "setfit" else fit(backbone, *texts, labels[0], task, embedded)
-    )
-    logits = predict.astype(np.float32)
-    return float(
-        metrics.compute(
-            task.metrics, task.kind, logits, labels[1].astype(np.float32 if task.kind == "regression" else int), None
-        )[task.metrics[0]]
-    )
+    if method == "setfit":
+        logits = tune(backbone, *texts, labels[0])
+    else:
+        logits = fit(backbone, *texts, labels[0], task, embedded)
+    scores = metrics.compute(task.metrics, task.kind, logits.astype(np.float32), labels[1], None)
+    return float(scores[task.metrics[0]])
 
 
 def fit(backbone: str, train: list, test: list, labels: np.ndarray, task, embedded: dict) -> np.ndarray:
@@ -97,7 +94,7 @@ def embed(backbone: str, texts: list[tuple[str, ...]], embedded: dict) -> np.nda
 
 
 def tune(backbone: str, train: list, test: list, labels: np.ndarray) -> np.ndarray:
-    """Tunes the encoder as SetFit's paper does (20 pairs of each kind an example); returns the logits of the test set."""
+    """Tunes the encoder as SetFit's paper does, 20 pairs of each kind an example; returns the test set's logits."""
     import datasets
     from setfit import SetFitModel, Trainer, TrainingArguments
 
