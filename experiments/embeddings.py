@@ -63,7 +63,8 @@ def cell(method: str, name: str, data: str, k: int, draw: int, backbone: str, em
 
 def fit(backbone: str, train: list, test: list, labels: np.ndarray, task, embedded: dict) -> np.ndarray:
     """Fits a linear head to embeddings; returns the logits of the test set."""
-    from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -71,8 +72,9 @@ def fit(backbone: str, train: list, test: list, labels: np.ndarray, task, embedd
     if task.kind == "regression":
         head = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 25)))
         return head.fit(features[0], labels).predict(features[1])[:, None]
-    folds = max(2, min(5, np.bincount(labels)[np.unique(labels)].min()))
-    head = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-5, 1, 13), cv=folds, max_iter=2000))
+    folds = max(2, min(5, np.unique(labels, return_counts=True)[1].min()))
+    linear = GridSearchCV(LogisticRegression(max_iter=2000), {"C": np.logspace(-5, 1, 13)}, cv=folds)
+    head = make_pipeline(StandardScaler(), linear)
     probabilities = head.fit(features[0], labels).predict_proba(features[1])
     logits = np.full((len(test), task.num_outputs), -1e9)
     logits[:, head.classes_] = np.log(probabilities + 1e-30)
