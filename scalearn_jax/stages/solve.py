@@ -1,6 +1,6 @@
 """Solves for a target: scales by the leave-one-out error of a head in closed form, then the head itself.
 
-    scales    minimise(error + prior) over omega, around the constant or the best source, as the evidence says
+    scales    minimise(error + prior) over omega, from the constant and, where it is clearly better, the best source
     head      ridge regression for scores, logistic regression where there are probabilities
 
 No learning rate, no order of the examples, no development set, no seed. Features are computed chunk by chunk, and the
@@ -31,12 +31,13 @@ from scalearn_jax.train.loop import Event, Schedule
 from scalearn_jax.train.ridge import Ridge, Rows
 from scalearn_jax.train.sharding import replicate
 from scalearn_jax.train.signals import signals
-from scalearn_jax.train.solver import Evaluation, Prior, Search, deviations, minimise, settle
+from scalearn_jax.train.solver import Evaluation, Prior, Search, deviations, minimise
 from scalearn_jax.train.state import GroupProgress, Member, Position
 from scalearn_jax.typing import Params
 
+_PULL = 0.1  # tau
 _SPREADS = (3.0, 0.3, 0.03)  # what rho may be; it may be infinite, too
-_HOPELESS = 8.0  # how much less evidence a start may have, as -2 log of it, than the other before it is left out
+_CLEARLY = 0.95  # the share of the constant's error below which the best source is a start of its own
 _LIMIT, _VECTOR_LIMIT = 30, 15  # evaluations from a start: of one number a source, and of several
 _SEED = 42  # of the examples that are solved for
 
@@ -118,8 +119,7 @@ def schedule(setup: Setup) -> Schedule:
     num_sources, most = setup.spec.num_sources, 1
     if setup.method.solves == "scales":
         halves = 2 * (_LIMIT + len(_SPREADS) * (_VECTOR_LIMIT + 1) + 1) + _VECTOR_LIMIT
-        starts = 2 * (3 * _LIMIT + num_sources)
-        most = 2 * num_sources + starts + (0 if _numbers(setup) == 1 else halves)
+        most = 2 * num_sources + 2 * _LIMIT + (0 if _numbers(setup) == 1 else halves)
     return Schedule(num_steps=most, eval_every=most)
 
 
@@ -246,29 +246,25 @@ def _best_source(setup: Setup, errors: dict[str, float]) -> tuple[Setup, dict[st
 def _scales(setup: Setup, chosen: Encoded, layout: Layout, journal: _Journal) -> tuple[Params, dict[str, Any]]:
     """Solves for omega; returns the transfer parameters, and what the results say of them."""
     num_sources, count = setup.spec.num_sources, _numbers(setup)
-    evaluate, center = objective(setup, chosen, layout), setup.spec.option("init_scale", 2.0) / num_sources
+    evaluate, prior = objective(setup, chosen, layout), Prior(setup.spec.option("init_scale", 2.0) / num_sources, _PULL)
     shape, names = setup.trainable["transfer"]["omega"].shape[1:], [source.name for source in setup.sources]
     single = _alone(setup, journal.search("alone", evaluate))
     search, nearest = journal.search("scales", evaluate), min(single, key=single.get)
-    constant, one_of = search(np.full((1, num_sources), center)).error, 2 * np.log(num_sources)
-    # What speaks against each start, as -2 log evidence; that the best source is one of T counts against it.
-    against = {"constant": len(chosen) * np.log(constant), nearest: len(chosen) * np.log(single[nearest]) + one_of}
-    centers = {"constant": np.full(num_sources, center), nearest: np.eye(num_sources)[names.index(nearest)]}
-    solutions = {
-        name: settle(search, centers[name], len(chosen), _LIMIT)
-        for name in centers
-        if against[name] < min(against.values()) + _HOPELESS
-    }
-    start = min(solutions, key=lambda name: solutions[name].surprise + (one_of if name == nearest else 0))
-    (_, value, found, prior), spread = solutions[start], None
+    best = minimise(search, prior, np.full((1, num_sources), prior.center), _LIMIT)
+    constant, start = search.done[0].error, "constant"
+    if single[nearest] < _CLEARLY * constant:
+        other = minimise(search, prior, np.eye(num_sources)[[names.index(nearest)]], _LIMIT)
+        best, start = (other, nearest) if other[0] < best[0] else (best, start)
     report = {"error_of_constant": constant, "error_of_source": single}
+    spread, found = None, best[1]
     if count > 1:
         spread = _choose_spread(setup, _halves(chosen), layout, prior, count, journal)
         if spread is not None:
             prior = dataclasses.replace(prior, spread=spread)
             numbers = np.repeat(found.omega, count, axis=0)
             search = journal.search("numbers", evaluate)
-            value, found = minimise(search, prior, numbers, _VECTOR_LIMIT)
+            best = minimise(search, prior, numbers, _VECTOR_LIMIT)
+    value, found = best
     own = deviations(search, prior, found, len(chosen))
     report["deviation"] = dict(zip(names, own.tolist(), strict=True))
     if found.error >= 1:
@@ -282,7 +278,7 @@ def _scales(setup: Setup, chosen: Encoded, layout: Layout, journal: _Journal) ->
         "objective": float(value),
         "strength": float(found.strength),
         "start": start,
-        "prior": dataclasses.asdict(prior) | {"center": centers[start].tolist(), "spread": spread},
+        "prior": dataclasses.asdict(prior) | {"spread": spread},
         "omega": dict(zip(names, found.omega.mean(0).tolist(), strict=True)),
         **report,
     }
@@ -297,12 +293,12 @@ def _choose_spread(
     Each half of the examples is solved for, and its scales are scored by their leave-one-out error on the other half.
     """
     evaluates = [objective(setup, half, layout) for half in halves]
-    prior = dataclasses.replace(prior, pull=2 * prior.pull)  # as wide, for half as many
+    start = np.full((1, setup.spec.num_sources), prior.center)
     total = dict.fromkeys((None, *_SPREADS), 0.0)
     for number, evaluate in enumerate(evaluates):
         search = journal.search(f"half {number}", evaluate)
         other = journal.search(f"other half of {number}", evaluates[1 - number])
-        scales = minimise(search, prior, np.array(prior.center)[None], _LIMIT)[1].omega
+        scales = minimise(search, prior, start, _LIMIT)[1].omega
         total[None] += other(scales, False).error
         numbers = journal.search(f"half {number}, numbers", evaluate)
         unseen = journal.search(f"other half of {number}, numbers", evaluates[1 - number])

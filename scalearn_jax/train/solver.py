@@ -1,10 +1,10 @@
 """Solves for the scales of a bank: few numbers, whose error without its own example is known in closed form.
 
-    objective(omega) = error(omega) + tau sum_t (mean(omega_t) - c_t)^2 + rho sum_t var(omega_t)
+    objective(omega) = error(omega) + tau sum_t (mean(omega_t) - c)^2 + rho sum_t var(omega_t)
 
 ``error`` is the leave-one-out error of the best linear head on the features that omega gives (see ``ridge``). Few
-examples through a deep network can be fitted by luck; the prior asks for evidence before a scale leaves the centre c,
-and before the numbers of one source differ from each other. How firm tau is follows from the evidence, too.
+examples through a deep network can be fitted by luck; the prior asks for evidence before a scale leaves the constant c,
+and before the numbers of one source differ from each other.
 
 Letters: T source tasks, p numbers of omega a source, n examples, m rows, d hidden size.
 """
@@ -19,7 +19,6 @@ from scalearn_jax.errors import InputError
 
 _UNIT = 0.25  # the first step of the optimiser, over all scales together
 _STEP = 0.02  # of finite differences of the gradient
-_WIDTHS = (0.1, 0.2, 0.4)  # standard deviations of a scale around the prior's centre
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Prior:
     """Where omega Float[p T] is expected, and how firmly.
 
     Attributes:
-      center: c, a number or Float[T].
+      center: c.
       pull: tau, of each source's mean towards c.
       spread: rho, of each source's numbers towards their mean; without effect for one number a source.
     """
 
-    center: float | np.ndarray
+    center: float
     pull: float
     spread: float = 0.0
 
@@ -80,13 +79,9 @@ class Search:
         self._evaluate, self._on_evaluation = evaluate, on_evaluation
         found = [known[name] for name in Evaluation._fields] if known else ()
         self._known = {one[0].tobytes(): Evaluation(*one) for one in zip(*found, strict=True)}
-        self._found: dict[bytes, Evaluation] = {}
 
     def __call__(self, omega: np.ndarray, gradient: bool = True) -> Evaluation:
-        key = omega.tobytes()
-        if key in self._found:  # one path begins where another has been
-            return self._found[key]
-        found = self._known.get(key)
+        found = self._known.get(omega.tobytes())
         if found is None:
             found = self._evaluate(omega, gradient)
             if not (np.isfinite(found.error) and np.isfinite(found.gradient).all()):
@@ -98,7 +93,6 @@ class Search:
             self._on_evaluation(found)
         else:
             self.done.append(found)
-        self._found[key] = found
         return found
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -140,54 +134,18 @@ def minimise(
     return min(seen, key=lambda one: one[0])
 
 
-class Solution(NamedTuple):
-    """Where a search has ended, and what speaks for it."""
-
-    surprise: float  # -2 log evidence, up to what all solutions of one error have in common
-    value: float  # of the objective
-    found: Evaluation
-    prior: Prior
-
-
-def settle(search: Search, center: np.ndarray, num_examples: int, limit: int) -> Solution:
-    """Minimises from a centre Float[T], under a prior around it whose width is the one that the examples speak for.
-
-        tau = error(c) / (n width^2)
-        -2 log evidence = n log objective + log det(1 + H / (2 tau))
-        H_st = d^2 error / d mean(omega_s) d mean(omega_t)
-
-    As if errors were normal with an unknown variance, by Laplace's approximation. Widths grow from 0.1 as long as the
-    evidence does; H is that at the first end.
-    """
-    omega, best, curved = center[None], None, None
-    error = search(omega).error
-    for width in _WIDTHS:
-        prior = Prior(center, pull=error / (num_examples * width**2))
-        value, found = minimise(search, prior, omega, limit)
-        curved = curvature(search, found) if curved is None else curved
-        curves = np.maximum(np.linalg.eigvalsh(curved), 0)
-        surprise = num_examples * np.log(value) + np.log1p(curves / (2 * prior.pull)).sum()
-        if best is not None and surprise >= best.surprise:
-            break
-        best, omega = Solution(float(surprise), value, found, prior), found.omega
-    return best
-
-
-def curvature(search: Search, found: Evaluation) -> np.ndarray:
-    """The second derivatives Float[T T] of the error in the means of the sources, from T more gradients."""
-    ahead = [search(found.omega + _STEP * row).gradient.sum(0) for row in np.eye(found.omega.shape[1])]
-    curved = (np.array(ahead) - found.gradient.sum(0)) / _STEP
-    return (curved + curved.T) / 2
-
-
 def deviations(search: Search, prior: Prior, best: Evaluation, num_examples: int) -> np.ndarray:
     """Estimates the standard deviation Float[T] of each source's scale from the curvature at the optimum.
 
         Cov = 2 error / n H^-1,   H_st = d^2 objective / d mean(omega_s) d mean(omega_t)
 
-    As if errors were normal with a variance of their mean square, and the numbers of a source differed as they do.
-    Where H is smaller than the prior's own curvature, that counts.
+    As if errors were normal with a variance of their mean square, and the numbers of a source differed as they do. H
+    comes from T more gradients; where it is smaller than the prior's own curvature, that counts.
     """
-    values, vectors = np.linalg.eigh(curvature(search, best) + 2 * prior.pull * np.eye(best.omega.shape[1]))
+    count = best.omega.shape[1]
+    ahead = [search(best.omega + _STEP * row).gradient.sum(0) for row in np.eye(count)]
+    curvature = (np.array(ahead) - best.gradient.sum(0)) / _STEP
+    curvature = (curvature + curvature.T) / 2 + 2 * prior.pull * np.eye(count)
+    values, vectors = np.linalg.eigh(curvature)
     inverse = (vectors / np.maximum(values, 2 * prior.pull)) @ vectors.T
     return np.sqrt(2 * best.error / num_examples * np.diag(inverse))

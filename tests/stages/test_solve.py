@@ -136,8 +136,10 @@ def test_permuted_sources_permute_omega(root, solved):
 
 def test_it_is_no_worse_than_where_it_began(solved):
     found = results_of(solved)["solve"]
-    started = {"constant": found["error_of_constant"], **found["error_of_source"]}[found["start"]]
-    assert found["error"] <= found["objective"] < started  # where the prior is 0
+    singles, constant = found["error_of_source"], found["error_of_constant"]
+    nearest = min(singles, key=singles.get)
+    assert found["error"] <= found["objective"] < constant  # where the prior is 0
+    assert found["start"] == "constant" or (found["start"] == nearest and singles[nearest] < 0.95 * constant)
 
 
 @pytest.mark.slow
