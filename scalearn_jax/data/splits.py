@@ -204,9 +204,9 @@ def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterat
     if isinstance(data_dir, Mapping):
         for split in SPLITS:
             if split in data_dir:
-                yield split, read_table(data_dir[split]), f"data_dir[{split!r}]"
+                yield split, read_table(data_dir[split]), f"data[{split!r}]"
             elif split != "test":
-                raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
+                raise InputError(f"task {task.name}: the data hold no {split!r}, only {', '.join(data_dir)}; add it.")
         return
     data_dir = data_dir and Path(os.path.expanduser(data_dir))
     if task.name in builtin.BUILTIN and not (data_dir and (data_dir / task.name).is_dir()):
