@@ -99,7 +99,10 @@ def padded_batch(
       >>> batch.segments.tolist(), batch.positions.tolist()
       ([[1, 1, 1], [1, 1, 0]], [[0, 1, 2], [0, 1, 0]])
     """
-    ids = np.asarray(input_ids)
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError:
+        raise InputError("input_ids: expected whole numbers [N S], got rows of different lengths; pad them.") from None
     if ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
         raise InputError(f"input_ids: expected whole numbers [N S], got {ids.dtype} {list(ids.shape)}; pad the rows.")
     mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)

@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,13 @@ def measure(config: TransferConfig, target: Task, train: Table, sources: Sequenc
 
 def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
     """Reads a source's training split: from the place it had in training, or else from the target's data folder."""
-    info, recorded = source.info, source.info["data_dir"]
+    info, recorded = source.info, source.info["data_dir"]  # of a result in memory, its sets
+    is_there = isinstance(recorded, Mapping) or (recorded and Path(recorded).is_dir())
     try:
         task = Task.from_dict(info["task"])
         return task, splits.load_splits(
             task,
-            data_dir=recorded if data_dir is None or (recorded and Path(recorded).is_dir()) else data_dir,
+            data_dir=recorded if data_dir is None or is_there else data_dir,
             max_train_samples=info["config"].get("max_train_samples"),
             sample_seed=info["config"].get("sample_seed"),
         ).train

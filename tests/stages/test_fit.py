@@ -1,6 +1,7 @@
 """Both stages in memory: what may be passed, what comes back, how it is saved, and how wrong input is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -303,6 +304,84 @@ def test_wrong_arguments_of_a_transfer_are_one_line_at_once(case, backbone, root
 def test_a_task_is_a_name_or_a_row(task, backbone):
     with pytest.raises(InputError, match="task: expected a name, see `scalearn list tasks`, or a Task"):
         sj.fit_adapter(task, backbone=backbone, data=FRAME)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (dict(texts="text"), "texts: expected a list of names, got 'text'"),
+        (dict(labels=3), "labels: expected a list of names, got 3"),
+        (dict(kind="classify"), "unknown kind 'classify' in task reviews; did you mean 'classification'"),
+        (dict(max_length="32"), "max_length: expected a whole number, got '32'"),
+        (dict(name=3), "task name 3: expected letters"),
+    ],
+)
+def test_a_wrong_row_is_one_line(changes, told):
+    with pytest.raises(InputError, match=told):
+        sj.Task(**dict(name="reviews", kind="classification", texts=["text"], labels=["bad", "good"]) | changes)
+    assert hash(sj.Task("reviews", "regression", ["text"])) == hash(sj.Task("reviews", "regression", ("text",)))
+
+
+@pytest.mark.slow
+def test_a_soup_weighs_results_by_their_own_texts(backbone, adapter):
+    other = sj.Task("trains", "classification", ("text",), labels=("late", "on time"))
+    rows = {"text": [f"the train came {i % 2}" for i in range(60)], "label": ROWS["label"]}
+    second = sj.fit_adapter(other, backbone=backbone, data=rows, reduction_factor=4, **SHORT)
+    sources = {"mine": adapter, "theirs": second}
+    found = sj.fit_transfer(TASK, backbone=backbone, data=FRAME, sources=sources, method="soup", top_sources=1, **SHORT)
+    assert [source.name for source in found.setup.sources] == ["mine", "theirs"]
+    assert found.setup.source_weights.weights == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda: sj.Predictor(3), "folder to serve: expected its name, got 3"),
+        (lambda: sj.evaluate(3), "evaluate: key 'run': expected text, got 3"),
+        (lambda: sj.evaluate("runs/x", splits="dev"), "evaluate: unknown key 'splits'; did you mean 'split'"),
+        (lambda: sj.load_backbone(3), "expected a folder or a hub id, got 3"),
+        (
+            lambda: sj.padded_batch([[1, 2], [3]]),
+            "input_ids: expected whole numbers .N S., got rows of different lengths",
+        ),
+        (lambda: sj.padded_batch([[1, 2]], [[1]]), "attention_mask: expected the shape of input_ids"),
+        (lambda: sj.padded_batch([[1, 2, 3]], [[1, 0, 1]]), "attention_mask, row 0: expected tokens side by side"),
+        (lambda: sj.padded_batch([[1, 2]], labels=[0, 1]), "labels: expected one for each of 1 rows"),
+    ],
+)
+def test_wrong_arguments_elsewhere_are_one_line(call, told):
+    with pytest.raises(InputError, match=told) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_padded_batch_gives_the_logits_of_the_texts_alone(backbone, adapter, side):
+    tokenizer = backbone.tokenizer
+    texts = ["the soup was good", "good"]
+    long, short = (tokenizer(text)["input_ids"] for text in texts)
+    gap = [0] * (len(long) - len(short))
+    rows, mask = [short + gap, long], [[1] * len(short) + gap, [1] * len(long)]
+    if side == "left":
+        rows, mask = [gap + short, long], [gap + [1] * len(short), [1] * len(long)]
+    batch = sj.padded_batch(rows, mask)
+    found = model.apply(adapter.params, batch, spec=replace(adapter.spec, layers="scan"), task="reviews")
+    np.testing.assert_allclose(found, adapter.predictor.logits(texts[::-1]), atol=1e-5)
+
+
+def test_texts_become_states(backbone):
+    texts = ["the soup was good", "good"]
+    whole, first, mean = (backbone.encode(texts, pool=pool) for pool in (None, "first", "mean"))
+    assert [len(states) for states in whole] == [6, 3]
+    np.testing.assert_allclose(first, [states[0] for states in whole], atol=1e-5)
+    np.testing.assert_allclose(mean, [states.mean(0) for states in whole], atol=1e-5)
+    np.testing.assert_allclose(backbone.encode(texts[1], pool="mean"), mean[1:], atol=1e-5)
+    [pair] = backbone.encode([("the soup", "was good")])
+    assert len(pair) == 7 and backbone.encode([]) == []
+    for changes, told in ((dict(pool="max"), "unknown pool 'max'"), (dict(max_length=9999), "max_length: expected")):
+        with pytest.raises(InputError, match=told):
+            backbone.encode(texts, **changes)
 
 
 def test_a_result_of_another_method_is_no_source(backbone):
