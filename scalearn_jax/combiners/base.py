@@ -6,7 +6,7 @@ Letters: N sequences, R rows, S row length, L layers, T source tasks, d hidden s
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -100,18 +100,27 @@ def own(given: Any) -> OwnCombiner:
         return given
     if isinstance(given, Combiner):
         return OwnCombiner("a Combiner without a name", lambda: given)
-    if not callable(given) or isinstance(given, nn.Module):
+    if not isinstance(given, Hashable) or not callable(given) or isinstance(given, nn.Module | type):
         raise InputError(
             f"combiner: expected a function that makes a Combiner, or a Combiner, got {format_value(given)}; see"
             " combiners.of_module."
         )
-    function = given.func if isinstance(given, functools.partial) else given
-    name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
-    parameters = inspect.signature(given).parameters.values()
+    name, parameters = place_of(given), inspect.signature(given).parameters.values()
     lacking = [one.name for one in parameters if one.default is one.empty and one.kind not in (2, 4)]
     if needed := [one for one in lacking if one != "non_linearity"]:
         raise InputError(f"combiner {name} needs {', '.join(needed)}; pass functools.partial({name}, ...) with values.")
     return OwnCombiner(name, given, tuple(one.name for one in parameters if one.name == "non_linearity"))
+
+
+def place_of(function: Callable) -> str:
+    """Where a function can be imported from, ``module:name``.
+
+    Example:
+      >>> place_of(functools.partial(no_penalty))
+      'scalearn_jax.combiners.base:no_penalty'
+    """
+    function = function.func if isinstance(function, functools.partial) else function
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def of_module(

@@ -1,61 +1,13 @@
-"""Data sets in memory: whatever a caller has, as tables by split."""
+"""Sets of examples in memory, in whatever form a caller has them, as tables."""
 
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scalearn_jax.data import splits
-from scalearn_jax.data.labels import labels_of
-from scalearn_jax.data.rows import Table, columns, num_rows, read_table, take
-from scalearn_jax.data.task import Task
+from scalearn_jax.data.rows import Table, columns, read_table
 from scalearn_jax.errors import InputError, format_value
-from scalearn_jax.io.terminal import note
 
 _FORMS = "a datasets.Dataset, a DataFrame, a list of dicts, a dict of lists, or a dict of these by split"
-_OTHER_NAMES = {"valid", "val", "dev", "eval", "development"}
-
-
-def as_splits(task: Task, data: Any, where: str = "data") -> dict[str, Table]:
-    """Makes the sets of a task, by split, of what a caller has.
-
-    Args:
-      task: the row.
-      data: a dict of sets by split, ``"train"``, ``"validation"`` and perhaps ``"test"`` (else the second is the test
-        set); or one set for all, a tenth of which becomes the test set, with seed 42, and a note says so. For a set see
-        ``as_table``.
-      where: what errors call it.
-
-    Raises:
-      InputError: no such thing, a missing split, or one set that cannot be split.
-
-    Example:
-      >>> task = Task("demo", "regression", ("text",))
-      >>> {name: num_rows(table) for name, table in as_splits(task, {"text": ["a"] * 20, "label": range(20)}).items()}
-      {'train': 18, 'validation': 2}
-    """
-    if isinstance(data, Mapping) and "train" in data:
-        if unknown := [name for name in data if name not in splits.SPLITS]:
-            hint = "; the development set is drawn from train" if _OTHER_NAMES & {*unknown} else ""
-            raise InputError(
-                f"{where}: expected the splits train, validation and, if there is one, test, got"
-                f" {format_value(unknown[0])}, too; rename it or leave it out{hint}."
-            )
-        if "validation" not in data:
-            raise InputError(f"{where}: there is train, but no validation; add it, or pass all rows as one set.")
-        return {name: as_table(data[name], f"{where}[{name!r}]") for name in splits.SPLITS if name in data}
-    table = as_table(data, where)
-    if task.derive or task.has_questions:
-        raise InputError(f"{where}: task {task.name} makes its examples of rows; pass a dict of sets by split.")
-    splits.examples(task, table, where)
-    stratify = task.stratify and task.kind in ("classification", "choice")
-    try:
-        rest, held = splits.split_rows(num_rows(table), labels_of(task, table[task.label_column]) if stratify else None)
-    except InputError as error:
-        raise InputError(
-            f'{where}: no test set can be held out of one set: {error} Pass {{"train": ..., "validation": ...}}.'
-        ) from error
-    note(f"{where}: {len(held)} of {num_rows(table)} rows, drawn with seed 42, are the test set.")
-    return {"train": take(table, rest), "validation": take(table, held)}
 
 
 def as_table(source: Any, where: str = "data") -> Table:

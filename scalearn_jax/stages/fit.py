@@ -50,7 +50,7 @@ def fit_adapter(
     Args:
       task: a ``Task``, or the name of one.
       backbone: what ``load_backbone`` returns, a folder or a hub id.
-      data: the examples, see ``data.memory.as_splits``; ``None`` reads them as ``train_adapter`` does.
+      data: the examples, see ``given.as_splits``; ``None`` reads them as ``train_adapter`` does.
       seeds: of init, order and dropout; several train together in one program.
       optimizer: an optax transformation in place of the published AdamW; it is taken as it is, so ``learning_rate``,
         ``warmup_steps``, ``weight_decay`` and ``clip_norm`` do not apply. Or ``"published"`` or ``"optax"``.

@@ -9,14 +9,18 @@ import optax
 
 from scalearn_jax import combiners, methods, model
 from scalearn_jax.combiners import OwnCombiner
+from scalearn_jax.combiners.base import place_of
 from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import memory
-from scalearn_jax.data.rows import Table
+from scalearn_jax.data import memory, splits
+from scalearn_jax.data.labels import labels_of
+from scalearn_jax.data.rows import Table, num_rows, take
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError, format_value
+from scalearn_jax.io.terminal import note
 from scalearn_jax.runs import run_json
 from scalearn_jax.runs.backbone import Backbone
 
+_OTHER_NAMES = {"valid", "val", "dev", "eval", "development"}
 # Settings that an optimiser of one's own has no use for: it is taken as it is.
 _OF_OPTIMIZER = ("learning_rate", "warmup_steps", "weight_decay", "clip_norm")
 
@@ -44,7 +48,7 @@ class Given:
 
     def describe(self) -> dict[str, Any]:
         """Names what ``run.json`` cannot hold; empty where there is nothing of one's own."""
-        optimizer = self.optimizer and f"{self.optimizer.update.__module__}:{self.optimizer.update.__qualname__}"
+        optimizer = self.optimizer and place_of(self.optimizer.update)
         found = {"combiner": self.combiner and str(self.combiner), "optimizer": optimizer}
         return {name: value for name, value in found.items() if value}
 
@@ -91,9 +95,52 @@ def in_memory(config: TrainConfig, given: Given, data: Any) -> Given:
         return given
     if config.data_dir is not None:
         raise InputError("data and data_dir both say where the examples are; give one of them.")
-    found = memory.as_splits(given.task, data)
+    found = as_splits(given.task, data)
     rule = "files" if "test" in found else given.task.split_rule  # a test set that is passed is the test set
     return dataclasses.replace(given, data=found, task=dataclasses.replace(given.task, split_rule=rule))
+
+
+def as_splits(task: Task, data: Any, where: str = "data") -> dict[str, Table]:
+    """Makes the sets of a task, by split, of what a caller has.
+
+    Args:
+      task: the row.
+      data: a dict of sets by split, ``"train"``, ``"validation"`` and perhaps ``"test"`` (else the second is the test
+        set); or one set for all, a tenth of which becomes the test set, with seed 42, and a note says so. For a set see
+        ``memory.as_table``.
+      where: what errors call it.
+
+    Raises:
+      InputError: no such thing, a missing split, or one set that cannot be split.
+
+    Example:
+      >>> task = Task("demo", "regression", ("text",))
+      >>> {name: num_rows(table) for name, table in as_splits(task, {"text": ["a"] * 20, "label": range(20)}).items()}
+      {'train': 18, 'validation': 2}
+    """
+    if isinstance(data, Mapping) and "train" in data:
+        if unknown := [name for name in data if name not in splits.SPLITS]:
+            hint = "; the development set is drawn from train" if _OTHER_NAMES & {*unknown} else ""
+            raise InputError(
+                f"{where}: expected the splits train, validation and, if there is one, test, got"
+                f" {format_value(unknown[0])}, too; rename it or leave it out{hint}."
+            )
+        if "validation" not in data:
+            raise InputError(f"{where}: there is train, but no validation; add it, or pass all rows as one set.")
+        return {name: memory.as_table(data[name], f"{where}[{name!r}]") for name in splits.SPLITS if name in data}
+    table = memory.as_table(data, where)
+    if task.derive or task.has_questions:
+        raise InputError(f"{where}: task {task.name} makes its examples of rows; pass a dict of sets by split.")
+    splits.examples(task, table, where)
+    stratify = task.stratify and task.kind in ("classification", "choice")
+    try:
+        rest, held = splits.split_rows(num_rows(table), labels_of(task, table[task.label_column]) if stratify else None)
+    except InputError as error:
+        raise InputError(
+            f'{where}: no test set can be held out of one set: {error} Pass {{"train": ..., "validation": ...}}.'
+        ) from error
+    note(f"{where}: {len(held)} of {num_rows(table)} rows, drawn with seed 42, are the test set.")
+    return {"train": take(table, rest), "validation": take(table, held)}
 
 
 def check_update(spec: model.ModelSpec) -> None:

@@ -22,6 +22,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.dropout import NO_DROPOUT
 from scalearn_jax.stages import pipeline
+from scalearn_jax.stages.given import as_splits
 from tests.support import tiny_backbone
 
 TASK = sj.Task("reviews", "classification", ("text",), labels=("bad", "good"))
@@ -129,6 +130,11 @@ def test_a_saved_result_is_a_run_folder(backbone, transferred, tmp_path, monkeyp
 def test_texts_may_come_in_anything_with_an_order(transferred):
     texts = ROWS["text"][:3]
     answers = transferred.predict(texts)
+    assert transferred.predict([]) == []
+    for wrong in (3, None, [3], [None], [["a", "b"]], {"body": "a"}, b"a", {"a"}):
+        with pytest.raises(InputError) as caught:
+            transferred.predict(wrong)
+        assert "\n" not in str(caught.value)
     for given in (FRAME["text"][:3], np.array(texts), (text for text in texts), Dataset.from_dict(ROWS)["text"][:3]):
         assert transferred.predict(given) == answers
     assert transferred.predict(texts[0]) == answers[:1]
@@ -147,8 +153,6 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_data_may_come_in_many_forms(form):
-    from scalearn_jax.data.memory import as_splits
-
     given = FORMS[form]
     found = as_splits(TASK, given() if callable(given) else given)
     whole = [*found["train"]["text"], *found["validation"]["text"]]
@@ -281,6 +285,7 @@ BAD_TRANSFERS = {
     "one source": (dict(sources=[3]), "sources: expected results of fit_adapter, folders and hub ids, got 3"),
     "no sources": (dict(sources=[]), "needs --sources"),
     "no combiner": (dict(combiner=3), "combiner: expected a function that makes a Combiner"),
+    "a type": (dict(combiner=dict), "combiner: expected a function that makes a Combiner"),
     "a module": (dict(combiner=Gates()), "combiner: expected a function that makes a Combiner"),
     "arguments": (dict(combiner=lambda width: None), "needs width; pass functools.partial"),
     "what it makes": (dict(combiner=lambda: 3), "made a int, expected a Combiner"),
