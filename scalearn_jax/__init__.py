@@ -3,7 +3,8 @@
 Names load on first use, so that ``import scalearn_jax`` costs nothing::
 
     import scalearn_jax as sj
-    sj.train_adapter(sj.AdapterConfig(task="glue/rte", backbone="roberta-base", out="runs/rte"))
+    result = sj.fit_adapter("glue/rte", backbone="roberta-base")                                  # in memory
+    sj.train_adapter(sj.AdapterConfig(task="glue/rte", backbone="roberta-base", out="runs/rte"))  # a run folder
 """
 
 from importlib import import_module
@@ -31,9 +32,17 @@ _EXPORTS = {
     "data.tasks": ("TASKS", "Task"),
     "models.backbones": ("BACKBONES", "BackboneSpec"),
     "combiners": ("COMBINERS",),
-    "combiners.base": ("Combiner",),
+    "combiners.base": ("Combiner", "of_module"),
     "methods": ("METHODS", "Method"),
     "model": ("ModelSpec",),
+    "models.heads": ("HeadSpec",),
+    "data.batches": ("padded_batch",),
+    "runs.backbone": ("Backbone", "load_backbone"),
+    "runs.load": ("load_run",),
+    "runs.sources": ("load_source",),
+    "stages.fit": ("fit_adapter", "fit_transfer"),
+    "stages.result": ("Result",),
+    "stages.logs": ("scalars",),
     "stages.pipeline": ("train_adapter", "transfer"),
     "runs.evaluate": ("evaluate",),
     "runs.serving.predictor": ("Predictor", "predict"),

@@ -53,12 +53,16 @@ class Method:
     @property
     def solves(self) -> str | None:
         """What ``--fit solve`` finds for it: ``"scales"`` with a head, a ``"head"`` alone, or ``None``: nothing."""
-        if self.combiner.startswith("scalearn") and "normalise" not in self.options:
+        if str(self.combiner) in _SCALEARN and "normalise" not in self.options:
             return "scales"
         return "head" if self.trainable == ("head",) else None
 
 
 _TRANSFER = ("transfer", "head")
+_SCALEARN = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
+# The method of runs whose combiner was passed as an object; no row of the table, since no name stands for it.
+OWN = "own"
+_OWN = Method(OWN, _TRANSFER, 6e-3, "a combiner of your own", patience=30)
 
 
 def _scalearn(combiner: str, about: str, **options) -> Method:
@@ -124,6 +128,8 @@ def get(name: str) -> Method:
       >>> get("scalearn").learning_rate
       0.006
     """
+    if name == OWN:
+        return _OWN
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]

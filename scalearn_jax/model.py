@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import combiners
-from scalearn_jax.combiners import Combiner
+from scalearn_jax.combiners import Combiner, OwnCombiner
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder, heads
@@ -35,7 +35,7 @@ class ModelSpec:
 
     Attributes:
       backbone: sizes of the encoder.
-      combiner: a key of ``COMBINERS``.
+      combiner: a key of ``COMBINERS``, or what ``combiners.own`` makes of one of your own.
       combiner_options: its keyword arguments, as sorted pairs.
       heads: (task, HeadSpec) pairs.
       num_sources: T, adapters in the bank; 0 for none.
@@ -50,7 +50,7 @@ class ModelSpec:
     """
 
     backbone: BackboneSpec
-    combiner: str = "none"
+    combiner: str | OwnCombiner = "none"
     combiner_options: tuple[tuple[str, Any], ...] = ()
     heads: tuple[tuple[str, HeadSpec], ...] = ()
     num_sources: int = 0

@@ -7,7 +7,7 @@ called with the method's options, and with ``non_linearity``, that of the source
 from collections.abc import Callable
 from functools import partial
 
-from scalearn_jax.combiners.base import Combiner, of_module
+from scalearn_jax.combiners.base import Combiner, OwnCombiner, of_module, own
 from scalearn_jax.combiners.baselines import compacter, ia3, propetl
 from scalearn_jax.combiners.fixed import average, fixed, none, single
 from scalearn_jax.combiners.fusion import fusion
@@ -30,11 +30,11 @@ COMBINERS: dict[str, Callable[..., Combiner]] = {
 }
 
 
-def make(name: str, **options) -> Combiner:
+def make(name: str | OwnCombiner, **options) -> Combiner:
     """Makes a combiner by its name.
 
     Args:
-      name: a key of ``COMBINERS``.
+      name: a key of ``COMBINERS``, or what ``own`` makes of another.
       **options: keyword arguments of that combiner.
 
     Returns:
@@ -47,9 +47,11 @@ def make(name: str, **options) -> Combiner:
       >>> make("average", weights=(0.5, 0.5)).init(None, None)
       {}
     """
+    if isinstance(name, OwnCombiner):
+        return name(**options)
     if name not in COMBINERS:
         raise unknown("combiner", name, COMBINERS)
     return COMBINERS[name](**options)
 
 
-__all__ = ["COMBINERS", "Combiner", "make", "of_module"]
+__all__ = ["COMBINERS", "Combiner", "OwnCombiner", "make", "of_module", "own"]

@@ -3,9 +3,11 @@
 Letters: N sequences, R rows, S row length, L layers, T source tasks, d hidden size, r bottleneck.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from scalearn_jax import tree
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
@@ -53,6 +55,72 @@ class Combiner(NamedTuple):
     site: tuple[str, ...] = ADAPTER
     apply_first: Callable | None = None
     constants: dict[str, np.ndarray] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCombiner:
+    """A combiner that is passed as an object; it stands in a ``ModelSpec`` where others have their name.
+
+    Attributes:
+      name: where others can import it from, ``module:name``, as ``run.json`` says it.
+      make: what makes it.
+      options: which of a row's options it takes.
+    """
+
+    name: str
+    make: Callable[..., Combiner]
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self, **options) -> Combiner:
+        combiner = self.make(**{name: value for name, value in options.items() if name in self.options})
+        if not isinstance(combiner, Combiner):
+            raise InputError(
+                f"combiner {self.name} made a {type(combiner).__name__}, expected a Combiner; see combiners.of_module."
+            )
+        return combiner
+
+
+def own(given: Any) -> OwnCombiner:
+    """Takes a combiner that a user passes: a ``Combiner``, or better a function at the top of a module that makes one.
+
+    Equal functions share compiled programs. The function may have the argument ``non_linearity``, the sources'.
+
+    Raises:
+      InputError: neither, or a function that needs other arguments.
+
+    Example:
+      >>> from scalearn_jax.combiners.fixed import average
+      >>> str(own(average))
+      'scalearn_jax.combiners.fixed:average'
+    """
+    if isinstance(given, OwnCombiner):
+        return given
+    if isinstance(given, Combiner):
+        return OwnCombiner("a Combiner without a name", lambda: given)
+    if not isinstance(given, Hashable) or not callable(given) or isinstance(given, nn.Module | type):
+        raise InputError(
+            f"combiner: expected a function that makes a Combiner, or a Combiner, got {format_value(given)}; see"
+            " combiners.of_module."
+        )
+    name, parameters = place_of(given), inspect.signature(given).parameters.values()
+    lacking = [one.name for one in parameters if one.default is one.empty and one.kind not in (2, 4)]
+    if needed := [one for one in lacking if one != "non_linearity"]:
+        raise InputError(f"combiner {name} needs {', '.join(needed)}; pass functools.partial({name}, ...) with values.")
+    return OwnCombiner(name, given, tuple(one.name for one in parameters if one.name == "non_linearity"))
+
+
+def place_of(function: Callable) -> str:
+    """Where a function can be imported from, ``module:name``.
+
+    Example:
+      >>> place_of(functools.partial(no_penalty))
+      'scalearn_jax.combiners.base:no_penalty'
+    """
+    function = function.func if isinstance(function, functools.partial) else function
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def of_module(

@@ -4,11 +4,15 @@ pydantic, which is imported with the first value, checks the types; here values 
 (a list for a tuple, numpy's numbers), and one line is made of all that is wrong.
 """
 
+import ast
 import dataclasses
 import difflib
 import functools
+import inspect
 import os
 import re
+import sys
+import textwrap
 import types
 import typing
 from typing import Annotated, Any
@@ -68,6 +72,36 @@ def required_fields(cls: type) -> list[str]:
         for field in dataclasses.fields(cls)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
+
+
+@functools.cache
+def _texts_in(module: str) -> dict[str, dict[str, str]]:
+    """Finds the text under each field of the classes of a module; empty where there is no source."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        body = ast.parse(inspect.getsource(sys.modules[module])).body
+    except OSError:
+        return found
+    for node in body:
+        for field, text in zip(node.body, node.body[1:], strict=False) if isinstance(node, ast.ClassDef) else ():
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                about = textwrap.fill(" ".join(text.value.value.split()), 100, break_on_hyphens=False)
+                found.setdefault(node.name, {})[field.target.id] = textwrap.indent(about, "    ")
+    return found
+
+
+def explain_fields(cls: type) -> None:
+    """Tells ``help(cls)`` of every field: its type, its default, and the text under it, inherited ones included."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        texts |= _texts_in(base.__module__).get(base.__name__, {})
+    lines = []
+    for field in dataclasses.fields(cls):
+        default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+        declared = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        lines += [f"{field.name}: {declared.replace('typing.', '')}{default}", texts.get(field.name, "")]
+    about = "Takes these settings; None leaves the choice to the method or task."
+    cls.__init__.__doc__ = "\n".join([about, "", *lines])
 
 
 def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:

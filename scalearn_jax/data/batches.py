@@ -13,7 +13,8 @@ import numpy as np
 
 from scalearn_jax.data.packing import epoch_rows, pack, pack_apart, rounded_up
 from scalearn_jax.data.tokens import Encoded
-from scalearn_jax.typing import Batch, FeatureBatch
+from scalearn_jax.errors import InputError
+from scalearn_jax.typing import Array, Batch, FeatureBatch
 
 
 def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -70,6 +71,66 @@ def make_batch(
         example_mask=np.arange(batch_size) < len(examples),
         labels=_fill(encoded.labels[examples], batch_size, 0),
         example_id=_fill(examples.astype(np.int32), batch_size, -1),
+    )
+
+
+def padded_batch(
+    input_ids: Array,
+    attention_mask: Array | None = None,
+    token_type_ids: Array | None = None,
+    labels: Array | None = None,
+    *,
+    num_choices: int = 1,
+) -> Batch:
+    """Makes a batch of padded token arrays, one sequence a row, named as by ``transformers``.
+
+    Args:
+      input_ids: Int[N S], token ids.
+      attention_mask: Int[N S], 1 where a token is, before or after the padding; by default everywhere.
+      token_type_ids: Int[N S]; by default 0.
+      labels: Int[B], Float[B] or Float[B C]; by default 0.
+      num_choices: K; the sequences of an example are neighbours, so N = B * K.
+
+    Raises:
+      InputError: shapes that do not fit each other, or a row without tokens or with a gap between them.
+
+    Example:
+      >>> batch = padded_batch([[2, 7, 3], [2, 3, 0]], [[1, 1, 1], [1, 1, 0]])
+      >>> batch.segments.tolist(), batch.positions.tolist()
+      ([[1, 1, 1], [1, 1, 0]], [[0, 1, 2], [0, 1, 0]])
+    """
+    try:
+        ids = np.asarray(input_ids)
+    except ValueError:
+        raise InputError("input_ids: expected whole numbers [N S], got rows of different lengths; pad them.") from None
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
+        raise InputError(f"input_ids: expected whole numbers [N S], got {ids.dtype} {list(ids.shape)}; pad the rows.")
+    mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask)
+    types = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
+    for name, array in (("attention_mask", mask), ("token_type_ids", types)):
+        if array.shape != ids.shape:
+            raise InputError(f"{name}: expected the shape of input_ids, {list(ids.shape)}, got {list(array.shape)}.")
+    is_token = mask > 0
+    starts = is_token.argmax(1)
+    broken = (np.diff(is_token.astype(int), axis=1, prepend=0) == 1).sum(1) != 1
+    if broken.any():
+        raise InputError(f"attention_mask, row {broken.argmax()}: expected tokens side by side, got a gap or none.")
+    count, rest = divmod(len(ids), num_choices)
+    labels = np.zeros(count, np.int32) if labels is None else np.asarray(labels)
+    if rest or labels.shape[:1] != (count,):
+        raise InputError(
+            f"labels: expected one for each of {len(ids)} rows / {num_choices} choices, got {list(labels.shape)}."
+        )
+    positions = np.where(is_token, np.arange(ids.shape[1]) - starts[:, None], 0)
+    return Batch(
+        tokens=ids.astype(np.int32),
+        token_types=types.astype(np.int32),
+        segments=is_token.astype(np.int32),
+        positions=positions.astype(np.int32),
+        example_at=np.stack([np.arange(len(ids)), starts], 1).astype(np.int32),
+        example_mask=np.ones(count, bool),
+        labels=labels,
+        example_id=np.arange(count, dtype=np.int32),
     )
 
 

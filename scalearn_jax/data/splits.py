@@ -17,6 +17,7 @@ import numpy as np
 
 from scalearn_jax.data import builtin, derive
 from scalearn_jax.data.labels import labels_of
+from scalearn_jax.data.memory import as_table
 from scalearn_jax.data.rows import (
     FILE_TYPES,
     SUFFIXES,
@@ -74,7 +75,7 @@ def load_splits(
       task: the row.
       data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as a file or
         numbered files, see ``rows.FILE_TYPES``, laid out as on the hub or beside each other, or as
-        ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in memory by split, see ``read_table``; ``None``
+        ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in memory by split, see ``as_table``; ``None``
         for the hub.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       sample_seed: draws these k rows at random instead; the same for every method and machine.
@@ -204,7 +205,7 @@ def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterat
     if isinstance(data_dir, Mapping):
         for split in SPLITS:
             if split in data_dir:
-                yield split, read_table(data_dir[split]), f"data_dir[{split!r}]"
+                yield split, as_table(data_dir[split], f"data[{split!r}]"), f"data[{split!r}]"
             elif split != "test":
                 raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
         return

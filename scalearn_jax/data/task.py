@@ -5,6 +5,7 @@ Letters: K sequences per example, C outputs.
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from scalearn_jax.config import schema
@@ -78,8 +79,16 @@ class Task:
     folder: str | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
-        if not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
+        for name in ("texts", "labels", "metrics", "choices"):
+            values = getattr(self, name)
+            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+                raise InputError(f"task {self.name}: {name}: expected a list of names, got {format_value(values)}.")
+            object.__setattr__(self, name, tuple(map(str, values)) if name == "labels" else tuple(values))
+        if self.kind not in METRICS_OF:
+            raise unknown("kind", self.kind, METRICS_OF, where=f"task {self.name}")
+        if type(self.max_length) is not int:
+            raise InputError(f"task {self.name}: max_length: expected a whole number, got {self.max_length!r}.")
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", self.name):
             raise InputError(f"task name {self.name!r}: expected letters, digits, '-', '_' and '/'; it names folders.")
         for metric in self.metrics:
             if metric not in METRICS:

@@ -97,7 +97,7 @@ class Progress:
             self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
 
     def _train(self, event: dict[str, Any]) -> None:
-        loss, step = f"loss {_mean(event['loss']):.4f}", event["step"]
+        loss, step = f"loss {mean(event['loss']):.4f}", event["step"]
         rate = f"{event['examples_per_second']:,.0f} examples/s"
         if self._bar:
             self._bar.update(self._task, completed=step, loss=loss, rate=rate)
@@ -106,7 +106,7 @@ class Progress:
         self._line(f"step {step}/{self._num_steps}  {loss}  {rate}  {format_duration(left)} left")
 
     def _eval(self, event: dict[str, Any]) -> None:
-        means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
+        means = {name: mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         run = f"{event['run']}  " if "run" in event else ""
         self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
@@ -138,7 +138,7 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _mean(values: Any) -> float:
+def mean(values: Any) -> float:
     """The mean of those that are finite, as of seeds of which one has diverged; NaN without any."""
     values = [value for value in (values if isinstance(values, Sequence) else [values]) if math.isfinite(value)]
     return sum(values) / len(values) if values else math.nan

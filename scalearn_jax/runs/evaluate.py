@@ -4,6 +4,7 @@ Letters: M members (seeds trained together).
 """
 
 import dataclasses
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import methods, tree
-from scalearn_jax.config import EvaluateConfig
-from scalearn_jax.data import rows, splits, tokens
+from scalearn_jax.config import EvaluateConfig, from_dict
+from scalearn_jax.data import memory, rows, splits, tokens
 from scalearn_jax.models import encoder
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
@@ -22,8 +23,16 @@ from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.state import own_part, with_constants
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Computes the metrics of every seed of a finished run on a split.
+def evaluate(
+    config: EvaluateConfig | str | PathLike, *, data: Any = None, combiner: Any = None, **settings: Any
+) -> dict[str, Any]:
+    """Computes the metrics of every seed of a finished run on a split, or on other examples.
+
+    Args:
+      config: the run's folder or hub id, or a whole config.
+      data: one set of labelled examples to score instead of a split, see ``data.memory.as_table``.
+      combiner: the user's own, of a run that was made with one; see ``combiners.own``.
+      **settings: fields of ``EvaluateConfig``, such as ``split``.
 
     Returns:
       ``{"run", "task", "split", "examples": {"used", "available"}, "seeds": {seed: {metric: value}}, "se": {seed:
@@ -33,16 +42,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       InputError: damaged run folder, other backbone, missing data.
       FloatingPointError: the logits of a seed are not finite.
     """
-    run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle)
-    encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
+    given = {"run": config} | settings if not isinstance(config, EvaluateConfig) else vars(config) | settings
+    config = from_dict(EvaluateConfig, given, where="evaluate")
+    run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, combiner=combiner)
+    if data is not None:
+        table = splits.examples(run.task, memory.as_table(data), "data")
+        encoded = _encode(run, table, config.backbone)
+    else:
+        encoded = read_split(run, config.split, data_dir=config.data_dir, backbone=config.backbone)
     with own_settings(run.spec.dtype):
         logits = member_logits(members_of(run), encoded, Layout.of([encoded], run.task.max_length, config.batch_size))
         found, errors = [function(run.task, logits, encoded) for function in (scores, standard_errors)]
     return {
         "run": config.run,
         "task": run.task.name,
-        "split": config.split,
-        "examples": {"used": len(encoded), "available": encoded.available},
+        "split": config.split if data is None else "data",
+        "examples": {"used": len(encoded), "available": encoded.available or len(encoded)},
         "seeds": {str(seed): result for seed, result in zip(run.members, found, strict=True)},
         "se": {str(seed): result for seed, result in zip(run.members, errors, strict=True)},
     }
@@ -85,8 +100,12 @@ def read_split(
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:
     """Reads and tokenises any file with the text columns of a run's task; its labels are zeros."""
     table = splits.examples(run.task, rows.read_table(Path(path)), path, labels=False)
+    return _encode(run, table, backbone, labels=False)
+
+
+def _encode(run: Run, table: rows.Table, backbone: str | None, *, labels: bool = True) -> tokens.Encoded:
     tokenizer, where = _tokenizer(run, backbone)
-    encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=False)
+    encoded = tokens.encode(tokenizer, run.task, table, max_length=run.task.max_length, labels=labels)
     return tokens.check_ids(encoded, run.spec.backbone, where)
 
 

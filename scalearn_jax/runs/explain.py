@@ -50,7 +50,9 @@ def explain_run(config: ExplainConfig) -> str:
     folder = open_run(config.run)
     covered = [name for name, row in methods.METHODS.items() if row.combiner in VARIANTS]
     if folder.info["method"] not in covered:
-        raise InputError(f"{config.run} is a {folder.info['method']!r} run; explain covers {', '.join(covered)}.")
+        name = folder.info["method"]
+        kind = f"a {name!r} run" if name != methods.OWN else "a run with a combiner of one's own, without known scales"
+        raise InputError(f"{config.run} is {kind}; explain covers {', '.join(covered)}.")
     run = folder.load(backbone=config.backbone, seed=config.seed, trust=Trust(config.allow_pickle))
     encoded = read_split(
         run,

@@ -55,7 +55,7 @@ class RunFolder:
     ) -> Run:
         """Reads the weights of the run, of one seed or of all, and its backbone; see ``load_run``."""
         folder, info = self.folder, self.info
-        spec, task = run_json.read_spec(folder, info)
+        spec, task = run_json.read_spec(folder, info, trust.combiner)
         if not (spec.heads or headless):
             raise InputError(
                 f"{self.name} holds no head, so it answers nothing; train one with `scalearn transfer --method soup"
@@ -99,7 +99,14 @@ def open_run(name: str) -> RunFolder:
     return RunFolder(name, folder, run_json.read_info(folder))
 
 
-def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = False, headless: bool = False) -> Run:
+def load_run(
+    path: str,
+    *,
+    backbone: str | None = None,
+    allow_pickle: bool = False,
+    headless: bool = False,
+    combiner: Any = None,
+) -> Run:
     """Reads a run folder and its backbone.
 
     Args:
@@ -107,8 +114,9 @@ def load_run(path: str, *, backbone: str | None = None, allow_pickle: bool = Fal
       backbone: where the backbone lies now, if not where it lay in training.
       allow_pickle: whether to read a backbone without safetensors; the run's own files cannot allow it.
       headless: whether the run may be without a head, which some imported ones are.
+      combiner: the user's own, of a run that was made with one; see ``combiners.own``.
 
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
     """
-    return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle), headless=headless)
+    return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle, combiner=combiner), headless=headless)

@@ -100,6 +100,12 @@ def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
 
 
 def _refusal(folder: str | Path, info: dict[str, Any]) -> InputError:
+    if info["method"] == methods.OWN:
+        combiner = info["spec"].get("combiner")
+        return InputError(
+            f"{folder} was made with a combiner of one's own, {combiner}, of which it is not known whether it is one"
+            f" adapter in each layer; expected a run of {', '.join(foldable())}."
+        )
     return InputError(
         f"{folder} is a {info['method']!r} run, which is no ordinary adapter in each layer; expected one of"
         f" {', '.join(foldable())}."

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from scalearn_jax import methods, model, tree
+from scalearn_jax import combiners, methods, model, tree
 from scalearn_jax.combiners.baselines import masks_of
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.data.tasks import Task
@@ -84,7 +84,7 @@ _KNOWN = {
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
     """Turns a spec into JSON types; ``spec_from_dict`` undoes it."""
-    return dataclasses.asdict(spec)
+    return dataclasses.asdict(dataclasses.replace(spec, combiner=str(spec.combiner)))
 
 
 def spec_from_dict(content: dict[str, Any]) -> ModelSpec:
@@ -172,20 +172,39 @@ def _with_masks(leaves: dict[str, np.ndarray], fraction: float) -> dict[str, np.
 
 
 @own_settings()
-def read_spec(folder: Path, info: dict[str, Any]) -> tuple[ModelSpec, Task]:
-    """Builds the model and task that ``run.json`` describes, and traces the model once to check it."""
+def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple[ModelSpec, Task]:
+    """Builds the model and task that ``run.json`` describes, and traces the model once to check it.
+
+    ``combiner`` is the user's own, of a run that was made with one: nothing that a file names is imported.
+    """
+    given = _own_combiner(folder, info, combiner)
     try:
-        spec, task = spec_from_dict(info["spec"]), Task.from_dict(info["task"])
+        spec, task = spec_from_dict(info["spec"] | given), Task.from_dict(info["task"])
         _check_spec(spec, task, info)
         hash(spec)
-        jax.eval_shape(lambda: _bound(model.init(jax.random.key(0), spec), spec))
+        jax.eval_shape(lambda: bound(model.init(jax.random.key(0), spec), spec))
     except (*_DAMAGES, FlaxError) as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
     return spec, task
 
 
-def _bound(params: Params, spec: ModelSpec) -> Params:
+def _own_combiner(folder: Path, info: dict[str, Any], combiner: Any) -> dict[str, combiners.OwnCombiner]:
+    """What stands in the spec for the name of the user's own combiner; nothing for other runs."""
+    if info["method"] != methods.OWN:
+        if combiner is not None:
+            raise InputError(f"{folder} is a {info['method']!r} run, which has its combiner; leave combiner out.")
+        return {}
+    if combiner is None:
+        raise InputError(
+            f"{folder} was made with a combiner of one's own, {info['spec'].get('combiner')}, which is not imported by"
+            ' itself; pass it in Python, for instance Predictor("runs/x", combiner=it) or evaluate("runs/x",'
+            " combiner=it)."
+        )
+    return {"combiner": combiners.own(combiner)}
+
+
+def bound(params: Params, spec: ModelSpec) -> Params:
     """What the combiner makes of a bank, and of one layer's hidden states; its options are used nowhere before."""
     site, update = model.adapt(params, spec=spec)[1:3]
     if update is None:
@@ -208,7 +227,7 @@ def _check_spec(spec: ModelSpec, task: Task, info: dict[str, Any]) -> None:
         if any(isinstance(x, float) and not math.isfinite(x) for x in (value if isinstance(value, tuple) else [value])):
             raise InputError(f"the combiner's {name} must be finite, got {value}")
     method, num_sources = methods.get(info["method"]), len(info["sources"])
-    if spec.combiner != method.combiner:
+    if spec.combiner != method.combiner and info["method"] != methods.OWN:
         raise InputError(f"method {info['method']!r} has combiner {method.combiner!r}, not {spec.combiner!r}")
     if spec.num_sources != num_sources and not method.trains_adapter:
         raise InputError(f"it names {num_sources} sources, the model has {spec.num_sources}")

@@ -24,6 +24,7 @@ class Trust(NamedTuple):
 
     allow_pickle: bool = False  # weights without safetensors may be read; nothing in them is run
     any_base_model: bool = False  # an adapter may name another base model than the backbone
+    combiner: Any = None  # the user's own, of a run that was made with one
 
 
 NO_TRUST = Trust()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scalearn_jax.io.files import as_json, named, write_text
-from scalearn_jax.io.terminal import Progress
+from scalearn_jax.io.terminal import Progress, mean
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule
@@ -39,9 +39,37 @@ def recorders(
             run = {"run": str(Path(setup.config.out).relative_to(title))} if len(setups) > 1 else {}
             records.append(_recorder(write, progress, run, shown=number == 0))
         for record, setup in zip(records, setups, strict=True):
-            start = {"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)}
-            record(start | ({"step": saved.step} if saved else {}))
+            record(start_event(setup, schedule) | ({"step": saved.step} if saved else {}))
         yield records
+
+
+def start_event(setup: Setup, schedule: Schedule) -> Event:
+    """The event that a log begins with."""
+    return {"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)}
+
+
+def write_logs(folder: Path, events: Sequence[Event]) -> None:
+    """Writes the events of a run that has ended, as ``recorders`` does while one goes on."""
+    with contextlib.ExitStack() as stack:
+        write = _open_log(stack, folder, "")
+        for event in events:
+            write(event)
+
+
+def scalars(event: Event) -> dict[str, float]:
+    """Flattens an event to numbers by name, means over seeds, as W&B and TensorBoard take them.
+
+    Example:
+      >>> scalars({"event": "eval", "step": 4, "dev": [{"loss": 0.5}, {"loss": 0.25}]})
+      {'dev/loss': 0.375}
+      >>> scalars({"event": "train", "step": 4, "loss": [0.5, 1.0], "examples_per_second": 64.0})
+      {'train/loss': 0.75, 'train/examples_per_second': 64.0}
+    """
+    if event["event"] == "eval":
+        return {f"dev/{name}": mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
+    values = {name: value for name, value in event.items() if name not in ("event", "step")}
+    numbers = {name: mean(value) for name, value in values.items() if not isinstance(value, str)}
+    return {f"{event['event']}/{name}": value for name, value in numbers.items()}
 
 
 def _recorder(write: Callable | None, progress: Progress, run: dict[str, str], *, shown: bool) -> Callable:

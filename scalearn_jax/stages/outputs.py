@@ -56,6 +56,8 @@ def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
 
 def score_test(setup: Setup, outcome: Outcome) -> Outcome:
     """Scores the best checkpoints of a run on its test set; a seed whose logits there are not finite is lost, too."""
+    if not outcome.members:
+        return outcome
     best = replicate(tree.stack([member.trainable for member in outcome.members.values()]), setup.mesh)
     places = np.array([setup.config.seeds.index(seed) for seed in outcome.members])
     frozen = setup.frozen | jax.tree.map(lambda leaf: leaf[places], own_part(setup.frozen))
@@ -97,7 +99,7 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
     results = summarise(setup, outcome, schedule)
     if folder:
         for seed, member in outcome.members.items():
-            save_tree(folder / f"seed-{seed}.safetensors", _of_seed(setup, member, seed))
+            save_tree(folder / f"seed-{seed}.safetensors", member_tree(setup, member, seed))
         if kept:
             widened = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in kept.items()}
             save_tensors(folder / "frozen.safetensors", widened)
@@ -106,7 +108,7 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
     return results
 
 
-def _of_seed(setup: Setup, member: Member, seed: int) -> Params:
+def member_tree(setup: Setup, member: Member, seed: int) -> Params:
     """What a run folder keeps of a seed: what it has trained, and what it has drawn for good, such as masks."""
     constants = setup.spec.combiner_functions.constants  # these stand in the spec
     own = tree.index(own_part(setup.frozen), setup.config.seeds.index(seed))
@@ -119,12 +121,12 @@ def _of_seed(setup: Setup, member: Member, seed: int) -> Params:
 
 def describe(kind: str, setup: Setup) -> dict[str, Any]:
     """Builds ``run.json``: all that is needed to repeat, evaluate or reuse the run."""
-    config = setup.config
+    config, own = setup.config, setup.given.describe()
     return {
         "format": run_json.FORMAT,
         "kind": kind,
         "method": config.method,
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | ({"optimizer": "own"} if "optimizer" in own else {}),
         "task": setup.task.to_dict(),
         "backbone": pretrained.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
@@ -132,6 +134,7 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         "sources": [{"name": source.name, "path": source.path, "hash": source.hash} for source in setup.sources],
         **({"soup": setup.source_weights.to_dict()} if setup.source_weights else {}),
         "seeds": list(config.seeds),
+        **({"own": own} if own else {}),
         "parameters": count_parameters(setup.trainable),
         "versions": provenance.versions(),
         "command": provenance.command(),

@@ -7,26 +7,29 @@ The runs of a target, one a learning rate, train in one program; targets follow 
 """
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalearn_jax import methods
 from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
-from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
-from scalearn_jax.models import pretrained
 from scalearn_jax.runs.provenance import report_choice
-from scalearn_jax.runs.sources import load_source
-from scalearn_jax.stages import identity, solve
+from scalearn_jax.stages import identity
 from scalearn_jax.stages.logs import TIMING, logs_of, recorders
-from scalearn_jax.stages.outputs import outcomes, score_test, write_run
-from scalearn_jax.stages.prepare import Setup, is_solved, prepare, resolve_task
-from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
+from scalearn_jax.stages.outputs import score_test, write_run
+from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.program import compare_rates, run_configs, runs_of, training_rows
+from scalearn_jax.stages.setups import (
+    adapter_setups,
+    of_targets,
+    schedule_of,
+    train_runs,
+    transfer_setups,
+    with_best_source,
+)
 from scalearn_jax.train import resume
 from scalearn_jax.train.agreement import processes
 from scalearn_jax.train.checkpoint import Checkpoint
@@ -68,44 +71,6 @@ def transfer(config: TransferConfig) -> Path:
     return _run("transfer", config, transfer_setups)
 
 
-def adapter_setups(config: AdapterConfig) -> list[Setup]:
-    """Checks and resolves a stage-1 config; writes nothing."""
-    if methods.get(config.method).uses_sources:
-        raise InputError(f"method {config.method!r} combines source adapters; use `scalearn transfer` for it.")
-    return [prepare(config, config.task, ())]
-
-
-def transfer_setups(config: TransferConfig) -> list[Setup]:
-    """Checks and resolves a stage-2 config, one setup a target, which share one backbone; writes nothing."""
-    method = methods.get(config.method)
-    paths = config.sources if method.uses_sources else ()
-    sources = [load_source(path, allow_pickle=config.allow_pickle) for path in paths]
-    if method.uses_sources and not sources:
-        raise InputError(f"method {config.method!r} needs --sources; pass at least one stage-1 run folder.")
-    targets, setups = _of_targets(config), []
-    for one in targets:
-        resolve_task(one, one.target)  # a wrong name fails before the backbone is read
-    backbone = pretrained.load_hashed_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
-    for one in targets:
-        setup = prepare(one, one.target, sources, backbone)
-        if is_solved(one) and one.top_sources and method.solves == "scales":
-            best = [row["name"] for row in solve.rank(setup)[: one.top_sources]]
-            report_choice(f"target {one.target}: sources {', '.join(best)} of {len(sources)}, by their error alone")
-            kept = [source for source in sources if source.name in best]
-            setup = prepare(one, one.target, kept, backbone)
-        placed = next((other for other in setups if other.spec.backbone == setup.spec.backbone), setup)
-        frozen = setup.frozen | {"backbone": placed.frozen["backbone"]}
-        setups.append(dataclasses.replace(setup, frozen=frozen))
-    return setups
-
-
-def _of_targets(config: TrainConfig) -> list[TrainConfig]:
-    """The config of each target, with a folder of its own."""
-    targets = getattr(config, "targets", ())
-    each = [dict(target=target, targets=(), out=str(Path(config.out, target))) for target in targets]
-    return [dataclasses.replace(config, **changes) for changes in each] or [config]
-
-
 @own_settings()
 def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> Path:
     """Trains the runs of a config, one target after the other, and compares its learning rates."""
@@ -117,12 +82,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
     setups = make_setups(config)
     for source in setups[0].sources:
         report_choice(source.why)
-    schedules = [
-        solve.schedule(setup)
-        if is_solved(setup.config)
-        else make_schedule(setup.config, setup.method, len(setup.data.train))
-        for setup in setups
-    ]
+    schedules = [schedule_of(setup) for setup in setups]
     failures: dict[str, str] = {}
     for setup, schedule in zip(setups, schedules, strict=True):
         found, failed = _train_target(kind, setup, schedule, results)
@@ -140,7 +100,7 @@ def _run(kind: str, config: Any, make_setups: Callable[[Any], list[Setup]]) -> P
 
 def _finished(kind: str, config: TrainConfig) -> dict[str, Any]:
     """Checks the run folders of a config; folder -> results of those that an earlier call has finished."""
-    configs = [run for target in _of_targets(config) for run in run_configs(target)]
+    configs = [run for target in of_targets(config) for run in run_configs(target)]
     found = {run.out: identity.finished(kind, run) for run in configs}
     done = {out: results for out, results in found.items() if results}
     for out in found.keys() - done.keys():
@@ -174,9 +134,7 @@ def _train_target(
         return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"
 
     processes.prepare()
-    if setup.method.coefficients == "best" and not is_solved(setup.config):
-        setup = solve.take_best_source(setup)
-    runs = runs_of(setup)
+    runs = runs_of(with_best_source(setup))
     found, failures = {}, {}
     with explain_out_of_memory(setup.config, shape), contextlib.ExitStack() as stack:
         start = _start(stack, setup, runs, results)
@@ -185,15 +143,11 @@ def _train_target(
         paths = [folder and folder.path for folder in start.folders]
         with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
             saver = start.saver if processes.is_writer else None
-            if is_solved(setup.config):
-                run, end = solve.solve(setup, records[0], start.saved, saver or (lambda position, why: None))
-                runs, ends = [run], [end]
-            else:
-                ends = outcomes(runs, train(runs, schedule, records, start.saved, saver))
+            runs, ends = train_runs(runs, schedule, records, start.saved, saver)
         for run, folder, outcome in zip(runs, start.folders, ends, strict=True):
             if run.config.out in start.done:
                 continue
-            outcome = score_test(run, outcome) if outcome.members else outcome
+            outcome = score_test(run, outcome)
             if outcome.members:
                 found[run.config.out] = write_run(kind, folder and folder.path, run, schedule, outcome)
             else:

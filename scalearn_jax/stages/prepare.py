@@ -20,13 +20,15 @@ from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models import encoder, pretrained
+from scalearn_jax.models import encoder
 from scalearn_jax.models.adapter import non_linearity
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import cast_frozen
+from scalearn_jax.runs.backbone import load_backbone
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
+from scalearn_jax.stages.given import NOTHING, Given, check_update
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
 from scalearn_jax.train.evaluate import Layout
@@ -60,6 +62,7 @@ class Setup:
     frozen: Params  # shared by the members, but for ``state.own_part``
     mesh: Mesh
     source_weights: soup.Soup | None = None  # where they are computed
+    given: Given = NOTHING  # what was passed as objects
 
     @functools.cached_property
     def evaluation_layout(self) -> Layout:
@@ -73,32 +76,28 @@ def prepare(
     config: TrainConfig,
     task_name: str,
     sources: Sequence[Source],
-    loaded: tuple[Params, BackboneSpec, str] | None = None,
+    given: Given = NOTHING,
 ) -> Setup:
-    """Checks and resolves a config of either stage; writes nothing.
-
-    ``loaded`` is the backbone with its sizes and hash, where it has been read already.
-    """
-    method = methods.get(config.method)
-    task = resolve_task(config, task_name)
-    where = config.backbone, config.revision
-    backbone, backbone_spec, backbone_hash = loaded or pretrained.load_hashed_backbone(
-        *where, allow_pickle=config.allow_pickle
-    )
-    check_sources(sources, backbone_spec, backbone_hash)
+    """Checks and resolves a config of either stage; writes nothing."""
+    method = given.method(config.method)
+    task = resolve_task(config, task_name, given)
+    loaded = given.backbone or load_backbone(config.backbone, config.revision, allow_pickle=config.allow_pickle)
+    backbone, backbone_spec = loaded.params, loaded.spec
+    check_sources(sources, backbone_spec, loaded.hash)
     if sources and not config.any_base_model:
         check_base_models(sources, config.backbone)
     if "transfer" in method.trainable and method.combiner != "fusion":
         sources = in_published_order(sources, task.name)
     check_settings(config, method, task, backbone_spec, len(sources))
     mesh = make_mesh(config, backbone_spec)
-    tables = load_tables(config, task)
+    tables = load_tables(config, task, given)
     source_weights = None
     if getattr(config, "top_sources", None) and method.combiner == "average":
-        embedder = soup.Embedder(*where, backbone, backbone_spec, backbone_hash)
-        source_weights = soup.measure(config, task, tables.train, sources, embedder)
+        source_weights = soup.measure(config, task, tables.train, sources, loaded)
     spec = make_spec(config, method, task, backbone_spec, sources, source_weights)
-    data = encode_tables(config, task, backbone_spec, tables)
+    if given.combiner:
+        check_update(spec)
+    data = encode_tables(config, task, backbone_spec, tables, given)
     if is_solved(config) or method.coefficients == "best":
         warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
         if warning:
@@ -111,7 +110,8 @@ def prepare(
     bank = banks.stack(adapters) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
-    return Setup(config, method, task, spec, data, sources, backbone_hash, trainable, frozen, mesh, source_weights)
+    parts = spec, data, sources, loaded.hash, trainable, frozen, mesh, source_weights
+    return Setup(config, method, task, *parts, given)
 
 
 def is_solved(config: TrainConfig) -> bool:
@@ -126,9 +126,9 @@ def make_mesh(config: TrainConfig, backbone: BackboneSpec) -> Mesh:
     return mesh
 
 
-def resolve_task(config: TrainConfig, name: str) -> Task:
+def resolve_task(config: TrainConfig, name: str, given: Given = NOTHING) -> Task:
     """Looks up a task and sets its length as the config says."""
-    task = tasks.get(name, data_dir=config.data_dir)
+    task = given.task or tasks.get(name, data_dir=config.data_dir)
     return dataclasses.replace(task, max_length=config.max_length or task.max_length)
 
 
@@ -203,11 +203,11 @@ def combiner_options(config: TrainConfig, method: methods.Method, backbone: Back
     return defaults | method.options | given
 
 
-def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
+def load_tables(config: TrainConfig, task: Task, given: Given = NOTHING) -> splits.Splits:
     """Loads and splits a task's data, as large as the config allows; a note says where it asks for more."""
     tables = splits.load_splits(
         task,
-        data_dir=config.data_dir,
+        data_dir=config.data_dir if given.data is None else given.data,
         max_train_samples=config.max_train_samples,
         sample_seed=config.sample_seed,
         max_eval_samples=config.max_eval_samples,
@@ -221,9 +221,12 @@ def load_tables(config: TrainConfig, task: Task) -> splits.Splits:
     return tables
 
 
-def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, tables: splits.Splits) -> Data:
+def encode_tables(
+    config: TrainConfig, task: Task, backbone: BackboneSpec, tables: splits.Splits, given: Given = NOTHING
+) -> Data:
     """Tokenises a task's data."""
-    tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
+    loaded = given.backbone
+    tokenizer = loaded.tokenizer if loaded else tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
     checked = (tokens.check_ids(split, backbone, config.backbone) for split in encoded)
     counted = zip(checked, tables.available, strict=True)

@@ -51,7 +51,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     setup, config = setups[0], setups[0].config
     settings = dict(
         trainable=setup.method.trainable,
-        optimizer=config.optimizer,
+        optimizer=setup.given.optimizer or config.optimizer,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,

@@ -6,16 +6,15 @@
 
 The middle line turns n^2 cosines into one product, so a task is summed up by one vector.
 
-Letters: n texts, N texts of a batch, R rows, S row length, d hidden size, T source tasks.
+Letters: n texts, d hidden size, T source tasks.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.data import batches, splits, tokens
+from scalearn_jax.data import splits, tokens
 from scalearn_jax.data.rows import Table, num_rows
 from scalearn_jax.data.task import Task
-from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.cache import cache_folder, mark_used
 from scalearn_jax.io.files import whole_file
-from scalearn_jax.models import encoder, pretrained
-from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models import pretrained
+from scalearn_jax.runs.backbone import Backbone, embed, load_backbone
 from scalearn_jax.runs.sources import Source
-from scalearn_jax.typing import Array, Batch, Params
 
 SAMPLES = 1000
 _VERSION = 1  # of the cached vectors; another way to embed needs another number
 SEED = 42
-_BATCH_SIZE = 32
-# What a task's vector is must not depend on the tasks beside it, to the last bit: the shapes are the same for all.
-_ROW_CHOICES = (4, 8, 16, 32)
-_MOST_PROGRAMS = 12  # of some encoders; they go before another one comes
 _SMALLEST_LENGTH = 1e-12
-
-
-@dataclasses.dataclass(frozen=True)
-class Embedder:
-    """A sentence encoder."""
-
-    path: str  # folder or hub id
-    revision: str | None  # commit, tag or branch of a hub id
-    params: Params
-    spec: BackboneSpec
-    hash: str  # of its content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +53,15 @@ class Soup:
         return {"similarities": self.similarities, "embedder": self.embedder, "samples": self.samples}
 
 
-def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Embedder:
+def load_embedder(path: str, revision: str | None = None, *, allow_pickle: bool = False) -> Backbone:
     """Reads a sentence encoder of any family that backbones may have."""
     try:
-        return Embedder(path, revision, *pretrained.load_hashed_backbone(path, revision, allow_pickle=allow_pickle))
+        return load_backbone(path, revision, allow_pickle=allow_pickle)
     except InputError as error:
         raise InputError(f"--embedder: {error}") from error
 
 
-def measure(config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Embedder) -> Soup:
+def measure(config: TransferConfig, target: Task, train: Table, sources: Sequence[Source], backbone: Backbone) -> Soup:
     """Weighs T sources, in bank order, by how alike their training texts and the target's are.
 
     The draw of texts depends on the tasks alone, so all seeds and runs get the same weights. The target's own adapter
@@ -96,10 +78,9 @@ def measure(config: TransferConfig, target: Task, train: Table, sources: Sequenc
     other = config.embedder
     embedder = load_embedder(other, allow_pickle=config.allow_pickle) if other else backbone
     embedder = dataclasses.replace(embedder, params=jax.tree.map(jnp.asarray, embedder.params))
-    tokenizer = tokens.load_tokenizer(embedder.path, embedder.revision)
 
     def mean_vector(task: Task, table: Table) -> np.ndarray:
-        return _mean_vector(embedder, tokenizer, task, sample_texts(task, table, samples))
+        return _mean_vector(embedder, embedder.tokenizer, task, sample_texts(task, table, samples))
 
     own = mean_vector(target, train)
     alike = [float(own @ mean_vector(*_training_data(source, config.data_dir))) for source in sources]
@@ -115,12 +96,13 @@ def measure(config: TransferConfig, target: Task, train: Table, sources: Sequenc
 
 def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
     """Reads a source's training split: from the place it had in training, or else from the target's data folder."""
-    info, recorded = source.info, source.info["data_dir"]
+    info, recorded = source.info, source.info["data_dir"]  # of a result in memory, its sets
+    is_there = isinstance(recorded, Mapping) or (recorded and Path(recorded).is_dir())
     try:
         task = Task.from_dict(info["task"])
         return task, splits.load_splits(
             task,
-            data_dir=recorded if data_dir is None or (recorded and Path(recorded).is_dir()) else data_dir,
+            data_dir=recorded if data_dir is None or is_there else data_dir,
             max_train_samples=info["config"].get("max_train_samples"),
             sample_seed=info["config"].get("sample_seed"),
         ).train
@@ -128,7 +110,7 @@ def _training_data(source: Source, data_dir: str | None) -> tuple[Task, Table]:
         raise InputError(f"--top-sources, source {source.name} ({source.path}): {error}") from error
 
 
-def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str]) -> np.ndarray:
+def _mean_vector(embedder: Backbone, tokenizer: Any, task: Task, texts: list[str]) -> np.ndarray:
     """Embeds a task's texts to one vector Float64[d], kept in the user's cache under a hash of all it depends on."""
     length = min(task.max_length, embedder.spec.max_length)
     path = _cached(embedder, tokenizer, texts, length)
@@ -144,7 +126,7 @@ def _mean_vector(embedder: Embedder, tokenizer: Any, task: Task, texts: list[str
     return vector
 
 
-def _cached(embedder: Embedder, tokenizer: Any, texts: list[str], length: int) -> Path | None:
+def _cached(embedder: Backbone, tokenizer: Any, texts: list[str], length: int) -> Path | None:
     where = cache_folder("similarity")
     settings = [_VERSION, jax.default_backend(), dataclasses.asdict(embedder.spec), embedder.hash]
     content = json.dumps([*settings, tokens.describe_tokenizer(tokenizer), length, texts])
@@ -171,39 +153,6 @@ def sample_texts(task: Task, table: Table, count: int) -> list[str]:
     generator = np.random.default_rng((SEED, zlib.crc32(task.name.encode())))
     rows = np.sort(generator.permutation(size)[:count]).tolist()
     return [task.similarity_text({name: table[name][row] for name in task.columns}) for row in rows]
-
-
-@functools.partial(jax.jit, static_argnames="spec")
-def mean_pool(backbone: Params, batch: Batch, *, spec: BackboneSpec) -> Array:
-    """Averages the last hidden layer over each sequence's tokens, without dropout or adapters: Float[N d].
-
-    The batch is of rows [R S] of sequences [N], packed or not.
-    """
-    hidden, _ = encoder.encode(encoder.Adapted(backbone), batch, spec, encoder.Compute(layers="scan"))  # [R, S, d]
-    num_rows, row_length = batch.segments.shape
-    # Each row has a bucket for each of its sequences, at most S, and one for padding.
-    bucket = jnp.arange(num_rows)[:, None] * (row_length + 1) + batch.segments  # [R, S]
-    add_up = functools.partial(jax.ops.segment_sum, num_segments=num_rows * (row_length + 1))
-    sums = add_up(hidden.reshape(-1, spec.hidden_size), bucket.reshape(-1))  # [R*(S+1), d]
-    counts = add_up(jnp.ones_like(bucket).reshape(-1), bucket.reshape(-1))
-    own = bucket[batch.example_at[:, 0], batch.example_at[:, 1]]  # [N]
-    return sums[own] / counts[own][:, None]
-
-
-def embed(
-    backbone: Params, spec: BackboneSpec, encoded: Encoded, *, row_length: int, packed: bool = True
-) -> np.ndarray:
-    """Embeds n texts, one sequence each, by ``mean_pool``: Float[n d], not normalised.
-
-    Compiles once for each of at most four shapes. The backbone is best already on the device; a row is at least as
-    long as the longest text.
-    """
-    if mean_pool._cache_size() > _MOST_PROGRAMS:
-        mean_pool.clear_cache()
-    layout = dict(batch_size=_BATCH_SIZE, row_length=row_length, row_choices=_ROW_CHOICES, packed=packed)
-    stream = batches.eval_batches(encoded, **layout)
-    parts = [np.asarray(mean_pool(backbone, batch, spec=spec))[batch.example_mask] for batch in stream]
-    return np.concatenate(parts)
 
 
 def mean_unit_vector(vectors: np.ndarray) -> np.ndarray:

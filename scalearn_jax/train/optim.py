@@ -145,7 +145,7 @@ def make_optimizer(
     learning_rate: Array | float,
     num_steps: Array | int,
     trainable: tuple[str, ...],
-    optimizer: str = "published",
+    optimizer: str | optax.GradientTransformation = "published",
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
@@ -158,7 +158,8 @@ def make_optimizer(
       learning_rate: peak rate; this and ``num_steps`` count when the first state is made, which keeps them.
       num_steps: length of the schedule.
       trainable: the groups that learn; see ``methods.label``.
-      optimizer: ``"published"`` or ``"optax"``; an InputError for another.
+      optimizer: ``"published"`` or ``"optax"``, an InputError for another name; or a transformation of one's own, which
+        is taken as it is, over all trainable groups together: without clipping, decay, or a rate but its own.
       warmup_steps: length of the linear warm-up.
       weight_decay: decay factor; acts on all but biases and layer norms.
       clip_norm: largest global gradient norm; ``None`` for no clipping.
@@ -170,6 +171,15 @@ def make_optimizer(
       >>> updates["transfer"]["omega"].round(3).tolist()
       [-0.10000000149011612, -0.10000000149011612]
     """
+    if isinstance(optimizer, optax.GradientTransformation):
+        transforms = {"trained": optimizer, "frozen": optax.set_to_zero()}
+
+        def halves(params):
+            return tree.map_with_path(
+                lambda path, _: "trained" if label(path, trainable) != "frozen" else "frozen", params
+            )
+
+        return optax.multi_transform(transforms, halves)
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
     make = functools.partial(OPTIMIZERS[optimizer], weight_decay=weight_decay, decays=decays)

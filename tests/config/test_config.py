@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 import threading
@@ -27,6 +28,17 @@ from scalearn_jax.methods import METHODS
 ADAPTER = {"backbone": "b", "out": "o", "task": "glue/rte"}
 TRANSFER = {"backbone": "b", "out": "o", "target": "glue/rte"}
 STUDY = {"name": "n", "backbone": "b", "targets": ["glue/rte"], "methods": ["scalearn"]}
+
+
+@pytest.mark.parametrize("name", [name for name in configs.__all__ if name.endswith("Config")])
+def test_help_explains_every_field_with_its_default(name):
+    cls = getattr(configs, name)
+    shown = " ".join(pydoc.plain(pydoc.render_doc(cls)).replace("|", " ").split())
+    for field in dataclasses.fields(cls):
+        about, declared = field_help(cls)[field.name], shown.index(f" {field.name}: ")
+        assert about and about in shown[declared:]
+        if field.default is not dataclasses.MISSING:
+            assert f"= {field.default!r} {about}" in shown[declared:]
 
 
 @pytest.mark.parametrize(

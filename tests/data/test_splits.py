@@ -275,7 +275,7 @@ def test_sets_in_memory_are_split_like_files(tmp_path):
     assert [part[:] for part in from_files] == [part[:] for part in from_memory]
     with pytest.raises(InputError, match="data_dir holds no 'validation', only train; add it"):
         splits.load_splits(TASK, data_dir={"train": table(20)})
-    with pytest.raises(InputError, match=r"data_dir\['train'\], row 2: no value in column 'text'"):
+    with pytest.raises(InputError, match=r"data\['train'\], row 2: no value in column 'text'"):
         splits.load_splits(TASK, data_dir=files | {"train": {"text": ["a", None], "label": [0, 1]}})
 
 

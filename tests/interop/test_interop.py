@@ -21,7 +21,7 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.models.attention import relative_bucket
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs import adapterhub
-from scalearn_jax.stages import soup
+from scalearn_jax.runs.backbone import mean_pool
 from tests.conftest import ROOT
 from tests.interop import our_side
 from tests.interop.cases import CHOICES, FAMILIES, FUSIONS, MPNET, OUTPUTS, STATIC, WRITTEN
@@ -138,7 +138,7 @@ def test_their_mpnet_is_ours(theirs, rows):
         assert np.abs(difference).max() <= TOLERANCE
     logits = model.apply(params, batch, spec=spec, task="demo")
     assert np.ptp(expected["logits"]) > VISIBLE and np.abs(logits - expected["logits"]).max() <= TOLERANCE
-    vectors = np.asarray(soup.mean_pool(params["backbone"], batch, spec=spec.backbone))
+    vectors = np.asarray(mean_pool(params["backbone"], batch, spec=spec.backbone))
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert np.abs(vectors - expected["vectors"]).max() <= TOLERANCE
 

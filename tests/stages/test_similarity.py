@@ -7,6 +7,7 @@ from scalearn_jax.data import tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import encoder
+from scalearn_jax.runs import backbone
 from scalearn_jax.stages import soup as similarity
 from tests.support import tiny
 
@@ -20,7 +21,7 @@ def texts(lengths, seed=0, ids=None):
 
 
 def embed(encoded, **layout):
-    return similarity.embed(ENCODER, tiny.BACKBONE, encoded, **dict(row_length=16) | layout)
+    return backbone.embed(ENCODER, tiny.BACKBONE, encoded, **dict(row_length=16) | layout)
 
 
 def test_the_product_of_mean_unit_vectors_is_the_mean_pairwise_cosine():
@@ -34,7 +35,7 @@ def test_the_product_of_mean_unit_vectors_is_the_mean_pairwise_cosine():
 def test_a_text_is_the_mean_of_its_tokens_last_states():
     batch = tiny.batch((5,), row_length=5)
     hidden, _ = encoder.encode(encoder.Adapted(ENCODER), batch, tiny.BACKBONE, encoder.Compute())  # [1, 5, d]
-    found = similarity.mean_pool(ENCODER, batch, spec=tiny.BACKBONE)
+    found = backbone.mean_pool(ENCODER, batch, spec=tiny.BACKBONE)
     np.testing.assert_allclose(found[0], hidden[0].mean(0), atol=1e-5)
 
 
@@ -51,11 +52,11 @@ def test_padding_and_neighbours_have_no_influence(packed):
 
 
 def test_a_row_shape_is_compiled_once():
-    similarity.mean_pool.clear_cache()
+    backbone.mean_pool.clear_cache()
     encoded = texts([8] * 128)
     embed(encoded)
     embed(texts([8] * 64, seed=1))
-    assert similarity.mean_pool._cache_size() == 1
+    assert backbone.mean_pool._cache_size() == 1
 
 
 def test_weights_are_clipped_cut_and_sum_to_one():

@@ -110,6 +110,14 @@ def test_clipping_has_the_published_denominator():
     chex.assert_trees_all_equal(small, grads)
 
 
+def test_one_of_ones_own_sees_all_trainable_groups_together():
+    own = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1))
+    found = run(optim.make_optimizer(learning_rate=9.0, num_steps=9, trainable=("transfer", "head"), optimizer=own))
+    chex.assert_trees_all_close(found, run(own))
+    found = run(optim.make_optimizer(learning_rate=9.0, num_steps=9, trainable=("transfer",), optimizer=own))
+    chex.assert_trees_all_equal(found["heads"], PARAMS["heads"])
+
+
 def test_unknown_optimizer_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'optax'"):
         optim.make_optimizer(learning_rate=1.0, num_steps=1, trainable=("head",), optimizer="optx")

@@ -7,14 +7,14 @@ from typing import Any
 
 from scalearn_jax import methods, tree
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs import run_json
 from scalearn_jax.runs.foreign_head import find_task, read_head
-from scalearn_jax.runs.load import RunFolder
+from scalearn_jax.runs.load import Run, RunFolder
 from scalearn_jax.runs.plain_adapter import PlainAdapter, foldable, is_plain, to_plain_adapter
 from scalearn_jax.runs.provenance import choose_seed, read_provenance
 from scalearn_jax.runs.serving.questions import PAIR, PlainTask
@@ -55,8 +55,11 @@ def open_folders(
     """
     if not names:
         raise InputError("no folder to serve; pass one run folder or more.")
+    for name in names:
+        if not isinstance(name, str | os.PathLike):
+            raise InputError(f"folder to serve: expected its name, got {format_value(name)}.")
     served: list[Served] = []
-    for name in map(os.path.expanduser, names):
+    for name in (os.path.expanduser(os.fspath(name)) for name in names):
         first = served[0] if served else None
         folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
         if (folder / "adapter_config.json").exists():
@@ -75,7 +78,7 @@ def open_folders(
 
 
 def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: Trust, first: Served | None) -> Served:
-    origin, method = found.info["backbone"], methods.get(found.info["method"])
+    origin = found.info["backbone"]
     seed, why = choose_seed(found.folder, found.info, seed)
     run = found.load(backbone=backbone, seed=seed, trust=trust)
     if first and first.hash != origin["hash"]:
@@ -83,6 +86,12 @@ def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: T
             f"{run.folder} was trained on the backbone {origin['hash'][:12]}, the run for {first.task.name} on"
             f" {first.hash[:12]}; pass runs over one backbone."
         )
+    return dataclasses.replace(serve(run, seed, backbone, first), why=why)
+
+
+def serve(run: Run, seed: int, backbone: str | None = None, first: Served | None = None) -> Served:
+    """Makes ready to answer one seed of a run that is read; for the arguments see ``open_folders``."""
+    origin, method = run.info["backbone"], methods.get(run.info["method"])
     trainable, frozen = tree.partition(run.members[seed], methods.is_trainable(method))
     params = tree.combine(trainable, cast_frozen(frozen, run.info["config"].get("frozen_dtype", "float32")))
     folds = is_plain(run.spec)
@@ -95,7 +104,6 @@ def _open_run(found: RunFolder, backbone: str | None, seed: int | None, trust: T
         revision=None if backbone else origin["revision"],
         hash=origin["hash"],
         pooler=run.members[seed]["backbone"].get("pooler"),
-        why=why,
     )
 
 

@@ -6,7 +6,7 @@ Letters: n examples, N sequences of a step, S row length, C outputs, K sequences
 import csv
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from scalearn_jax.io.files import as_json, whole_file
 from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.serving import mixed, questions
-from scalearn_jax.runs.serving.folders import open_folders
+from scalearn_jax.runs.serving.folders import Served, open_folders
 from scalearn_jax.runs.serving.mixed import Rows
 from scalearn_jax.runs.serving.questions import Query
 from scalearn_jax.runs.sources import Trust
@@ -36,9 +36,9 @@ _MOST = 2**16  # sequences of a step
 _SHORTEST = 8  # tokens of a row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Predictor:
-    """Trained tasks over one backbone, ready to answer; make one with ``load``.
+    """Trained tasks over one backbone, ready to answer: open folders, then call it with texts.
 
     Every step has the same N sequences, one of three row lengths and one of few numbers of rows, so few programs serve
     all calls; each is compiled when it is first needed. They are pure functions and the tokenizer is locked, so threads
@@ -53,6 +53,11 @@ class Predictor:
       params: on the devices.
       tokenizer: of the backbone.
       choices: a line for each run of several seeds, which of them was taken and why.
+
+    Example:
+      >>> predictor = Predictor("runs/rte", "runs/sst2")  # doctest: +SKIP
+      >>> predictor(["A fine film.", ("It rains.", "It is wet.")], ["glue/sst2", "glue/rte"])  # doctest: +SKIP
+      [{'label': 'positive', 'probabilities': {...}}, {'label': 'entailment', 'probabilities': {...}}]
     """
 
     tasks: Mapping[str, Task]
@@ -62,13 +67,11 @@ class Predictor:
     forward: Callable[[Params, Rows], Array]
     params: Params
     tokenizer: Any
-    choices: Sequence[str] = ()
-    _lock: Any = field(default_factory=threading.Lock, repr=False)
+    choices: Sequence[str]
+    _lock: Any
 
-    @classmethod
-    @own_settings()
-    def load(
-        cls,
+    def __init__(
+        self,
         *folders: str,
         backbone: str | None = None,
         seed: int | None = None,
@@ -76,7 +79,8 @@ class Predictor:
         dtype: str | None = None,
         allow_pickle: bool = False,
         any_base_model: bool = False,
-    ) -> "Predictor":
+        combiner: Any = None,
+    ):
         """Opens folders for prediction.
 
         Args:
@@ -89,32 +93,55 @@ class Predictor:
           dtype: type of the computation, see ``ModelSpec``; by default that of the runs, float32 where they differ.
           allow_pickle: whether to read weights without safetensors.
           any_base_model: whether an adapter may name another base model than the backbone.
+          combiner: the user's own, of a run that was made with one; see ``combiners.own``.
 
         Raises:
           InputError: a folder that cannot be served, or folders that do not fit each other; see ``open_folders``.
-
-        Example:
-          >>> predictor = Predictor.load("runs/rte", "runs/sst2")  # doctest: +SKIP
-          >>> predictor.predict(["A fine film.", ("It rains.", "It is wet.")],
-          ...                   tasks=["glue/sst2", "glue/rte"])  # doctest: +SKIP
-          [{'label': 'positive', 'probabilities': {...}}, {'label': 'entailment', 'probabilities': {...}}]
         """
-        if type(batch_size) is not int or not 1 <= batch_size <= _MOST:
-            raise InputError(f"batch_size must be a whole number from 1 to {_MOST}, got {batch_size!r}.")
-        if dtype not in (None, *_DTYPES):
-            raise unknown("dtype", dtype, _DTYPES)
-        served = open_folders(*folders, backbone=backbone, seed=seed, trust=Trust(allow_pickle, any_base_model))
+        _check(batch_size, dtype)
+        with own_settings():
+            trust = Trust(allow_pickle, any_base_model, combiner)
+            self._set(open_folders(*folders, backbone=backbone, seed=seed, trust=trust), batch_size, dtype)
+
+    @classmethod
+    def load(cls, *folders: str, **options: Any) -> "Predictor":
+        """Opens folders for prediction, as ``Predictor(...)`` does."""
+        return cls(*folders, **options)
+
+    @classmethod
+    def of(
+        cls, served: Sequence[Served], *, batch_size: int = 32, dtype: str | None = None, tokenizer: Any = None
+    ) -> "Predictor":
+        """Makes a predictor of what is in memory; by default it reads the tokenizer where the backbone lies."""
+        _check(batch_size, dtype)
+        predictor = object.__new__(cls)
+        with own_settings():
+            predictor._set(served, batch_size, dtype, tokenizer)
+        return predictor
+
+    def _set(self, served: Sequence[Served], batch_size: int, dtype: str | None, tokenizer: Any = None) -> None:
+        """Fills in the fields."""
         forward, params = mixed.assemble(served, dtype)
-        return cls(
+        values = dict(
             tasks={one.task.name: one.task for one in served},
             backbone=served[0].spec.backbone,
             where=served[0].path,
             batch_size=batch_size,
             forward=forward,
             params=params,
-            tokenizer=tokens.load_tokenizer(served[0].path, served[0].revision),
+            tokenizer=tokenizer or tokens.load_tokenizer(served[0].path, served[0].revision),
             choices=[one.why for one in served if one.why],
+            _lock=threading.Lock(),
         )
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __call__(self, texts: Any, tasks: str | Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Answers texts, as ``predict`` does."""
+        return self.predict(texts, tasks)
+
+    def __repr__(self) -> str:
+        return f"Predictor({', '.join(self.tasks)}; backbone {self.where})"
 
     @property
     def row_choices(self) -> tuple[int, ...]:
@@ -199,6 +226,13 @@ class Predictor:
             )
             outputs.append(self.forward(self.params, mixed.rows_of(batch, groups[sequences])))
         return np.concatenate(jax.device_get(outputs))[: len(encoded)]
+
+
+def _check(batch_size: Any, dtype: Any) -> None:
+    if type(batch_size) is not int or not 1 <= batch_size <= _MOST:
+        raise InputError(f"batch_size must be a whole number from 1 to {_MOST}, got {batch_size!r}.")
+    if dtype not in (None, *_DTYPES):
+        raise unknown("dtype", dtype, _DTYPES)
 
 
 def _joined(parts: Sequence[tokens.Encoded]) -> tokens.Encoded:
