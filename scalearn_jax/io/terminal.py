@@ -138,6 +138,16 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def format_score(name: str, value: float) -> str:
+    """Formats a score as all that people read shows it: in percent, but for ``loss``, which is no share.
+
+    Example:
+      >>> format_score("accuracy", 0.5), format_score("loss", 0.5)
+      ('50.00', '0.5000')
+    """
+    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}"
+
+
 def _mean(values: Any) -> float:
     """The mean of those that are finite, as of seeds of which one has diverged; NaN without any."""
     values = [value for value in (values if isinstance(values, Sequence) else [values]) if math.isfinite(value)]
