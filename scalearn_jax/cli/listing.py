@@ -5,7 +5,7 @@ from typing import Any
 
 from scalearn_jax.config import ListConfig
 from scalearn_jax.io import terminal
-from scalearn_jax.io.terminal import format_duration
+from scalearn_jax.io.terminal import NO_SHARES, format_duration, format_score
 from scalearn_jax.train.memory import format_bytes
 
 _LABELS = 8  # that are named
@@ -44,27 +44,33 @@ def format_scores(result: dict[str, Any]) -> str:
       >>> seeds, errors = {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.7}}, {"0": {"accuracy": 0.05}}
       >>> known = {"examples": {"used": 100, "available": 277}, "seeds": seeds, "se": errors}
       >>> print(format_scores({"run": "r", "task": "glue/rte", "split": "test", **known}))
-      r: glue/rte, test split, 100 of 277 examples, 2 seeds
+      r: glue/rte, test split, 100 of 277 examples, 2 seeds, in percent
       seed  accuracy
       ----  --------
-      0     0.5000
-      1     0.7000
-      mean  0.6000
-      sd    0.1414
-      se    0.0500
+      0     50.00
+      1     70.00
+      mean  60.00
+      sd    14.14
+      se    5.00
     """
     seeds, errors, examples = result["seeds"], result["se"].values(), result["examples"]
     names = list(next(iter(seeds.values())))
-    rows = [[str(seed), *(f"{values[name]:.4f}" for name in names)] for seed, values in seeds.items()]
+    rows = [[str(seed), *(format_score(name, values[name]) for name in names)] for seed, values in seeds.items()]
     if len(seeds) > 1:
         for title, statistic in (("mean", fmean), ("sd", stdev)):
-            rows.append([title, *(f"{statistic([v[name] for v in seeds.values()]):.4f}" for name in names)])
-    known = {name: f"{fmean(error[name] for error in errors):.4f}" for name in names if all(name in e for e in errors)}
-    rows.append(["se", *(known.get(name, "-") for name in names)])
+            rows.append([title, *(format_score(name, statistic([v[name] for v in seeds.values()])) for name in names)])
+    known = {name: fmean(error[name] for error in errors) for name in names if all(name in e for e in errors)}
+    rows.append(["se", *(format_score(name, known[name]) if name in known else "-" for name in names)])
     count = f"{examples['used']:,} of {examples['available']:,} examples"
     several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}"
-    return f"{title}\n{terminal.plain(['seed', *names], rows)}"
+    title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}, in percent"
+    return f"{title}{_but(names)}\n{terminal.plain(['seed', *names], rows)}"
+
+
+def _but(names: list[str]) -> str:
+    """Says which scores are no percentages."""
+    others = [name for name in names if name in NO_SHARES]
+    return f" but for {' and '.join(others)}" if others else ""
 
 
 def format_plan(result: dict[str, Any]) -> str:

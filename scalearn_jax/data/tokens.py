@@ -54,6 +54,7 @@ class Encoded:
       num_choices: K; the sequences of an example are neighbours.
       pad_id: filler for empty slots.
       available: examples of the split in the data, of which these may be the first; ``None`` where it is not known.
+      origin: where these come from, see ``splits.Splits``.
     """
 
     ids: np.ndarray
@@ -64,6 +65,7 @@ class Encoded:
     num_choices: int = 1
     pad_id: int = 0
     available: int | None = None
+    origin: str = ""
 
     def __len__(self) -> int:
         return (len(self.offsets) - 1) // self.num_choices
@@ -288,7 +290,7 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
             return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
     encoded = encode(tokenizer, task, table, max_length=max_length)
     with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
-        names = [field.name for field in dataclasses.fields(encoded) if field.name != "available"]
+        names = [field.name for field in dataclasses.fields(encoded) if field.name not in ("available", "origin")]
         np.savez(temporary, **{name: getattr(encoded, name) for name in names})
     return encoded
 

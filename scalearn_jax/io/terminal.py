@@ -12,6 +12,10 @@ from typing import Any, TextIO
 
 from scalearn_jax.errors import masked, printable
 
+NO_SHARES = ("loss", "rmse")  # scores that are no share of anything, and so no percentage
+_TIMED_SECONDS = 10.0  # of training, from which the rest is known
+_LONG_SECONDS = 3600.0  # from which a run says how long it takes
+
 
 @cache
 def note(text: str) -> None:
@@ -57,9 +61,11 @@ class Progress:
       step 5/10  loss 0.5000  64 examples/s  0:00 left
     """
 
-    def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None):
-        self._title, self._seeds, self._stream = title, seeds, stream or sys.stderr
+    def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None, about: str = ""):
+        self._title, self._seeds, self._stream, self._about = title, seeds, stream or sys.stderr, about
         self._num_steps, self._first, self._started, self._bar, self._task = 0, 0, perf_counter(), None, None
+        self._timed: tuple[int, float] | None = None  # a step, and when it was done; none while a program is compiled
+        self._warned = False  # whether it is known whether the run takes hours
 
     def __enter__(self) -> "Progress":
         return self
@@ -69,11 +75,13 @@ class Progress:
             self._bar.stop()
 
     def update(self, event: dict[str, Any]) -> None:
-        """Takes in one event: ``start`` (num_steps, examples), ``train`` (step, loss, rate) or ``eval`` (step, dev).
+        """Takes in one event.
 
-        The start of a run that goes on has the step, too.
+        It is ``start`` (num_steps, examples; of a run that goes on also the step), ``compile`` (number, of), ``step``
+        (step), ``train`` (step, loss, rate), ``eval`` (step, dev), ``solve`` or any other.
         """
         kinds = {"start": self._start, "train": self._train, "eval": self._eval, "solve": self._solve}
+        kinds |= {"compile": self._compile, "step": self._step}
         if event["event"] in kinds:
             kinds[event["event"]](event)
         else:
@@ -85,16 +93,43 @@ class Progress:
         seeds = " ".join(map(str, self._seeds))
         on = f", going on from step {self._first}" if self._first else ""
         self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}{on}")
+        if self._about:
+            self._line(self._about)
         if self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             loss, rate = TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
-            columns = BarColumn(), MofNCompleteColumn(), loss, rate, TimeRemainingColumn(), TextColumn("left")
+            doing = TextColumn("{task.description}", markup=False)
+            columns = BarColumn(), MofNCompleteColumn(), doing, loss, rate, TimeRemainingColumn(), TextColumn("left")
             self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
+
+    def _compile(self, event: dict[str, Any]) -> None:
+        self._timed = None
+        text = f"compiling {event['number']} of {event['of']} programs"
+        if self._bar:
+            self._bar.update(self._task, description=text)
+        else:
+            self._line(text)
+
+    def _step(self, event: dict[str, Any]) -> None:
+        step = event["step"]
+        if self._bar:
+            self._bar.update(self._task, completed=step, description="")
+        if self._timed is None:
+            self._timed = step, perf_counter()
+        elapsed = perf_counter() - self._timed[1]
+        if not self._warned and step > self._timed[0] and elapsed >= _TIMED_SECONDS:
+            left = elapsed / (step - self._timed[0]) * (self._num_steps - step)
+            self._warned = True
+            if left >= _LONG_SECONDS:
+                self._line(
+                    f"this takes about {format_duration(left)} more, if it does not stop early; it may be interrupted:"
+                    " the same command goes on"
+                )
 
     def _train(self, event: dict[str, Any]) -> None:
         loss, step = f"loss {_mean(event['loss']):.4f}", event["step"]
@@ -107,7 +142,7 @@ class Progress:
 
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: _mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        shown = "  ".join(f"{name} {format_score(name, value)}" for name, value in means.items())
         run = f"{event['run']}  " if "run" in event else ""
         self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
         if self._bar:
@@ -139,13 +174,13 @@ def format_duration(seconds: float) -> str:
 
 
 def format_score(name: str, value: float) -> str:
-    """Formats a score as all that people read shows it: in percent, but for ``loss``, which is no share.
+    """Formats a score as all that people read shows it: in percent, but for ``NO_SHARES``.
 
     Example:
       >>> format_score("accuracy", 0.5), format_score("loss", 0.5)
       ('50.00', '0.5000')
     """
-    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}"
+    return f"{value:.4f}" if name in NO_SHARES else f"{100 * value:.2f}"
 
 
 def _mean(values: Any) -> float:

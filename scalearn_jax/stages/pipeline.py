@@ -23,7 +23,7 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.sources import load_source
 from scalearn_jax.stages import identity, solve
-from scalearn_jax.stages.logs import TIMING, logs_of, recorders
+from scalearn_jax.stages.logs import TIMING, describe_early_stop, logs_of, recorders
 from scalearn_jax.stages.outputs import outcomes, score_test, write_run
 from scalearn_jax.stages.prepare import Setup, is_solved, prepare, resolve_task
 from scalearn_jax.stages.program import compare_rates, make_schedule, run_configs, runs_of, train, training_rows
@@ -189,10 +189,12 @@ def _train_target(
                 run, end = solve.solve(setup, records[0], start.saved, saver or (lambda position, why: None))
                 runs, ends = [run], [end]
             else:
-                ends = outcomes(runs, train(runs, schedule, records, start.saved, saver))
+                ends = outcomes(runs, train(runs, schedule, records, start.saved, saver, records[0]))
         for run, folder, outcome in zip(runs, start.folders, ends, strict=True):
             if run.config.out in start.done:
                 continue
+            if folder and not is_solved(run.config) and (stopped := describe_early_stop(schedule, outcome.members)):
+                _warn(run.config.out, f"{stopped}.")
             outcome = score_test(run, outcome) if outcome.members else outcome
             if outcome.members:
                 found[run.config.out] = write_run(kind, folder and folder.path, run, schedule, outcome)

@@ -226,8 +226,8 @@ def encode_tables(config: TrainConfig, task: Task, backbone: BackboneSpec, table
     tokenizer = tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
     checked = (tokens.check_ids(split, backbone, config.backbone) for split in encoded)
-    counted = zip(checked, tables.available, strict=True)
-    return Data(*(dataclasses.replace(split, available=count) for split, count in counted))
+    known = zip(checked, tables.available, tables.origins, strict=True)
+    return Data(*(dataclasses.replace(split, available=count, origin=origin) for split, count, origin in known))
 
 
 def init_members(

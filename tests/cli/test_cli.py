@@ -217,8 +217,8 @@ def test_evaluate_prints_a_table_or_json(fake, capsys):
     fake("runs.evaluate", evaluate=lambda config: result)
     assert cli.main(["evaluate", "r"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("r: t, test split, 4 of 9 examples, 2 seeds\n")
-    assert "\nmean  1.5000  0.7500\n" in shown and shown.endswith("\nse    -       0.1250\n")
+    assert shown.startswith("r: t, test split, 4 of 9 examples, 2 seeds, in percent but for loss\n")
+    assert "\nmean  1.5000  75.00\n" in shown and shown.endswith("\nse    -       12.50\n")
     assert cli.main(["evaluate", "r", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 
