@@ -4,16 +4,20 @@ Letters: n examples, C outputs.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
+
+if TYPE_CHECKING:  # it reads labels itself
+    from scalearn_jax.data.tokens import Encoded
 
 
 def label_id(task: Task, label: Any) -> int:
@@ -106,3 +110,18 @@ def _score(task: Task, value: Any) -> float:
         comma = " Write a decimal point, not a comma." if re.fullmatch(r"-?\d+,\d+", str(value)) else ""
         raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.{comma}")
     return score
+
+
+def standardise(train: "Encoded", dev: "Encoded") -> "tuple[Encoded, Encoded]":
+    """Gives the labels of a regression mean 0 and deviation 1: (label - mean) / deviation of the training set.
+
+    Steps and rates are made for such labels. The test set keeps the unit of the data, and so does what a run leaves:
+    see ``outputs.in_units``. Those of the published tasks stay as they were published.
+    """
+    mean, deviation = float(train.labels.mean()), float(train.labels.std()) or 1.0
+
+    def of(split: "Encoded") -> "Encoded":
+        labels = ((split.labels - mean) / deviation).astype(split.labels.dtype)
+        return dataclasses.replace(split, labels=labels, unit=(mean, deviation))
+
+    return of(train), of(dev)

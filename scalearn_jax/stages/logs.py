@@ -49,14 +49,17 @@ def recorders(
 def describe_data(data: Data) -> str:
     """Says how many examples each split has, of how many, and where they come from.
 
-    For instance "train 540, dev 60 (held out of train.csv), test 50 of 200 (from validation.csv)".
+    For instance "train 540, dev 60 (held out of train.csv), test 50 of 200 (from validation.csv)"; of a regression also
+    how its labels are standardised.
     """
     counts = {}
     for name, split in vars(data).items():
         whole = f" of {split.available:,}" if split.available and split.available > len(split) else ""
         origin = f" ({split.origin})" if split.origin and name != "train" else ""
         counts[name] = f"{name} {len(split):,}{whole}{origin}"
-    return ", ".join(counts.values())
+    mean, deviation = data.train.unit
+    standardised = f"; learns (label - {mean:.4g}) / {deviation:.4g}" if (mean, deviation) != (0.0, 1.0) else ""
+    return ", ".join(counts.values()) + standardised
 
 
 def describe_early_stop(schedule: Schedule, members: Mapping[int, Member]) -> str:

@@ -16,6 +16,7 @@ from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data import splits, tasks, tokens
+from scalearn_jax.data.labels import standardise
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
@@ -99,6 +100,8 @@ def prepare(
         source_weights = soup.measure(config, task, tables.train, sources, embedder)
     spec = make_spec(config, method, task, backbone_spec, sources, source_weights)
     data = encode_tables(config, task, backbone_spec, tables)
+    if task.kind == "regression" and task.name not in tasks.known() and not is_solved(config):
+        data = Data(*standardise(data.train, data.dev), data.test)
     if is_solved(config) or method.coefficients == "best":
         warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
         if warning:

@@ -58,7 +58,7 @@ def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 
     for done, number in sizes(stops, size, start):
         chunk = list(itertools.islice(batches, number))
         if len(chunk) < number:
-            raise ValueError(f"the batches end after {done + len(chunk)} steps, before the last stop.")
+            raise ValueError(f"the batches end after {done + len(chunk)} steps, before the schedule does.")
         joined = chunk[0] if number == 1 else stack(chunk)
         yield Dispatch(number, int(joined.example_mask.sum()), joined)
 
