@@ -1,9 +1,11 @@
 """What the command line prints as tables: the names one can choose from, and the scores of a run."""
 
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.config import ListConfig
+from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
 from scalearn_jax.io.terminal import NO_SHARES, format_duration, format_score
 from scalearn_jax.train.memory import format_bytes
@@ -13,6 +15,10 @@ _LABELS = 8  # that are named
 
 def list_names(config: ListConfig) -> str:
     """Returns a table of the tasks, methods or backbones that one can choose from."""
+    if config.data_dir and config.what != "tasks":
+        raise InputError(f"--data-dir lists tasks, not {config.what}; leave it out.")
+    if config.data_dir:
+        return _list_found(Path(config.data_dir))
     if config.what == "tasks":
         from scalearn_jax.data import tasks
 
@@ -20,8 +26,9 @@ def list_names(config: ListConfig) -> str:
         for name, task in tasks.known().items():
             labels = ", ".join(task.labels[:_LABELS]) or "-"
             labels += f", ... ({len(task.labels)})" if len(task.labels) > _LABELS else ""
-            rows.append([name, task.kind, ", ".join(task.texts), labels, ", ".join(task.metrics)])
-        return terminal.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
+            rows.append([name, task.kind, task.metrics[0], labels, ", ".join(task.texts), ", ".join(task.metrics[1:])])
+        header = ["task", "kind", "main metric", "labels", "text", "other metrics"]
+        return terminal.plain(header, rows, width=terminal.width())
     if config.what == "methods":
         from scalearn_jax.methods import METHODS
 
@@ -33,6 +40,34 @@ def list_names(config: ListConfig) -> str:
     from scalearn_jax.models.backbones import BACKBONES
 
     return terminal.plain(["model_type", "about"], [[name, row.about] for name, row in BACKBONES.items()])
+
+
+def _list_found(folder: Path) -> str:
+    """Lists the tasks whose data lie in a folder, those of the package and those of a ``task.yaml``."""
+    from scalearn_jax.data import splits, tasks
+
+    if not folder.is_dir():
+        raise InputError(f"--data-dir {folder}: there is no such folder.")
+    known = {name: row for name, row in tasks.known().items() if (folder / (row.folder or name)).is_dir()}
+    places: list[tuple[str, Path]] = [(name, folder) for name in known]
+    places += [(str(path), path.parent) for path in sorted(folder.rglob("task.yaml"))]
+    if not places:
+        raise InputError(
+            f"--data-dir {folder} holds no task: no task.yaml, and no folder called like a task, as glue/rte."
+        )
+    rows, errors = [], []
+    for name, place in places:
+        try:
+            task = tasks.get(name)
+            found = splits.load_splits(task, data_dir=place)
+        except InputError as error:
+            errors.append(f"{name}: {error}")
+            continue
+        rows.append([task.name, task.kind, *(f"{count:,}" for count in found.available), ", ".join(found.origins[1:])])
+    table = terminal.plain(
+        ["task", "kind", "train", "dev", "test", "where dev and test come from"], rows, width=terminal.width()
+    )
+    return "\n".join([*([table] if rows else []), *errors])
 
 
 def format_scores(result: dict[str, Any]) -> str:

@@ -100,3 +100,5 @@ class ListConfig(Config):
 
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
+    data_dir: str | None = setting(None, path="DIR")
+    """List the tasks whose data lie in this folder, with how many rows each split has."""

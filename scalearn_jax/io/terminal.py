@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 from scalearn_jax.errors import masked, printable
 
 NO_SHARES = ("loss", "rmse")  # scores that are no share of anything, and so no percentage
+_NARROWEST = 10  # characters of a column that is cut
 _TIMED_SECONDS = 10.0  # of training, from which the rest is known
 _LONG_SECONDS = 3600.0  # from which a run says how long it takes
 
@@ -189,8 +191,15 @@ def _mean(values: Any) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def width() -> int | None:
+    """Characters of a line on standard output, where a terminal or ``COLUMNS`` says; a pipe has as many as needed."""
+    return shutil.get_terminal_size((0, 0)).columns or None
+
+
+def plain(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Lays out a table with two spaces between columns; for a terminal.
+
+    The column that a line of ``width`` characters has no room for is cut, and those after it are left out.
 
     Example:
       >>> print(plain(["name", "kind"], [["glue/rte", "pair"]]))
@@ -199,8 +208,19 @@ def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
       glue/rte  pair
     """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
+    room = width or sum(widths) + 2 * len(widths)
+    kept = []
+    for needed in widths:
+        kept.append(min(needed, max(room, 0)))
+        room -= needed + 2
+    widths = [size for size, needed in zip(kept, widths, strict=True) if size == needed or size >= _NARROWEST]
+    lines = [header, ["-" * size for size in widths], *rows]
+    lines = [[_cut(cell, size) for cell, size in zip(line, widths, strict=False)] for line in lines]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size - 3]}..."
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
