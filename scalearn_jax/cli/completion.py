@@ -11,7 +11,7 @@ _SCRIPT = """\
 _scalearn() {
     local current="${COMP_WORDS[COMP_CWORD]}" words=""
     COMPREPLY=()
-    case "${COMP_WORDS[1]}${COMP_WORDS[2]:+ ${COMP_WORDS[2]}} ${COMP_WORDS[COMP_CWORD-1]}" in
+    case "${COMP_WORDS[1]} ${COMP_WORDS[2]} ${COMP_WORDS[COMP_CWORD-1]}" in
 %(values)s
     esac
     if [[ -z $words ]]; then
