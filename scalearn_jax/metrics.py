@@ -139,6 +139,16 @@ def chosen(logits: np.ndarray, questions: np.ndarray) -> np.ndarray:
     return order[np.append(numbers[1:] != numbers[:-1], True)]
 
 
+def rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Root of the mean squared error, Float[n] both, in the unit of the labels; no share, and lower is better.
+
+    Example:
+      >>> rmse(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 2**0.5
+      True
+    """
+    return float(np.sqrt(np.mean((predictions.astype(float) - labels) ** 2)))
+
+
 METRICS: dict[str, Callable[..., float]] = {
     function.__name__: function
     for function in (

@@ -216,3 +216,10 @@ def test_multirc_scores_answers_and_whole_questions():
         "question_match": pytest.approx(1 / 3),
         "accuracy": pytest.approx(3 / 5),
     }
+
+
+def test_rmse_is_that_of_scikit_learn():
+    from sklearn.metrics import root_mean_squared_error
+
+    predictions, labels = np.random.default_rng(0).normal(200, 50, (2, 30))
+    assert metrics.rmse(predictions, labels) == pytest.approx(root_mean_squared_error(labels, predictions))

@@ -41,6 +41,11 @@ def _dispatch(argv: list[str]) -> int:
     if argv and argv[0] == "--version":
         print(f"scalearn {__version__}")
         return 0
+    if argv and argv[0] == "--print-completion":
+        from scalearn_jax.cli import completion
+
+        print(completion.script(argv[1] if len(argv) > 1 else "nothing"), end="")
+        return 0
     prog, command = "scalearn", SCALEARN
     while isinstance(command, Group):
         name, *argv = argv or ["--help"]
@@ -67,6 +72,10 @@ def _dispatch(argv: list[str]) -> int:
 def _usage(prog: str, group: Group) -> str:
     width, kind = max(map(len, group.commands)), group.kind
     lines = [f"  {name.ljust(width)}  {command.about}" for name, command in group.commands.items()]
-    version = "; `scalearn --version` prints the version" if group is SCALEARN else ""
-    more = f"`{prog} {kind.upper()} --help` says more{version}."
-    return "\n".join([f"usage: {prog} {kind.upper()} ...", "", group.about, "", f"{kind}s:", *lines, "", more])
+    more = [f"`{prog} {kind.upper()} --help` says more."]
+    if group is SCALEARN:
+        more = [
+            f"`{prog} {kind.upper()} --help` says more; `scalearn --version` prints the version,",
+            "`scalearn --print-completion bash` (or zsh) what completes commands and flags.",
+        ]
+    return "\n".join([f"usage: {prog} {kind.upper()} ...", "", group.about, "", f"{kind}s:", *lines, "", *more])

@@ -52,7 +52,7 @@ COMMANDS = {
     "plan": Group("memory and time of a run, before it starts", "stage", _PLANS),
     "evaluate": Command("EvaluateConfig", "runs.evaluate:evaluate", "cli.listing:format_scores",
                         "score a finished run on a split", "run"),
-    "predict": Command("PredictConfig", "runs.serving.predictor:predict", _format_path,
+    "predict": Command("PredictConfig", "runs.serving.answer_file:predict", _format_path,
                        "write labels with probabilities for a file", "run"),
     "explain": Command("ExplainConfig", "runs.explain:explain_run", str,
                        "which sources help a finished ScaLearn run", "run"),
@@ -100,7 +100,8 @@ def execute(command: Command, config: Any) -> int:
         print(as_json(result), end="")
         return 0
     printer = _load(command.printer) if isinstance(command.printer, str) else command.printer
-    print(printer(result))
+    if result is not None:  # what a command wrote to standard output stays all that stands there
+        print(printer(result))
     return 0
 
 

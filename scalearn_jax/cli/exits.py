@@ -43,5 +43,7 @@ def exit_code(work: Callable[[], int]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"scalearn: error: {message}", file=sys.stderr)
+    is_coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    word = "\x1b[1;31merror:\x1b[0m" if is_coloured else "error:"
+    print(f"scalearn: {word} {message}", file=sys.stderr)
     return code

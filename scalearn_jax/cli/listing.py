@@ -1,11 +1,13 @@
 """What the command line prints as tables: the names one can choose from, and the scores of a run."""
 
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from scalearn_jax.config import ListConfig
+from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
-from scalearn_jax.io.terminal import format_duration
+from scalearn_jax.io.terminal import NO_SHARES, format_duration, format_score
 from scalearn_jax.train.memory import format_bytes
 
 _LABELS = 8  # that are named
@@ -13,6 +15,10 @@ _LABELS = 8  # that are named
 
 def list_names(config: ListConfig) -> str:
     """Returns a table of the tasks, methods or backbones that one can choose from."""
+    if config.data_dir and config.what != "tasks":
+        raise InputError(f"--data-dir lists tasks, not {config.what}; leave it out.")
+    if config.data_dir:
+        return _list_found(Path(config.data_dir))
     if config.what == "tasks":
         from scalearn_jax.data import tasks
 
@@ -20,8 +26,9 @@ def list_names(config: ListConfig) -> str:
         for name, task in tasks.known().items():
             labels = ", ".join(task.labels[:_LABELS]) or "-"
             labels += f", ... ({len(task.labels)})" if len(task.labels) > _LABELS else ""
-            rows.append([name, task.kind, ", ".join(task.texts), labels, ", ".join(task.metrics)])
-        return terminal.plain(["task", "kind", "text", "labels", "metrics (main first)"], rows)
+            rows.append([name, task.kind, task.metrics[0], labels, ", ".join(task.texts), ", ".join(task.metrics[1:])])
+        header = ["task", "kind", "main metric", "labels", "text", "other metrics"]
+        return terminal.plain(header, rows, width=terminal.width())
     if config.what == "methods":
         from scalearn_jax.methods import METHODS
 
@@ -35,6 +42,34 @@ def list_names(config: ListConfig) -> str:
     return terminal.plain(["model_type", "about"], [[name, row.about] for name, row in BACKBONES.items()])
 
 
+def _list_found(folder: Path) -> str:
+    """Lists the tasks whose data lie in a folder, those of the package and those of a ``task.yaml``."""
+    from scalearn_jax.data import splits, tasks
+
+    if not folder.is_dir():
+        raise InputError(f"--data-dir {folder}: there is no such folder.")
+    known = {name: row for name, row in tasks.known().items() if (folder / (row.folder or name)).is_dir()}
+    places: list[tuple[str, Path]] = [(name, folder) for name in known]
+    places += [(str(path), path.parent) for path in sorted(folder.rglob("task.yaml"))]
+    if not places:
+        raise InputError(
+            f"--data-dir {folder} holds no task: no task.yaml, and no folder called like a task, as glue/rte."
+        )
+    rows, errors = [], []
+    for name, place in places:
+        try:
+            task = tasks.get(name)
+            found = splits.load_splits(task, data_dir=place)
+        except InputError as error:
+            errors.append(f"{name}: {error}")
+            continue
+        rows.append([task.name, task.kind, *(f"{count:,}" for count in found.available), ", ".join(found.origins[1:])])
+    table = terminal.plain(
+        ["task", "kind", "train", "dev", "test", "where dev and test come from"], rows, width=terminal.width()
+    )
+    return "\n".join([*([table] if rows else []), *errors])
+
+
 def format_scores(result: dict[str, Any]) -> str:
     """Lays out what ``evaluate`` returns: a line a seed, then mean, sample standard deviation and standard error.
 
@@ -44,27 +79,33 @@ def format_scores(result: dict[str, Any]) -> str:
       >>> seeds, errors = {"0": {"accuracy": 0.5}, "1": {"accuracy": 0.7}}, {"0": {"accuracy": 0.05}}
       >>> known = {"examples": {"used": 100, "available": 277}, "seeds": seeds, "se": errors}
       >>> print(format_scores({"run": "r", "task": "glue/rte", "split": "test", **known}))
-      r: glue/rte, test split, 100 of 277 examples, 2 seeds
+      r: glue/rte, test split, 100 of 277 examples, 2 seeds, in percent
       seed  accuracy
       ----  --------
-      0     0.5000
-      1     0.7000
-      mean  0.6000
-      sd    0.1414
-      se    0.0500
+      0     50.00
+      1     70.00
+      mean  60.00
+      sd    14.14
+      se    5.00
     """
     seeds, errors, examples = result["seeds"], result["se"].values(), result["examples"]
     names = list(next(iter(seeds.values())))
-    rows = [[str(seed), *(f"{values[name]:.4f}" for name in names)] for seed, values in seeds.items()]
+    rows = [[str(seed), *(format_score(name, values[name]) for name in names)] for seed, values in seeds.items()]
     if len(seeds) > 1:
         for title, statistic in (("mean", fmean), ("sd", stdev)):
-            rows.append([title, *(f"{statistic([v[name] for v in seeds.values()]):.4f}" for name in names)])
-    known = {name: f"{fmean(error[name] for error in errors):.4f}" for name in names if all(name in e for e in errors)}
-    rows.append(["se", *(known.get(name, "-") for name in names)])
+            rows.append([title, *(format_score(name, statistic([v[name] for v in seeds.values()])) for name in names)])
+    known = {name: fmean(error[name] for error in errors) for name in names if all(name in e for e in errors)}
+    rows.append(["se", *(format_score(name, known[name]) if name in known else "-" for name in names)])
     count = f"{examples['used']:,} of {examples['available']:,} examples"
     several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}"
-    return f"{title}\n{terminal.plain(['seed', *names], rows)}"
+    title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}, in percent"
+    return f"{title}{_but(names)}\n{terminal.plain(['seed', *names], rows)}"
+
+
+def _but(names: list[str]) -> str:
+    """Says which scores are no percentages."""
+    others = [name for name in names if name in NO_SHARES]
+    return f" but for {' and '.join(others)}" if others else ""
 
 
 def format_plan(result: dict[str, Any]) -> str:

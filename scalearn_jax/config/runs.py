@@ -43,9 +43,21 @@ class PredictConfig(Config):
     also: tuple[str, ...] = setting((), path="DIR")
     """More such folders over the same backbone; the input then has a column `task` that names each row's."""
     input: str = setting(path="FILE")
-    """File with the task's text columns: .jsonl, .json, .csv, .tsv, each also with .gz, or .parquet."""
+    """File with the task's text columns: .jsonl, .json, .csv, .tsv, each also with .gz, or .parquet; or - for JSON
+    lines on standard input."""
     output: str = setting(path="FILE")
-    """File to write: .jsonl, .csv, .tsv or .parquet, by its ending; must not exist yet."""
+    """File to write: .jsonl, .csv, .tsv or .parquet, by its ending; must not exist yet; or - for JSON lines on standard
+    output."""
+    keep: tuple[str, ...] = setting((), metavar="COLUMN")
+    """Columns of the input to write before the answers; one called as answers are (label) becomes input_label."""
+    keep_all: bool = False
+    """Keep all columns of the input."""
+    threshold: float | None = None
+    """Of a multi-label task: the probability above which a label is given; by default 0.5."""
+    tune_threshold: bool = False
+    """Of a multi-label task: the threshold, of 0.05 to 0.95, that the main metric is best with on development data."""
+    data_dir: str | None = setting(None, path="DIR")
+    """Where the data for --tune-threshold lie now; by default where they lay in training."""
     seed: int | None = None
     """Which seed of a run predicts; by default the one with the best development score."""
     backbone: str | None = setting(None, path="TEXT")
@@ -88,3 +100,5 @@ class ListConfig(Config):
 
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
+    data_dir: str | None = setting(None, path="DIR")
+    """List the tasks whose data lie in this folder, with how many rows each split has."""

@@ -4,6 +4,7 @@ Letters: n examples, C outputs.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -106,3 +107,18 @@ def _score(task: Task, value: Any) -> float:
         comma = " Write a decimal point, not a comma." if re.fullmatch(r"-?\d+,\d+", str(value)) else ""
         raise InputError(f"label {value!r} is no finite number, as task {task.name} needs.{comma}")
     return score
+
+
+def standardise(train: Any, dev: Any) -> tuple[Any, Any]:
+    """Gives the labels of a regression mean 0 and deviation 1: (label - mean) / deviation of the training set.
+
+    Both are ``tokens.Encoded``. Steps and rates are made for such labels. The test set keeps the unit of the data, and so does what a run leaves:
+    see ``outputs.in_units``. Those of the published tasks stay as they were published.
+    """
+    mean, deviation = float(train.labels.mean()), float(train.labels.std()) or 1.0
+
+    def of(split: Any) -> Any:
+        labels = ((split.labels - mean) / deviation).astype(split.labels.dtype)
+        return dataclasses.replace(split, labels=labels, unit=(mean, deviation))
+
+    return of(train), of(dev)

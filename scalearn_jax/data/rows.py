@@ -6,16 +6,18 @@ gzip file that is cut short without an error, makes dates of texts that look lik
 """
 
 import csv
+import io
 import itertools
 import json
 import re
+import sys
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalearn_jax.errors import InputError, format_value, unknown
-from scalearn_jax.io.files import POINTER, damaged, is_pointer, numbered_lines
+from scalearn_jax.io.files import POINTER, damaged, decode, is_pointer, numbered_lines
 
 if TYPE_CHECKING:  # it takes more than a second to import
     import pyarrow
@@ -176,8 +178,27 @@ def is_saved(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> Table:
-    """Reads JSON lines, or one list of objects."""
-    rows, lines = [], ((number, line) for number, line in numbered_lines(path) if line.strip())
+    """Reads JSON lines, or one list of objects; see ``_parse_json``."""
+    rows = _parse_json(numbered_lines(path), path)
+    only = rows[0] if len(rows) == 1 and ".json" in path.suffixes else None  # an object a line is what .jsonl promises
+    if only and all(isinstance(value, list | dict) for value in only.values()):
+        raise InputError(
+            f"{path} holds one object of columns; expected an object a row, in pandas"
+            " frame.to_json(PATH, orient='records', lines=True)."
+        )
+    return columns(rows)
+
+
+def read_standard_input() -> Table:
+    """Reads JSON lines, or one list of objects, from standard input."""
+    where = "standard input"
+    lines = enumerate(io.StringIO(decode(sys.stdin.buffer.read(), where)), 1)
+    return columns(_parse_json(lines, f"{where} (for another format pass --input FILE)"))
+
+
+def _parse_json(numbered: Iterable[tuple[int, str]], where: object) -> list[dict[str, Any]]:
+    """Reads the objects of JSON lines, or of one list."""
+    rows, lines = [], ((number, line) for number, line in numbered if line.strip())
     for number, line in lines:
         is_list = not rows and line.lstrip().startswith("[")
         if is_list:
@@ -186,19 +207,13 @@ def _read_json(path: Path) -> Table:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
             expected = "expected an object a line, or one list of objects"
-            raise InputError(f"{path}, line {number}: not valid JSON ({error}); {expected}.") from error
+            raise InputError(f"{where}, line {number}: not valid JSON ({error}); {expected}.") from error
         found = found if is_list else [found]
         for row in found:
             if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
+                raise InputError(f"{where}, line {number}: expected an object, got {type(row).__name__}.")
         rows += found
-    only = rows[0] if len(rows) == 1 and ".json" in path.suffixes else None  # an object a line is what .jsonl promises
-    if only and all(isinstance(value, list | dict) for value in only.values()):
-        raise InputError(
-            f"{path} holds one object of columns; expected an object a row, in pandas"
-            " frame.to_json(PATH, orient='records', lines=True)."
-        )
-    return columns(rows)
+    return rows
 
 
 def _read_csv(path: Path, quoting: int = csv.QUOTE_MINIMAL) -> Table:

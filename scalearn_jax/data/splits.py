@@ -1,50 +1,40 @@
 """A task's files, split as published.
 
 A tenth of the official training set (seed 42, stratified by label) is the development set, and the official
-validation set is the test set (arXiv 2310.01217, section 4). A data set that brings a test file of its own may
-keep its three files as they are.
+validation set is the test set (arXiv 2310.01217, section 4). A data set that brings a test file of its own, or one
+called ``dev``, may keep its files as they are; see ``_roles``.
 """
 
 import dataclasses
 import math
 import os.path
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalearn_jax.data import builtin, derive
+from scalearn_jax.data import builtin, derive, split_files
 from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.memory import as_table
 from scalearn_jax.data.rows import (
-    FILE_TYPES,
-    SUFFIXES,
     Table,
     as_dataset,
     check_columns,
     check_texts,
     columns,
     concatenate,
-    is_saved,
     read_table,
     to_arrow,
 )
 from scalearn_jax.data.task import Task
-from scalearn_jax.data.tasks import TASKS
 from scalearn_jax.errors import InputError, format_value
-from scalearn_jax.io.hub import download
-from scalearn_jax.io.terminal import note
 
 if TYPE_CHECKING:  # it takes more than a second to import
     from datasets import Dataset
 
 _NO_LABEL = {"-1", "-1.0", "", "None", "nan"}  # what stands where a label is not known
 SPLITS = ("train", "validation", "test")
-_OTHER_NAMES = {"validation": ("valid", "val", "dev")}
-_COUNTED = r"-\d+-of-(\d+)(?:-[0-9a-f]{16})?"  # in the name of a file of several; earlier ones of the hub end in a hash
-_SUFFIX = f"(?i:{'|'.join(map(re.escape, SUFFIXES))})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +45,7 @@ class Splits:
     dev: "Dataset"
     test: "Dataset"
     available: tuple[int, int, int]  # rows of each in the data, before it was cut
+    origins: tuple[str, str, str]  # where each comes from, for instance "from train.csv"
 
     def __iter__(self) -> Iterator["Dataset"]:
         return iter((self.train, self.dev, self.test))
@@ -87,17 +78,17 @@ def load_splits(
       >>> [len(table) for table in load_splits(tasks.get("builtin/sentiment"), max_train_samples=32)]
       [32, 200, 400]
     """
-    tables = {}
+    tables, origins = {}, {}
     for split, table, where in _load(task, data_dir):
         if split == "test":
             _check_labelled(task, table, where)
         tables[split] = to_arrow(examples(task, table, where), task.fields)
-    if "test" in tables:
-        splits = [tables[split] for split in SPLITS]
-    elif task.split_rule == "validation":
-        splits = [tables["train"], tables["validation"], tables["validation"]]
-    else:
-        splits = [*_hold_out(task, tables["train"]), tables["validation"]]
+        origins[split] = f"from {Path(where).name}"
+    roles = _roles(task, origins)
+    if "" in roles:
+        tables["train"], tables[""] = _hold_out(task, tables["train"], ("development", "test")[roles.index("") - 1])
+        origins[""] = origins["train"].replace("from", "held out of", 1)
+    splits = [tables[role] for role in roles]
     caps = (max_dev_samples or max_eval_samples, max_eval_samples)
     available, train = tuple(map(len, splits)), splits[0]
     if sample_seed is not None and max_train_samples is not None:
@@ -105,7 +96,19 @@ def load_splits(
         splits[0] = as_dataset(train.with_format("arrow")[:].take(rows))
     ends = (max_train_samples, *(_whole_questions(table, cap) for table, cap in zip(splits[1:], caps, strict=True)))
     cut = (table.select(range(len(table))[:end]) for table, end in zip(splits, ends, strict=True))
-    return Splits(*cut, available=available)
+    return Splits(*cut, available=available, origins=tuple(origins[role] for role in roles))
+
+
+def _roles(task: Task, origins: Mapping[str, str]) -> tuple[str, str, str]:
+    """Says which of a data set's splits are training, development and test set; ``""`` is held out of training."""
+    if "dev" in origins and "test" in origins and "validation" in origins:
+        known = " and ".join(origins[split].removeprefix("from ") for split in ("dev", "validation"))
+        raise InputError(f"task {task.name}: {known} may both be its development set, beside a test set; keep one.")
+    if "test" in origins:
+        return "train", "dev" if "dev" in origins else "validation", "test"
+    if "dev" in origins:
+        return "train", "dev", "validation" if "validation" in origins else ""
+    return "train", "validation" if task.split_rule == "validation" else "", "validation"
 
 
 def _check_labelled(task: Task, table: Table, where: str) -> None:
@@ -133,16 +136,16 @@ def _whole_questions(table: "Dataset", end: int | None) -> int | None:
     return next((cut for cut in range(end, 0, -1) if numbers[cut - 1] != numbers[cut]), end)
 
 
-def _hold_out(task: Task, train: "Dataset") -> "list[Dataset]":
-    """Splits a training set into training and development rows, as published, both in shuffled order."""
+def _hold_out(task: Task, train: "Dataset", name: str) -> "list[Dataset]":
+    """Splits a training set into training and development (or test) rows, as published, both in shuffled order."""
     stratify = task.stratify and task.kind in ("classification", "choice")
     labels = labels_of(task, train.select_columns(task.label_column)[:][task.label_column]) if stratify else None
     try:
         halves = split_rows(len(train), labels)
     except InputError as error:
         raise InputError(
-            f"task {task.name}: no development set can be held out of the training file: {error}"
-            " Bring a test file too, or set stratify: false in task.yaml."
+            f"task {task.name}: no {name} set can be held out of the training file: {error}"
+            f" Bring a {'test' if name == 'development' else name} file too, or set stratify: false in task.yaml."
         ) from error
     table = train.with_format("arrow")[:]
     return [as_dataset(table.take(rows)) for rows in halves]  # select() would look up each row at each read
@@ -203,10 +206,10 @@ def examples(task: Task, table: Table, where: str, *, labels: bool = True) -> Ta
 def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterator[tuple[str, Table, str]]:
     """Yields (split, table, where it came from)."""
     if isinstance(data_dir, Mapping):
-        for split in SPLITS:
+        for split in (*SPLITS, "dev"):
             if split in data_dir:
                 yield split, as_table(data_dir[split], f"data[{split!r}]"), f"data[{split!r}]"
-            elif split != "test":
+            elif split == "train" or split == "validation" and "dev" not in data_dir:
                 raise InputError(f"task {task.name}: data_dir holds no {split!r}, only {', '.join(data_dir)}; add it.")
         return
     data_dir = data_dir and Path(os.path.expanduser(data_dir))
@@ -214,107 +217,13 @@ def _load(task: Task, data_dir: str | Path | Mapping[str, Any] | None) -> Iterat
         for split in builtin.splits(task.name):
             yield split, columns(builtin.rows(task.name, split)), f"{task.name} {split}"
         return
-    wanted = SPLITS if task.split_rule == "files" else SPLITS[:2]  # the test files of GLUE and SuperGLUE have no labels
-    files = hub_files(task, hub_folder(task)) if data_dir is None else _local_files(task, data_dir, wanted)
+    # The test files of GLUE and SuperGLUE have no labels.
+    wanted = (*SPLITS, "dev") if task.split_rule == "files" else SPLITS[:2]
+    if data_dir is None:
+        files = split_files.hub_files(task, split_files.hub_folder(task))
+    else:
+        files = split_files.local_files(task, data_dir, wanted)
     for split, paths in files.items():
         if split in wanted:
             where = str(paths[0])
             yield split, concatenate([read_table(path) for path in paths], where), where
-
-
-def _local_files(task: Task, data_dir: Path, wanted: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Finds the files of each split; the folder of another task is not taken for this one's."""
-    place = task.folder or task.name
-    own = place.rsplit("/", 1)[-1]
-    others = {(row.folder or name).rsplit("/", 1)[-1] for name, row in TASKS.items()} - {own}
-    direct = [] if task.name in TASKS and data_dir.resolve().name in others else [data_dir]
-    folders = list(dict.fromkeys([data_dir / place, data_dir / own, *direct]))
-    for folder in folders:
-        files = {split: found for split in wanted if (found := _files_of(task, folder, split))}
-        if files:
-            if rest := [str(other) for other in folders[folders.index(folder) + 1 :] if _sets_of(other, "train")]:
-                note(f"task {task.name}: {folder} is read, not {', '.join(rest)}, where a training set is, too.")
-            break
-    else:
-        raise InputError(
-            f"task {task.name}: no data; looked for train and validation ({FILE_TYPES}) in"
-            f" {', '.join(map(str, folders))}{_found_in(direct)}. Pass --data-dir with the folder that holds them."
-        )
-    if lacks := [split for split in ("train", "validation") if split not in files]:
-        found = _found_in([folder])
-        raise InputError(f"task {task.name}: {folder} has no {lacks[0]} file ({FILE_TYPES}){found}; add it.")
-    return files
-
-
-def _files_of(task: Task, folder: Path, split: str) -> list[Path]:
-    """Finds the file of a split in a folder, or its numbered files; two that may be it are an error."""
-    of_hub = [Path(pattern).name for name, pattern in task.hub.files if name == split] if task.hub else []
-    named = [split, *(match[0] for name in of_hub if (match := re.match(r"\w+", name)))]
-    found = {name: _sets_of(folder, name) for name in dict.fromkeys((*named, *_OTHER_NAMES.get(split, ())))}
-    sets = [(name, paths) for name, own in found.items() for paths in own]
-    if len(sets) > 1:
-        each = " and ".join(str(paths[0]) for _, paths in sets)
-        raise InputError(f"task {task.name}: {each} may all be its {split} split; keep one of them there.")
-    for name, paths in sets:
-        if (counted := re.search(_COUNTED, paths[0].name)) and len(paths) != int(counted[1]):
-            raise InputError(
-                f"task {task.name}: {paths[0]} is one of {counted[1]} files, found {len(paths)} of its kind; add what"
-                " is missing, or remove what is left from elsewhere."
-            )
-        if name not in named:
-            note(f"task {task.name}: {paths[0]} is taken for its {split} split.")
-    return sets[0][1] if sets else []
-
-
-def _sets_of(folder: Path, name: str) -> list[list[Path]]:
-    """Lists what may be the split of a name: files, each alone or with those that differ from it in a number.
-
-    It may be ``train.csv``, ``train-00000-of-00002.parquet`` and so on, a folder ``train`` with one file or with
-    ``0000.parquet`` and so on, or one that ``datasets`` saved; in the folder itself or as the hub lays it out.
-    """
-    found: dict[tuple[Path, str], list[Path]] = {}
-    for place in (folder, folder / "data", folder / "default"):
-        paths = [path for path in place.glob(f"{name}*") if re.fullmatch(f"{name}({_COUNTED})?{_SUFFIX}", path.name)]
-        if is_saved(place / name):
-            paths.append(place / name)
-        else:
-            inside = rf"({name}|[\w-]*\d[\w.-]*){_SUFFIX}"
-            paths += [path for path in (place / name).glob("*") if re.fullmatch(inside, path.name)]
-        for path in sorted(path for path in paths if is_saved(path) or path.is_file()):
-            numbered = re.sub(rf"{_COUNTED}|\d+", lambda match: match[1] or "#", path.name)
-            found.setdefault((path.parent, numbered), []).append(path)
-    return list(found.values())
-
-
-def _found_in(folders: list[Path]) -> str:
-    """Describes what lies in folders instead of what was looked for."""
-    for folder in filter(is_saved, folders):
-        return f"; {folder} is one saved data set, without splits: save a DatasetDict of train and validation there"
-    names = sorted(path.name for folder in folders for path in folder.glob("*"))
-    return f"; found {', '.join(names[:8])}" if names else ""
-
-
-def hub_folder(task: Task, *, otherwise: str = "pass --data-dir with the folder of its files") -> Path:
-    """Fetches the files of a task's data set into the hub's cache, or finds them there, in a folder named by commit.
-
-    ``otherwise`` is what the user can do about a task without such a data set.
-    """
-    if task.hub is None:
-        raise InputError(f"task {task.name} names no hub data set; {otherwise}.")
-    what = f"task {task.name}: no --data-dir is given, and its data set {task.hub.repo!r}"
-    patterns = [pattern for _, pattern in task.hub.files]
-    return download(task.hub.repo, task.hub.revision, patterns, what=what, kind="dataset")
-
-
-def hub_files(task: Task, folder: Path) -> dict[str, list[Path]]:
-    """Lists the files of each split in what ``hub_folder`` found; every split must have one."""
-    try:
-        files = {split: sorted(folder.glob(pattern)) for split, pattern in task.hub.files}
-    except (ValueError, NotImplementedError) as error:
-        raise InputError(f"task {task.name}: hub.files cannot be found: {error}; correct the patterns.") from error
-    for split, pattern in task.hub.files:
-        if not files[split]:
-            raise InputError(
-                f"task {task.name}: data set {task.hub.repo!r} has no file {pattern!r} for split {split!r}."
-            )
-    return files

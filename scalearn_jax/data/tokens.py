@@ -54,6 +54,8 @@ class Encoded:
       num_choices: K; the sequences of an example are neighbours.
       pad_id: filler for empty slots.
       available: examples of the split in the data, of which these may be the first; ``None`` where it is not known.
+      origin: where these come from, see ``splits.Splits``.
+      unit: mean and deviation that the labels of a regression were standardised with; (0, 1) where they were not.
     """
 
     ids: np.ndarray
@@ -64,6 +66,8 @@ class Encoded:
     num_choices: int = 1
     pad_id: int = 0
     available: int | None = None
+    origin: str = ""
+    unit: tuple[float, float] = (0.0, 1.0)
 
     def __len__(self) -> int:
         return (len(self.offsets) - 1) // self.num_choices
@@ -288,7 +292,9 @@ def cached(tokenizer: Any, task: Task, table: "Table | Dataset", *, max_length: 
             return Encoded(**{name: file[name] if file[name].ndim else int(file[name]) for name in file.files})
     encoded = encode(tokenizer, task, table, max_length=max_length)
     with contextlib.suppress(OSError), whole_file(path) as temporary:  # a full disk must not end the run
-        names = [field.name for field in dataclasses.fields(encoded) if field.name != "available"]
+        names = [
+            field.name for field in dataclasses.fields(encoded) if field.name not in ("available", "origin", "unit")
+        ]
         np.savez(temporary, **{name: getattr(encoded, name) for name in names})
     return encoded
 

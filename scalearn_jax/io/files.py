@@ -100,10 +100,15 @@ def read_text(path: Path, max_bytes: int, *, pipes: bool = False) -> str:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise InputError(f"{path} has more than {max_bytes} bytes; is it the right file?")
+    return decode(content, path)
+
+
+def decode(content: bytes, where: object) -> str:
+    """Turns the bytes of a file, or of what else is ``where``, into text; see ``encoding_of``."""
     try:
         return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
-        raise _undecodable(path, content.count(b"\n", 0, error.start) + 1, error) from error
+        raise _undecodable(where, content.count(b"\n", 0, error.start) + 1, error) from error
 
 
 def encoding_of(head: bytes) -> str:

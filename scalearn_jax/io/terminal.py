@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -11,6 +12,11 @@ from time import perf_counter
 from typing import Any, TextIO
 
 from scalearn_jax.errors import masked, printable
+
+NO_SHARES = ("loss", "rmse")  # scores that are no share of anything, and so no percentage
+_NARROWEST = 10  # characters of a column that is cut
+_TIMED_SECONDS = 10.0  # of training, from which the rest is known
+_LONG_SECONDS = 3600.0  # from which a run says how long it takes
 
 
 @cache
@@ -57,9 +63,11 @@ class Progress:
       step 5/10  loss 0.5000  64 examples/s  0:00 left
     """
 
-    def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None):
-        self._title, self._seeds, self._stream = title, seeds, stream or sys.stderr
+    def __init__(self, title: str, seeds: Sequence[int], stream: TextIO | None = None, about: str = ""):
+        self._title, self._seeds, self._stream, self._about = title, seeds, stream or sys.stderr, about
         self._num_steps, self._first, self._started, self._bar, self._task = 0, 0, perf_counter(), None, None
+        self._timed: tuple[int, float] | None = None  # a step, and when it was done; none while a program is compiled
+        self._warned = False  # whether it is known whether the run takes hours
 
     def __enter__(self) -> "Progress":
         return self
@@ -69,11 +77,13 @@ class Progress:
             self._bar.stop()
 
     def update(self, event: dict[str, Any]) -> None:
-        """Takes in one event: ``start`` (num_steps, examples), ``train`` (step, loss, rate) or ``eval`` (step, dev).
+        """Takes in one event.
 
-        The start of a run that goes on has the step, too.
+        It is ``start`` (num_steps, examples; of a run that goes on also the step), ``compile`` (number, of), ``step``
+        (step), ``train`` (step, loss, rate), ``eval`` (step, dev), ``solve`` or any other.
         """
         kinds = {"start": self._start, "train": self._train, "eval": self._eval, "solve": self._solve}
+        kinds |= {"compile": self._compile, "step": self._step}
         if event["event"] in kinds:
             kinds[event["event"]](event)
         else:
@@ -85,16 +95,43 @@ class Progress:
         seeds = " ".join(map(str, self._seeds))
         on = f", going on from step {self._first}" if self._first else ""
         self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}{on}")
+        if self._about:
+            self._line(self._about)
         if self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             loss, rate = TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[rate]}")
-            columns = BarColumn(), MofNCompleteColumn(), loss, rate, TimeRemainingColumn(), TextColumn("left")
+            doing = TextColumn("{task.description}", markup=False)
+            columns = BarColumn(), MofNCompleteColumn(), doing, loss, rate, TimeRemainingColumn(), TextColumn("left")
             self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self._num_steps, completed=self._first, loss="", rate="")
+
+    def _compile(self, event: dict[str, Any]) -> None:
+        self._timed = None
+        text = f"compiling {event['number']} of {event['of']} programs"
+        if self._bar:
+            self._bar.update(self._task, description=text)
+        else:
+            self._line(text)
+
+    def _step(self, event: dict[str, Any]) -> None:
+        step = event["step"]
+        if self._bar:
+            self._bar.update(self._task, completed=step, description="")
+        if self._timed is None:
+            self._timed = step, perf_counter()
+        elapsed = perf_counter() - self._timed[1]
+        if not self._warned and step > self._timed[0] and elapsed >= _TIMED_SECONDS:
+            left = elapsed / (step - self._timed[0]) * (self._num_steps - step)
+            self._warned = True
+            if left >= _LONG_SECONDS:
+                self._line(
+                    f"this takes about {format_duration(left)} more, if it does not stop early; it may be interrupted:"
+                    " the same command goes on"
+                )
 
     def _train(self, event: dict[str, Any]) -> None:
         loss, step = f"loss {mean(event['loss']):.4f}", event["step"]
@@ -107,7 +144,7 @@ class Progress:
 
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        shown = "  ".join(f"{name} {format_score(name, value)}" for name, value in means.items())
         run = f"{event['run']}  " if "run" in event else ""
         self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
         if self._bar:
@@ -138,14 +175,31 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def format_score(name: str, value: float) -> str:
+    """Formats a score as all that people read shows it: in percent, but for ``NO_SHARES``.
+
+    Example:
+      >>> format_score("accuracy", 0.5), format_score("loss", 0.5)
+      ('50.00', '0.5000')
+    """
+    return f"{value:.4f}" if name in NO_SHARES else f"{100 * value:.2f}"
+
+
 def mean(values: Any) -> float:
     """The mean of those that are finite, as of seeds of which one has diverged; NaN without any."""
     values = [value for value in (values if isinstance(values, Sequence) else [values]) if math.isfinite(value)]
     return sum(values) / len(values) if values else math.nan
 
 
-def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def width() -> int | None:
+    """Characters of a line on standard output, where a terminal or ``COLUMNS`` says; a pipe has as many as needed."""
+    return shutil.get_terminal_size((0, 0)).columns or None
+
+
+def plain(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
     """Lays out a table with two spaces between columns; for a terminal.
+
+    The column that a line of ``width`` characters has no room for is cut, and those after it are left out.
 
     Example:
       >>> print(plain(["name", "kind"], [["glue/rte", "pair"]]))
@@ -154,8 +208,19 @@ def plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
       glue/rte  pair
     """
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
+    room = width or sum(widths) + 2 * len(widths)
+    kept = []
+    for needed in widths:
+        kept.append(min(needed, max(room, 0)))
+        room -= needed + 2
+    widths = [size for size, needed in zip(kept, widths, strict=True) if size == needed or size >= _NARROWEST]
+    lines = [header, ["-" * size for size in widths], *rows]
+    lines = [[_cut(cell, size) for cell, size in zip(line, widths, strict=False)] for line in lines]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size - 3]}..."
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from scalearn_jax import methods, tree
 from scalearn_jax.config import EvaluateConfig, from_dict
 from scalearn_jax.data import memory, rows, splits, tokens
+from scalearn_jax.data.task import Task
 from scalearn_jax.models import encoder
 from scalearn_jax.models.layers import cast_frozen
 from scalearn_jax.runs.load import Run, load_run
@@ -82,19 +83,30 @@ def read_split(
       max_eval_samples: rows of development and test set.
       max_train_samples: rows of the training set.
     """
-    settings = run.info["config"]
-    tables = splits.load_splits(
-        run.task,
-        data_dir=data_dir or run.info["data_dir"],
+    tables = read_tables(run.task, run.info, data_dir, max_eval_samples, max_train_samples)
+    tokenizer, where = _tokenizer(run, backbone)
+    encoded = tokens.cached(tokenizer, run.task, getattr(tables, split), max_length=run.task.max_length)
+    available = dict(zip(("train", "dev", "test"), tables.available, strict=True))[split]
+    return dataclasses.replace(tokens.check_ids(encoded, run.spec.backbone, where), available=available)
+
+
+def read_tables(
+    task: Task,
+    info: dict[str, Any],
+    data_dir: str | None = None,
+    max_eval_samples: int | None = None,
+    max_train_samples: int | None = None,
+) -> splits.Splits:
+    """Reads the splits of a run's task, of which ``info`` is the ``run.json``; as ``read_split`` does."""
+    settings = info["config"]
+    return splits.load_splits(
+        task,
+        data_dir=data_dir or info["data_dir"],
         max_train_samples=max_train_samples or settings["max_train_samples"],
         sample_seed=None if max_train_samples else settings.get("sample_seed"),
         max_eval_samples=max_eval_samples or settings["max_eval_samples"],
         max_dev_samples=None if max_eval_samples else settings.get("max_dev_samples"),
     )
-    tokenizer, where = _tokenizer(run, backbone)
-    encoded = tokens.cached(tokenizer, run.task, getattr(tables, split), max_length=run.task.max_length)
-    available = dict(zip(("train", "dev", "test"), tables.available, strict=True))[split]
-    return dataclasses.replace(tokens.check_ids(encoded, run.spec.backbone, where), available=available)
 
 
 def read_texts(run: Run, path: str, *, backbone: str | None = None) -> tokens.Encoded:

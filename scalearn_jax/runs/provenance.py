@@ -37,6 +37,7 @@ from scalearn_jax.errors import InputError, masked, printable
 from scalearn_jax.io.files import read_json, write_json
 from scalearn_jax.io.hub import is_commit, is_id
 from scalearn_jax.io.model_folder import read_settings
+from scalearn_jax.io.terminal import format_score
 from scalearn_jax.train.agreement import processes
 
 FILE, FORMAT = "scalearn.json", 1
@@ -170,7 +171,7 @@ def choose_seed(folder: Path, info: dict[str, Any], seed: int | None = None) -> 
     best = max(known, key=known.get, default=seeds[0])
     why = f"the first of {len(seeds)}, since no development scores are kept"
     if known:
-        why = f"the best of {len(seeds)} on development data ({printable(metric)} {known[best]:.4f})"
+        why = f"the best of {len(seeds)} on development data ({printable(metric)} {format_score(metric, known[best])})"
     return best, f"{folder}: took seed {best}, {why}"
 
 

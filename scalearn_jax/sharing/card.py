@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scalearn_jax.errors import masked, printable
+from scalearn_jax.io.terminal import format_score
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs.provenance import SURE
 from scalearn_jax.sharing.card_metadata import (
@@ -163,7 +164,7 @@ def _scores(content: Mapping[str, Any]) -> list[str]:
         if counts:
             examples = "all {:,}".format(*counts) if counts[0] == counts[1] else "{:,} of {:,}".format(*counts)
         error = standard_error(content, metric) if ours == "test" else None
-        shown = f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+        shown = " ± ".join(format_score(metric, number) for number in (value, error) if number is not None)
         rows.append([ours, split, inert(metric), shown, examples])
     if not rows:
         return []
@@ -171,7 +172,7 @@ def _scores(content: Mapping[str, Any]) -> list[str]:
     note = "\n`dev` is a tenth of the published training set, which was held out.\n" if is_part else ""
     if any("±" in row[3] for row in rows):
         note += "\n± is the standard error that a test set of so few examples gives, of one seed.\n"
-    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score', 'examples'], rows)}{note}"]
+    return [f"## Scores\n\n{_table(['split', 'published as', 'metric', 'score in percent', 'examples'], rows)}{note}"]
 
 
 def _origin(content: Mapping[str, Any], files: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ What is fetched stays in the hub's own cache (``HF_HOME``), where the same comma
 from pathlib import Path
 
 from scalearn_jax.config import FetchConfig
-from scalearn_jax.data import splits, tasks
+from scalearn_jax.data import split_files, tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import model_folder, terminal
@@ -31,8 +31,8 @@ def fetch(config: FetchConfig) -> str:
         files = {path for pattern in (*model_folder.FILES, model_folder.PICKLE) for path in where.glob(pattern)}
         fetched.append(("backbone", split_revision(name)[0], where.name, tuple(sorted(files))))
     for task in map(tasks.get, names):
-        where = splits.hub_folder(task, otherwise="there is nothing to fetch, leave it out")
-        files = [path for paths in splits.hub_files(task, where).values() for path in paths]
+        where = split_files.hub_folder(task, otherwise="there is nothing to fetch, leave it out")
+        files = [path for paths in split_files.hub_files(task, where).values() for path in paths]
         fetched.append(("data", task.hub.repo, where.name, tuple(files)))
     for _, name in map(hub.split_alias, config.sources):
         _check_remote("--sources", name)

@@ -14,6 +14,7 @@ from scalearn_jax.config import FoldConfig
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
+from scalearn_jax.io.terminal import format_score
 from scalearn_jax.models.backbones import BACKBONES
 from scalearn_jax.runs.evaluate import read_split, read_texts
 from scalearn_jax.runs.load import Run
@@ -129,8 +130,8 @@ def as_text(report: dict[str, Any]) -> str:
         "fitted on": report["fitted_on"] and size(report["fitted_on"]),
         "checked on": f"{report['text']}: {size(report)}",
         "difference": f"{report['logit_difference']:.1e} in the logits, of the exact fold to the unfolded model",
-        likeness: "undefined, the predictions are constant" if value is None else f"{value:.4f} with the run",
-        **{name: f"{before[name]:.4f} -> {after[name]:.4f}" for name in before},
+        likeness: "undefined, the predictions are constant" if value is None else f"{100 * value:.2f} % with the run",
+        **{name: f"{format_score(name, before[name])} -> {format_score(name, after[name])}" for name in before},
     }
     best = f", the best of {report['best_of']} on development data" if report["best_of"] > 1 else ""
     title = f"{report['run']}: {report['method']} on {report['task']}, seed {report['seed']}{best}"

@@ -20,7 +20,7 @@ from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.stages import given as givens
 from scalearn_jax.stages.given import Given
-from scalearn_jax.stages.logs import start_event
+from scalearn_jax.stages.logs import describe_data, start_event
 from scalearn_jax.stages.outputs import score_test
 from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import training_rows
@@ -197,9 +197,10 @@ def _fit(
     def shape() -> str:
         return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"
 
-    with explain_out_of_memory(config, shape), Progress(setup.task.name, config.seeds) as progress:
+    about = describe_data(setup.data)
+    with explain_out_of_memory(config, shape), Progress(setup.task.name, config.seeds, about=about) as progress:
         record(start_event(setup, schedule))
-        (run,), (outcome,) = train_runs([setup], schedule, [record])
+        (run,), (outcome,) = train_runs([setup], schedule, [record], on_progress=progress.update)
         outcome = score_test(run, outcome)
     why = "; ".join(outcome.lost.values())
     if not outcome.members:

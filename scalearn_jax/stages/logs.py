@@ -1,16 +1,18 @@
 """Where the events of runs that train together go: a log for each, and one display for all."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from scalearn_jax.io.files import as_json, named, write_text
 from scalearn_jax.io.terminal import Progress, mean
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.prepare import Data, Setup
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule
+from scalearn_jax.train.state import Member
 
 LOG, TIMING = "metrics.jsonl", "timing.jsonl"
+_FOR_DISPLAY = ("compile", "step")  # events that no log keeps
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def recorders(
         return
     logs = saved.meta["logs"] if saved else [""] * len(setups)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(title, setups[0].config.seeds))
+        progress = stack.enter_context(Progress(title, setups[0].config.seeds, about=describe_data(setups[0].data)))
         records = []
         for number, (setup, folder, text) in enumerate(zip(setups, folders, logs, strict=True)):
             write = _open_log(stack, folder, text) if folder else None
@@ -72,11 +74,42 @@ def scalars(event: Event) -> dict[str, float]:
     return {f"{event['event']}/{name}": value for name, value in numbers.items()}
 
 
+def describe_data(data: Data) -> str:
+    """Says how many examples each split has, of how many, and where they come from.
+
+    For instance "train 540, dev 60 (held out of train.csv), test 50 of 200 (from validation.csv)"; of a regression also
+    how its labels are standardised.
+    """
+    counts = {}
+    for name, split in vars(data).items():
+        whole = f" of {split.available:,}" if split.available and split.available > len(split) else ""
+        origin = f" ({split.origin})" if split.origin and name != "train" else ""
+        counts[name] = f"{name} {len(split):,}{whole}{origin}"
+    mean, deviation = data.train.unit
+    standardised = f"; learns (label - {mean:.4g}) / {deviation:.4g}" if (mean, deviation) != (0.0, 1.0) else ""
+    return ", ".join(counts.values()) + standardised
+
+
+def describe_early_stop(schedule: Schedule, members: Mapping[int, Member]) -> str:
+    """Says which seeds, seed -> its end, ran out of patience, and which steps are kept of them; else nothing.
+
+    Example:
+      >>> schedule = Schedule(num_steps=1000, eval_every=50, patience=3)
+      >>> describe_early_stop(schedule, {0: Member(best_step=150, stopped_at=300), 1: Member(stopped_at=1000)})
+      'seed 0 stopped early at step 300 of 1000, no better for 3 evaluations; kept step 150'
+    """
+    stopped = {seed: member for seed, member in members.items() if member.stopped_at < schedule.num_steps}
+    ends = ", ".join(f"seed {seed} stopped early at step {member.stopped_at}" for seed, member in stopped.items())
+    kept = " and ".join(str(member.best_step) for member in stopped.values())
+    waited = f"no better for {schedule.patience} evaluation{'s' if schedule.patience > 1 else ''}"
+    return f"{ends} of {schedule.num_steps}, {waited}; kept step {kept}" if stopped else ""
+
+
 def _recorder(write: Callable | None, progress: Progress, run: dict[str, str], *, shown: bool) -> Callable:
     """Returns what takes a run's events; of runs together, the display shows every evaluation, the steps of one."""
 
     def record(event: Event) -> None:
-        if write:
+        if write and event["event"] not in _FOR_DISPLAY:
             write(event)
         if shown or event["event"] == "eval":
             progress.update(run | event)

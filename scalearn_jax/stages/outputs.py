@@ -49,9 +49,24 @@ def outcomes(setups: Sequence[Setup], position: Position) -> list[Outcome]:
                 select = "loss" if setup.config.select == "loss" else "metric"
                 lost[seed] = f"no evaluation of seed {seed} gave a finite {select}"
             else:
-                members[seed] = member
+                members[seed] = in_units(setup, member)
         found.append(Outcome(members, lost, tree.content_hash(to_host(state))))
     return found
+
+
+def in_units(setup: Setup, member: Member) -> Member:
+    """Moves the standardisation of a regression's labels into the head: out = deviation * out + mean.
+
+    From here on its logits and its loss are in the user's unit, as all that reads a run takes them.
+    """
+    mean, deviation = setup.data.train.unit
+    if (mean, deviation) == (0.0, 1.0):
+        return member
+    head = member.trainable["heads"][setup.task.name]
+    kernel, bias = (head["out"][name] * np.float32(deviation) for name in ("kernel", "bias"))
+    heads = {setup.task.name: head | {"out": {"kernel": kernel, "bias": bias + np.float32(mean)}}}
+    metrics = member.metrics | {"loss": deviation**2 * member.metrics["loss"]}
+    return dataclasses.replace(member, trainable=member.trainable | {"heads": heads}, metrics=metrics)
 
 
 def score_test(setup: Setup, outcome: Outcome) -> Outcome:
@@ -158,7 +173,7 @@ def summarise(setup: Setup, outcome: Outcome, schedule: Schedule) -> dict[str, A
         entries = [entry[part] for entry in by_seed.values()]
         return {name: np.array([entry[name] for entry in entries]) for name in entries[0]}
 
-    test = over_seeds("test")
+    test, unit = over_seeds("test"), dict(zip(("mean", "deviation"), setup.data.train.unit, strict=True))
     return {
         "main_metric": setup.task.metrics[0],
         "num_steps": schedule.num_steps,
@@ -169,6 +184,7 @@ def summarise(setup: Setup, outcome: Outcome, schedule: Schedule) -> dict[str, A
         "examples": {
             name: {"used": len(split), "available": split.available} for name, split in vars(setup.data).items()
         },
+        **({"standardised": unit} if unit != {"mean": 0.0, "deviation": 1.0} else {}),
         **({"lost": {str(seed): why for seed, why in outcome.lost.items()}} if outcome.lost else {}),
         **({"solve": outcome.solved} if outcome.solved else {}),
         "state": outcome.state_hash,

@@ -18,9 +18,9 @@ from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, 
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.stages import identity
-from scalearn_jax.stages.logs import TIMING, logs_of, recorders
+from scalearn_jax.stages.logs import TIMING, describe_early_stop, logs_of, recorders
 from scalearn_jax.stages.outputs import score_test, write_run
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.prepare import Setup, is_solved
 from scalearn_jax.stages.program import compare_rates, run_configs, runs_of, training_rows
 from scalearn_jax.stages.setups import (
     adapter_setups,
@@ -143,10 +143,12 @@ def _train_target(
         paths = [folder and folder.path for folder in start.folders]
         with recorders(setup.config.out, runs, paths, schedule, start.saved) as records:
             saver = start.saver if processes.is_writer else None
-            runs, ends = train_runs(runs, schedule, records, start.saved, saver)
+            runs, ends = train_runs(runs, schedule, records, start.saved, saver, records[0])
         for run, folder, outcome in zip(runs, start.folders, ends, strict=True):
             if run.config.out in start.done:
                 continue
+            if folder and not is_solved(run.config) and (stopped := describe_early_stop(schedule, outcome.members)):
+                _warn(run.config.out, f"{stopped}.")
             outcome = score_test(run, outcome)
             if outcome.members:
                 found[run.config.out] = write_run(kind, folder and folder.path, run, schedule, outcome)

@@ -16,6 +16,7 @@ from scalearn_jax import methods, model, tree
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data import splits, tasks, tokens
+from scalearn_jax.data.labels import standardise
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
@@ -98,6 +99,8 @@ def prepare(
     if given.combiner:
         check_update(spec)
     data = encode_tables(config, task, backbone_spec, tables, given)
+    if task.kind == "regression" and task.name not in tasks.known() and not is_solved(config):
+        data = Data(*standardise(data.train, data.dev), data.test)
     if is_solved(config) or method.coefficients == "best":
         warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
         if warning:
@@ -229,8 +232,8 @@ def encode_tables(
     tokenizer = loaded.tokenizer if loaded else tokens.load_tokenizer(config.backbone, config.revision)
     encoded = (tokens.cached(tokenizer, task, table, max_length=task.max_length) for table in tables)
     checked = (tokens.check_ids(split, backbone, config.backbone) for split in encoded)
-    counted = zip(checked, tables.available, strict=True)
-    return Data(*(dataclasses.replace(split, available=count) for split, count in counted))
+    known = zip(checked, tables.available, tables.origins, strict=True)
+    return Data(*(dataclasses.replace(split, available=count, origin=origin) for split, count, origin in known))
 
 
 def init_members(

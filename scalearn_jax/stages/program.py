@@ -44,6 +44,7 @@ class Program(NamedTuple):
     frozen: Params
     batches: Iterator[Batch | FeatureBatch]  # one a step, leading axis M, from the start step on
     evaluate: Callable[[Params], list[dict[str, float]]]  # trainable trees of a run -> development metrics of each
+    rows: np.ndarray  # Int[steps], those of each step's batch; of features 1
 
 
 def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: int = 0) -> Program:
@@ -60,9 +61,11 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     optimizers = [make_optimizer(learning_rate=rate, num_steps=schedule.num_steps, **settings) for rate in rates]
     if features.trains_head_only(setup.method, setup.spec):
         mesh, choices, evaluate = None, (), features.evaluator(setup, setup.data.dev)
+        rows = np.ones(schedule.num_steps, int)
         stream = features.train_batches(setup, schedule.num_steps, start_step)
     else:
-        choices = training_rows(setup, schedule.num_steps)[1]
+        rows, choices = training_rows(setup, schedule.num_steps)
+        rows = np.asarray(choices)[np.searchsorted(choices, rows)]
         mesh, evaluate = setup.mesh, functools.partial(_evaluate, setup)
         stream = member_batches(setup, choices, start_step)
     if len(setups) > 1:  # all learning rates see the same batches
@@ -71,7 +74,7 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     kind = setup.spec.program, setup.task.name, setup.task.kind
     step = _member_step(*kind, mesh, shapes, num_parts(setup), config.max_faults, **settings)
     state = replicate(first_state(setups, optimizers), setup.mesh)
-    return Program(step, state, frozen_of(setups), stream, evaluate)
+    return Program(step, state, frozen_of(setups), stream, evaluate, rows)
 
 
 @keep_programs
@@ -168,11 +171,13 @@ def train(
     on_events: Sequence[Callable],
     saved: Checkpoint | None = None,
     saver: resume.CheckpointSaver | None = None,
+    on_progress: Callable = lambda event: None,
 ) -> Position:
     """Trains some runs together; returns where they ended, with the best checkpoint of each member.
 
-    Each run has a function that receives its events. ``saved`` is a checkpoint of the same runs, to go on from; one
-    process of several has the ``saver``. Raises ``Preempted`` where the process is to stop.
+    Each run has a function that receives its events; for ``on_progress`` see ``loop.train``. ``saved`` is a checkpoint
+    of the same runs, to go on from; one process of several has the ``saver``. Raises ``Preempted`` where the process is
+    to stop.
     """
     setup, config, start = setups[0], setups[0].config, saved.step if saved else 0
     program = make_program(setups, schedule, start)
@@ -184,6 +189,8 @@ def train(
         position = loop.start(program.state, len(setups), len(config.seeds))
     # A CPU is busy with one step; an accelerator would wait for the next one to be sent.
     size = config.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 8)
+    sizes = feed.sizes(schedule.stops(), size, start)
+    shapes = {(number, program.rows[done : done + number].max()) for done, number in sizes}
     dispatches = feed.dispatches(program.batches, schedule.stops(), size, start)
     # The first is made here and not in the thread: it computes the cached features, which a signal may end.
     dispatches = itertools.chain(list(itertools.islice(dispatches, 1)), dispatches)
@@ -198,6 +205,8 @@ def train(
             loop.Evaluation(program.evaluate, setup.task.metrics[0]),
             on_events,
             saver or (lambda position, why: None),
+            on_progress=on_progress,
+            num_programs=len(shapes) + 1,
         )
     finally:
         placed.close()

@@ -84,6 +84,7 @@ def train_runs(
     records: Sequence[Callable[[Event], None]],
     saved: Checkpoint | None = None,
     saver: resume.CheckpointSaver | None = None,
+    on_progress: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Sequence[Setup], list[Outcome]]:
     """Trains some runs in one program, or solves for the only one; see ``program.train`` for the arguments.
 
@@ -93,4 +94,4 @@ def train_runs(
     if is_solved(runs[0].config):
         run, end = solve.solve(runs[0], records[0], saved, saver or (lambda position, why: None))
         return [run], [end]
-    return runs, outcomes(runs, train(runs, schedule, records, saved, saver))
+    return runs, outcomes(runs, train(runs, schedule, records, saved, saver, on_progress))

@@ -78,8 +78,12 @@ def score(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool 
 
 
 def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool = False) -> list[dict[str, float]]:
-    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``; see ``score``."""
+    """Computes the metrics of M members from their logits Float[M n C] on a split, and ``loss``; see ``score``.
+
+    Of a regression also ``rmse``, in the unit that labels have in the data: correlations see no scale and no shift.
+    """
     loss, labels = losses.LOSSES[task.kind], jnp.asarray(encoded.labels)
+    others = ("rmse",) if task.kind == "regression" else ()
 
     def of_member(one: np.ndarray) -> dict[str, float]:
         try:
@@ -87,8 +91,10 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool =
         except FloatingPointError:
             if not diverged:
                 raise
-            return dict.fromkeys(("loss", *task.metrics), np.nan)
-        return {"loss": float(loss(jnp.asarray(one), labels).mean()), **found}
+            return dict.fromkeys(("loss", *task.metrics, *others), np.nan)
+        predictions = metrics.predict(task.kind, one)
+        beside = {name: encoded.unit[1] * metrics.rmse(predictions, encoded.labels) for name in others}
+        return {"loss": float(loss(jnp.asarray(one), labels).mean()), **found, **beside}
 
     return [of_member(one) for one in logits]
 

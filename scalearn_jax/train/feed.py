@@ -26,6 +26,21 @@ class Dispatch(NamedTuple):
     batch: Any  # leading axes [M ...] for K = 1, else [K M ...]
 
 
+def sizes(stops: Iterable[int], size: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yields the first step of each dispatch and how many it has; see ``dispatches``.
+
+    Example:
+      >>> list(sizes([5, 7], 2))
+      [(0, 2), (2, 2), (4, 1), (5, 2)]
+    """
+    done = start
+    for stop in stops:
+        while done < stop:
+            number = size if done + size <= stop else 1
+            yield done, number
+            done += number
+
+
 def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 0) -> Iterator[Dispatch]:
     """Groups batches by ``size``, or takes one alone where the next stop is nearer than that.
 
@@ -40,16 +55,12 @@ def dispatches(batches: Iterator, stops: Iterable[int], size: int, start: int = 
       >>> [dispatch.batch.features.ravel().tolist() for dispatch in dispatches(iter(numbered), [5, 7], 2)]
       [[0, 1], [2, 3], [4], [5, 6]]
     """
-    done = start
-    for stop in stops:
-        while done < stop:
-            number = size if done + size <= stop else 1
-            chunk = list(itertools.islice(batches, number))
-            if len(chunk) < number:
-                raise ValueError(f"the batches end after {done + len(chunk)} steps, before the stop at {stop}.")
-            joined = chunk[0] if number == 1 else stack(chunk)
-            yield Dispatch(number, int(joined.example_mask.sum()), joined)
-            done += number
+    for done, number in sizes(stops, size, start):
+        chunk = list(itertools.islice(batches, number))
+        if len(chunk) < number:
+            raise ValueError(f"the batches end after {done + len(chunk)} steps, before the schedule does.")
+        joined = chunk[0] if number == 1 else stack(chunk)
+        yield Dispatch(number, int(joined.example_mask.sum()), joined)
 
 
 def place(dispatch: Dispatch, mesh: Mesh) -> Dispatch:

@@ -81,6 +81,9 @@ def train(
     evaluation: Evaluation,
     on_events: Sequence[Callable[[Event], None]],
     save: Callable[[Position, str], None] = lambda position, why: None,
+    *,
+    on_progress: Callable[[Event], None] = lambda event: None,
+    num_programs: int = 1,
 ) -> None:
     """Trains the members of some runs together until the schedule ends or they have run out of patience.
 
@@ -94,6 +97,9 @@ def train(
       save: called after every dispatch, with what it was for the runs: ``"step"``, ``"evaluation"`` or ``"end"``; with
         ``"compilation"`` before one, which cannot be interrupted and may take long; and with ``"stop"`` before
         ``Preempted`` is raised.
+      on_progress: receives how far all are, for those who wait: ``{"event": "compile", "number", "of"}`` before a
+        program is compiled, ``{"event": "step", "step"}`` after each dispatch.
+      num_programs: that will be compiled.
     """
     clock, compiled = _Clock(), set()
 
@@ -101,6 +107,7 @@ def train(
         """Saves before a program is compiled, so that the process may end at any moment until the next step."""
         if program not in compiled:
             compiled.add(program)
+            on_progress({"event": "compile", "number": len(compiled), "of": max(num_programs, len(compiled))})
             if position.step:
                 save(position, "compilation")
             signals.mark_saved()
@@ -123,6 +130,7 @@ def train(
                 position.state, position.metrics = step(position.state, frozen, dispatch)
                 position.step += dispatch.num_steps
                 clock.count(dispatch, position.metrics)
+                on_progress({"event": "step", "step": position.step})
                 signals.mark_unsaved()
                 agreement.boundary()
         except Preempted:

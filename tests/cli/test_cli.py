@@ -19,6 +19,7 @@ from scalearn_jax.cli import commands, flags
 from scalearn_jax.cli.commands import COMMANDS
 from scalearn_jax.config import TransferConfig
 from scalearn_jax.config.schema import field_types
+from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from tests.support.fake_runs import write_run
 
@@ -217,8 +218,8 @@ def test_evaluate_prints_a_table_or_json(fake, capsys):
     fake("runs.evaluate", evaluate=lambda config: result)
     assert cli.main(["evaluate", "r"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("r: t, test split, 4 of 9 examples, 2 seeds\n")
-    assert "\nmean  1.5000  0.7500\n" in shown and shown.endswith("\nse    -       0.1250\n")
+    assert shown.startswith("r: t, test split, 4 of 9 examples, 2 seeds, in percent but for loss\n")
+    assert "\nmean  1.5000  75.00\n" in shown and shown.endswith("\nse    -       12.50\n")
     assert cli.main(["evaluate", "r", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 
@@ -229,6 +230,99 @@ def test_evaluate_prints_a_table_or_json(fake, capsys):
 def test_list_prints_the_tables(what, name, capsys):
     assert cli.main(["list", what]) == 0
     assert f"\n{name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_the_list_of_tasks_fits_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["list", "tasks"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= int(columns) and len(shown) == 2 + len(tasks.known())
+    assert all(line.startswith(name) for line, name in zip(shown[2:], tasks.known(), strict=True))
+    monkeypatch.delenv("COLUMNS")
+    assert cli.main(["list", "tasks"]) == 0
+    assert "question_match, accuracy" in capsys.readouterr().out  # a pipe gets all
+
+
+def test_the_tasks_of_a_folder_are_listed_with_their_rows(tmp_path, capsys):
+    row = {"text": "a", "sentence1": "a", "sentence2": "b"}
+    for name, splits in {"my/one": "train dev", "glue/rte": "train validation", "my/bad": "train"}.items():
+        (tmp_path / name).mkdir(parents=True)
+        if name != "glue/rte":
+            text = f"name: {name}\nkind: classification\ntexts: [text]\nlabels: [a, b]\n"
+            (tmp_path / name / "task.yaml").write_text(text)
+        for split in splits.split():
+            count = 30 if split == "train" else 4
+            lines = [json.dumps(row | {"label": number % 2}) for number in range(count)]
+            (tmp_path / name / f"{split}.jsonl").write_text("\n".join(lines))
+    assert cli.main(["list", "tasks", "--data-dir", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = {line[0]: line[1:5] for line in lines[2:4]}
+    assert found == {"my/one": ["classification", "27", "4", "3"], "glue/rte": ["classification", "27", "3", "4"]}
+    assert lines[4][0] == f"{tmp_path}/my/bad/task.yaml:" and "validation" in lines[4]
+
+
+@pytest.mark.parametrize(
+    "what, folder, told",
+    [
+        ("methods", ".", "--data-dir lists tasks, not methods"),
+        ("tasks", "none", "there is no such folder"),
+        ("tasks", ".", "holds no task: no task.yaml"),
+    ],
+)
+def test_a_folder_that_lists_nothing_is_refused(what, folder, told, tmp_path, capsys):
+    assert cli.main(["list", what, "--data-dir", str(tmp_path / folder)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, expected, missing",
+    [
+        (["tran"], {"transfer"}, {"train-adapter"}),
+        (["plan", "tr"], {"train-adapter", "transfer"}, set()),
+        (["list", ""], {"tasks", "methods", "backbones"}, set()),
+        (["transfer", "--ta"], {"--target", "--targets"}, {"--task"}),
+        (["train-adapter", "--no"], {"--no-packed", "--non-linearity"}, {"--no-remat"}),
+        (["plan", "transfer", "--sug"], {"--suggest"}, set()),
+        (["transfer", "--target", "t", "--method", "fus"], {"fusion"}, {"scalearn"}),
+        (["transfer", "--fit", ""], {"sgd", "solve"}, set()),
+        (["predict", "runs/x", "--ke"], {"--keep", "--keep-all"}, set()),
+        (["evaluate", "x"], set(), {"evaluate"}),
+    ],
+)
+def test_the_shell_completes_commands_flags_and_values(words, expected, missing, capsys):
+    assert cli.main(["--print-completion", "bash"]) == 0
+    quoted = " ".join(f"'{word}'" for word in ["scalearn", *words])
+    ask = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words)}; _scalearn; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", capsys.readouterr().out + ask], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert expected <= found and not missing & found and not done.stderr
+    assert all(one.startswith(words[-1]) for one in found)
+
+
+def test_zsh_takes_the_same_script_and_other_shells_none(capsys):
+    assert cli.main(["--print-completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("autoload -U +X bashcompinit")
+    for rest in ([], ["fish"]):
+        assert cli.main(["--print-completion", *rest]) == 2
+        assert "--print-completion: expected bash or zsh, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "is_terminal, settings, coloured",
+    [(True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"TERM": "dumb"}, False)],
+)
+def test_an_error_is_coloured_on_a_terminal_alone(is_terminal, settings, coloured, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | settings).items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["nothing"]) == 2
+    word = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
+    assert stream.getvalue().startswith(f"scalearn: {word} unknown command")
 
 
 @pytest.mark.parametrize("encoding, shown", [("ascii", "60.00 +- 14.14"), ("cp1252", "60.00 ± 14.14")])

@@ -166,7 +166,7 @@ LAYOUTS = {  # a file, or the files of two halves, of the training set and of th
         ["data/validation.csv"],
     ),
     "the hub's conversion": (["default/train/0000.parquet", "default/train/0001.parquet"], ["validation/0.parquet"]),
-    "files of GLUE": (["train.tsv"], ["dev.tsv"]),
+    "files of GLUE": (["train.tsv"], ["dev.tsv"]),  # where a rule says that they are split as there
     "files of other programs": (["train.json.gz"], ["val.csv.gz"]),
     "saved": (["train"], ["valid"]),
     "a folder a split": (["train/train.jsonl"], ["validation/part-00000.csv", "validation/part-00001.csv"]),
@@ -180,7 +180,8 @@ def test_files_are_found_as_people_have_them(tmp_path, layout, capsys):
             half = count // len(files)
             put(tmp_path / file, table(half, first=first + number * half))
     capsys.readouterr()
-    loaded = splits.load_splits(TASK, data_dir=tmp_path)
+    task = dataclasses.replace(TASK, split_rule="published") if "GLUE" in layout else TASK
+    loaded = splits.load_splits(task, data_dir=tmp_path)
     assert sorted([*loaded.train["text"], *loaded.dev["text"]]) == sorted(table(20)["text"])
     assert list(loaded.test["text"]) == table(4, first=20)["text"]
     is_named = "validation" in LAYOUTS[layout][1][0]
@@ -197,8 +198,9 @@ PAIRS = [
     ("train-00000-of-00001.parquet", "train-00000-of-00002.parquet"),
     ("train", "train.csv"),
     ("train/train.csv", "train/0.csv"),
-    ("dev.jsonl", "validation.jsonl"),
-    ("dev.jsonl", "val.jsonl"),
+    ("valid.jsonl", "validation.jsonl"),
+    ("valid.jsonl", "val.jsonl"),
+    ("dev.jsonl", "dev.csv"),
     ("valid", "data/validation.csv"),
     ("test.csv", "test.tsv"),
 ]
@@ -206,7 +208,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 def test_of_two_candidates_for_a_split_none_is_taken(tmp_path, pair):
-    for split in {"train", "validation"} - {"validation" if Path(pair[0]).name[0] in "vd" else Path(pair[0]).parts[-1]}:
+    for split in {"train", "validation"} - {"validation" if Path(pair[0]).name[0] == "v" else Path(pair[0]).parts[-1]}:
         if not any(part.startswith(split) for part in pair):
             put(tmp_path / f"{split}.csv", table(20))
     for path in pair:
@@ -214,6 +216,43 @@ def test_of_two_candidates_for_a_split_none_is_taken(tmp_path, pair):
     with pytest.raises(InputError) as error:
         splits.load_splits(TASK, data_dir=tmp_path)
     assert all(str(tmp_path / path) in str(error.value) for path in pair) and "keep one of them" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "files, expected, origins",
+    [
+        ("train dev", (18, 4, 2), "from train.jsonl, from dev.jsonl, held out of train.jsonl"),
+        ("train dev validation", (20, 4, 5), "from train.jsonl, from dev.jsonl, from validation.jsonl"),
+        ("train dev test", (20, 4, 6), "from train.jsonl, from dev.jsonl, from test.jsonl"),
+        ("train validation test", (20, 5, 6), "from train.jsonl, from validation.jsonl, from test.jsonl"),
+        ("train validation", (18, 2, 5), "from train.jsonl, held out of train.jsonl, from validation.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_set_called_dev_is_the_development_set(files, expected, origins, in_memory, tmp_path, capsys):
+    sizes = {"train": 20, "dev": 4, "validation": 5, "test": 6}
+    tables = {name: table(sizes[name], first=100 * number) for number, name in enumerate(files.split())}
+    write(tmp_path, **tables)
+    loaded = splits.load_splits(TASK, data_dir=tables if in_memory else tmp_path)
+    assert tuple(map(num_rows, loaded)) == loaded.available == expected
+    if "dev" in tables:
+        assert loaded.dev[:] == tables["dev"]
+    if not in_memory:
+        assert ", ".join(loaded.origins) == origins and capsys.readouterr().err == ""
+    assert sum(map(num_rows, loaded)) == len({text for part in loaded for text in part["text"]})  # none is in two
+
+
+def test_a_development_set_beside_three_is_refused(tmp_path):
+    write(tmp_path, train=table(20), dev=table(4), validation=table(4), test=table(4))
+    with pytest.raises(InputError, match="dev.jsonl and validation.jsonl may both be its development set, beside a"):
+        splits.load_splits(TASK, data_dir=tmp_path)
+
+
+def test_a_published_task_tests_on_dev_as_glue_calls_it(tmp_path):
+    known = {"sentence": [f"Bird {i} sings." for i in range(20)], "label": [0, 1] * 10}
+    write(tmp_path / "glue/cola", train=known, dev=known)
+    loaded = splits.load_splits(tasks.get("glue/cola"), data_dir=tmp_path)
+    assert loaded.test[:] == known and num_rows(loaded.dev) == 2
 
 
 def test_a_missing_part_and_files_of_other_names_are_named(tmp_path):

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from scalearn_jax.io import terminal
 from scalearn_jax.io.terminal import Progress, accept_any_text, plain
 
 EVENTS = [
@@ -31,14 +32,49 @@ def test_plain_lines_average_the_seeds():
     lines = show(io.StringIO()).splitlines()
     assert lines[0] == "runs/rte: 4 steps, 64 examples, seeds 0 1"
     assert lines[1].startswith("step 2/4  loss 0.6000  1,234 examples/s  0:0") and lines[1].endswith(" left")
-    assert lines[2] == "step 2/4  development  loss 0.3000  accuracy 0.6000"
+    assert lines[2] == "step 2/4  development  loss 0.3000  accuracy 60.00"
     assert len(lines) == len(EVENTS) and "\x1b" not in "".join(lines)
 
 
 def test_terminal_has_a_bar_and_keeps_evaluations():
     shown = show(Terminal())
     assert "4/4" in shown and "examples/s" in shown and "\x1b[" in shown
-    assert "development  loss 0.3000  accuracy 0.6000" in shown and "[bold] is no markup here" in shown
+    assert "development  loss 0.3000  accuracy 60.00" in shown and "[bold] is no markup here" in shown
+
+
+def test_what_a_run_waits_for_and_what_it_holds_is_said():
+    compiling = [{"event": "compile", "number": number, "of": 2} for number in (1, 2)]
+    steps = [{"event": "step", "step": step} for step in (1, 2, 3)]
+    for stream in (io.StringIO(), Terminal()):
+        with Progress("runs/rte", seeds=(0,), stream=stream, about="train 540, dev 60") as progress:
+            for event in (EVENTS[0], compiling[0], *steps, compiling[1]):
+                progress.update(event)
+                if progress._bar:
+                    progress._bar.refresh()
+        shown = stream.getvalue()
+        assert "train 540, dev 60" in shown and "compiling 2 of 2 programs" in shown
+        if stream.isatty():
+            assert all(f"{step}/4" in shown for step in range(4))  # it moves at every step
+        else:
+            assert shown.count("\n") == 4 and "\x1b" not in shown and "\r" not in shown
+
+
+@pytest.mark.parametrize("seconds, num_steps, told", [(6, 1000, "1:39:36"), (6, 100, None), (0.9, 5000, "1:14:47")])
+def test_a_run_of_hours_says_so_once_it_knows(seconds, num_steps, told, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal, "perf_counter", lambda: now[0])
+    stream = io.StringIO()
+    with Progress("r", seeds=(0,), stream=stream) as progress:
+        progress.update({"event": "start", "num_steps": num_steps, "examples": 9})
+        for step in range(1, 40):
+            if step <= 2:
+                progress.update({"event": "compile", "number": step, "of": 2})
+                now[0] += 300  # compiling says nothing about speed
+            progress.update({"event": "step", "step": step})
+            now[0] += seconds
+    lines = [line for line in stream.getvalue().splitlines() if "this takes" in line]
+    assert len(lines) == (told is not None)
+    assert told is None or f"about {told} more" in lines[0]
 
 
 def test_bar_stops_when_training_fails():

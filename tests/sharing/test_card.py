@@ -67,7 +67,7 @@ def test_the_card_says_how_it_was_made_and_how_to_load_it():
         f"| `glue/mnli` | `me/mnli@{'1' * 40}` | `{'cd' * 6}` |",
         f"| `glue/rte` | `not published` | `{'ef' * 6}` |",
         "32 transfer parameters; 290 of the head; 322 trained parameters in all.",
-        "| test | validation | `accuracy` | 0.6875 |",
+        "| test | validation | `accuracy` | 68.75 |",
         "| `width` | `8` |",
         "| `check.largest_difference` | `4.8e-07` |",
         "scalearn fold rte --out rte-fold",
@@ -109,19 +109,19 @@ def test_the_card_says_where_it_was_imported_from():
 def test_scores_of_a_part_of_a_split_are_no_results_of_it():
     text = write(content(most={"dev": None, "test": 64}))
     assert {result.dataset_split for result in ModelCard(text).data.eval_results} == {"train"}
-    assert "| `accuracy` | 0.6875 | at most 64 |" in text and "| `accuracy` | 0.7500 | all |" in text
+    assert "| `accuracy` | 68.75 | at most 64 |" in text and "| `accuracy` | 75.00 | all |" in text
 
 
 def test_the_card_says_how_many_examples_there_were_and_how_sure_that_makes_a_score():
     counts = {"dev": {"used": 200, "available": 249}, "test": {"used": 277, "available": 277}}
     scores = {"dev": {"accuracy": 0.75}, "test": {"accuracy": 0.6875}, "se": {"accuracy": 0.0279}}
     text = write(content(examples=counts, scores=scores, most={"dev": 200, "test": 500}))
-    assert "| `accuracy` | 0.6875 ± 0.0279 | all 277 |" in text and "| `accuracy` | 0.7500 | 200 of 249 |" in text
+    assert "| `accuracy` | 68.75 ± 2.79 | all 277 |" in text and "| `accuracy` | 75.00 | 200 of 249 |" in text
     assert "± is the standard error" in text
     assert {result.dataset_split for result in ModelCard(text).data.eval_results} == {"validation"}  # which is whole
     for damaged in ({}, 3, {"test": 3}, {"test": {"used": "x", "available": None}}):
         text = write(content(examples=damaged, scores=scores | {"se": damaged}))
-        assert "| `accuracy` | 0.6875 | all |" in text and "±" not in text
+        assert "| `accuracy` | 68.75 | all |" in text and "±" not in text
 
 
 def test_the_card_says_how_sure_scales_are_that_were_solved_for():

@@ -181,7 +181,10 @@ def test_a_smaller_width_is_reported_from_the_files(run, tmp_path, capsys):
     assert provenance.read_provenance(out)["scores"] == {}  # twenty texts are not the split
     found, encoded, task = logits_of(out, run, num_texts=20)
     assert scores(task, found[None], encoded)[0] == pytest.approx(report["scores"], abs=1e-6)
-    assert f"accuracy     {report['scores_before']['accuracy']:.4f} -> {report['scores']['accuracy']:.4f}" in shown
+    assert (
+        f"accuracy     {100 * report['scores_before']['accuracy']:.2f} -> {100 * report['scores']['accuracy']:.2f}"
+        in shown
+    )
 
 
 @pytest.mark.slow
@@ -213,7 +216,7 @@ def test_every_use_of_a_run_takes_its_best_seed_and_says_so(make_run, tmp_path, 
     run = shutil.copytree(make_run("single", "builtin/similarity"), tmp_path / "run")
     scores = {"0": {"dev": {"pearson": 0.5}, "test": {}}, "4": {"dev": {"pearson": 0.75}, "test": {}}}
     files.write_json(run / "results.json", {"seeds": scores})
-    said = f"scalearn: {run}: took seed 4, the best of 2 on development data (pearson 0.7500)\n"
+    said = f"scalearn: {run}: took seed 4, the best of 2 on development data (pearson 75.00)\n"
     (tmp_path / "texts.jsonl").write_text(json.dumps({"sentence1": "A fine day.", "sentence2": "It rains."}))
     answers = {}
     for seed in ([], ["--seed", "4"], ["--seed", "0"]):

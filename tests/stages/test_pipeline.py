@@ -18,7 +18,7 @@ from scalearn_jax.models import pretrained
 from scalearn_jax.runs import adapterhub, load, run_json
 from scalearn_jax.runs import evaluate as inference
 from scalearn_jax.runs.explain import explain_run
-from scalearn_jax.runs.serving import predictor
+from scalearn_jax.runs.serving import answer_file
 from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.stages import outputs, pipeline, prepare
 from scalearn_jax.stages import program as training
@@ -299,7 +299,7 @@ def test_a_run_cannot_allow_its_pickle_by_itself(transferred, pickles, tmp_path)
     for refuse in (
         lambda: load.load_run(folder),
         lambda: inference.evaluate(EvaluateConfig(run=folder)),
-        lambda: predictor.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out.jsonl"))),
+        lambda: answer_file.predict(PredictConfig(run=folder, input="in.jsonl", output=str(tmp_path / "out.jsonl"))),
         lambda: explain_run(ExplainConfig(run=folder)),
     ):
         with pytest.raises(InputError, match="pytorch_model.bin.*--allow-pickle"):
@@ -314,22 +314,22 @@ def test_predictions_follow_the_input(transferred, tmp_path):
     rows = [{"sentence": "the soup was cold"}, {"sentence": "a lovely evening"}, {"sentence": ""}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = PredictConfig(run=transferred, input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"))
-    lines = [json.loads(line) for line in predictor.predict(config).read_text().splitlines()]
+    lines = [json.loads(line) for line in answer_file.predict(config).read_text().splitlines()]
     assert len(lines) == 3
     for line in lines:
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     with pytest.raises(InputError, match="already exists"):
-        predictor.predict(config)
+        answer_file.predict(config)
 
 
 def test_predicting_without_a_column_or_folder_is_refused(transferred, tmp_path):
     (tmp_path / "in.csv").write_text("text\nhello\n")
     config = dict(run=transferred, input=str(tmp_path / "in.csv"))
     with pytest.raises(InputError, match="unknown column 'sentence' in .*in.csv"):
-        predictor.predict(PredictConfig(output=str(tmp_path / "out.jsonl"), **config))
+        answer_file.predict(PredictConfig(output=str(tmp_path / "out.jsonl"), **config))
     with pytest.raises(InputError, match="there is no folder .*none; make it first"):
-        predictor.predict(PredictConfig(output=str(tmp_path / "none" / "out.jsonl"), **config))
+        answer_file.predict(PredictConfig(output=str(tmp_path / "none" / "out.jsonl"), **config))
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 

@@ -27,7 +27,7 @@ def test_every_batch_comes_once_and_no_dispatch_passes_a_stop(size, stops):
 
 
 def test_dispatches_end_with_the_schedule_and_not_before():
-    with pytest.raises(ValueError, match="end after 3 steps, before the stop at 9"):
+    with pytest.raises(ValueError, match="end after 3 steps, before the schedule does"):
         list(feed.dispatches(iter(numbered(3)), [9], 2))
     assert sum(dispatch.num_steps for dispatch in feed.dispatches(itertools.cycle(numbered(3)), [5], 2)) == 5
 

@@ -3,25 +3,20 @@
 Letters: n examples, N sequences of a step, S row length, C outputs, K sequences of an example.
 """
 
-import csv
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from scalearn_jax import metrics
-from scalearn_jax.config import PredictConfig
-from scalearn_jax.data import batches, packing, rows, tokens
-from scalearn_jax.data.rows import Table, check_columns
+from scalearn_jax.data import batches, packing, tokens
+from scalearn_jax.data.rows import Table
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError, unknown
-from scalearn_jax.io.files import as_json, whole_file
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.runs.serving import mixed, questions
 from scalearn_jax.runs.serving.folders import Served, open_folders
 from scalearn_jax.runs.serving.mixed import Rows
@@ -255,72 +250,3 @@ def _in_order(asked: Iterable[Query], found: Iterable[Sequence[Any]]) -> list[An
         for place, one in zip(query.positions, own, strict=True)
     }
     return [at[place] for place in sorted(at)]
-
-
-_OUTPUTS = (".jsonl", ".csv", ".tsv", ".parquet")
-
-
-def predict(config: PredictConfig) -> Path:
-    """Writes labels and probabilities for every row of a file, in the same order.
-
-    Each is one result of ``Predictor.predict``: a line of a ``.jsonl`` file, a row of a table by another ending.
-
-    Returns:
-      The output file.
-
-    Raises:
-      InputError: damaged folder, unreadable input, missing column, unknown task, output that exists or of another type.
-    """
-    output = Path(config.output)
-    if output.is_symlink() or output.exists():
-        raise InputError(f"--output {output} already exists; choose another name or remove it.")
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first.")
-    suffix = output.suffix.lower() or ("" if output.name.startswith(".") else ".jsonl")
-    if suffix not in _OUTPUTS:
-        raise InputError(f"--output {output}: unknown file type; end its name in one of {', '.join(_OUTPUTS)}.")
-    predictor = Predictor.load(
-        config.run,
-        *config.also,
-        backbone=config.backbone,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        allow_pickle=config.allow_pickle,
-        any_base_model=config.any_base_model,
-    )
-    table = rows.read_table(Path(config.input))
-    if config.also:
-        check_columns(table, ["task"], config.input)
-    answers = predictor.predict_table(table, config.input, table["task"] if config.also else None)
-    with whole_file(output) as temporary:
-        _write_answers(temporary, answers, suffix)
-    for why in predictor.choices:
-        report_choice(why)
-    return output
-
-
-def _write_answers(path: Path, answers: list[dict[str, Any]], suffix: str) -> None:
-    """Writes answers as JSON lines or, by the ending, as a table, with a column for each label if all have the same."""
-    if suffix == ".jsonl":
-        path.write_text("".join(as_json(answer, indent=None) for answer in answers), encoding="utf-8")
-        return
-    if len({tuple(answer.get("probabilities", ())) for answer in answers}) == 1:
-        answers = [
-            {name: value for name, value in answer.items() if name != "probabilities"}
-            | {f"probability of {label}": p for label, p in answer.get("probabilities", {}).items()}
-            for answer in answers
-        ]
-    table = rows.columns(answers)
-    for name, values in table.items():
-        table[name] = [
-            as_json(value, indent=None).strip() if isinstance(value, dict | list) else value for value in values
-        ]
-    if suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.table(table), path)
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
-        writer.writerows([table, *zip(*table.values(), strict=True)])
