@@ -112,8 +112,8 @@ def _score(task: Task, value: Any) -> float:
 def standardise(train: Any, dev: Any) -> tuple[Any, Any]:
     """Gives the labels of a regression mean 0 and deviation 1: (label - mean) / deviation of the training set.
 
-    Both are ``tokens.Encoded``. Steps and rates are made for such labels. The test set keeps the unit of the data, and so does what a run leaves:
-    see ``outputs.in_units``. Those of the published tasks stay as they were published.
+    Both are ``tokens.Encoded``. Steps and rates are made for such labels. The test set keeps the unit of the data, and
+    so does what a run leaves: see ``outputs.in_units``. Those of the published tasks stay as they were published.
     """
     mean, deviation = float(train.labels.mean()), float(train.labels.std()) or 1.0
 
