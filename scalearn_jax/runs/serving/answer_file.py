@@ -1,7 +1,6 @@
 """``scalearn predict``: the rows of a file, or of standard input, to a file of answers or to standard output."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,7 +164,11 @@ def _is_of_answers(name: str) -> bool:
 
 def _plain(value: Any) -> Any:
     """A value of a column, as JSON has it: what it lacks, such as a date, is its text."""
-    return json.loads(json.dumps(value, default=rows.as_text))
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float) else rows.as_text(value)
 
 
 def _json_lines(kept: Table, answers: Answers) -> list[str]:
