@@ -1,21 +1,18 @@
 """Command-line flags of a config: YAML file first, flags win."""
 
-import ast
 import contextlib
 import dataclasses
 import difflib
-import functools
 import inspect
 import io
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.config.checks import check_no_secrets
-from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
+from scalearn_jax.config.schema import check_values, field_texts, field_types, problems, required_fields
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
 
@@ -137,7 +134,7 @@ def _check_values(cls: type, argv: Sequence[str], places: Sequence[str], given: 
     seen |= {*places[: len(loose)]}
     missing = next((name for name in required_fields(cls) if name not in seen), None)
     if missing:
-        raise InputError(f"missing {_called(cls, missing, places)}: {field_help(cls)[missing]}")
+        raise InputError(f"missing {_called(cls, missing, places)}: {field_texts(cls)[missing]}")
 
 
 def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
@@ -177,7 +174,7 @@ def _item(declared: Any) -> tuple[Any, bool]:
 
 def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
     """Makes the dataclass that tyro reads, with help, placeholders and a file's values; see ``_grouped``."""
-    helps, hints, fields = field_help(cls), field_types(cls), {}
+    helps, hints, fields = field_texts(cls), field_types(cls), {}
     for field in dataclasses.fields(cls):
         default, declared = given.get(field.name, field.default), hints[field.name]
         placeholder = _placeholder(declared, field.metadata.get("metavar"))
@@ -243,15 +240,3 @@ def _hint(default: Any) -> str:
     if default is None or default == ():
         return ""
     return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
-
-
-@functools.cache
-def field_help(cls: type) -> dict[str, str]:
-    """Collects the text under each field of a config, inherited fields included."""
-    texts = {}
-    for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                texts[field.target.id] = " ".join(text.value.value.split())  # the terminal wraps lines
-    return texts

@@ -99,13 +99,9 @@ def format_scores(result: dict[str, Any]) -> str:
     count = f"{examples['used']:,} of {examples['available']:,} examples"
     several = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     title = f"{result['run']}: {result['task']}, {result['split']} split, {count}, {several}, in percent"
-    return f"{title}{_but(names)}\n{terminal.plain(['seed', *names], rows)}"
-
-
-def _but(names: list[str]) -> str:
-    """Says which scores are no percentages."""
-    others = [name for name in names if name in NO_SHARES]
-    return f" but for {' and '.join(others)}" if others else ""
+    others = " and ".join(name for name in names if name in NO_SHARES)
+    but = f" but for {others}" if others else ""
+    return f"{title}{but}\n{terminal.plain(['seed', *names], rows)}"
 
 
 def format_plan(result: dict[str, Any]) -> str:

@@ -85,21 +85,27 @@ def _texts_in(module: str) -> dict[str, dict[str, str]]:
     for node in body:
         for field, text in zip(node.body, node.body[1:], strict=False) if isinstance(node, ast.ClassDef) else ():
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                about = textwrap.fill(" ".join(text.value.value.split()), 100, break_on_hyphens=False)
-                found.setdefault(node.name, {})[field.target.id] = textwrap.indent(about, "    ")
+                found.setdefault(node.name, {})[field.target.id] = " ".join(text.value.value.split())
     return found
+
+
+@functools.cache
+def field_texts(cls: type) -> dict[str, str]:
+    """Collects the text under each field of a config, one line each, inherited fields included."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        texts |= _texts_in(base.__module__).get(base.__name__, {})
+    return texts
 
 
 def explain_fields(cls: type) -> None:
     """Tells ``help(cls)`` of every field: its type, its default, and the text under it, inherited ones included."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        texts |= _texts_in(base.__module__).get(base.__name__, {})
-    lines = []
+    texts, lines = field_texts(cls), []
     for field in dataclasses.fields(cls):
         default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
         declared = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-        lines += [f"{field.name}: {declared.replace('typing.', '')}{default}", texts.get(field.name, "")]
+        about = textwrap.fill(texts.get(field.name, ""), 100, break_on_hyphens=False)
+        lines += [f"{field.name}: {declared.replace('typing.', '')}{default}", textwrap.indent(about, "    ")]
     about = "Takes these settings; None leaves the choice to the method or task."
     cls.__init__.__doc__ = "\n".join([about, "", *lines])
 

@@ -67,7 +67,8 @@ def load_splits(
       data_dir: folder that holds ``task.name``, its last part, or the files themselves, each split as a file or
         numbered files, see ``rows.FILE_TYPES``, laid out as on the hub or beside each other, or as
         ``DatasetDict.save_to_disk`` writes it; a dictionary of sets in memory by split, see ``as_table``; ``None``
-        for the hub.
+        for the hub. Of a user's own, ``dev`` is the development set, and ``validation`` the test set where there is no
+        ``test``; what is lacking, a tenth of the training set, is held out.
       max_train_samples: the first k rows of the training split, taken after the development set is held out.
       sample_seed: draws these k rows at random instead; the same for every method and machine.
       max_eval_samples: the first k rows of development and test set.

@@ -20,7 +20,6 @@ from scalearn_jax.io.terminal import note
 from scalearn_jax.runs import run_json
 from scalearn_jax.runs.backbone import Backbone
 
-_OTHER_NAMES = {"valid", "val", "dev", "eval", "development"}
 # Settings that an optimiser of one's own has no use for: it is taken as it is.
 _OF_OPTIMIZER = ("learning_rate", "warmup_steps", "weight_decay", "clip_norm")
 
@@ -96,7 +95,7 @@ def in_memory(config: TrainConfig, given: Given, data: Any) -> Given:
     if config.data_dir is not None:
         raise InputError("data and data_dir both say where the examples are; give one of them.")
     found = as_splits(given.task, data)
-    rule = "files" if "test" in found else given.task.split_rule  # a test set that is passed is the test set
+    rule = "files" if {"dev", "test"} & {*found} else given.task.split_rule  # what is passed as such is such
     return dataclasses.replace(given, data=found, task=dataclasses.replace(given.task, split_rule=rule))
 
 
@@ -105,9 +104,9 @@ def as_splits(task: Task, data: Any, where: str = "data") -> dict[str, Table]:
 
     Args:
       task: the row.
-      data: a dict of sets by split, ``"train"``, ``"validation"`` and perhaps ``"test"`` (else the second is the test
-        set); or one set for all, a tenth of which becomes the test set, with seed 42, and a note says so. For a set see
-        ``memory.as_table``.
+      data: a dict of sets by split, ``"train"``, ``"validation"`` or ``"dev"``, and perhaps ``"test"``, see
+        ``splits.load_splits``; or one set for all, a tenth of which becomes the test set, with seed 42, and a note says
+        so. For a set see ``memory.as_table``.
       where: what errors call it.
 
     Raises:
@@ -119,15 +118,15 @@ def as_splits(task: Task, data: Any, where: str = "data") -> dict[str, Table]:
       {'train': 18, 'validation': 2}
     """
     if isinstance(data, Mapping) and "train" in data:
-        if unknown := [name for name in data if name not in splits.SPLITS]:
-            hint = "; the development set is drawn from train" if _OTHER_NAMES & {*unknown} else ""
+        names = (*splits.SPLITS, "dev")
+        if unknown := [name for name in data if name not in names]:
             raise InputError(
-                f"{where}: expected the splits train, validation and, if there is one, test, got"
-                f" {format_value(unknown[0])}, too; rename it or leave it out{hint}."
+                f"{where}: expected the splits train, validation or dev and, if there is one, test, got"
+                f" {format_value(unknown[0])}, too; rename it or leave it out."
             )
-        if "validation" not in data:
+        if not {"validation", "dev"} & {*data}:
             raise InputError(f"{where}: there is train, but no validation; add it, or pass all rows as one set.")
-        return {name: memory.as_table(data[name], f"{where}[{name!r}]") for name in splits.SPLITS if name in data}
+        return {name: memory.as_table(data[name], f"{where}[{name!r}]") for name in names if name in data}
     table = memory.as_table(data, where)
     if task.derive or task.has_questions:
         raise InputError(f"{where}: task {task.name} makes its examples of rows; pass a dict of sets by split.")

@@ -18,7 +18,7 @@ from scalearn_jax import cli, config
 from scalearn_jax.cli import commands, flags
 from scalearn_jax.cli.commands import COMMANDS
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.config.schema import field_types
+from scalearn_jax.config.schema import field_texts, field_types
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from tests.support.fake_runs import write_run
@@ -65,7 +65,8 @@ def test_help_of_every_command_names_every_setting(command, capsys):
     assert cli.main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     row = LEAVES[command]
-    assert not any("\n" in text for text in flags.field_help(getattr(config, row.config)).values())  # else lines break
+    texts = field_texts(getattr(config, row.config)).values()
+    assert not any("\n" in text for text in texts)  # else lines break
     for name in getattr(config, row.config).__dataclass_fields__:
         assert name in (row.positional or "").split() or f"--{name.replace('_', '-')}" in shown
 

@@ -18,7 +18,6 @@ from scalearn_jax.config import EvaluateConfig, ExplainConfig, ExportConfig, Fol
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tensors, save_tensors
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.adapter import bottleneck
 from scalearn_jax.models.dropout import NO_DROPOUT
 from scalearn_jax.runs import load_run
 from scalearn_jax.runs.evaluate import evaluate
@@ -28,19 +27,10 @@ from scalearn_jax.sharing.exporting import export_run
 from scalearn_jax.sharing.fold import fold_run
 from scalearn_jax.stages import pipeline
 from tests.support import tiny_backbone
+from tests.support.gate import gated
 
 TEXTS = ["The soup was cold and the waiter was rude.", "I found the lounge spotless."]
 SHORT = dict(batch_size=8, eval_every=2, max_steps=2, max_train_samples=16, max_eval_samples=8, max_length=32)
-
-
-class Gates(nn.Module):
-    """A vector for each source, whose product with a token says how much of the source is added to it."""
-
-    @nn.compact
-    def __call__(self, bank, keys=NO_DROPOUT):
-        num_layers, num_sources, hidden_size, _ = banks.shape(bank)
-        size = num_layers, num_sources, hidden_size
-        return {"bank": bank, "gate": self.param("gate", nn.initializers.normal(0.5), size)}
 
 
 class Doubled(nn.Module):
@@ -61,14 +51,6 @@ class First(nn.Module):
         factor = self.param("factor", nn.initializers.constant(0.5), ())
         site = banks.select(bank, 0)
         return site | {"up": jax.tree.map(lambda leaf: leaf * factor, site["up"])}
-
-
-def gated(*, non_linearity="relu"):
-    def apply(site, z):
-        updates = jax.vmap(lambda one: bottleneck(one, z, non_linearity), out_axes=-2)(site["bank"])
-        return jnp.einsum("rstd,rst->rsd", updates, jax.nn.sigmoid(jnp.einsum("rsd,td->rst", z, site["gate"])))
-
-    return of_module(Gates(), apply=apply)
 
 
 ROWS = {

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 
 from scalearn_jax import config as configs
-from scalearn_jax.cli.flags import field_help
 from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
 from scalearn_jax.config.checks import fields_where
-from scalearn_jax.config.schema import field_types
+from scalearn_jax.config.schema import field_texts, field_types
 from scalearn_jax.config.stages import combiner_settings
 from scalearn_jax.errors import InputError, masked
 from scalearn_jax.methods import METHODS
@@ -35,7 +34,7 @@ def test_help_explains_every_field_with_its_default(name):
     cls = getattr(configs, name)
     shown = " ".join(pydoc.plain(pydoc.render_doc(cls)).replace("|", " ").split())
     for field in dataclasses.fields(cls):
-        about, declared = field_help(cls)[field.name], shown.index(f" {field.name}: ")
+        about, declared = field_texts(cls)[field.name], shown.index(f" {field.name}: ")
         assert about and about in shown[declared:]
         if field.default is not dataclasses.MISSING:
             assert f"= {field.default!r} {about}" in shown[declared:]
@@ -207,7 +206,7 @@ def test_settings_of_a_combiner_are_options_that_it_knows():
         assert set(field.metadata["combiners"]) <= COMBINERS.keys()
         for combiner in field.metadata["combiners"] if field.metadata["option"] else ():
             assert field.metadata["option"] in inspect.signature(COMBINERS[combiner]).parameters, (field.name, combiner)
-        about = field_help(TransferConfig)[field.name].split(":")[0]
+        about = field_texts(TransferConfig)[field.name].split(":")[0]
         assert field.metadata["combiners"] or about.split(",")[0] not in (*METHODS, "ScaLearn"), field.name
 
 
@@ -220,7 +219,7 @@ def test_what_only_one_process_or_place_has_is_marked():
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_what_is_called_a_folder_or_file_is_a_path(cls):
-    for name, text in field_help(cls).items():
+    for name, text in field_texts(cls).items():
         if field_types(cls)[name] is not bool and text.startswith(("Folder", "Run folder", "File", "Where the")):
             assert name in fields_where(cls, "path"), name
 

@@ -4,9 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -19,35 +17,16 @@ from scalearn_jax.combiners import of_module
 from scalearn_jax.config import ExplainConfig, ExportConfig, FoldConfig, TransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
-from scalearn_jax.models.adapter import bottleneck
-from scalearn_jax.models.dropout import NO_DROPOUT
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages.given import as_splits
 from tests.support import tiny_backbone
+from tests.support.gate import Gates, gated
 
 TASK = sj.Task("reviews", "classification", ("text",), labels=("bad", "good"))
 ROWS = {"text": [f"the soup was {'good' if i % 2 else 'cold'}" for i in range(60)], "label": [i % 2 for i in range(60)]}
 FRAME = pd.DataFrame(ROWS)
 SHORT = dict(max_steps=4, eval_every=2, batch_size=8, log_every=2, max_length=32)
 LOADED: dict = {}
-
-
-class Gates(nn.Module):
-    """A vector for each source, whose product with a token says how much of the source is added to it."""
-
-    @nn.compact
-    def __call__(self, bank, keys=NO_DROPOUT):
-        num_layers, num_sources, hidden_size, _ = banks.shape(bank)
-        size = num_layers, num_sources, hidden_size
-        return {"bank": bank, "gate": self.param("gate", nn.initializers.normal(0.5), size)}
-
-
-def gated(*, non_linearity="relu"):
-    def apply(site, z):
-        updates = jax.vmap(lambda one: bottleneck(one, z, non_linearity), out_axes=-2)(site["bank"])
-        return jnp.einsum("rstd,rst->rsd", updates, jax.nn.sigmoid(jnp.einsum("rsd,td->rst", z, site["gate"])))
-
-    return of_module(Gates(), apply=apply)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +241,7 @@ BAD = {
     "no label": (dict(data={"text": ["a"] * 20}), "unknown column 'label'"),
     "a label outside": (dict(data={"text": ["a"] * 20, "label": [5] * 20}), "data, row 1: label 5 is outside"),
     "no validation": (dict(data={"train": ROWS}), "there is train, but no validation"),
-    "a dev split": (dict(data={"train": ROWS, "dev": ROWS}), "expected the splits train, validation .* got 'dev'"),
+    "a split": (dict(data={"train": ROWS, "dev": ROWS, "held": ROWS}), "the splits train, validation .* got 'held'"),
     "too few rows": (dict(data={"text": ["a", "b"], "label": [0, 1]}), "no test set can be held out of one set"),
     "optimizer": (dict(optimizer=3), "optimizer: expected an optax transformation"),
     "an unknown optimizer": (dict(optimizer="sgd"), "key 'optimizer': expected one of published, optax"),
@@ -278,6 +257,14 @@ def test_wrong_arguments_are_one_line_at_once(case, backbone):
     with pytest.raises(InputError, match=told) as caught:
         sj.fit_adapter(TASK, **dict(backbone=backbone, data=FRAME) | changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dev_set_selects_and_is_not_scored(backbone, tmp_path):
+    data = {"train": FRAME, "dev": FRAME[:20], "test": FRAME[20:50]}
+    result = sj.fit_adapter(TASK, backbone=backbone, data=data, **SHORT)
+    used = {name: counts["used"] for name, counts in result.results["examples"].items()}
+    assert used == {"train": 60, "dev": 20, "test": 30}
+    assert sj.evaluate(result.save(tmp_path / "run"))["seeds"]["0"] == pytest.approx(result.metrics, abs=1e-5)
 
 
 BAD_TRANSFERS = {
