@@ -28,7 +28,7 @@ from scalearn_jax.typing import Params
 _PULL = 0.1  # tau
 _SPREADS = (3.0, 0.3, 0.03)  # what rho may be; it may be infinite, too
 _CLEARLY = 0.95  # the share of the constant's error below which the best source is where omega is expected
-_LIMIT, _VECTOR_LIMIT = 30, 15  # evaluations from a start: of one number a source, and of several
+_LIMIT, _VECTOR_LIMIT = 10, 15  # evaluations from a start: of one number a source, and of several
 _SPLITS, _VECTOR_SPLITS = 2, 1  # how often the examples are halved: for one number a source, and for several
 _SEED = 42  # of the halves
 
@@ -52,26 +52,37 @@ def from_transfer(transfer: Params) -> np.ndarray:
     return omega.reshape(-1, omega.shape[-1])
 
 
-def objective(setup: Setup, encoded: Encoded, layout: Layout) -> Callable[[np.ndarray, bool], Evaluation]:
-    """Returns omega Float[p T] or Float[1 T] -> its leave-one-out error on some examples, with the gradient if asked.
+class Objective:
+    """The leave-one-out error of omega Float[p T], or Float[1 T] for equal numbers, on some examples.
 
-    ``setup`` is of a ScaLearn variant or, without a gradient, of constants.
+    Args:
+      setup: of a ScaLearn variant or, without a gradient, of constants.
+      layout: one that the examples fit in.
     """
-    features, task = Features(setup, encoded, layout), setup.task
-    shape = setup.trainable["transfer"]["omega"].shape[1:] if setup.method.solves == "scales" else None
 
-    def evaluate(omega: np.ndarray, with_gradient: bool = True) -> Evaluation:
-        transfer = to_transfer(omega, shape) if shape else {"coefficients": np.asarray(omega[0], np.float32)}
-        gradient = np.zeros(omega.shape)
-        found, pull = features.linearize(transfer)
-        head = Ridge(Rows.of(task.kind, found, encoded.labels, task.num_outputs))
+    def __init__(self, setup: Setup, encoded: Encoded, layout: Layout):
+        self._features, self._labels, self._task = Features(setup, encoded, layout), encoded.labels, setup.task
+        self._shape = setup.trainable["transfer"]["omega"].shape[1:] if setup.method.solves == "scales" else None
+
+    def __call__(self, omega: np.ndarray, with_gradient: bool = True) -> Evaluation:
+        """Computes the error, with its gradient if asked."""
+        found, pull = self._features.linearize(self._transfer(omega))
+        head, gradient = self._head(found), np.zeros(omega.shape)
         if with_gradient:
-            cotangent = head.rows.pull(head.gradient(head.strength))
-            gradient = from_transfer(pull(cotangent))
+            gradient = from_transfer(pull(head.rows.pull(head.gradient(head.strength))))
             gradient = gradient.sum(0, keepdims=True) if len(omega) == 1 else gradient
         return Evaluation(omega, head.error(head.strength), gradient, head.strength)
 
-    return evaluate
+    def residuals(self, omega: np.ndarray) -> np.ndarray:
+        """Computes what each row is missed by, Float[m C]; the error is the sum of their squares."""
+        head = self._head(self._features(self._transfer(omega)))
+        return head.shares(head.strength)
+
+    def _head(self, features: np.ndarray) -> Ridge:
+        return Ridge(Rows.of(self._task.kind, features, self._labels, self._task.num_outputs))
+
+    def _transfer(self, omega: np.ndarray) -> Params:
+        return to_transfer(omega, self._shape) if self._shape else {"coefficients": np.asarray(omega[0], np.float32)}
 
 
 def numbers_of_each(setup: Setup) -> int:
@@ -85,7 +96,7 @@ def most_evaluations(setup: Setup) -> int:
     half, splits = 2 + _LIMIT, _SPLITS
     if numbers_of_each(setup) > 1:
         half, splits = half + len(_SPREADS) * (_VECTOR_LIMIT + 1) + 1, _VECTOR_SPLITS
-    return 2 * setup.spec.num_sources + 2 + 2 * splits * half
+    return setup.spec.num_sources + 2 + 2 * splits * half
 
 
 def halves_of(setup: Setup, chosen: Encoded) -> list[Encoded]:
@@ -115,13 +126,13 @@ def solve_scales(
     """Solves for omega on some examples.
 
     Args:
-      begin: (name, objective) -> its search; see ``solve.Journal``.
+      begin: (name, objective) -> its search.
 
     Returns:
       The transfer parameters, and what the results say of them.
     """
     names, halves = [source.name for source in setup.sources], halves_of(setup, chosen)
-    whole, parts = objective(setup, chosen, layout), [objective(setup, half, layout) for half in halves]
+    whole, parts = Objective(setup, chosen, layout), [Objective(setup, half, layout) for half in halves]
     alone, constant = begin("alone", whole), np.full((1, len(names)), setup.spec.option("init_scale", 2.0) / len(names))
     single = error_of_each(setup, alone)
     nearest = min(single, key=single.get)
@@ -131,9 +142,9 @@ def solve_scales(
     center, start = (best_alone, nearest) if errors[1] < _CLEARLY * errors[0] else (constant, "constant")
 
     found, prior = _solve_halves(setup, parts, Prior(center[0], _PULL), begin)
-    search = begin("scales", whole)
-    best, pairs = search(np.mean(found, 0)), zip(found[::2], found[1::2], strict=False)  # no pair of a whole
-    own = deviations(search, prior, best, len(chosen), list(pairs))
+    best = begin("scales", whole)(np.mean(found, 0), False)
+    pairs = list(zip(found[::2], found[1::2], strict=False))  # none, where the examples are whole
+    own = deviations(whole.residuals, prior, best.omega, pairs)
     if best.error >= 1:
         terminal.note(
             f"target {setup.task.name}: no better than the mean by leave-one-out ({best.error:.2f}); the"

@@ -24,7 +24,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.stages.features import Features, frozen_of_first
 from scalearn_jax.stages.outputs import Outcome
 from scalearn_jax.stages.prepare import Setup
-from scalearn_jax.stages.scales import error_of_each, halves_of, most_evaluations, objective, solve_scales
+from scalearn_jax.stages.scales import Objective, error_of_each, halves_of, most_evaluations, solve_scales
 from scalearn_jax.train import logistic
 from scalearn_jax.train.checkpoint import Checkpoint, to_host
 from scalearn_jax.train.evaluate import Layout, Members, score
@@ -92,7 +92,7 @@ def solve(
         try:
             report: dict[str, Any] = {}
             if setup.method.coefficients == "best":
-                search = journal.search("alone", objective(setup, chosen, layout))
+                search = journal.search("alone", Objective(setup, chosen, layout))
                 setup, report = _best_source(setup, error_of_each(setup, search))
             transfer = {name: leaf[0] for name, leaf in setup.frozen["transfer"].items() if leaf is not None}
             if setup.method.solves == "scales":
@@ -128,7 +128,7 @@ def solve(
 def take_best_source(setup: Setup) -> Setup:
     """Gives a setup of ``best-source`` whose head is to be trained its constants, and says which source that is."""
     chosen, layout = _chosen(setup)
-    setup, found = _best_source(setup, error_of_each(setup, Search(objective(setup, chosen, layout))))
+    setup, found = _best_source(setup, error_of_each(setup, Search(Objective(setup, chosen, layout))))
     terminal.note(
         f"target {setup.task.name}: source {found['start']} has the least leave-one-out error ({found['error']:.3f}),"
         f" by the exact head on {len(chosen)} training examples."
@@ -144,7 +144,7 @@ def rank(setup: Setup, on_source: Callable[[int], None] = lambda number: None) -
       from no source at all (``gain_at_zero``) and from the constant (``gain_at_constant``).
     """
     chosen, layout = _chosen(setup)
-    num_sources, evaluate = setup.spec.num_sources, objective(setup, chosen, layout)
+    num_sources, evaluate = setup.spec.num_sources, Objective(setup, chosen, layout)
     center = setup.spec.option("init_scale", 2.0) / num_sources
     zero, constant = (-evaluate(np.full((1, num_sources), scale)).gradient[0] for scale in (0.0, center))
     # One source at a time: a bank of all would cost T times as much.

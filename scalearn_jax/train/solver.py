@@ -18,7 +18,7 @@ import numpy as np
 from scalearn_jax.errors import InputError
 
 _UNIT = 0.25  # the first step of the optimiser, over all scales together
-_STEP = 0.02  # of finite differences of the gradient
+_STEP = 0.02  # of finite differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,28 +136,28 @@ def minimise(
 
 
 def deviations(
-    search: Search,
+    residuals: Callable[[np.ndarray], np.ndarray],
     prior: Prior,
-    best: Evaluation,
-    num_examples: int,
+    omega: np.ndarray,
     halves: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> np.ndarray:
     """Estimates the standard deviation Float[T] of each source's scale from the curvature, and from halves.
 
-        Cov = 2 error / n H^-1,   H_st = d^2 objective / d mean(omega_s) d mean(omega_t)
-        deviation_t = sqrt(f Cov_tt),   f = mean of (mean(a_t) - mean(b_t))^2 / (4 Cov_tt) over halvings, t; at least 1
+        Cov = 2 sum(e^2) / n (2 J^T J + 2 tau I)^-1,    J = d e / d mean(omega)    [n*C T]
+        deviation_t = sqrt(f Cov_tt),    f = mean of (mean(a_t) - mean(b_t))^2 / (4 Cov_tt) over halvings, t; at least 1
 
     Cov is as if errors were normal with a variance of their mean square, around one valley, and the numbers of a source
-    differed as they do. H comes from T more gradients; where it is smaller than the prior's own curvature, that counts.
-    Two halves of the examples, whose solutions are a and b, know no valley in common: half their difference is as far
-    off as the mean of both, so f widens what the curvature says to what was seen.
+    differed as they do; the curvature is Gauss and Newton's, by T finite differences. Two halves of the examples, whose
+    solutions are a and b, know no valley in common: half their difference is as far off as the mean of both, so f
+    widens what the curvature says to what was seen.
+
+    Args:
+      residuals: omega -> e, Float[n C], of which ``error`` is the sum of squares.
+      omega: Float[p T], where they are wanted.
     """
-    count = best.omega.shape[1]
-    ahead = [search(best.omega + _STEP * row).gradient.sum(0) for row in np.eye(count)]
-    curvature = (np.array(ahead) - best.gradient.sum(0)) / _STEP
-    curvature = (curvature + curvature.T) / 2 + 2 * prior.pull * np.eye(count)
-    values, vectors = np.linalg.eigh(curvature)
-    inverse = (vectors / np.maximum(values, 2 * prior.pull)) @ vectors.T
-    variances = 2 * best.error / num_examples * np.diag(inverse)
+    here, count = residuals(omega), omega.shape[1]
+    jacobian = np.array([(residuals(omega + _STEP * row) - here).ravel() / _STEP for row in np.eye(count)]).T
+    curvature = 2 * jacobian.T @ jacobian + 2 * prior.pull * np.eye(count)
+    variances = 2 * (here**2).sum() / len(here) * np.diag(np.linalg.inv(curvature))
     wider = [(a.mean(0) - b.mean(0)) ** 2 / (4 * variances) for a, b in halves]
     return np.sqrt(variances * max(1.0, np.mean(wider) if wider else 1.0))

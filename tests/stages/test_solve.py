@@ -64,7 +64,7 @@ def objective_of(root, **changes):
     setup = setup_of(root, **changes)
     sizes, train = (setup.task.max_length, setup.config.batch_size), setup.data.train
     layout = Layout.of([train], *sizes, packed=setup.config.packed, mesh=setup.mesh)
-    return scales.objective(setup, train, layout), setup
+    return scales.Objective(setup, train, layout), setup
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,11 @@ def test_its_gradient_is_that_of_finite_differences(method, target, root):
     found = (objective(omega).gradient * direction).sum()
     ahead, back = (objective(omega + step * direction, False).error for step in (1e-2, -1e-2))
     assert found == pytest.approx((ahead - back) / 2e-2, rel=0.02)  # features are float32
+
+
+def test_its_error_is_the_sum_of_squares_of_its_residuals(root):
+    objective, _ = objective_of(root)
+    assert (objective.residuals(OMEGA) ** 2).sum() == pytest.approx(objective(OMEGA, False).error, rel=1e-12)
 
 
 def test_one_number_for_all_is_the_sum_of_its_parts(root):
@@ -149,7 +154,7 @@ def test_it_is_the_mean_of_halves_none_of_which_is_worse_than_the_centre(samples
     halves = scales.halves_of(setup, chosen)
     assert sum(map(len, halves)) == max(1, count // 2) * len(chosen)
     for half, omega in zip(halves, omegas, strict=True):
-        evaluate = scales.objective(setup, half, layout)
+        evaluate = scales.Objective(setup, half, layout)
         assert evaluate(omega[None], False).error + prior(omega[None])[0] < evaluate(prior.center[None], False).error
 
 
@@ -227,20 +232,15 @@ def test_the_run_is_scored_served_and_folded_as_any(root, solved, tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_solve_goes_on_to_the_same_end(root, solved, tmp_path, monkeypatch):
-    config, evaluated, objective = config_of(root, tmp_path / "run"), [], scales.objective
+    config, evaluated, evaluate = config_of(root, tmp_path / "run"), [], scales.Objective.__call__
 
-    def counted(*args):
-        evaluate = objective(*args)
+    def counted(objective, *omega):
+        if len(evaluated) == stop:
+            raise Preempted("told to stop")
+        evaluated.append(omega)
+        return evaluate(objective, *omega)
 
-        def count(*omega):
-            if len(evaluated) == stop:
-                raise Preempted("told to stop")
-            evaluated.append(omega)
-            return evaluate(*omega)
-
-        return count
-
-    monkeypatch.setattr(scales, "objective", counted)
+    monkeypatch.setattr(scales.Objective, "__call__", counted)
     stop = 5
     with pytest.raises(Preempted, match="saved 5 evaluations"):
         pipeline.transfer(config)
@@ -346,7 +346,7 @@ def test_three_relevant_of_64_sources_are_found(root):
     found = solve.rank(wide)
     assert {row["name"] for row in found[:3]} == {f"s{number}" for number in relevant}
     # What each says of itself in a bank of its own is what it says beside others at scale 0.
-    evaluate = scales.objective(wide, train, layout)
+    evaluate = scales.Objective(wide, train, layout)
     errors = {row["name"]: row["error"] for row in found}
     assert evaluate(np.eye(64)[[5]], False).error == pytest.approx(errors["s5"], rel=1e-3)
 
