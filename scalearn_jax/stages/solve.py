@@ -98,7 +98,7 @@ def solve(
             if setup.method.solves == "scales":
                 transfer, report = solve_scales(setup, chosen, layout, journal.search)
             features = Features(setup, train, layout)(transfer)
-            head, of_head = _head(task.kind, features, train.labels, task.num_outputs, setup.config.solve_samples)
+            head, of_head = fit_head(task.kind, features, train.labels, task.num_outputs, setup.config.solve_samples)
             first = tree.index(setup.trainable, 0)
             learned = transfer if setup.method.solves == "scales" else {}
             found = first | {
@@ -179,7 +179,7 @@ def _best_source(setup: Setup, errors: dict[str, float]) -> tuple[Setup, dict[st
     return setup, {"error": errors[best], "start": best, "error_of_source": errors}
 
 
-def _head(
+def fit_head(
     kind: str, features: np.ndarray, labels: np.ndarray, num_outputs: int, samples: int
 ) -> tuple[logistic.Linear, Mapping[str, Any]]:
     """Fits the head that scores; its strength follows from some of the examples, where they are many."""

@@ -184,8 +184,8 @@ def test_a_source_without_effect_stays_at_the_centre(root):
 
 
 def test_scales_follow_from_some_examples_and_the_head_from_all(root, solved, monkeypatch):
-    rows, head = [], solve._head
-    monkeypatch.setattr(solve, "_head", lambda *args: rows.append(len(args[1])) or head(*args))
+    rows, head = [], solve.fit_head
+    monkeypatch.setattr(solve, "fit_head", lambda *args: rows.append(len(args[1])) or head(*args))
     setup = setup_of(root)
     omega, found = omega_of(dataclasses.replace(setup, config=dataclasses.replace(setup.config, solve_samples=20)))
     assert found["examples"] == 20 and rows == [40]
