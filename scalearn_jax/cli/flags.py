@@ -102,7 +102,6 @@ def _check_names(
     kinds, kept, seen = field_types(cls), [], set()
     on = {field.name for field in dataclasses.fields(cls) if field.default is True}
     off = {f"no-{name}": name for name in on | {name for name, value in given.items() if value is True}}
-    off |= {f"no-{name}": name for name in given if name in on}
     known = {"help", "config", *off, *kinds} - {*places}
     for number, argument in enumerate(argv):
         if argument == "--":
@@ -185,10 +184,11 @@ def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
     try:
         if kind is int and several:  # they may be ranges, which the config writes out
             expected = "a whole number or a range FIRST-LAST of at most a thousand"
-            assert with_ranges(value) != value
+            if with_ranges(value) == value:
+                raise ValueError
         elif kind in (int, float):
             kind(value)
-    except (ValueError, AssertionError):
+    except ValueError:
         raise InputError(f"{flag}: expected {expected}, got {value!r}.") from None
 
 

@@ -23,6 +23,7 @@ from scalearn_jax.config.schema import field_texts, field_types, required_fields
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.methods import METHODS
+from scalearn_jax.models.backbones import BACKBONES
 from tests.support.fake_runs import write_run
 
 TRANSFER = ["--target", "glue/rte", "--backbone", "b", "--out", "o"]
@@ -291,16 +292,24 @@ def test_list_prints_the_tables(what, name, capsys):
     assert f"\n{name} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "what, names, last",
+    [
+        ("tasks", tasks.known(), "question_match, accuracy"),
+        ("methods", METHODS, "as constant, over sources whose numbers are shuffled"),
+        ("backbones", BACKBONES, "MPNet"),
+    ],
+)
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_the_list_of_tasks_fits_the_terminal(columns, monkeypatch, capsys):
+def test_a_list_fits_the_terminal(what, names, last, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
-    assert cli.main(["list", "tasks"]) == 0
+    assert cli.main(["list", what]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert max(map(len, shown)) <= int(columns) and len(shown) == 2 + len(tasks.known())
-    assert all(line.startswith(name) for line, name in zip(shown[2:], tasks.known(), strict=True))
+    assert max(map(len, shown)) <= int(columns) and len(shown) == 2 + len(names)
+    assert all(line.startswith(name) for line, name in zip(shown[2:], names, strict=True))
     monkeypatch.delenv("COLUMNS")
-    assert cli.main(["list", "tasks"]) == 0
-    assert "question_match, accuracy" in capsys.readouterr().out  # a pipe gets all
+    assert cli.main(["list", what]) == 0
+    assert last in capsys.readouterr().out  # a pipe gets all
 
 
 def test_the_tasks_of_a_folder_are_listed_with_their_rows(tmp_path, capsys):
