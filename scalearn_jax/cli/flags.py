@@ -179,7 +179,7 @@ def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
         hint = f"; did you mean {nearest[0]}?" if nearest else "."
         raise InputError(f"{flag}: expected {_expected(kind)}, got {value!r}{hint}")
     if kind is str and not value:
-        raise InputError(f"{flag}: expected a text, got ''.")
+        raise InputError(f"{flag} is empty; expected a text.")
     expected = _expected(kind)
     try:
         if kind is int and several:  # they may be ranges, which the config writes out

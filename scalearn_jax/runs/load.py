@@ -95,6 +95,7 @@ def open_run(name: str) -> RunFolder:
     Raises:
       InputError: no run folder, or a damaged description.
     """
+    name = hub.check_name(name, "run")
     folder, _ = hub.source_folder(name, flag="RUN")
     return RunFolder(name, folder, run_json.read_info(folder))
 

@@ -62,7 +62,7 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
     Raises:
       InputError: the folder is neither, or is damaged; or the hub cannot give it.
     """
-    alias, path = hub.split_alias(path)
+    alias, path = hub.split_alias(hub.check_name(path, "source"))
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     source = read_source(folder, path, allow_pickle=allow_pickle)
     return dataclasses.replace(source, name=alias) if alias else source

@@ -164,7 +164,7 @@ def test_wrong_input_is_one_line_and_code_two(argv, message, capsys):
         (["report", "--dir", "x"], "unknown flag --dir; DIR is given without one, for instance: scalearn report runs/"),
         (["push", "--dir=x", "o/n"], "unknown flag --dir; DIR is given without one, for instance: scalearn push fol"),
         (["report", "-x"], "unknown flag -x; flags begin with two dashes"),
-        (["report", ""], "DIR: expected a text, got ''."),
+        (["report", ""], "DIR is empty; expected a text."),
         (["evaluate", "x", "--no-json"], "unknown flag --no-json; did you mean --json?"),
         (["transfer", *TRANSFER, "--no-seeds"], "unknown flag --no-seeds; did you mean --seeds?"),
         (["transfer", *TRANSFER, "--target", "u"], "--target: given twice; give it once."),
