@@ -20,7 +20,7 @@ README, GALLERY, TESTS = (
 
 
 def test_it_is_short():
-    assert 600 < len(README.split()) < 1000
+    assert 600 < len(README.split()) < 870  # of tables and code, too
 
 
 @pytest.mark.slow
