@@ -39,6 +39,10 @@ def evaluate(config: EvaluateConfig, *, data: Any = None, combiner: Any = None) 
     Raises:
       InputError: damaged run folder, other backbone, missing data.
       FloatingPointError: the logits of a seed are not finite.
+
+    Example:
+      >>> evaluate("runs/rte", split="dev")["seeds"]["0"]["accuracy"]  # doctest: +SKIP
+      0.7256
     """
     run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, combiner=combiner)
     if data is not None:

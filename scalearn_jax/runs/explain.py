@@ -43,6 +43,9 @@ def explain_run(config: ExplainConfig) -> str:
 
     Raises:
       InputError: a run of another method, a damaged one, another backbone, or missing data; nothing is written.
+
+    Example:
+      >>> print(explain_run("runs/rte", out="explained"))  # doctest: +SKIP
     """
     if not config.out and hub.is_remote(config.run):
         raise InputError(f"RUN {config.run} is no folder here; pass --out for what is written about a run of the hub.")

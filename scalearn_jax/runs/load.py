@@ -119,5 +119,9 @@ def load_run(
 
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
+
+    Example:
+      >>> load_run("runs/rte").members[0]["transfer"]["omega"].shape  # doctest: +SKIP
+      (12, 8, 768)
     """
     return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle, combiner=combiner), headless=headless)

@@ -51,6 +51,10 @@ def train_adapter(config: AdapterConfig) -> Path:
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
+
+    Example:
+      >>> train_adapter(task="glue/rte", backbone="roberta-base", out="runs/rte")  # doctest: +SKIP
+      PosixPath('runs/rte')
     """
     return _run("adapter", config, adapter_setups)
 
@@ -69,6 +73,11 @@ def transfer(config: TransferConfig) -> Path:
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
+
+    Example:
+      >>> sources = ["runs/mnli", "runs/qnli"]
+      >>> transfer(target="glue/rte", sources=sources, backbone="roberta-base", out="runs/x")  # doctest: +SKIP
+      PosixPath('runs/x')
     """
     return _run("transfer", config, transfer_setups)
 

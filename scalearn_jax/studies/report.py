@@ -32,6 +32,9 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     Raises:
       InputError: no finished run in the folder, a damaged one, or a place that cannot be written; nothing is written
         then, but for figures of weights that turn out damaged while they are drawn.
+
+    Example:
+      >>> print(make_report("runs/study"))  # doctest: +SKIP
     """
     root = Path(config.dir)
     results = read_results(root, strict=strict)

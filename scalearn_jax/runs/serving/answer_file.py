@@ -42,6 +42,10 @@ def predict(config: PredictConfig) -> Path | None:
 
     Raises:
       InputError: damaged folder, unreadable input, missing column, unknown task, output that exists or of another type.
+
+    Example:
+      >>> predict("runs/rte", input="new.csv", output="labels.csv", keep_all=True)  # doctest: +SKIP
+      PosixPath('labels.csv')
     """
     suffix = _check_output(config.output)
     if config.keep and config.keep_all or config.threshold is not None and config.tune_threshold:
