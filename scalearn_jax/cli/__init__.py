@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from scalearn_jax import __version__
@@ -62,8 +63,12 @@ def _dispatch(argv: list[str]) -> int:
     from scalearn_jax.cli import flags
 
     try:
-        config = flags.parse(getattr(configs, command.config), argv, prog=prog, positional=command.positional)
+        config = flags.parse(
+            getattr(configs, command.config), argv, prog=prog, positional=command.positional, example=command.example
+        )
     except SystemExit as stop:  # the parser has printed help
+        lines = textwrap.wrap(f"{prog} {command.example}", 72, subsequent_indent="    ", break_on_hyphens=False)
+        print("\nexample:\n  " + " \\\n  ".join(lines))
         return int(stop.code or 0)
     with signals.watching() if command.stops else contextlib.nullcontext(), memory.explain_out_of_memory(config):
         return execute(command, config)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from scalearn_jax.config.checks import check_no_secrets
-from scalearn_jax.config.schema import check_values, field_texts, field_types, problems, required_fields
+from scalearn_jax.config.schema import check_values, field_texts, field_types, problems, required_fields, with_ranges
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
+from scalearn_jax.methods import METHODS
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 # How help groups the flags of a long command, in this order and those that most need first; others come before them.
@@ -33,11 +34,11 @@ _GROUPS = {
 _LONG = 20  # flags of a command that help groups
 
 
-def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None) -> Any:
+def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None = None, example: str = "") -> Any:
     """Reads a config of the dataclass ``cls`` from the arguments after the command; help exits, as ``SystemExit``.
 
     ``prog`` is what help and errors call the command. ``positional`` names a field that is given without a flag, or
-    several with blanks between; without one, ``--config FILE`` is understood.
+    several with blanks between; without one, ``--config FILE`` is understood. ``example`` is of the arguments.
 
     Example:
       >>> from scalearn_jax.config import ReportConfig
@@ -48,9 +49,14 @@ def parse(cls: type, argv: Sequence[str], *, prog: str, positional: str | None =
 
     check_no_secrets({"the command line": tuple(argv)})  # the parser's own errors would repeat one
     argv, given = _take_config(cls, argv) if positional is None else (argv, {})
-    _check_names(cls, argv)
+    places = (positional or "").split()
+    argv = _check_names(cls, argv, places, given, f"{prog} {example}")
     if not {"-h", "--help"} & {*argv}:
-        _check_values(cls, argv, (positional or "").split(), given)
+        seen = _check_values(cls, argv, places) | given.keys()
+        for name in [name for name in required_fields(cls) if name not in seen][:1]:
+            called, text = _called(cls, name, places), field_texts(cls)[name]
+            where = prog.removeprefix("scalearn ")
+            raise InputError(f"{where}: expected {called}, got nothing. {text} For instance: {prog} {example}")
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -89,27 +95,53 @@ def _take_config(cls: type, argv: Sequence[str]) -> tuple[list[str], dict[str, A
     return rest, values
 
 
-def _check_names(cls: type, argv: Sequence[str]) -> None:
-    """Fails on an unknown flag, naming the nearest."""
-    fields = [name.replace("_", "-") for name in field_types(cls)]
-    known = {"help", "config", *fields, *(f"no-{name}" for name in fields)}
-    for argument in argv:
-        name = argument.removeprefix("--").split("=")[0].replace("_", "-")
-        if argument.startswith("--") and name and name not in known:
-            nearest = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean --{nearest[0]}?" if nearest else "see --help."
-            raise InputError(f"unknown flag --{name}; {hint}")
+def _check_names(
+    cls: type, argv: Sequence[str], places: Sequence[str], given: dict[str, Any], example: str
+) -> list[str]:
+    """Fails on a flag that is unknown, or not needed, or given twice; leaves out what turns off what is off already."""
+    kinds, kept, seen = field_types(cls), [], set()
+    on = {field.name for field in dataclasses.fields(cls) if field.default is True}
+    off = {f"no-{name}": name for name in on | {name for name, value in given.items() if value is True}}
+    known = {"help", "config", *off, *kinds} - {*places}
+    for number, argument in enumerate(argv):
+        if argument == "--":
+            return [*kept, *argv[number:]]
+        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        name = f"no-{name[3:]}" if name.startswith("no_") and name not in kinds else name
+        flag = f"--{name.replace('_', '-')}"
+        if not argument.startswith("--"):
+            kept.append(argument)
+            continue
+        if name in places:
+            called = _called(cls, name, places)
+            raise InputError(f"unknown flag {flag}; {called} is given without one, for instance: {example}")
+        if name not in known:
+            flags = [word.replace("_", "-") for word in sorted(known)]
+            nearest = difflib.get_close_matches(flag.removeprefix("--"), flags, n=1)
+            raise InputError(f"unknown flag {flag}; " + (f"did you mean --{nearest[0]}?" if nearest else "see --help."))
+        if off.get(name, name) in seen:
+            values = ", with all values after it" if _item(kinds.get(name, bool))[1] else ""
+            raise InputError(f"{flag}: given twice; give it once{values}.")
+        seen.add(off.get(name, name))
+        if name not in off or given.get(off[name]) is not False:
+            kept.append(argument)
+    return kept
 
 
-def _check_values(cls: type, argv: Sequence[str], places: Sequence[str], given: dict[str, Any]) -> None:
-    """Fails on a value that a flag does not take, one too many and one that is missing, shorter than the parser would.
+def _check_values(cls: type, argv: Sequence[str], places: Sequence[str]) -> set[str]:
+    """Fails on a value that a flag does not take, one too many or too few, shorter than the parser would.
 
-    ``places`` are the fields without a flag, ``given`` the values of a file.
+    ``places`` are the fields without a flag. Returns the names of the fields that have a value.
     """
-    declared, pending, loose, seen = field_types(cls), list(argv), [], {*given}
+    declared, pending, loose, seen = field_types(cls), list(argv), [], set()
     while pending:
         flag, has_value, value = pending.pop(0).partition("=")
+        if flag == "--":
+            loose += pending
+            break
         if not flag.startswith("--"):
+            if _is_short(flag):
+                raise InputError(f"unknown flag {flag}; flags begin with two dashes, see --help.")
             loose.append(flag + has_value + value)
             continue
         name = flag.removeprefix("--").replace("-", "_")
@@ -122,19 +154,22 @@ def _check_values(cls: type, argv: Sequence[str], places: Sequence[str], given: 
             takes -= 1
         if kind is bool and values:
             raise InputError(f"{flag} takes no value, got {value!r}; leave it out.")
-        if not values and kind is not bool and not several:
+        if not values and kind is not bool:
             raise InputError(f"{flag}: expected {_expected(kind)} after it, got nothing; see --help.")
         for one in values:
+            if _is_short(one) and not has_value:
+                raise InputError(f"{flag}: expected {_expected(kind)} after it, got {one!r}; else write {flag}={one}.")
             _check_value(flag, one, kind, several)
     for name, value in zip(places, loose, strict=False):
         _check_value(name.upper(), value, *_item(declared[name]))
-    several = any(_item(declared[name])[1] for name in places)
-    if len(loose) > len(places) and not several:
+    if len(loose) > len(places):
         raise InputError(f"unexpected {loose[len(places)]!r}: no flag before it takes it; see --help.")
-    seen |= {*places[: len(loose)]}
-    missing = next((name for name in required_fields(cls) if name not in seen), None)
-    if missing:
-        raise InputError(f"missing {_called(cls, missing, places)}: {field_texts(cls)[missing]}")
+    return seen | {*places[: len(loose)]}
+
+
+def _is_short(text: str) -> bool:
+    """Whether the parser takes a text for a flag of one dash, of which there are none; numbers are not."""
+    return bool(re.match(r"-(?![-.\d]|$)", text))
 
 
 def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
@@ -143,11 +178,18 @@ def _check_value(flag: str, value: str, kind: Any, several: bool) -> None:
         nearest = difflib.get_close_matches(value, choices, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else "."
         raise InputError(f"{flag}: expected {_expected(kind)}, got {value!r}{hint}")
-    if kind is float or kind is int and not several:  # several whole numbers may be ranges, which the config writes out
-        try:
+    if kind is str and not value:
+        raise InputError(f"{flag} is empty; expected a text.")
+    expected = _expected(kind)
+    try:
+        if kind is int and several:  # they may be ranges, which the config writes out
+            expected = "a whole number or a range FIRST-LAST of at most a thousand"
+            if with_ranges(value) == value:
+                raise ValueError
+        elif kind in (int, float):
             kind(value)
-        except ValueError:
-            raise InputError(f"{flag}: expected {_expected(kind)}, got {value!r}.") from None
+    except ValueError:
+        raise InputError(f"{flag}: expected {expected}, got {value!r}.") from None
 
 
 def _expected(kind: Any) -> str:
@@ -181,11 +223,15 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
         if placeholder == "N [N ...]":  # text until the config is made, which writes out ranges such as 0-9
             declared = tuple[str, ...] | None
             default = tuple(map(str, default)) if isinstance(default, tuple) else default
+        hint = _hint(default)
+        if default is None and field.name in ("learning_rate", "epochs", "patience"):
+            method = METHODS.get(given.get("method", cls.method), METHODS[cls.method])  # an unknown one fails later
+            hint = f"(default: {getattr(method, field.name):g}, by the method)"
         unflagged = field.name in (positional or "").split()
-        fields[field.name] = _declare(declared, default, helps[field.name], placeholder, unflagged), default
+        fields[field.name] = _declare(declared, default, helps[field.name], placeholder, unflagged, hint), default
     if positional is None:
         text = "YAML file with any of these settings; flags win over it."
-        fields["config"] = _declare(str | None, None, text, "FILE", False), None
+        fields["config"] = _declare(str | None, None, text, "FILE", False, "(default: none)"), None
     return _grouped(cls.__name__, fields)
 
 
@@ -208,10 +254,10 @@ def _grouped(name: str, fields: dict[str, tuple[Any, Any]]) -> type:
     return make(name, rest, *groups)
 
 
-def _declare(declared: Any, default: Any, text: str, placeholder: str | None, positional: bool) -> Any:
+def _declare(declared: Any, default: Any, text: str, placeholder: str | None, positional: bool, hint: str) -> Any:
     import tyro
 
-    marks = [tyro.conf.arg(help=text, metavar=placeholder, help_behavior_hint=_hint(default))]
+    marks = [tyro.conf.arg(help=text, metavar=placeholder, help_behavior_hint=hint)]
     if positional:
         marks.append(tyro.conf.Positional)
     if default is False:

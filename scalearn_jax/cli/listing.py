@@ -33,13 +33,14 @@ def list_names(config: ListConfig) -> str:
         from scalearn_jax.methods import METHODS
 
         rows = [
-            [name, f"{row.learning_rate:g}", "yes" if row.uses_sources else "no", ", ".join(row.trainable), row.about]
+            [name, row.about, f"{row.learning_rate:g}", "yes" if row.uses_sources else "no", ", ".join(row.trainable)]
             for name, row in METHODS.items()
         ]
-        return terminal.plain(["method", "rate", "sources", "trains", "about"], rows)
+        return terminal.plain(["method", "about", "rate", "sources", "trains"], rows, width=terminal.width())
     from scalearn_jax.models.backbones import BACKBONES
 
-    return terminal.plain(["model_type", "about"], [[name, row.about] for name, row in BACKBONES.items()])
+    rows = [[name, row.about] for name, row in BACKBONES.items()]
+    return terminal.plain(["model_type", "about"], rows, width=terminal.width())
 
 
 def _list_found(folder: Path) -> str:

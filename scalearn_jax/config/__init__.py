@@ -4,7 +4,7 @@ The text under a field is its help on the command line. ``None`` means "as publi
 """
 
 from scalearn_jax.config.runs import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
-from scalearn_jax.config.schema import explain_fields, from_dict, to_dict
+from scalearn_jax.config.schema import check_arguments, explain_fields, from_dict, takes, to_dict
 from scalearn_jax.config.sharing import ExportConfig, FetchConfig, FoldConfig, ImportConfig, PushConfig
 from scalearn_jax.config.stages import (
     AdapterConfig,
@@ -21,9 +21,10 @@ __all__ = [
     "AdapterConfig", "TransferConfig", "TrainConfig", "PlanAdapterConfig", "PlanTransferConfig", "ScreenConfig",
     "DoctorConfig", "EvaluateConfig", "ExplainConfig", "ListConfig", "PredictConfig",
     "ExportConfig", "FetchConfig", "FoldConfig", "ImportConfig", "PushConfig",
-    "ReportConfig", "RunConfig", "StudyConfig", "from_dict", "read_yaml", "to_dict",
+    "ReportConfig", "RunConfig", "StudyConfig", "from_dict", "read_yaml", "takes", "to_dict",
 ]  # fmt: skip
 
 for _name in __all__:
     if _name.endswith("Config"):
         explain_fields(globals()[_name])
+        check_arguments(globals()[_name])

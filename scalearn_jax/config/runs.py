@@ -8,7 +8,7 @@ from scalearn_jax.config.checks import Config, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(Config):
-    """Say what this machine and its packages offer, and what is known to go wrong with them."""
+    """Say what this machine and its packages offer, and what goes wrong with them."""
 
     json: bool = False
     """Print JSON instead of text."""
@@ -41,7 +41,8 @@ class PredictConfig(Config):
     run: str = setting(path="DIR")
     """Run folder, or one of AdapterHub with a head, as `scalearn fold` writes it; or OWNER/NAME[@REVISION]."""
     also: tuple[str, ...] = setting((), path="DIR")
-    """More such folders over the same backbone; the input then has a column `task` that names each row's."""
+    """More such folders over the same backbone; the input then has a column `task` that names each row's
+    (default: RUN alone)."""
     input: str = setting(path="FILE")
     """File with the task's text columns: .jsonl, .json, .csv, .tsv, each also with .gz, or .parquet; or - for JSON
     lines on standard input."""
@@ -49,7 +50,8 @@ class PredictConfig(Config):
     """File to write: .jsonl, .csv, .tsv or .parquet, by its ending; must not exist yet; or - for JSON lines on standard
     output."""
     keep: tuple[str, ...] = setting((), metavar="COLUMN")
-    """Columns of the input to write before the answers; one called as answers are (label) becomes input_label."""
+    """Columns of the input to write before the answers; one called as answers are (label) becomes
+    input_label (default: none)."""
     keep_all: bool = False
     """Keep all columns of the input."""
     threshold: float | None = None
@@ -101,4 +103,5 @@ class ListConfig(Config):
     what: Literal["tasks", "methods", "backbones"]
     """Which table."""
     data_dir: str | None = setting(None, path="DIR")
-    """List the tasks whose data lie in this folder, with how many rows each split has."""
+    """List the tasks whose data lie in this folder, with how many rows each split has (default:
+    those of the package)."""

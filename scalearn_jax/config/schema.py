@@ -15,10 +15,12 @@ import sys
 import textwrap
 import types
 import typing
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
 
 from scalearn_jax.errors import InputError, format_value
 
+Returned = TypeVar("Returned")
 _MAX_NUMBERS = 100_000  # in a list, once ranges are written out
 _MAX_SHOWN = 20  # problems of one file
 # what a list holds
@@ -127,15 +129,75 @@ def check_values(cls: type, content: Any) -> tuple[dict[str, Any], list[str]]:
         if len(found) >= _MAX_SHOWN:
             return values, [*found[:_MAX_SHOWN], "and perhaps more"]
         if name not in declared:
-            nearest = difflib.get_close_matches(_text(name).replace("-", "_"), declared, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(declared)}"
-            found.append(f"unknown key {format_value(name)}; {hint}")
+            found.append(_unknown(name, declared))
             continue
         try:
             values[name] = _reader(declared[name])(value)
         except ValidationError as error:
             found.append(_describe(name, error.errors(include_url=False)[0]))
     return values, found
+
+
+def _unknown(name: Any, declared: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(_text(name).replace("-", "_"), declared, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(declared)}"
+    return f"unknown key {format_value(name)}; {hint}"
+
+
+def check_arguments(cls: type) -> None:
+    """Makes one error line of what a dataclass is called with, where a name is unknown, missing or given twice."""
+    make, names = cls.__init__, [field.name for field in dataclasses.fields(cls)]
+    places = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
+
+    @functools.wraps(make)
+    def init(self, *given: Any, **named: Any) -> None:
+        if len(given) > len(places):
+            raise InputError(
+                f"{cls.__name__}: expected settings by name, {names[0]}=..., got {format_value(given[-1])}."
+            )
+        placed = places[: len(given)]
+        found = [_unknown(name, names) for name in named if name not in names]
+        found += [f"key {name!r}: given twice" for name in named if name in placed]
+        found += [f"missing key {name!r}" for name in required_fields(cls) if name not in (*placed, *named)]
+        if found:
+            raise problems(cls.__name__, found)
+        make(self, *given, **named)
+
+    cls.__init__ = init
+
+
+def takes(cls: type, *places: str) -> Callable[[Callable[..., Returned]], Callable[..., Returned]]:
+    """Lets a function of a config also take its fields, some by place and all by name.
+
+    Example:
+      >>> from scalearn_jax.config import ReportConfig
+      >>> @takes(ReportConfig, "dir")
+      ... def report(config):
+      ...     return config.dir
+      >>> report("runs/study"), report(ReportConfig(dir="runs/study"))
+      ('runs/study', 'runs/study')
+    """
+
+    def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
+        where, (_, *own) = function.__name__, inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def call(*given: Any, **named: Any) -> Returned:
+            options = {name: named.pop(name) for name in own if name in named}
+            if len(given) == 1 and isinstance(given[0], cls):
+                return function(from_dict(cls, vars(given[0]) | named, where=where) if named else given[0], **options)
+            if len(given) > len(places) or {*places[: len(given)]} & {*named}:
+                by_place = f", {' and '.join(places)} also by place" if places else ""
+                expected = f"one {cls.__name__}, or its settings by name{by_place}"
+                raise InputError(f"{where}: expected {expected}, got {format_value(given[-1])}.")
+            return function(from_dict(cls, dict(zip(places, given, strict=False)) | named, where=where), **options)
+
+        first = f", ``{', '.join(places)}`` also by place" if places else ""
+        about = f"Instead of a ``{cls.__name__}`` it takes its settings, by name{first}."
+        call.__doc__ = f"{inspect.getdoc(function)}\n\n{about}"
+        return call
+
+    return decorate
 
 
 def _text(value: Any) -> str:

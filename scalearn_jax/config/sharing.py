@@ -15,7 +15,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 @dataclass(frozen=True, kw_only=True)
 class FoldConfig(Config):
-    """Turn a finished run into one plain AdapterHub adapter with its head, checked before it is written."""
+    """Turn a finished run into one plain AdapterHub adapter with its head."""
 
     run: str = setting(path="DIR")
     """Run folder, or OWNER/NAME[@REVISION] of the hub."""
@@ -24,15 +24,17 @@ class FoldConfig(Config):
     seed: int | None = None
     """Which seed of the run; by default the one with the best development score."""
     keep: int | None = setting(None, at_least=1)
-    """Keep this many sources, those that contribute most on the text."""
+    """Keep this many sources, those that contribute most on the text (default: all)."""
     width: int | None = setting(None, at_least=1)
-    """Keep this many bottleneck units a layer, and refit the up-projection to the update of all of them."""
+    """Keep this many bottleneck units a layer, and refit the up-projection to the update of all of them
+    (default: all)."""
     name: str | None = None
     """Name of the adapter; by default the task's, with - for what such a name cannot hold."""
     split: Literal["dev", "train", "test"] = "dev"
     """Text to check the adapter on; --width fits on the training split."""
     texts: str | None = setting(None, path="FILE")
-    """Check on this file instead, which needs no labels; --width then fits on every other text of it."""
+    """Check on this file instead, which needs no labels; --width then fits on every other text of it (default:
+    --split)."""
     max_samples: int | None = setting(None, at_least=1)
     """Use this many texts at most; by default as many as in training, and 2000 to fit on."""
     data_dir: str | None = setting(None, path="DIR")
@@ -59,10 +61,10 @@ class ImportConfig(Config):
     backbone: str | None = setting(None, path="TEXT")
     """Folder or hub id of the pretrained encoder; by default the base model that SRC names."""
     revision: str | None = None
-    """Commit, tag or branch of a hub backbone."""
+    """Commit, tag or branch of a hub backbone, by default its main branch."""
     sources: tuple[str, ...] = setting((), path="SOURCE")
     """Fusion and ScaLearn layers: folders of the adapters they combine, in any order; NAME=SOURCE gives one another
-    name."""
+    name. (required there)"""
     head: str | None = setting(None, path="DIR")
     """AdapterHub folder with the head; by default SRC, where it holds one. none: do without."""
     task: str | None = None
@@ -70,7 +72,7 @@ class ImportConfig(Config):
     columns: tuple[str, ...] = ("text",)
     """Columns of the texts where no task is known: one, or two for pairs."""
     data_dir: str | None = setting(None, path="DIR")
-    """Where the task's files lie, and its task.yaml if it is your own."""
+    """Where the task's files lie, and its task.yaml if it is your own (default: on the hub)."""
     any_base_model: bool = False
     """Import it also where it names another base model than the backbone."""
     allow_pickle: bool = False
@@ -100,7 +102,7 @@ class ExportConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig(Config):
-    """Upload a folder made by `scalearn fold` or `scalearn export` to the Hugging Face hub, with a model card."""
+    """Upload a folder of `scalearn fold` or `export` to the Hugging Face hub."""
 
     dir: str = setting(path="DIR")
     """The folder."""
@@ -113,11 +115,11 @@ class PushConfig(Config):
     create_pr: bool = False
     """Open a pull request instead of writing to the main branch."""
     base_model: str | None = None
-    """Hub id of the backbone, for the card; needed where the backbone was a local folder."""
+    """Hub id of the backbone, for the card (default: the run's; needed where that was a local folder)."""
     license: str | None = None
-    """License of what is sent, as the hub names it, for instance apache-2.0."""
+    """License of what is sent, as the hub names it, for instance apache-2.0 (default: not said)."""
     message: str | None = None
-    """Message of the commit."""
+    """Message of the commit (default: one that names the task)."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -140,16 +142,16 @@ def _is_repo(text: str, form: re.Pattern) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig(Config):
-    """Fetch backbones, data and adapters from the Hugging Face hub, for machines or jobs without a network."""
+    """Fetch backbones, data and adapters from the hub, to work without a network."""
 
     backbone: tuple[str, ...] = ()
-    """Hub ids of backbones or sentence encoders, with tokenizer; each may end in @REVISION."""
+    """Hub ids of backbones or sentence encoders, with tokenizer; each may end in @REVISION (default: none)."""
     tasks: tuple[str, ...] = ()
-    """Tasks whose data to fetch, see `scalearn list tasks`."""
+    """Tasks whose data to fetch, see `scalearn list tasks` (default: none)."""
     suite: Literal["glue", "superglue", "humset", "glue+superglue"] | None = None
-    """Fetch the data of all tasks of a benchmark."""
+    """Fetch the data of all tasks of a benchmark (default: of none)."""
     sources: tuple[str, ...] = setting((), metavar="SOURCE")
-    """Hub ids of adapters or runs; each may end in @REVISION."""
+    """Hub ids of adapters or runs; each may end in @REVISION (default: none)."""
     allow_pickle: bool = False
     """Fetch pytorch_*.bin files of what has no safetensors."""
 

@@ -28,7 +28,7 @@ class TrainConfig(Config):
     backbone: str = _result(per_host=True, by_study=True, path="TEXT")
     """Folder or hub id, with or without @REVISION, of the pretrained encoder."""
     revision: str | None = _result(None, by_study=True)
-    """Commit, tag or branch of a hub backbone; pin it for exact repeats."""
+    """Commit, tag or branch of a hub backbone, by default its main branch; pin it for exact repeats."""
     allow_pickle: bool = _means(False)
     """Where there are no safetensors, read pytorch_*.bin files of backbone, source adapters and sentence encoder, with
     a reader that builds tensors and runs nothing."""
@@ -41,13 +41,13 @@ class TrainConfig(Config):
     epochs: int | None = _result(None, at_least=1)
     """Passes over the training data."""
     max_steps: int | None = _result(None, at_least=1)
-    """Steps of the whole schedule; wins over epochs."""
+    """Steps of the whole schedule; wins over epochs, which say it by default."""
     batch_size: int = _result(32, at_least=1)
     """Examples a step."""
     learning_rate: float | None = _result(None, at_least=0)
     """Peak rate of the linear decay."""
     learning_rates: tuple[float, ...] = _result((), by_study=True)
-    """Several peak rates, trained together in one program; each gets a folder OUT/lr-RATE."""
+    """Several peak rates instead, trained together in one program; each gets a folder OUT/lr-RATE (default: one)."""
     warmup_steps: int = _result(0, at_least=0)
     """Steps of linear warm-up before the decay."""
     weight_decay: float = _result(0.0, at_least=0)
@@ -63,15 +63,15 @@ class TrainConfig(Config):
     select: Literal["loss", "metric"] = _result("loss")
     """What the best checkpoint is chosen by, on development data."""
     max_length: int | None = _result(None, at_least=4)
-    """Longest sequence, in tokens; longer ones are cut."""
+    """Longest sequence, in tokens; longer ones are cut (default: the task's)."""
     max_train_samples: int | None = _result(None, at_least=1)
-    """Use this many training examples at most, the first ones."""
+    """Use this many training examples at most, the first ones (default: all)."""
     sample_seed: int | None = _result(None, at_least=0)
-    """Draw these max_train_samples examples at random, with this seed."""
+    """Draw these max_train_samples examples at random, with this seed (default: take the first)."""
     max_eval_samples: int | None = _result(None, at_least=1)
-    """Use this many development and test examples at most."""
+    """Use this many development and test examples at most (default: all)."""
     max_dev_samples: int | None = _result(None, at_least=1)
-    """Use this many development examples at most, whatever the test set has."""
+    """Use this many development examples at most, whatever the test set has (default: all)."""
     packed: bool = _result(True)
     """Pack several examples into a row: same steps and losses, less padding."""
     backbone_dropout: bool = _result(True)
@@ -100,7 +100,7 @@ class TrainConfig(Config):
     max_faults: int = _result(10, at_least=0)
     """Steps in a row without a finite loss and gradient (their updates are skipped) that end a seed; 0: never."""
     checkpoint_every: int | None = _means(None, at_least=1)
-    """Steps between checkpoints, besides those at every evaluation and after checkpoint_minutes."""
+    """Steps between checkpoints; by default only those at every evaluation and after checkpoint_minutes."""
     checkpoint_minutes: float = _means(10.0, at_least=0)
     """Minutes after which a checkpoint is written in any case."""
     keep_checkpoints: int = _means(2, at_least=1)
@@ -110,11 +110,11 @@ class TrainConfig(Config):
     mesh: str | None = _means(None)
     """How devices share the work, for instance data=4,model=2; by default all share out the examples."""
     coordinator: str | None = _means(None, by_study=True)
-    """Many processes: HOST:PORT of process 0; Cloud TPU, Slurm and Open MPI need none of these."""
+    """Many processes: HOST:PORT of process 0 (default: as Cloud TPU, Slurm or Open MPI say, else one process)."""
     num_processes: int | None = _means(None, by_study=True, at_least=1)
-    """Many processes: how many there are."""
+    """Many processes: how many there are (default: as for coordinator)."""
     process_id: int | None = _means(None, per_host=True, by_study=True)
-    """Many processes: which this is, from 0."""
+    """Many processes: which this is, from 0 (default: as for coordinator)."""
     start_timeout: int = _means(300, at_least=1)
     """Many processes: seconds within which all must have come."""
     heartbeat_timeout: int = _means(30, at_least=1)
@@ -161,12 +161,13 @@ class TransferConfig(TrainConfig):
     """Stage 2: learn how to combine frozen source adapters for a target task."""
 
     target: str | None = _result(None, by_study=True)
-    """Name of the target task, for instance glue/rte; see `scalearn list tasks`."""
+    """Name of the target task, for instance glue/rte; see `scalearn list tasks`. (required, or targets)"""
     targets: tuple[str, ...] = _result((), by_study=True)
-    """Several target tasks instead, trained one after the other over one backbone; each gets a folder OUT/TARGET."""
+    """Several target tasks instead, one after the other over one backbone; each gets a folder OUT/TARGET (default:
+    one)."""
     sources: tuple[str, ...] = _result((), per_host=True, by_study=True, path="SOURCE")
     """Source adapters, as folders or as OWNER/NAME[@REVISION] of the hub: stage-1 runs (their best seed) or
-    AdapterHub's; NAME=SOURCE gives one another name. Method single needs none."""
+    AdapterHub's; NAME=SOURCE gives one another name. (required, but for methods without sources)"""
     any_base_model: bool = _means(False)
     """Use sources that say they were trained on a base model of another name than the backbone."""
     method: str = _result("scalearn", by_study=True)
@@ -194,9 +195,9 @@ class TransferConfig(TrainConfig):
     similarity_samples: int | None = _result(None, at_least=1, combiners=("average",))
     """soup: training texts a task, for the similarities (default: 1000)."""
     coefficients: tuple[float, ...] | None = _result(None, combiners=("fixed",), option="coefficients")
-    """fixed: constant coefficient of each source, in the order of --sources."""
+    """fixed: constant coefficient of each source, in the order of --sources. (required there)"""
     compose: Literal["folded", "reference"] | None = _result(None, combiners=(*_SCALEARN, "fusion"), option="compose")
-    """Fold sources into one adapter (fast, exact), or compute as published (slow)."""
+    """Fold sources into one adapter (fast, exact; the default), or compute as published (slow)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -228,12 +229,12 @@ class TransferConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenConfig(Config):
-    """Rank source adapters by what each does for a target task; nothing is trained or written."""
+    """Rank source adapters by what each does for a target task; trains nothing."""
 
     backbone: str = setting(path="TEXT")
     """Folder or hub id, with or without @REVISION, of the pretrained encoder."""
     revision: str | None = None
-    """Commit, tag or branch of a hub backbone."""
+    """Commit, tag or branch of a hub backbone, by default its main branch."""
     allow_pickle: bool = False
     """Where there are no safetensors, read pytorch_*.bin files of backbone and sources, with a reader that runs
     nothing."""
@@ -246,9 +247,9 @@ class ScreenConfig(Config):
     any_base_model: bool = False
     """Use sources that say they were trained on a base model of another name than the backbone."""
     max_length: int | None = setting(None, at_least=4)
-    """Longest sequence, in tokens; longer ones are cut."""
+    """Longest sequence, in tokens; longer ones are cut (default: the task's)."""
     max_train_samples: int | None = setting(None, at_least=1)
-    """Use this many training examples at most."""
+    """Use this many training examples at most (default: all)."""
     solve_samples: int = setting(2000, at_least=2)
     """Of these, score sources on this many at most."""
     batch_size: int = setting(32, at_least=1)
@@ -285,9 +286,9 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanAdapterConfig(_Plan, AdapterConfig):
-    """What `scalearn train-adapter` with these settings would need: memory, operations, time. Writes nothing."""
+    """Memory, operations and time of `scalearn train-adapter` with these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanTransferConfig(_Plan, TransferConfig):
-    """What `scalearn transfer` with these settings would need: memory, operations, time. Writes nothing."""
+    """Memory, operations and time of `scalearn transfer` with these settings."""

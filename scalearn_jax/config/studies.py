@@ -74,17 +74,18 @@ class RunConfig(Config):
     out: str = setting(path="DIR")
     """Folder of the results; a rerun with the same study continues in it."""
     backbone: str | None = setting(None, path="TEXT")
-    """Use this backbone instead of the study's."""
+    """Folder or hub id of the encoder (default: the study's)."""
     data_dir: str | None = setting(None, path="DIR")
-    """Use this data folder instead of the study's."""
+    """Folder with one folder a task (default: the study's)."""
     seeds: tuple[int, ...] | None = None
-    """Use these seeds instead of the study's."""
+    """Seeds of every target cell (default: the study's)."""
     only: str | None = None
-    """Run only cells whose name contains this."""
+    """Run only cells whose name contains this (default: all)."""
     shard: str | None = None
-    """Run share I of N, written I/N with I from 1 to N: for job arrays that work on one folder."""
+    """Run share I of N, written I/N with I from 1 to N: for job arrays that work on one folder
+    (default: all)."""
     max_minutes: float | None = setting(None, at_least=0)
-    """Start no cell after this many minutes; run again to continue."""
+    """Start no cell after this many minutes; run again to continue (default: no limit)."""
     dry_run: bool = False
     """List the cells with their steps and an estimate of their time, and stop."""
 

@@ -180,6 +180,9 @@ class Task:
         return dataclasses.replace(schema.from_dict(cls, content, where=where), hub=hub)
 
 
+schema.check_arguments(Task)
+
+
 def _problem(task: Task) -> str:
     """Describes what is inconsistent about a row, if anything."""
     if hidden := [label for label in task.labels if not is_printable(label)]:

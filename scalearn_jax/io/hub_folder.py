@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from scalearn_jax.errors import InputError
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io.hub import download, explained, is_id, split_revision
 from scalearn_jax.io.model_folder import inside
 
@@ -43,6 +43,13 @@ class Commit(NamedTuple):
 def is_remote(path_or_id: str) -> bool:
     """Whether a name is one of the hub: OWNER/NAME, with or without a revision, and no folder here."""
     return is_id(path_or_id.partition("@")[0]) and not os.path.lexists(os.path.expanduser(path_or_id))
+
+
+def check_name(name: Any, what: str) -> str:
+    """Takes the name of a folder or of the hub; anything else but a path is an error that calls it ``what``."""
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise InputError(f"{what}: expected the name of a folder or OWNER/NAME of the hub, got {format_value(name)}.")
+    return os.fspath(name)
 
 
 def split_alias(text: str) -> tuple[str | None, str]:

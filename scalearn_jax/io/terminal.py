@@ -80,10 +80,10 @@ class Progress:
         """Takes in one event.
 
         It is ``start`` (num_steps, examples; of a run that goes on also the step), ``compile`` (number, of), ``step``
-        (step), ``train`` (step, loss, rate), ``eval`` (step, dev), ``solve`` or any other.
+        (step), ``train`` (step, loss, rate), ``eval`` (step, dev), ``solve``, ``solved`` (error, scales) or any other.
         """
         kinds = {"start": self._start, "train": self._train, "eval": self._eval, "solve": self._solve}
-        kinds |= {"compile": self._compile, "step": self._step}
+        kinds |= {"compile": self._compile, "step": self._step, "solved": self._solved}
         if event["event"] in kinds:
             kinds[event["event"]](event)
         else:
@@ -94,7 +94,8 @@ class Progress:
         plural = "s" if len(self._seeds) > 1 else ""
         seeds = " ".join(map(str, self._seeds))
         on = f", going on from step {self._first}" if self._first else ""
-        self._line(f"{self._title}: {self._num_steps} steps, {event['examples']} examples, seed{plural} {seeds}{on}")
+        steps = f"{self._num_steps} step{'s' if self._num_steps != 1 else ''}"
+        self._line(f"{self._title}: {steps}, {event['examples']} examples, seed{plural} {seeds}{on}")
         if self._about:
             self._line(self._about)
         if self._stream.isatty():
@@ -155,6 +156,10 @@ class Progress:
         self._line(f"evaluation {event['step']} ({event['search']})  leave-one-out {event['error']:.4f}  omega {omega}")
         if self._bar:
             self._bar.update(self._task, completed=event["step"])
+
+    def _solved(self, event: dict[str, Any]) -> None:
+        scales = ", ".join(f"{name} {scale}" for name, scale in event["scales"].items())
+        self._line(f"solved  leave-one-out {event['error']:.4f}  omega {scales}")
 
     def _line(self, text: str) -> None:
         if self._bar:

@@ -112,7 +112,7 @@ def load_backbone(path_or_id: str, revision: str | None = None, *, allow_pickle:
       >>> load_backbone("roberta-base")  # doctest: +SKIP
       Backbone(roberta-base: roberta, 12 layers, hidden size 768)
     """
-    if not isinstance(path_or_id, str | os.PathLike):
+    if not isinstance(path_or_id, str | os.PathLike) or not os.fspath(path_or_id):
         raise InputError(f"backbone: expected a folder or a hub id, got {format_value(path_or_id)}.")
     path_or_id = os.fspath(path_or_id)
     found = pretrained.load_hashed_backbone(path_or_id, revision, allow_pickle=allow_pickle)

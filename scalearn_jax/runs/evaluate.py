@@ -4,7 +4,6 @@ Letters: M members (seeds trained together).
 """
 
 import dataclasses
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax import methods, tree
-from scalearn_jax.config import EvaluateConfig, from_dict
+from scalearn_jax.config import EvaluateConfig, takes
 from scalearn_jax.data import memory, rows, splits, tokens
 from scalearn_jax.data.task import Task
 from scalearn_jax.models import encoder
@@ -24,16 +23,14 @@ from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.state import own_part, with_constants
 
 
-def evaluate(
-    config: EvaluateConfig | str | PathLike, *, data: Any = None, combiner: Any = None, **settings: Any
-) -> dict[str, Any]:
+@takes(EvaluateConfig, "run")
+def evaluate(config: EvaluateConfig, *, data: Any = None, combiner: Any = None) -> dict[str, Any]:
     """Computes the metrics of every seed of a finished run on a split, or on other examples.
 
     Args:
-      config: the run's folder or hub id, or a whole config.
+      config: see ``EvaluateConfig``.
       data: one set of labelled examples to score instead of a split, see ``data.memory.as_table``.
       combiner: the user's own, of a run that was made with one; see ``combiners.own``.
-      **settings: fields of ``EvaluateConfig``, such as ``split``.
 
     Returns:
       ``{"run", "task", "split", "examples": {"used", "available"}, "seeds": {seed: {metric: value}}, "se": {seed:
@@ -42,9 +39,11 @@ def evaluate(
     Raises:
       InputError: damaged run folder, other backbone, missing data.
       FloatingPointError: the logits of a seed are not finite.
+
+    Example:
+      >>> evaluate("runs/rte", split="dev")["seeds"]["0"]["accuracy"]  # doctest: +SKIP
+      0.7256
     """
-    given = {"run": config} | settings if not isinstance(config, EvaluateConfig) else vars(config) | settings
-    config = from_dict(EvaluateConfig, given, where="evaluate")
     run = load_run(config.run, backbone=config.backbone, allow_pickle=config.allow_pickle, combiner=combiner)
     if data is not None:
         table = splits.examples(run.task, memory.as_table(data), "data")

@@ -19,7 +19,7 @@ import numpy as np
 
 from scalearn_jax import methods
 from scalearn_jax.combiners.scalearn import VARIANTS
-from scalearn_jax.config import ExplainConfig
+from scalearn_jax.config import ExplainConfig, takes
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io import terminal
@@ -33,6 +33,7 @@ from scalearn_jax.runs.sources import Trust
 from scalearn_jax.train.jax_settings import own_settings
 
 
+@takes(ExplainConfig, "run")
 @own_settings()
 def explain_run(config: ExplainConfig) -> str:
     """Measures which sources help a ScaLearn run, and writes tables and a figure.
@@ -42,6 +43,9 @@ def explain_run(config: ExplainConfig) -> str:
 
     Raises:
       InputError: a run of another method, a damaged one, another backbone, or missing data; nothing is written.
+
+    Example:
+      >>> print(explain_run("runs/rte", out="explained"))  # doctest: +SKIP
     """
     if not config.out and hub.is_remote(config.run):
         raise InputError(f"RUN {config.run} is no folder here; pass --out for what is written about a run of the hub.")

@@ -95,6 +95,7 @@ def open_run(name: str) -> RunFolder:
     Raises:
       InputError: no run folder, or a damaged description.
     """
+    name = hub.check_name(name, "run")
     folder, _ = hub.source_folder(name, flag="RUN")
     return RunFolder(name, folder, run_json.read_info(folder))
 
@@ -118,5 +119,9 @@ def load_run(
 
     Raises:
       InputError: damaged folder, a backbone with other weights, or no head where one is needed.
+
+    Example:
+      >>> load_run("runs/rte").members[0]["transfer"]["omega"].shape  # doctest: +SKIP
+      (12, 8, 768)
     """
     return open_run(path).load(backbone=backbone, trust=Trust(allow_pickle, combiner=combiner), headless=headless)

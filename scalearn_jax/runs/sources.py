@@ -61,8 +61,13 @@ def load_source(path: str, *, allow_pickle: bool = False) -> Source:
 
     Raises:
       InputError: the folder is neither, or is damaged; or the hub cannot give it.
+
+    Example:
+      >>> load_source("nowhere")
+      Traceback (most recent call last):
+      scalearn_jax.errors.InputError: --sources nowhere: neither a run folder (run.json) nor an AdapterHub folder ...
     """
-    alias, path = hub.split_alias(path)
+    alias, path = hub.split_alias(hub.check_name(path, "source"))
     folder, path = hub.source_folder(path, flag="--sources", allow_pickle=allow_pickle)
     source = read_source(folder, path, allow_pickle=allow_pickle)
     return dataclasses.replace(source, name=alias) if alias else source

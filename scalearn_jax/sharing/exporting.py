@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from scalearn_jax import methods
-from scalearn_jax.config import ExportConfig
+from scalearn_jax.config import ExportConfig, takes
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.io.atomic_folder import atomic_folder, check_out
@@ -42,6 +42,7 @@ from scalearn_jax.typing import Params
 ADAPTERS = ("single", "compacter++", "propetl", "soup")
 
 
+@takes(ExportConfig, "run", "out")
 @own_settings()
 def export_run(config: ExportConfig) -> Path:
     """Writes one seed of a finished run for others.

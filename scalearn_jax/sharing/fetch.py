@@ -6,7 +6,7 @@ What is fetched stays in the hub's own cache (``HF_HOME``), where the same comma
 
 from pathlib import Path
 
-from scalearn_jax.config import FetchConfig
+from scalearn_jax.config import FetchConfig, takes
 from scalearn_jax.data import split_files, tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
@@ -15,6 +15,7 @@ from scalearn_jax.io.hub import is_id, is_model_id, split_revision
 from scalearn_jax.train.memory import format_bytes
 
 
+@takes(FetchConfig)
 def fetch(config: FetchConfig) -> str:
     """Fetches what a config names into the hub's cache.
 

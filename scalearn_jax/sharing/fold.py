@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax.combiners.scalearn import VARIANTS, omega_norms
-from scalearn_jax.config import FoldConfig
+from scalearn_jax.config import FoldConfig, takes
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import atomic_folder, check_out
 from scalearn_jax.model import ModelSpec
@@ -48,6 +48,7 @@ class Folded:
     expected: np.ndarray  # Float[n C], those of the kept sources, each evaluated by itself
 
 
+@takes(FoldConfig, "run", "out")
 @own_settings()
 def fold_run(config: FoldConfig) -> dict[str, Any]:
     """Writes one seed of a run, by default that with the best development score, as a plain AdapterHub adapter.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.config import ImportConfig
+from scalearn_jax.config import ImportConfig, takes
 from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
@@ -26,6 +26,7 @@ from scalearn_jax.typing import Params
 SEED = 0  # what is imported has one member, and no seed of its own
 
 
+@takes(ImportConfig, "src", "out")
 @own_settings()
 def import_source(config: ImportConfig) -> Path:
     """Makes a run folder of an adapter, of fusion or ScaLearn layers, or of another machine's run.

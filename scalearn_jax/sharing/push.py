@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scalearn_jax.combiners.scalearn import VARIANTS
-from scalearn_jax.config import PushConfig
+from scalearn_jax.config import PushConfig, takes
 from scalearn_jax.config.schema import check_values, field_types, problems, required_fields
 from scalearn_jax.errors import InputError, masked, printable, shortened
 from scalearn_jax.io import hub_folder as hub
@@ -52,6 +52,7 @@ class _Described:
     command: str
 
 
+@takes(PushConfig, "dir", "repo")
 def push(config: PushConfig) -> dict[str, Any]:
     """Uploads a folder with a model card; a dry run only writes the card and lists what would be sent.
 

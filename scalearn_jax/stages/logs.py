@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io.files import as_json, named, write_text
 from scalearn_jax.io.terminal import Progress, mean
 from scalearn_jax.stages.prepare import Data, Setup
@@ -67,6 +68,8 @@ def scalars(event: Event) -> dict[str, float]:
       >>> scalars({"event": "train", "step": 4, "loss": [0.5, 1.0], "examples_per_second": 64.0})
       {'train/loss': 0.75, 'train/examples_per_second': 64.0}
     """
+    if not isinstance(event, Mapping) or "event" not in event:
+        raise InputError(f"scalars: expected an event, as on_event gets it, got {format_value(event)}.")
     if event["event"] == "eval":
         return {f"dev/{name}": mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
     values = {name: value for name, value in event.items() if name not in ("event", "step")}

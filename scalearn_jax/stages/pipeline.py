@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig, takes
 from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs.provenance import report_choice
@@ -39,6 +39,7 @@ from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.memory import explain_out_of_memory, give_back
 
 
+@takes(AdapterConfig)
 def train_adapter(config: AdapterConfig) -> Path:
     """Stage 1: trains an adapter and a head on a source task, or with ``method="full"`` everything.
 
@@ -50,10 +51,15 @@ def train_adapter(config: AdapterConfig) -> Path:
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
+
+    Example:
+      >>> train_adapter(task="glue/rte", backbone="roberta-base", out="runs/rte")  # doctest: +SKIP
+      PosixPath('runs/rte')
     """
     return _run("adapter", config, adapter_setups)
 
 
+@takes(TransferConfig)
 def transfer(config: TransferConfig) -> Path:
     """Stage 2: learns how to combine frozen source adapters for a target task (arXiv 2310.01217, section 3).
 
@@ -67,6 +73,11 @@ def transfer(config: TransferConfig) -> Path:
 
     Raises:
       InputError: anything wrong with the input; raised before anything is written.
+
+    Example:
+      >>> sources = ["runs/mnli", "runs/qnli"]
+      >>> transfer(target="glue/rte", sources=sources, backbone="roberta-base", out="runs/x")  # doctest: +SKIP
+      PosixPath('runs/x')
     """
     return _run("transfer", config, transfer_setups)
 

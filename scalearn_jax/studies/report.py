@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from scalearn_jax.config import ReportConfig
+from scalearn_jax.config import ReportConfig, takes
 from scalearn_jax.errors import InputError, printable
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_text
@@ -13,6 +13,7 @@ from scalearn_jax.studies.figures import read_omegas
 from scalearn_jax.studies.results import REPORT, STUDY, read_results, read_study
 
 
+@takes(ReportConfig, "dir")
 def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     """Writes what applies to a folder's results.
 
@@ -31,6 +32,9 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     Raises:
       InputError: no finished run in the folder, a damaged one, or a place that cannot be written; nothing is written
         then, but for figures of weights that turn out damaged while they are drawn.
+
+    Example:
+      >>> print(make_report("runs/study"))  # doctest: +SKIP
     """
     root = Path(config.dir)
     results = read_results(root, strict=strict)

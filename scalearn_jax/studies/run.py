@@ -22,7 +22,7 @@ from typing import Any
 from scalearn_jax.config import AdapterConfig, ReportConfig, RunConfig, StudyConfig
 from scalearn_jax.config.checks import parse_shard
 from scalearn_jax.config.schema import from_dict, problems, to_dict
-from scalearn_jax.errors import STOPPED, InputError
+from scalearn_jax.errors import STOPPED, InputError, format_value
 from scalearn_jax.io import terminal
 from scalearn_jax.io.atomic_folder import SCRATCH, Busy, is_being_written, tidy
 from scalearn_jax.io.files import write_json
@@ -95,6 +95,8 @@ def run_study(
     Raises:
       InputError: a bad study, or a folder that holds another one; nothing has been trained then.
     """
+    if not isinstance(study, StudyConfig):
+        raise InputError(f"study: expected a StudyConfig, got {format_value(study)}; `scalearn run` takes a file.")
     found = checks.study_problems(study)
     if found:
         raise problems(where, found)

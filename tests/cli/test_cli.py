@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -18,9 +19,11 @@ from scalearn_jax import cli, config
 from scalearn_jax.cli import commands, flags
 from scalearn_jax.cli.commands import COMMANDS
 from scalearn_jax.config import TransferConfig
-from scalearn_jax.config.schema import field_texts, field_types
+from scalearn_jax.config.schema import field_texts, field_types, required_fields
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
+from scalearn_jax.methods import METHODS
+from scalearn_jax.models.backbones import BACKBONES
 from tests.support.fake_runs import write_run
 
 TRANSFER = ["--target", "glue/rte", "--backbone", "b", "--out", "o"]
@@ -88,7 +91,10 @@ def test_ranges_of_seeds_are_written_out(given):
 
 def test_a_bad_range_is_told(capsys):
     assert cli.main(["transfer", *TRANSFER, "--seeds", "5-2"]) == 2
-    assert "'seeds': expected a range FIRST-LAST of at most a thousand numbers, got ('5-2',)" in capsys.readouterr().err
+    assert (
+        "--seeds: expected a whole number or a range FIRST-LAST of at most a thousand, got '5-2'."
+        in capsys.readouterr().err
+    )
 
 
 def test_flags_reach_the_config():
@@ -139,7 +145,7 @@ def test_wrong_input_is_one_line_and_code_two(argv, message, capsys):
 @pytest.mark.parametrize(
     "argv, line",
     [
-        (["transfer", "--target", "t", "--out", "o"], "missing --backbone TEXT: Folder or hub id"),
+        (["transfer", "--target", "t", "--out", "o"], "transfer: expected --backbone TEXT, got nothing. Folder or"),
         (["transfer", *TRANSFER, "--batch-sise", "2"], "unknown flag --batch-sise; did you mean --batch-size?"),
         (["transfer", *TRANSFER, "--max-steps", "ten"], "--max-steps: expected a whole number, got 'ten'."),
         (["transfer", *TRANSFER, "--batch-size=1.5"], "--batch-size: expected a whole number, got '1.5'."),
@@ -153,13 +159,66 @@ def test_wrong_input_is_one_line_and_code_two(argv, message, capsys):
         (["transfer", *TRANSFER, "--remat", "3"], "unexpected '3': no flag before it takes it; see --help."),
         (["evaluate", "run", "--batch-size", "8", "other"], "unexpected 'other': no flag before it takes it;"),
         (["list", "task"], "WHAT: expected one of tasks, methods, backbones, got 'task'; did you mean tasks?"),
-        (["evaluate"], "missing DIR: Run folder"),
+        (["evaluate"], "evaluate: expected DIR, got nothing. Run folder"),
+        (["plan", "transfer"], "plan transfer: expected --backbone TEXT, got nothing."),
+        (["report", "--dir", "x"], "unknown flag --dir; DIR is given without one, for instance: scalearn report runs/"),
+        (["push", "--dir=x", "o/n"], "unknown flag --dir; DIR is given without one, for instance: scalearn push fol"),
+        (["report", "-x"], "unknown flag -x; flags begin with two dashes"),
+        (["report", ""], "DIR is empty; expected a text."),
+        (["evaluate", "x", "--no-json"], "unknown flag --no-json; did you mean --json?"),
+        (["transfer", *TRANSFER, "--no-seeds"], "unknown flag --no-seeds; did you mean --seeds?"),
+        (["transfer", *TRANSFER, "--target", "u"], "--target: given twice; give it once."),
+        (["transfer", *TRANSFER, "--packed", "--no-packed"], "--no-packed: given twice; give it once."),
+        (
+            ["transfer", *TRANSFER, "--seeds", "0", "--seeds", "1"],
+            "--seeds: given twice; give it once, with all values",
+        ),
+        (["transfer", *TRANSFER, "--seeds", "x"], "--seeds: expected a whole number or a range FIRST-LAST"),
+        (["transfer", *TRANSFER, "--sources"], "--sources: expected a text after it, got nothing;"),
+        (["transfer", *TRANSFER, "--method", "-x"], "--method: expected a text after it, got '-x'; else write"),
     ],
 )
 def test_wrong_flags_are_explained_in_a_line_with_code_two(argv, line, capsys):
     assert cli.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"scalearn: error: {line}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_what_is_missing_or_misplaced_is_told_by_us_and_not_by_the_parser(command, capsys):
+    """Of every command: nothing given, and each place given as a flag; the line ends with an example that parses."""
+    row = LEAVES[command]
+    cls, places = getattr(config, row.config), (row.positional or "").split()
+    wrong = [[f"--{name}", "x"] for name in places] + ([[]] if required_fields(cls) else [])
+    for argv in wrong:
+        assert cli.main([*command, *argv]) == 2
+        error = capsys.readouterr().err
+        assert re.match(r"scalearn: error: (unknown flag --|" + " ".join(command) + ": expected ).*: scalearn ", error)
+        assert error.count("\n") == 1 and error.rstrip().endswith(row.example)
+    parsed = flags.parse(cls, shlex.split(row.example), prog="scalearn", positional=row.positional)
+    assert isinstance(parsed, cls)
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_help_says_every_default_and_ends_with_an_example(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([*command, "--help"]) == 0
+    shown, _, example = capsys.readouterr().out.partition("\nexample:\n")
+    assert shlex.split(example.replace("\\\n", " ")) == ["scalearn", *command, *LEAVES[command].example.split()]
+    flat = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    entries = re.split(r" (?=--[a-z-]+ (?:[A-Z{][^ ]*|, --no-[a-z-]+|[A-Z][a-z]))", flat)[1:]
+    silent = [entry for entry in entries if not re.search(r"default|published:|required|without it", entry)]
+    assert silent == [] and max(map(len, (shown + example).splitlines())) <= 80
+
+
+def test_the_default_of_a_rate_is_that_of_the_method(tmp_path, capsys):
+    assert cli.main(["transfer", "--help"]) == cli.main(["train-adapter", "--help"]) == 0
+    found = re.findall(r"--learning-rate X[^(]*\(default: ([^,]*), by", capsys.readouterr().out)
+    assert [float(one) for one in found] == [METHODS["scalearn"].learning_rate, METHODS["single"].learning_rate]
+    (tmp_path / "c.yaml").write_text("method: fusion\npacked: false\n")
+    assert cli.main(["transfer", "--config", str(tmp_path / "c.yaml"), "--help"]) == 0
+    assert "(default: 5e-05, by" in capsys.readouterr().out
+    assert parse("--config", str(tmp_path / "c.yaml"), "--no-packed").packed is False  # off already
 
 
 def test_numbers_below_zero_are_no_flags():
@@ -233,16 +292,24 @@ def test_list_prints_the_tables(what, name, capsys):
     assert f"\n{name} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "what, names, last",
+    [
+        ("tasks", tasks.known(), "question_match, accuracy"),
+        ("methods", METHODS, "as constant, over sources whose numbers are shuffled"),
+        ("backbones", BACKBONES, "MPNet"),
+    ],
+)
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_the_list_of_tasks_fits_the_terminal(columns, monkeypatch, capsys):
+def test_a_list_fits_the_terminal(what, names, last, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
-    assert cli.main(["list", "tasks"]) == 0
+    assert cli.main(["list", what]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert max(map(len, shown)) <= int(columns) and len(shown) == 2 + len(tasks.known())
-    assert all(line.startswith(name) for line, name in zip(shown[2:], tasks.known(), strict=True))
+    assert max(map(len, shown)) <= int(columns) and len(shown) == 2 + len(names)
+    assert all(line.startswith(name) for line, name in zip(shown[2:], names, strict=True))
     monkeypatch.delenv("COLUMNS")
-    assert cli.main(["list", "tasks"]) == 0
-    assert "question_match, accuracy" in capsys.readouterr().out  # a pipe gets all
+    assert cli.main(["list", what]) == 0
+    assert last in capsys.readouterr().out  # a pipe gets all
 
 
 def test_the_tasks_of_a_folder_are_listed_with_their_rows(tmp_path, capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import scalearn_jax
 from scalearn_jax import config as configs
 from scalearn_jax.combiners import COMBINERS
 from scalearn_jax.config import AdapterConfig, ReportConfig, StudyConfig, TransferConfig, from_dict, read_yaml, to_dict
@@ -364,3 +365,74 @@ def test_the_configs_are_imported_without_what_checks_them():
     code = "import sys, scalearn_jax.config; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydantic", "pydantic_core", "ruamel", "ruamel.yaml", "numpy", "jax"} & set(loaded)
+
+
+FUNCTIONS = {
+    "evaluate": "EvaluateConfig",
+    "explain_run": "ExplainConfig",
+    "export_run": "ExportConfig",
+    "import_source": "ImportConfig",
+    "fold_run": "FoldConfig",
+    "predict": "PredictConfig",
+    "make_report": "ReportConfig",
+    "push": "PushConfig",
+    "fetch": "FetchConfig",
+    "train_adapter": "AdapterConfig",
+    "transfer": "TransferConfig",
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_of_a_config_takes_its_settings_and_refuses_all_else_in_one_line(name):
+    function, other = getattr(scalearn_jax, name), scalearn_jax.PredictConfig(run="r", input="i", output="o")
+    wrong = [((3,), {}), ((None,), {}), (({"run": "x"},), {}), ((), {"no_such": 1}), (("a", "b", "c", "d"), {})]
+    wrong += [((), {"run": 3}), ((scalearn_jax.ReportConfig(dir="d") if name != "make_report" else other,), {})]
+    for given, named in wrong:
+        with pytest.raises(InputError, match=f"^{name}: ") as caught:
+            function(*given, **named)
+        assert "\n" not in str(caught.value)
+    assert f"``{FUNCTIONS[name]}`` it takes its settings, by name" in function.__doc__
+
+
+def test_settings_come_as_a_config_by_place_or_by_name(tmp_path):
+    report = scalearn_jax.make_report
+    for call in (
+        lambda: report("none"),
+        lambda: report(Path("none")),
+        lambda: report(dir="none"),
+        lambda: report(scalearn_jax.ReportConfig(dir="none"), strict=True),
+        lambda: report(scalearn_jax.ReportConfig(dir="some"), dir="none"),
+    ):
+        with pytest.raises(InputError, match="^none: no finished run"):
+            call()
+    with pytest.raises(InputError, match="make_report: expected one ReportConfig, or its settings by name, dir also"):
+        report("none", dir="none")
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (
+            lambda: AdapterConfig(task="t", backbone="b", out="o", max_step=2),
+            "unknown key 'max_step'; did you",
+        ),
+        (lambda: AdapterConfig(task="t"), "AdapterConfig: 2 problems: missing key 'backbone'; missing key 'out'"),
+        (lambda: AdapterConfig("glue/rte"), "AdapterConfig: expected settings by name, .* got 'glue/rte'"),
+        (lambda: scalearn_jax.Task("t", "regression"), "Task: missing key 'texts'"),
+        (
+            lambda: scalearn_jax.Task("t", "regression", ("a",), label=()),
+            "unknown key 'label'; did you mean 'labels'",
+        ),
+        (lambda: scalearn_jax.Task("t", "regression", ("a",), name="u"), "Task: key 'name': given twice"),
+        (lambda: scalearn_jax.run_study("study.yaml", "o"), "study: expected a StudyConfig, got 'study.yaml'"),
+        (lambda: scalearn_jax.scalars({}), "scalars: expected an event, as on_event gets it, got {}"),
+        (lambda: scalearn_jax.load_run(3), "run: expected the name of a folder or OWNER/NAME of the hub, got 3"),
+        (lambda: scalearn_jax.load_source(None), "source: expected the name of a folder .* got None"),
+        (lambda: scalearn_jax.load_backbone(""), "backbone: expected a folder or a hub id, got ''"),
+        (lambda: scalearn_jax.load_run(Path("none")), "none/run.json does not exist"),
+    ],
+)
+def test_what_python_would_refuse_with_a_traceback_is_one_line(call, told):
+    with pytest.raises(InputError, match=told) as caught:
+        call()
+    assert "\n" not in str(caught.value)

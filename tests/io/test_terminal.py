@@ -127,3 +127,14 @@ def test_columns_are_aligned_and_no_line_ends_in_spaces():
     starts = [0, 10, 22]
     for line, row in zip([lines[0], *lines[2:]], [["task", "kind", "n"], *rows], strict=True):
         assert [line[at:].split("  ")[0] for at in starts] == row
+
+
+def test_what_was_solved_is_one_line_for_people():
+    shown = io.StringIO()
+    with Progress("runs/x", seeds=(0,), stream=shown) as progress:
+        progress.update({"event": "start", "num_steps": 1, "examples": 64})
+        progress.update({"event": "solved", "error": 0.80144, "scales": {"a/b": "1.20 ± 0.23", "c": "0.74 ± 0.35"}})
+    assert shown.getvalue().splitlines() == [
+        "runs/x: 1 step, 64 examples, seed 0",
+        "solved  leave-one-out 0.8014  omega a/b 1.20 ± 0.23, c 0.74 ± 0.35",
+    ]

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -15,5 +16,11 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 def test_examples_of_module(name, tmp_path, monkeypatch):
     module = importlib.import_module(name)
     monkeypatch.chdir(tmp_path)  # an example may write files
-    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert result.failed == 0
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(module, optionflags=flags).failed == 0
+    for value in vars(module).values():  # what is decorated belongs to another module, for doctest
+        inner = inspect.unwrap(value) if callable(value) else value
+        if inner is not value and getattr(inner, "__module__", None) == name:
+            finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=flags)
+            for example in finder.find(inner, inner.__name__, module, globs=dict(vars(module))):
+                assert runner.run(example).failed == 0

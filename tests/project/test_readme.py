@@ -10,7 +10,9 @@ import pytest
 
 from scalearn_jax import cli, combiners, tree
 from scalearn_jax.models.bank import BankShape
+from scalearn_jax.models.heads import Head, HeadSpec
 from tests.conftest import ROOT
+from tests.project.test_pages import PAGES
 from tests.support import tiny_backbone
 
 README, GALLERY, TESTS = (
@@ -20,7 +22,27 @@ README, GALLERY, TESTS = (
 
 
 def test_it_is_short():
-    assert 600 < len(README.split()) < 1000
+    assert 600 < len(README.split()) < 870  # of tables and code, too
+
+
+def test_it_has_what_a_newcomer_looks_for():
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert headings == [
+        *("For you if", "Install", "Quickstart", "Your own data", "Python", "Beside adapters and peft", "Results"),
+        *("Status", "Pages", "Citation", "Licence, contributing"),
+    ]
+    assert all(
+        word in README for word in ("git clone", "-m venv", "[cuda]", "[tpu]", "Not if", "omega_1", "Never run:")
+    )
+    assert re.search(r"!\[[^]]*interval\]\((.*?\.png)\)", README)
+
+
+def test_the_few_numbers_always_stand_with_the_heads_own():
+    shapes = jax.eval_shape(Head(HeadSpec(), 768).init, jax.random.key(0), jax.numpy.zeros((1, 768)))
+    assert tree.num_parameters(shapes) == 592_130  # RoBERTa-base, two labels; at MiniLM's width 148,610
+    parts = [part for page in PAGES for part in page.read_text().split("\n\n")]
+    said = [part for part in parts if re.search(r"\b8\b[^|.]{0,20}\bnumbers", part)]
+    assert len(said) == 3 and all("592,130" in part or "148,610" in part for part in said), said
 
 
 @pytest.mark.slow

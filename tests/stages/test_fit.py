@@ -19,7 +19,7 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.stages import pipeline
 from scalearn_jax.stages.given import as_splits
-from tests.support import tiny_backbone
+from tests.support import hub_server, tiny_backbone
 from tests.support.gate import Gates, gated
 
 TASK = sj.Task("reviews", "classification", ("text",), labels=("bad", "good"))
@@ -63,6 +63,23 @@ def test_both_stages_run_in_memory(adapter, transferred):
     assert "48 transfer, 306 head" in shown and "\n" not in shown
     history = transferred.history
     assert {(2, "dev", 1), (4, "train", 0)} <= {*zip(history.step, history.set, history.seed, strict=True)}
+
+
+@pytest.mark.slow
+def test_sources_are_results_folders_and_ids_of_the_hub(backbone, adapter, root, tmp_path, monkeypatch):
+    """Nothing but where it lies tells an adapter of the hub from the folder that was uploaded."""
+    folder = root / "source1"
+    with hub_server.running(monkeypatch, tmp_path) as hub:
+        commit = hub.add("models/me/adapter", {path.name: path.read_bytes() for path in folder.iterdir()})
+        given = dict(backbone=backbone, data=FRAME, method="scalearn-uniform", **SHORT)
+        found = sj.fit_transfer(TASK, sources=[adapter, str(root / "source0"), "me/adapter"], **given)
+        with pytest.raises(InputError, match="nobody/adapter.* hub") as caught:
+            sj.fit_transfer(TASK, sources=[adapter, "nobody/adapter"], **given)
+    assert "\n" not in str(caught.value)
+    here = sj.fit_transfer(TASK, sources=[adapter, str(root / "source0"), str(folder)], **given)
+    assert list(found.omega.index) == list(here.omega.index) and found.omega.equals(here.omega)
+    assert found.info["sources"][1]["path"] == f"me/adapter@{commit}"
+    assert json.loads((found.save(tmp_path / "run") / "run.json").read_text())["sources"][1]["path"].endswith(commit)
 
 
 @pytest.mark.slow
@@ -328,7 +345,7 @@ def test_a_soup_weighs_results_by_their_own_texts(backbone, adapter):
 @pytest.mark.parametrize(
     "call, told",
     [
-        (lambda: sj.Predictor(3), "folder to serve: expected its name, got 3"),
+        (lambda: sj.Predictor(3), "folder to serve: expected the name of a folder or OWNER.NAME of the hub, got 3"),
         (lambda: sj.evaluate(3), "evaluate: key 'run': expected text, got 3"),
         (lambda: sj.evaluate("runs/x", splits="dev"), "evaluate: unknown key 'splits'; did you mean 'split'"),
         (lambda: sj.load_backbone(3), "expected a folder or a hub id, got 3"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalearn_jax.config import PredictConfig
+from scalearn_jax.config import PredictConfig, takes
 from scalearn_jax.data import rows
 from scalearn_jax.data.labels import labels_of
 from scalearn_jax.data.rows import Table, check_columns
@@ -30,6 +30,7 @@ _THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(1, 20))  # that 
 Answers = list[dict[str, Any]]
 
 
+@takes(PredictConfig, "run", "input", "output")
 def predict(config: PredictConfig) -> Path | None:
     """Writes labels and probabilities for every row of a file, in the same order.
 
@@ -41,6 +42,10 @@ def predict(config: PredictConfig) -> Path | None:
 
     Raises:
       InputError: damaged folder, unreadable input, missing column, unknown task, output that exists or of another type.
+
+    Example:
+      >>> predict("runs/rte", input="new.csv", output="labels.csv", keep_all=True)  # doctest: +SKIP
+      PosixPath('labels.csv')
     """
     suffix = _check_output(config.output)
     if config.keep and config.keep_all or config.threshold is not None and config.tune_threshold:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scalearn_jax import methods, tree
 from scalearn_jax.data.task import Task
-from scalearn_jax.errors import InputError, format_value
+from scalearn_jax.errors import InputError
 from scalearn_jax.io import hub_folder as hub
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import pretrained
@@ -55,11 +55,8 @@ def open_folders(
     """
     if not names:
         raise InputError("no folder to serve; pass one run folder or more.")
-    for name in names:
-        if not isinstance(name, str | os.PathLike):
-            raise InputError(f"folder to serve: expected its name, got {format_value(name)}.")
     served: list[Served] = []
-    for name in (os.path.expanduser(os.fspath(name)) for name in names):
+    for name in (os.path.expanduser(hub.check_name(name, "folder to serve")) for name in names):
         first = served[0] if served else None
         folder, _ = hub.source_folder(name, flag="RUN", allow_pickle=trust.allow_pickle)
         if (folder / "adapter_config.json").exists():
