@@ -31,6 +31,8 @@ class Batch(NamedTuple):
       example_mask: Bool[B], False for the filler of a short last batch.
       labels: Int[B], Float[B] (regression) or Float[B C] (multi-label).
       example_id: Int[B], index in the split; -1 for filler.
+      task: Int[], the number of its task in a joint run, whose batches share one shape: N and the width of the labels,
+        Float[B W], are the largest of its tasks. ``None`` in a run of one task.
     """
 
     tokens: Array
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     example_mask: Array
     labels: Array
     example_id: Array
+    task: Array | None = None
 
 
 class FeatureBatch(NamedTuple):

@@ -2,9 +2,9 @@
 
 Letters: L layers, T source tasks, d hidden size, r bottleneck.
 
-One adapter is ``{"down": {"kernel": [L d r], "bias": [L r]}, "up": {"kernel": [L r d], "bias": [L d]}}``; a
-bank has the task axis after the layer axis, ``[L T d r]`` and so on. The layer axis leads so that a loop or a
-scan over layers can slice it.
+One adapter is ``{"down": {"kernel": [L d r], "bias": [L r]}, "up": {"kernel": [L r d], "bias": [L d]}}``, and where it
+has a norm after the up-projection also ``{"norm": {"scale": [L d], "bias": [L d]}}``. A bank has the task axis after
+the layer axis, ``[L T d r]`` and so on. The layer axis leads so that a loop or a scan over layers can slice it.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class BankShape(NamedTuple):
     bottleneck: int
 
 
-def init(key: Key, shape: BankShape) -> Params:
-    """Draws a bank of fresh adapters, kernels N(0, 0.02) and biases 0.
+def init(key: Key, shape: BankShape, *, norm: bool = False) -> Params:
+    """Draws a bank of fresh adapters, kernels N(0, 0.02), biases 0 and, where they have a ``norm``, its scale 1.
 
     Example:
       >>> bank = init(jax.random.key(0), BankShape(2, 1, 8, 4))
@@ -37,7 +37,9 @@ def init(key: Key, shape: BankShape) -> Params:
       (2, 1, 8, 4)
     """
     keys = jax.random.split(key, (shape.num_layers, shape.num_sources))
-    return jax.vmap(jax.vmap(lambda key: Adapter(shape.hidden_size, shape.bottleneck).init(key)["params"]))(keys)
+    bank = jax.vmap(jax.vmap(lambda key: Adapter(shape.hidden_size, shape.bottleneck).init(key)["params"]))(keys)
+    size = (*keys.shape, shape.hidden_size)
+    return bank | ({"norm": {"scale": jnp.ones(size), "bias": jnp.zeros(size)}} if norm else {})
 
 
 def zeros(shape: BankShape) -> Params:
@@ -94,6 +96,7 @@ def stack(adapters: Sequence[Params]) -> Params:
                 "bias": jnp.pad(down["bias"], ((0, 0), missing)),
             },
             "up": {"kernel": jnp.pad(up["kernel"], ((0, 0), missing, (0, 0))), "bias": jnp.asarray(up["bias"])},
+            **({"norm": jax.tree.map(jnp.asarray, adapter["norm"])} if "norm" in adapter else {}),
         }
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(pad, adapters))
