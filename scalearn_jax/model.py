@@ -31,7 +31,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import half_kernels
-from scalearn_jax.typing import Array, Batch, Key, Params
+from scalearn_jax.typing import Array, Batch, JointBatch, Key, Params
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ class ModelSpec:
         return [task for task, _ in self.heads]
 
     @property
+    def only_task(self) -> str | None:
+        """Its task; ``None`` of several, whose batches say their number."""
+        return self.heads[0][0] if len(self.heads) == 1 else None
+
+    @property
     def num_logits(self) -> int:
         """W, the most outputs or choices of any task."""
         return max(head.num_logits for _, head in self.heads)
@@ -161,7 +166,7 @@ def init_target(transfer_key: Key, heads_key: Key, spec: ModelSpec) -> Params:
 
 def apply(
     params: Params,
-    batch: Batch,
+    batch: Batch | JointBatch,
     *,
     spec: ModelSpec,
     task: str | None,

@@ -31,8 +31,6 @@ class Batch(NamedTuple):
       example_mask: Bool[B], False for the filler of a short last batch.
       labels: Int[B], Float[B] (regression) or Float[B C] (multi-label).
       example_id: Int[B], index in the split; -1 for filler.
-      task: Int[], the number of its task in a joint run, whose batches share one shape: N and the width of the labels,
-        Float[B W], are the largest of its tasks. ``None`` in a run of one task.
     """
 
     tokens: Array
@@ -43,7 +41,27 @@ class Batch(NamedTuple):
     example_mask: Array
     labels: Array
     example_id: Array
-    task: Array | None = None
+
+
+class JointBatch(NamedTuple):
+    """A ``Batch`` of one of the tasks of a joint run, whose batches share one shape.
+
+    Attributes:
+      tokens, token_types, segments, positions, example_mask, example_id: see ``Batch``.
+      example_at: Int[N 2], with N that of the task with most choices; filled with 0.
+      labels: Float[B W], with W the most outputs or choices of any task; filled with 0.
+      task: Int[], the number of the task.
+    """
+
+    tokens: Array
+    token_types: Array
+    segments: Array
+    positions: Array
+    example_at: Array
+    example_mask: Array
+    labels: Array
+    example_id: Array
+    task: Array
 
 
 class FeatureBatch(NamedTuple):

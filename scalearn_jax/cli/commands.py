@@ -41,12 +41,16 @@ _PLANS = {
                              "what `scalearn train-adapter` with these flags needs"),
     "transfer": Command("PlanTransferConfig", "stages.planning.plan:plan", "cli.listing:format_plan",
                         "what `scalearn transfer` with these flags needs"),
+    "train-joint": Command("PlanJointConfig", "stages.planning.plan:plan", "cli.listing:format_plan",
+                           "what `scalearn train-joint` with these flags needs"),
 }  # fmt: skip
 COMMANDS = {
     "train-adapter": Command("AdapterConfig", "stages.pipeline:train_adapter", _format_path,
                              "stage 1: train an adapter on one task", stops=True, processes=True),
     "transfer": Command("TransferConfig", "stages.pipeline:transfer", _format_path,
                         "stage 2: combine source adapters for a target task", stops=True, processes=True),
+    "train-joint": Command("JointConfig", "stages.pipeline:train_joint", _format_path,
+                           "train on several tasks at once: the joint baselines", stops=True, processes=True),
     "screen": Command("ScreenConfig", "stages.screen:screen", "stages.screen:as_text",
                       "rank source adapters by what each does for a target"),
     "plan": Group("memory and time of a run, before it starts", "stage", _PLANS),
@@ -80,7 +84,7 @@ SCALEARN = Group("Learn to scale adapters: two-stage transfer for text encoders.
 
 def execute(command: Command, config: Any) -> int:
     """Runs a command and prints its result, as JSON where its config asks for that; returns the exit code."""
-    if hasattr(config, "method"):
+    if hasattr(config, "method") and not hasattr(config, "tasks"):  # a joint one is checked with all else
         from scalearn_jax import methods
 
         methods.get(config.method)  # an unknown one fails before JAX is loaded

@@ -32,6 +32,8 @@ COMBINERS: dict[str, Callable[..., Combiner]] = {
     "hyperformer": hyperformer,
     "hyperformer++": partial(hyperformer, shared=True),
 }
+# Those that can do with sources that have a norm after their up-projection, by ``compose="reference"``.
+UNFOLDED = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++", "fusion", "fixed")
 
 
 def make(name: str | OwnCombiner, **options) -> Combiner:

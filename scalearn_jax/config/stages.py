@@ -272,7 +272,7 @@ def foreign_settings(method: Method, names: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class Plan:
     """What a plan has besides the settings of its stage."""
 
     out: str = _means("", per_host=True, by_study=True, path="DIR")
@@ -284,10 +284,10 @@ class _Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanAdapterConfig(_Plan, AdapterConfig):
+class PlanAdapterConfig(Plan, AdapterConfig):
     """What `scalearn train-adapter` with these settings would need: memory, operations, time. Writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanTransferConfig(_Plan, TransferConfig):
+class PlanTransferConfig(Plan, TransferConfig):
     """What `scalearn transfer` with these settings would need: memory, operations, time. Writes nothing."""

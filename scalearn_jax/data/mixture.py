@@ -17,7 +17,7 @@ import numpy as np
 from scalearn_jax.data.batches import make_batch, stack, with_rows
 from scalearn_jax.data.packing import count_rows
 from scalearn_jax.data.tokens import Encoded
-from scalearn_jax.typing import Batch
+from scalearn_jax.typing import Batch, JointBatch
 
 _BLOCK = 4096  # steps that are drawn at once
 
@@ -97,7 +97,7 @@ def train_batches(
     packed: bool = True,
     start_step: int = 0,
     num_parts: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[JointBatch]:
     """Yields joint batches without end, all of one shape but for their rows; see ``batches.train_batches``."""
     num_choices = max(encoded.num_choices for encoded in splits)
     size = mixture.batch_size // num_parts
@@ -109,7 +109,7 @@ def train_batches(
         yield parts[0] if num_parts == 1 else stack(parts)
 
 
-def joint_batch(batch: Batch, task: int, num_choices: int, num_logits: int, *, packed: bool = True) -> Batch:
+def joint_batch(batch: Batch, task: int, num_choices: int, num_logits: int, *, packed: bool = True) -> JointBatch:
     """Gives a batch of a task the shape that those of all tasks have.
 
     Args:
@@ -127,8 +127,8 @@ def joint_batch(batch: Batch, task: int, num_choices: int, num_logits: int, *, p
     labels = np.asarray(batch.labels, np.float32).reshape(len(batch.labels), -1)
     num_sequences = len(labels) * num_choices
     batch = batch if packed else with_rows(batch, num_sequences)
-    return batch._replace(
+    changes = dict(
         example_at=np.pad(batch.example_at, ((0, num_sequences - len(batch.example_at)), (0, 0))),
         labels=np.pad(labels, ((0, 0), (0, num_logits - labels.shape[1]))),
-        task=np.int32(task),
     )
+    return JointBatch(*batch._replace(**changes), task=np.int32(task))

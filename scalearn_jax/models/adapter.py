@@ -92,10 +92,18 @@ def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
     if "scale" in site:
         h = h * row(site["scale"], h)
     u = affine(site["up"], h)
-    if "norm" not in site:
-        return u
+    return norm_after(site["norm"], u) if "norm" in site else u
+
+
+def norm_after(norm: Params, u: Array) -> Array:
+    """Normalises updates Float[... d] with a scale and bias Float[d] of an adapter's own.
+
+    Example:
+      >>> norm_after({"scale": jnp.ones(2), "bias": jnp.ones(2)}, jnp.array([[-3.0, 3.0]])).round(3).tolist()
+      [[0.0, 2.0]]
+    """
     y = normalise(u, NORM_EPSILON)
-    return (y * row(site["norm"]["scale"], y) + row(site["norm"]["bias"], y)).astype(u.dtype)
+    return (y * row(norm["scale"], y) + row(norm["bias"], y)).astype(u.dtype)
 
 
 class Adapter(nn.Module):

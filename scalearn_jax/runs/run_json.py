@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
-FORMAT = 1
+FORMAT, JOINT = 1, "joint"  # the kind of a run of several tasks, each of which has a folder of its own in it
 _OTHERS = ("adapter_config.json", "adapter_fusion_config.json", "adapter_setup.json", "scalearn_config.json")
 
 
@@ -84,7 +85,10 @@ _KNOWN = {
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
     """Turns a spec into JSON types; ``spec_from_dict`` undoes it."""
-    return dataclasses.asdict(dataclasses.replace(spec, combiner=str(spec.combiner)))
+    content = dataclasses.asdict(dataclasses.replace(spec, combiner=str(spec.combiner)))
+    if not spec.norm_after:  # which most have not, and runs of before did not know
+        del content["norm_after"]
+    return content
 
 
 def spec_from_dict(content: dict[str, Any]) -> ModelSpec:
@@ -147,6 +151,11 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
     """
     trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
     frozen = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
+    place = info["joint"].get("backbone_in") if isinstance(info.get("joint"), dict) else None
+    if isinstance(place, str) and re.fullmatch(r"\.\.(/\.\.)*", place):  # what its tasks share, of a joint run
+        for seed, leaves in trained.items():
+            whole = load_tensors(inside(folder / place, f"seed-{seed}.safetensors"))
+            leaves |= {name: leaf for name, leaf in whole.items() if name.startswith("backbone/")}
     if info["spec"]["combiner"] == "propetl":
         fraction = dict(info["spec"]["combiner_options"]).get("sparsity", 0.5)
         trained = {seed: _with_masks(leaves, fraction) for seed, leaves in trained.items()}
@@ -177,6 +186,10 @@ def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple
 
     ``combiner`` is the user's own, of a run that was made with one: nothing that a file names is imported.
     """
+    if info.get("kind") == JOINT:
+        names = [name for name, _ in _joint_heads(info)]
+        listed = " or ".join(str(folder / name) for name in names[:2]) + (" ..." if len(names) > 2 else "")
+        raise InputError(f"{folder} is a joint run of {len(names)} tasks; pass the folder of one, such as {listed}.")
     given = _own_combiner(folder, info, combiner)
     try:
         spec, task = spec_from_dict(info["spec"] | given), Task.from_dict(info["task"])
@@ -187,6 +200,12 @@ def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
     return spec, task
+
+
+def _joint_heads(info: dict[str, Any]) -> list[tuple[str, Any]]:
+    heads = info["spec"].get("heads")
+    pairs = heads if isinstance(heads, list) else []
+    return [tuple(pair) for pair in pairs if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)]
 
 
 def _own_combiner(folder: Path, info: dict[str, Any], combiner: Any) -> dict[str, combiners.OwnCombiner]:

@@ -175,6 +175,7 @@ def trimmed(adapter: Params) -> Params:
     return {
         "down": {"kernel": down["kernel"][:, :, :width], "bias": down["bias"][:, :width]},
         "up": {"kernel": up["kernel"][:, :width], "bias": up["bias"]},
+        **({"norm": adapter["norm"]} if "norm" in adapter else {}),
     }
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, JointConfig, TrainConfig, TransferConfig
 from scalearn_jax.config.checks import fields_where
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
@@ -45,19 +45,25 @@ def _fingerprint(setup: Setup) -> dict[str, Any]:
     known = {name: value for name, value in config.items() if _LATER.get(name) != value or name not in _LATER}
     settings = {flag(name): value for name, value in known.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_json.spec_to_dict(setup.spec).items()}
-    task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
-    sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
-    data = {}
-    for name, split in vars(setup.data).items():
-        arrays = {field: x for field, x in vars(split).items() if isinstance(x, np.ndarray)}
-        data[f"the {name} data"] = tree.content_hash(arrays)[:_SHOWN]
+    data: dict[str, Any] = {}
+    for part in setup.parts:
+        of = f" of {part.task.name}" if setup.is_joint else ""
+        data |= {f"the task's {name}{of}": value for name, value in part.task.to_dict().items()}
+        data |= {f"the number of {name} examples{of}": len(split) for name, split in vars(part.data).items()}
+        for name, split in vars(part.data).items():
+            arrays = {field: x for field, x in vars(split).items() if isinstance(x, np.ndarray)}
+            data[f"the {name} data{of}"] = tree.content_hash(arrays)[:_SHOWN]
     sources = {f"source {number}": f"{s.name} {s.hash[:_SHOWN]}" for number, s in enumerate(setup.sources, 1)}
-    return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
+    return settings | model | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
 
 
 def fingerprint_of_results(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Selects the facts that the results follow from: those that must stay the same to resume a run."""
-    free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
+    free = {
+        flag(name)
+        for cls in (AdapterConfig, TransferConfig, JointConfig)
+        for name in fields_where(cls, "result", False)
+    }
     return {name: value for name, value in fingerprint.items() if name.split(" of run ")[0] not in free}
 
 

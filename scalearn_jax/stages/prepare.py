@@ -6,17 +6,19 @@ Letters: M members (seeds trained together), T source tasks.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
-from scalearn_jax.config import TrainConfig
+from scalearn_jax.combiners import UNFOLDED
+from scalearn_jax.config import JointConfig, TrainConfig
 from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data import splits, tasks, tokens
 from scalearn_jax.data.labels import standardise
+from scalearn_jax.data.mixture import Mixture
 from scalearn_jax.data.tasks import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.io import terminal
@@ -32,7 +34,7 @@ from scalearn_jax.stages import soup
 from scalearn_jax.stages.given import NOTHING, Given, check_update
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
-from scalearn_jax.train.evaluate import Layout
+from scalearn_jax.train.evaluate import MEAN_METRIC, Layout
 from scalearn_jax.train.jax_settings import key_of_seed
 from scalearn_jax.train.ridge import check_examples
 from scalearn_jax.train.state import with_constants
@@ -48,15 +50,21 @@ class Data:
     test: tokens.Encoded
 
 
+class Part(NamedTuple):
+    """One of the tasks that a run trains on."""
+
+    task: Task  # with the config's length
+    data: Data
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """Everything a training run needs, checked and resolved."""
 
     config: TrainConfig
     method: methods.Method
-    task: Task  # with the config's length
+    parts: tuple[Part, ...]  # one, or in a joint run those of its tasks, in the order of their numbers
     spec: model.ModelSpec
-    data: Data
     sources: Sequence[Source]  # in bank order
     backbone_hash: str
     trainable: Params  # the first, leading axis M
@@ -65,12 +73,64 @@ class Setup:
     source_weights: soup.Soup | None = None  # where they are computed
     given: Given = NOTHING  # what was passed as objects
 
+    @property
+    def task(self) -> Task:
+        """The only task."""
+        return self._only.task
+
+    @property
+    def data(self) -> Data:
+        """The data of the only task."""
+        return self._only.data
+
+    @property
+    def _only(self) -> Part:
+        assert not self.is_joint, "a joint run has several tasks; go through its parts"
+        return self.parts[0]
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it trains on several tasks at once."""
+        return isinstance(self.config, JointConfig)
+
+    @property
+    def name(self) -> str:
+        """What to call what it trains on."""
+        return f"{len(self.parts)} tasks" if self.is_joint else self.task.name
+
+    @property
+    def main_metric(self) -> str:
+        """What members are compared by, other than the loss; in a joint run the mean of the tasks' own."""
+        return MEAN_METRIC if self.is_joint else self.task.metrics[0]
+
+    @property
+    def num_examples(self) -> int:
+        """Training examples, of all tasks."""
+        return sum(len(part.data.train) for part in self.parts)
+
+    @property
+    def row_length(self) -> int:
+        """Slots of a row, enough for a sequence of any task."""
+        return max(part.task.max_length for part in self.parts)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The stream of a joint run."""
+        sizes = tuple(len(part.data.train) for part in self.parts)
+        return Mixture(sizes, self.config.batch_size, self.config.temperature)
+
+    @property
+    def sampler_seeds(self) -> list[int]:
+        """The seed of the order of examples, and in a joint run of tasks, of each member."""
+        own = getattr(self.config, "sampler_seed", None)
+        return [seed if own is None else own for seed in self.config.seeds]
+
     @functools.cached_property
     def evaluation_layout(self) -> Layout:
-        """The layout that both held-out sets share, so that one program serves them."""
-        held_out, config = [self.data.dev, self.data.test], self.config
-        length, size = self.task.max_length, config.eval_batch_size
-        return Layout.of(held_out, length, size, packed=config.packed, mesh=self.mesh)
+        """The layout that all held-out sets share, so that one program serves them."""
+        held_out = [split for part in self.parts for split in (part.data.dev, part.data.test)]
+        size, packed = self.config.eval_batch_size, self.config.packed
+        return Layout.of(held_out, self.row_length, size, packed=packed, mesh=self.mesh)
 
 
 def prepare(
@@ -99,8 +159,8 @@ def prepare(
     if given.combiner:
         check_update(spec)
     data = encode_tables(config, task, backbone_spec, tables, given)
-    if task.kind == "regression" and task.name not in tasks.known() and not is_solved(config):
-        data = Data(*standardise(data.train, data.dev), data.test)
+    if not is_solved(config):
+        data = standardised(task, data)
     if is_solved(config) or method.coefficients == "best":
         warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
         if warning:
@@ -113,8 +173,15 @@ def prepare(
     bank = banks.stack(adapters) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
-    parts = spec, data, sources, loaded.hash, trainable, frozen, mesh, source_weights
-    return Setup(config, method, task, *parts, given)
+    rest = spec, sources, loaded.hash, trainable, frozen, mesh, source_weights
+    return Setup(config, method, (Part(task, data),), *rest, given)
+
+
+def standardised(task: Task, data: Data) -> Data:
+    """Standardises the labels of a regression, but for those of the published tasks."""
+    if task.kind != "regression" or task.name in tasks.known():
+        return data
+    return Data(*standardise(data.train, data.dev), data.test)
 
 
 def is_solved(config: TrainConfig) -> bool:
@@ -162,6 +229,11 @@ def make_spec(
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
     options = combiner_options(config, method, backbone)
+    normed = any("norm" in source.adapter for source in sources)
+    if normed and method.combiner in UNFOLDED:
+        if options.get("compose") == "folded":
+            raise InputError(f"--compose folded: sources {banks.NOT_LINEAR}; leave it out.")
+        options["compose"] = "reference"
     if source_weights:
         options["weights"] = source_weights.weights
     if method.coefficients:
@@ -182,6 +254,7 @@ def make_spec(
         dtype=compute_dtype(config),
         layers=config.layers,
         remat=config.remat,
+        norm_after=normed,
     )
 
 

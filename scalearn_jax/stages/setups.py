@@ -69,7 +69,7 @@ def schedule_of(setup: Setup) -> Schedule:
     """How long a run trains, or searches, and when it is evaluated."""
     if is_solved(setup.config):
         return solve.schedule(setup)
-    return make_schedule(setup.config, setup.method, len(setup.data.train))
+    return make_schedule(setup.config, setup.method, setup.num_examples)
 
 
 def with_best_source(setup: Setup) -> Setup:

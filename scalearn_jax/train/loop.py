@@ -126,7 +126,7 @@ def train(
                 if ends:
                     return
                 dispatch = next(dispatches)
-                secure(tuple(leaf.shape for leaf in jax.tree.leaves(dispatch.batch)))
+                secure(tuple(leaf.shape for leaf in dispatch.batch))
                 position.state, position.metrics = step(position.state, frozen, dispatch)
                 position.step += dispatch.num_steps
                 clock.count(dispatch, position.metrics)

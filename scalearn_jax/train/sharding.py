@@ -165,4 +165,4 @@ def shard_batch(batch: Batch | FeatureBatch, mesh: Mesh) -> Batch | FeatureBatch
         spec = PartitionSpec(*(None,) * (leaf.ndim - 2), "data") if divides else PartitionSpec()
         return _place(leaf, NamedSharding(mesh, spec))
 
-    return type(batch)(**{name: put(name, leaf) for name, leaf in batch._asdict().items() if leaf is not None})
+    return type(batch)(**{name: put(name, leaf) for name, leaf in batch._asdict().items()})

@@ -16,7 +16,7 @@ from scalearn_jax import model, tree
 from scalearn_jax.losses import LOSSES, masked_mean
 from scalearn_jax.models.dropout import dropout_keys
 from scalearn_jax.train.state import Faults, TrainState, group_norms
-from scalearn_jax.typing import Array, Batch, Key, Params
+from scalearn_jax.typing import Array, Batch, JointBatch, Key, Params
 
 
 def make_loss(
@@ -48,7 +48,7 @@ def make_loss(
     return loss_fn
 
 
-def _losses_of_task(spec: model.ModelSpec, kinds: Sequence[str], logits: Array, batch: Batch) -> Array:
+def _losses_of_task(spec: model.ModelSpec, kinds: Sequence[str], logits: Array, batch: JointBatch) -> Array:
     """The losses Float[B] of a joint batch, of logits Float[B W] that are filled up, as its labels are."""
 
     def of_kind(kind: str, size: int) -> Callable[[Array, Array], Array]:
@@ -83,7 +83,7 @@ def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(state.key, state.step)
         (objective, metrics), grads = gradient(state.trainable, frozen, batch, key, state.step)
-        task = {} if batch.task is None else {"task": batch.task.reshape(-1)[0]}  # of all parts the same
+        task = {"task": batch.task.reshape(-1)[0]} if isinstance(batch, JointBatch) else {}  # of all parts the same
         updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **task)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics |= {"objective": objective, "grad_norm": optax.tree.norm(grads), "group_norms": group_norms(grads)}

@@ -21,7 +21,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train import optim
 from scalearn_jax.train.state import create
 from scalearn_jax.train.step import make_loss, make_train_step
-from scalearn_jax.typing import Batch, Params
+from scalearn_jax.typing import JointBatch, Params
 from tests.conformance_checks.cases import Case, from_torch, make_batch, to_torch
 from tests.conformance_checks.forward import FLOAT64, GRADIENT, Result, compare
 
@@ -162,7 +162,7 @@ class Joint:
         generate = {theirs: transfer[ours] for theirs, ours in GENERATED.items()}
         return names | to_torch({"projector": projector, "generate": generate}) | own | layers
 
-    def batch(self, task: str, step: int | None = None) -> Batch:
+    def batch(self, task: str, step: int | None = None) -> JointBatch:
         """A joint batch: the fixed inputs with a task's labels, or those of a training step."""
         inputs, number = self.case.inputs, self.case.tasks.index(task)
         start, place = ("", ...) if step is None else ("train_", step)
