@@ -24,7 +24,7 @@ _GROUPS = {
     "training": "epochs max_steps batch_size learning_rate learning_rates warmup_steps weight_decay clip_norm optimizer"
     " patience eval_every select temperature sampler_seed backbone_dropout eval_batch_size log_every max_faults",
     "method": "reduction_factor non_linearity solve_samples omega_dropout omega_init normalise penalty weights"
-    " top_sources embedder similarity_samples coefficients compose",
+    " top_sources embedder similarity_samples coefficients masks ffn_scale compose",
     "trust": "revision allow_pickle any_base_model",
     "checkpoint": "checkpoint_every checkpoint_minutes keep_checkpoints restart",
     "speed_and_memory": "dtype frozen_dtype layers remat accumulate steps_per_dispatch mesh",

@@ -30,12 +30,13 @@ def list_names(config: ListConfig) -> str:
         header = ["task", "kind", "main metric", "labels", "text", "other metrics"]
         return terminal.plain(header, rows, width=terminal.width())
     if config.what == "methods":
-        from scalearn_jax.methods import METHODS
+        from scalearn_jax.methods import JOINT, METHODS
 
-        rows = [
-            [name, f"{row.learning_rate:g}", "yes" if row.uses_sources else "no", ", ".join(row.trainable), row.about]
-            for name, row in METHODS.items()
-        ]
+        def described(name: str, sources: str, row: Any) -> list[str]:
+            return [name, f"{row.learning_rate:g}", sources, ", ".join(row.trainable), row.about]
+
+        rows = [described(name, "yes" if row.uses_sources else "no", row) for name, row in METHODS.items()]
+        rows += [described(f"train-joint {name}", "no", row) for name, row in JOINT.items()]
         return terminal.plain(["method", "rate", "sources", "trains", "about"], rows)
     from scalearn_jax.models.backbones import BACKBONES
 

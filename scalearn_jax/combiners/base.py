@@ -24,7 +24,7 @@ from scalearn_jax.typing import Array, Key, Params
 
 # What a site holds. The encoder itself reads the vectors; all else is for the combiner's own ``apply``.
 ADAPTER = ("down", "up", "scale", "norm")  # an ordinary bottleneck adapter
-VECTORS = ("key_scale", "value_scale", "ffn_scale")  # (IA)^3
+VECTORS = ("key_scale", "value_scale", "ffn_scale", "inner_scale")  # (IA)^3
 SOURCES = ("bank", "omega")  # every source by itself
 ATTENTION = ("bank", "wide", "query", "key", "value", "dropout_key")  # AdapterFusion
 

@@ -19,6 +19,7 @@ from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.typing import Array, Key, Params
 
 NUM_COMPONENTS = 4
+FFN_SCALES = ("after", "before")
 MASKS = ("frozen", "trained", "joint")
 
 _xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", batch_axis=(0, 1), dtype=jnp.float32)
@@ -91,32 +92,41 @@ class IA3(nn.Module):
     """Declares one vector each for keys, values and the feed-forward map of every layer, all 1."""
 
     intermediate_size: int | None = None
+    ffn_scale: str = "before"
 
     @nn.compact
     def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
         num_layers, _, hidden_size, _ = banks.shape(bank)
         sizes = {"key": hidden_size, "value": hidden_size, "ffn": self.intermediate_size or 4 * hidden_size}
-        return {
+        site = {
             f"{name}_scale": self.param(name, nn.initializers.ones, (num_layers, size), jnp.float32)
             for name, size in sizes.items()
         }
+        if self.ffn_scale == "after":
+            site["inner_scale"] = site.pop("ffn_scale")
+        return site
 
 
-def ia3(*, intermediate_size: int | None = None, non_linearity: str = "relu") -> Combiner:
+def ia3(*, intermediate_size: int | None = None, ffn_scale: str = "before", non_linearity: str = "relu") -> Combiner:
     """Makes (IA)^3 (arXiv 2205.05638): learned vectors on keys, values and the first feed-forward map.
-
-    As in the release the feed-forward vector acts before the GELU; the original method scales after it.
 
     Args:
       intermediate_size: f; ``None`` for 4 d.
+      ffn_scale: where the feed-forward vector acts: ``"after"`` the GELU, as published, or ``"before"`` it, as in the
+        ScaLearn release.
       non_linearity: unused; there is no bottleneck.
+
+    Raises:
+      InputError: unknown ``ffn_scale``.
 
     Example:
       >>> params = ia3().init(jax.random.key(0), banks.BankShape(12, 0, 768, 0))
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       55296
     """
-    return of_module(IA3(intermediate_size), apply=None, site=VECTORS)
+    if ffn_scale not in FFN_SCALES:
+        raise unknown("ffn_scale", ffn_scale, FFN_SCALES)
+    return of_module(IA3(intermediate_size, ffn_scale), apply=None, site=VECTORS)
 
 
 class ProPETL(nn.Module):

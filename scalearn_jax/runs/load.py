@@ -96,7 +96,9 @@ def open_run(name: str) -> RunFolder:
       InputError: no run folder, or a damaged description.
     """
     folder, _ = hub.source_folder(name, flag="RUN")
-    return RunFolder(name, folder, run_json.read_info(folder))
+    info = run_json.read_info(folder)
+    run_json.refuse_joint(folder, info)
+    return RunFolder(name, folder, info)
 
 
 def load_run(

@@ -128,6 +128,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def refuse_joint(folder: Path, info: dict[str, Any]) -> None:
+    """Checks that a run is of one task; each task of a joint run has a folder of its own."""
+    if info.get("kind") == JOINT:
+        tasks = info.get("tasks") if isinstance(info.get("tasks"), list) else []
+        names = [task.get("name") for task in tasks if isinstance(task, dict)]
+        names = [name for name in names if isinstance(name, str) and is_printable(name)]
+        listed = " or ".join(f"{folder}/{name}" for name in names[:2]) + (" ..." if len(names) > 2 else "")
+        raise InputError(f"{folder} is a joint run of {len(names)} tasks; pass the folder of one, such as {listed}.")
+
+
 def check_settings(folder: Path, info: dict[str, Any]) -> None:
     """Checks what of a run's config is needed to use it on its data again."""
     if found := _problems(_Settings, info["config"], "config: "):
@@ -156,8 +166,9 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
         for seed, leaves in trained.items():
             whole = load_tensors(inside(folder / place, f"seed-{seed}.safetensors"))
             leaves |= {name: leaf for name, leaf in whole.items() if name.startswith("backbone/")}
-    if info["spec"]["combiner"] == "propetl":
-        fraction = dict(info["spec"]["combiner_options"]).get("sparsity", 0.5)
+    options = dict(info["spec"]["combiner_options"])
+    if info["spec"]["combiner"] == "propetl" and "masks" not in options:
+        fraction = options.get("sparsity", 0.5)
         trained = {seed: _with_masks(leaves, fraction) for seed, leaves in trained.items()}
     if "backbone" not in methods.get(info["method"]).trainable:
         names = sorted(name for leaves in (*trained.values(), frozen) for name in leaves)
@@ -186,10 +197,7 @@ def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple
 
     ``combiner`` is the user's own, of a run that was made with one: nothing that a file names is imported.
     """
-    if info.get("kind") == JOINT:
-        names = [name for name, _ in _joint_heads(info)]
-        listed = " or ".join(str(folder / name) for name in names[:2]) + (" ..." if len(names) > 2 else "")
-        raise InputError(f"{folder} is a joint run of {len(names)} tasks; pass the folder of one, such as {listed}.")
+    refuse_joint(folder, info)
     given = _own_combiner(folder, info, combiner)
     try:
         spec, task = spec_from_dict(info["spec"] | given), Task.from_dict(info["task"])
@@ -200,12 +208,6 @@ def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         raise InputError(f"{folder}/run.json describes no model ({kind}{error}); restore it.") from error
     return spec, task
-
-
-def _joint_heads(info: dict[str, Any]) -> list[tuple[str, Any]]:
-    heads = info["spec"].get("heads")
-    pairs = heads if isinstance(heads, list) else []
-    return [tuple(pair) for pair in pairs if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)]
 
 
 def _own_combiner(folder: Path, info: dict[str, Any], combiner: Any) -> dict[str, combiners.OwnCombiner]:

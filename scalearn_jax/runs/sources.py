@@ -92,6 +92,7 @@ def read_source(folder: Path, path: str, *, allow_pickle: bool = False) -> Sourc
             f" {instead}."
         )
     info = run_json.read_info(folder)
+    run_json.refuse_joint(folder, info)
     if info["method"] != "single":
         raise InputError(
             f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"

@@ -206,6 +206,8 @@ def without_places(info: dict[str, Any], seed: int) -> dict[str, Any]:
         "seeds": [seed],
         "command": provenance.without_places(str(info.get("command", ""))),
     }
+    if "joint" in info:  # of its tasks a run of its own, with the backbone that they share
+        public["joint"] = {name: info["joint"][name] for name in ("method", "tasks") if name in info["joint"]}
     return info | public | {name: _last_part(info[name]) for name in ("soup", "imported") if name in info}
 
 

@@ -16,17 +16,23 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
 from scalearn_jax.runs import provenance, run_json
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train.checkpoint import differences
 
 _SHOWN = 16  # digits of a hash
 # Fields that runs of before did not have, and what they did.
-_LATER = {"fit": "sgd", "solve_samples": 2000, "sample_seed": None}
+_LATER = {"fit": "sgd", "solve_samples": 2000, "sample_seed": None, "masks": None, "ffn_scale": None}
+_OF_METHODS = {"propetl": {"masks": "frozen"}, "ia3": {"ffn_scale": "before"}}
 
 
 def flag(name: str) -> str:
     """Formats a field's name as on the command line."""
     return f"--{name.replace('_', '-')}"
+
+
+def _before(method: str) -> dict[str, Any]:
+    """Later fields, and what runs of a method did before there were such."""
+    return _LATER | _OF_METHODS.get(method, {})
 
 
 def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
@@ -42,7 +48,8 @@ def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
 def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
-    known = {name: value for name, value in config.items() if _LATER.get(name) != value or name not in _LATER}
+    later = _before(setup.config.method)
+    known = {name: value for name, value in config.items() if later.get(name) != value or name not in later}
     settings = {flag(name): value for name, value in known.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_json.spec_to_dict(setup.spec).items()}
     data: dict[str, Any] = {}
@@ -86,7 +93,8 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.
     here = {name: getattr(config, name) for name in fields_where(type(config), "result")}
-    here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **_LATER, **info["config"]}
+    here = {"kind": kind, **json.loads(json.dumps(here))}
+    there = {"kind": info.get("kind"), **_before(info["method"]), **info["config"]}
     names = [name for name in here if name in there]
     found = differences({name: there[name] for name in names}, {name: here[name] for name in names})
     if found:

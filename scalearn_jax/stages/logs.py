@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scalearn_jax.io.files import as_json, named, write_text
 from scalearn_jax.io.terminal import Progress, mean
-from scalearn_jax.stages.prepare import Data, Setup
+from scalearn_jax.stages.setup import Data, Setup
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule
 from scalearn_jax.train.state import Member

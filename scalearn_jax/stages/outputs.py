@@ -17,8 +17,8 @@ from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
 from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.runs import provenance, run_json
-from scalearn_jax.stages.joint import write_tasks
-from scalearn_jax.stages.prepare import Part, Setup
+from scalearn_jax.stages.setup import Part, Setup
+from scalearn_jax.stages.task_folders import write_tasks
 from scalearn_jax.train.checkpoint import to_host
 from scalearn_jax.train.evaluate import (
     Members,

@@ -22,8 +22,9 @@ from scalearn_jax.stages import identity
 from scalearn_jax.stages.joint import joint_setups
 from scalearn_jax.stages.logs import TIMING, describe_early_stop, logs_of, recorders
 from scalearn_jax.stages.outputs import score_test, write_run
-from scalearn_jax.stages.prepare import Setup, is_solved
+from scalearn_jax.stages.prepare import is_solved
 from scalearn_jax.stages.program import compare_rates, run_configs, runs_of, training_rows
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.stages.setups import (
     adapter_setups,
     of_targets,

@@ -21,7 +21,7 @@ from scalearn_jax.config import JointConfig, TrainConfig
 from scalearn_jax.data import batches, mixture, packing
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import feed, loop, resume
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.compile import compile_dispatches, forward, keep_programs

@@ -135,6 +135,10 @@ def test_the_folder_of_all_names_those_of_its_tasks(trained):
     folder = trained("hyperformer++")
     with pytest.raises(InputError, match="is a joint run of 4 tasks; pass the folder of one, such as .*sentiment or"):
         evaluate(EvaluateConfig(run=str(folder)))
+    with pytest.raises(InputError, match="is a joint run of 4 tasks"):
+        load_source(str(folder))
+    with pytest.raises(InputError, match="is a joint run of 4 tasks"):
+        export_run(ExportConfig(run=str(folder), out=str(folder / "out")))
     assert load_run(str(folder / TASKS[0])).spec.norm_after
 
 
@@ -186,6 +190,15 @@ def test_a_task_without_data_is_named_beside_the_others(backbone, tmp_path):
     assert "mine" in str(error.value) and "none" in str(error.value)
 
 
+def test_two_files_of_one_task_name_are_refused(backbone, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "task.yaml").write_text("name: mine\nkind: regression\ntexts: [text]\n")
+    tasks = tuple(str(tmp_path / folder / "task.yaml") for folder in ("one", "two"))
+    with pytest.raises(InputError, match="mine is the name of two of them"):
+        joint_setups(config(backbone, tasks=tasks))
+
+
 def test_different_lengths_are_said(backbone, tmp_path, capsys):
     for name, length in (("long", 40), ("short", 20)):
         (tmp_path / name).mkdir()
@@ -235,6 +248,18 @@ def test_tasks_with_a_norm_are_exported_combined_unfolded_and_not_folded(trained
     plain = trained("adapter") / TASKS[0]
     with pytest.raises(InputError, match="mix"):
         transfer_setups(TransferConfig(**settings, sources=(str(places[1]), f"plain={plain}"), out="x"))
+
+
+@pytest.mark.slow
+def test_a_task_of_a_fully_trained_run_reads_the_backbone_above_it_and_leaves_with_it(trained, tmp_path):
+    place = trained("full") / TASKS[0]
+    assert [name for name in load_tensors(place / "seed-0.safetensors") if not name.startswith("heads/")] == []
+    export_run(ExportConfig(run=str(place), out=str(tmp_path / "out"), format="native", seed=3))
+    here, there = load_run(str(place)).members[3], load_run(str(tmp_path / "out")).members[3]
+    assert tree.content_hash(here) == tree.content_hash(there)
+    assert "backbone_in" not in (tmp_path / "out/run.json").read_text()
+    shared = load_tensors(trained("full") / "seed-3.safetensors")["backbone/embeddings/word/embedding"]
+    np.testing.assert_array_equal(here["backbone"]["embeddings"]["word"]["embedding"], shared)
 
 
 def test_a_silenced_source_with_a_norm_adds_nothing():

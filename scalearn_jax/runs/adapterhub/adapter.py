@@ -235,10 +235,9 @@ def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, An
     described, family = describe_origin(name, config), config["model_type"]
     Path(folder).mkdir(parents=True, exist_ok=True)
     _, hidden_size, width = adapter["down"]["kernel"].shape
-    details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}
+    details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu"), "ln_after": "norm" in adapter}
     details["reduction_factor"] = reduction_factor(hidden_size, width, preferred=config.get("reduction_factor"))
     content = {"config": dict(sorted(details.items())), "hidden_size": hidden_size, **described}
-    details["ln_after"] = "norm" in adapter
     tensors = {}
     for path, leaf in (LEAVES | (NORM if "norm" in adapter else {})).items():
         part, kind = path.split("/")

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalearn_jax.stages import features
 from scalearn_jax.stages import program as training
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_train_step
 from scalearn_jax.train.evaluate import held_out_batches

@@ -12,8 +12,9 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features, pipeline
 from scalearn_jax.stages.joint import joint_setups
 from scalearn_jax.stages.planning.forecast import Forecast, compiled_training, forecast, train_batches
-from scalearn_jax.stages.prepare import Setup, is_solved
+from scalearn_jax.stages.prepare import is_solved
 from scalearn_jax.stages.program import make_schedule
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled
 from scalearn_jax.train.jax_settings import own_settings
