@@ -41,7 +41,7 @@ class ModelSpec:
     Attributes:
       backbone: sizes of the encoder.
       combiner: a key of ``COMBINERS``, or what ``combiners.own`` makes of one of your own.
-      combiner_options: its keyword arguments, as sorted pairs.
+      combiner_options: its keyword arguments, as sorted pairs; and ``norm_after``, see below, where that is so.
       heads: (task, HeadSpec) pairs; several in a joint model, whose tasks are numbered in this order.
       num_sources: T, adapters in the bank; 0 for none.
       bottleneck: r, width of the bank.
@@ -52,7 +52,6 @@ class ModelSpec:
         ``"float64"``.
       layers: ``"loop"`` or ``"scan"``.
       remat: recompute activations in the backward pass.
-      norm_after: whether the bank's adapters have a layer norm after their up-projection.
     """
 
     backbone: BackboneSpec
@@ -66,13 +65,18 @@ class ModelSpec:
     dtype: str = "float32"
     layers: str = "loop"
     remat: bool = False
-    norm_after: bool = False
 
     @cached_property
     def combiner_functions(self) -> Combiner:
         """The combiner this spec names."""
         options = {"non_linearity": self.non_linearity} if self.num_sources else {}  # without a bank, its own
-        return combiners.make(self.combiner, **options | dict(self.combiner_options))
+        own = {name: value for name, value in self.combiner_options if name != "norm_after"}
+        return combiners.make(self.combiner, **options | own)
+
+    @property
+    def norm_after(self) -> bool:
+        """Whether the bank's adapters have a layer norm after their up-projection, which few have."""
+        return self.option("norm_after") is True
 
     def option(self, name: str, default: Any = None) -> Any:
         """Returns an option of the combiner, or the default where it is not set."""

@@ -53,11 +53,11 @@ class PlainAdapter:
         return ModelSpec(
             backbone=self.backbone,
             combiner="single",
+            combiner_options=(("norm_after", True),) if "norm" in self.adapter else (),
             heads=((self.task.name, self.head_spec),) if self.head_spec else (),
             num_sources=1,
             bottleneck=self.width,
             non_linearity=self.non_linearity,
-            norm_after="norm" in self.adapter,
         )
 
     def params(self, backbone: Params) -> Params:

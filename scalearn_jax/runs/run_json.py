@@ -85,10 +85,7 @@ _KNOWN = {
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
     """Turns a spec into JSON types; ``spec_from_dict`` undoes it."""
-    content = dataclasses.asdict(dataclasses.replace(spec, combiner=str(spec.combiner)))
-    if not spec.norm_after:  # which most have not, and runs of before did not know
-        del content["norm_after"]
-    return content
+    return dataclasses.asdict(dataclasses.replace(spec, combiner=str(spec.combiner)))
 
 
 def spec_from_dict(content: dict[str, Any]) -> ModelSpec:

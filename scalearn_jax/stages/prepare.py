@@ -135,11 +135,12 @@ def make_spec(
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
     options = combiner_options(config, method, backbone)
-    normed = any("norm" in source.adapter for source in sources)
-    if normed and method.combiner in UNFOLDED:
+    if any("norm" in source.adapter for source in sources):
+        options["norm_after"] = True
         if options.get("compose") == "folded":
             raise InputError(f"--compose folded: sources {banks.NOT_LINEAR}; leave it out.")
-        options["compose"] = "reference"
+        if method.combiner in UNFOLDED:
+            options["compose"] = "reference"
     if source_weights:
         options["weights"] = source_weights.weights
     if method.coefficients:
@@ -160,7 +161,6 @@ def make_spec(
         dtype=compute_dtype(config),
         layers=config.layers,
         remat=config.remat,
-        norm_after=normed,
     )
 
 

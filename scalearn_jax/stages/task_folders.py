@@ -49,14 +49,14 @@ def task_spec(spec: model.ModelSpec, task: str) -> model.ModelSpec:
     head = dataclasses.replace(head, kind="two_layer") if head.kind == "own_pooled" else head
     if spec.combiner == "none":
         return dataclasses.replace(spec, heads=((task, head),))
+    has_norm = "norm" in spec.combiner_functions.site and spec.combiner != "single"  # whose own may be anything
     return dataclasses.replace(
         spec,
         combiner="single",
-        combiner_options=(),
+        combiner_options=(("norm_after", True),) if has_norm else (),
         heads=((task, head),),
         num_sources=1,
         non_linearity=phi(spec),
-        norm_after="norm" in spec.combiner_functions.site and spec.combiner != "single",
     )
 
 

@@ -65,9 +65,8 @@ def test_the_adapter_of_a_task_is_an_ordinary_one(combiner):
     for number, task in enumerate(TASKS[:2]):
         site = model.adapt(params, spec=spec, task=number).site
         phi = spec.combiner_functions.apply.keywords["name"]
-        alone = dataclasses.replace(
-            spec, combiner="single", combiner_options=(), num_sources=1, non_linearity=phi, norm_after="norm" in site
-        )
+        alone = dataclasses.replace(spec, combiner="single", combiner_options=(), num_sources=1, non_linearity=phi)
+        alone = alone.with_options(norm_after=True) if "norm" in site else alone
         bank = jax.tree.map(lambda leaf: leaf[:, None], site)
         shapes = jax.eval_shape(lambda alone=alone: model.init(jax.random.key(0), alone))["adapters"]
         chex.assert_trees_all_equal_shapes(bank, shapes)

@@ -198,7 +198,8 @@ def write_setup(folder: Path, setup: Setup, params: Params) -> None:
     """Writes one setup as the commands do: a fusion with its adapters, any other as the adapter that it folds to."""
     task, batch = setup.task, batch_of(setup.encoder.inputs())
     names = [one.task.name for one in sources_of(setup)] if setup.combiner == "fusion" else []
-    method = next(name for name, row in (METHODS | JOINT).items() if row.combiner == setup.combiner)
+    rows = [*METHODS.items(), *JOINT.items()]
+    method = next(name for name, row in rows if row.combiner == setup.combiner)
     info = {"method": method, "sources": [{"name": name} for name in names]}
     info["backbone"] = {"path": "base", "revision": None, "hash": ""}
     run = runs.Run(folder, info, setup.spec, task, {0: params})
@@ -229,6 +230,7 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
         combiner, options = "fusion", (*REFERENCE, ("value", "value" in transfer))
     adapters, configs = zip(*map(adapterhub.load, sources), strict=True)
     bank = banks.stack(adapters)
+    options = (*options, ("norm_after", True)) if "norm" in bank else options
     spec = ModelSpec(
         backbone=sizes,
         combiner=combiner,
@@ -239,7 +241,6 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
         non_linearity=configs[0]["non_linearity"],
         dtype="strict",
         layers="scan",
-        norm_after="norm" in bank,
     )
     return {"backbone": backbone, "adapters": bank, "transfer": transfer, "heads": {name: head.params}}, spec
 

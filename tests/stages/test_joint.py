@@ -237,7 +237,7 @@ def test_tasks_with_a_norm_are_exported_combined_unfolded_and_not_folded(trained
     z = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 16)), jnp.float32)
     omega = params["transfer"]["omega"][0]
     expected = sum(
-        omega[t] * bottleneck(jax.tree.map(lambda leaf, t=t: leaf[0, t], params["adapters"]), z, "gelu_new")
+        omega[t][None, None] * bottleneck(jax.tree.map(lambda leaf, t=t: leaf[0, t], params["adapters"]), z, "gelu_new")
         for t in range(2)
     )
     np.testing.assert_allclose(run.spec.combiner_functions.apply(site, z), expected, rtol=1e-4, atol=1e-5)
