@@ -16,6 +16,7 @@ _EXPORTS = {
     "config": (
         "AdapterConfig",
         "TransferConfig",
+        "JointConfig",
         "EvaluateConfig",
         "ExplainConfig",
         "ExportConfig",
@@ -43,7 +44,7 @@ _EXPORTS = {
     "stages.fit": ("fit_adapter", "fit_transfer"),
     "stages.result": ("Result",),
     "stages.logs": ("scalars",),
-    "stages.pipeline": ("train_adapter", "transfer"),
+    "stages.pipeline": ("train_adapter", "train_joint", "transfer"),
     "runs.evaluate": ("evaluate",),
     "runs.serving.answer_file": ("predict",),
     "runs.serving.predictor": ("Predictor",),

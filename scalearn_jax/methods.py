@@ -6,7 +6,7 @@ A new baseline is a new row. Rates, patience and epochs are the published ones (
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalearn_jax.errors import unknown
+from scalearn_jax.errors import InputError, unknown
 
 GROUPS = {"backbone": "backbone", "adapters": "adapter", "transfer": "transfer", "heads": "head"}
 
@@ -29,6 +29,7 @@ class Method:
       shuffles_sources: whether the numbers of each source are put in a random order first, so that nothing is left of
         what it has learned but their size.
       frozen: paths in the trainable groups below which nothing learns; each seed keeps what it has drawn.
+      factors: (text in a path, factor) of the leaves that learn at so many times the rate.
       about: one line for ``scalearn list methods``.
     """
 
@@ -44,6 +45,7 @@ class Method:
     frozen: tuple[str, ...] = ()
     coefficients: str | None = None
     shuffles_sources: bool = False
+    factors: tuple[tuple[str, float], ...] = ()
 
     @property
     def trains_adapter(self) -> bool:
@@ -108,14 +110,62 @@ METHODS = {
         "ProPETL: one masked adapter for all layers",
         uses_sources=False,
         choice_head="two_layer",
+        options={"masks": "trained"},
         frozen=("transfer/masks/",),
+        factors=(("/scores/", 3.0),),
     ),
     "ia3": Method(
-        "ia3", _TRANSFER, 5e-3, "(IA)^3: scales on keys, values, FFN", uses_sources=False, choice_head="two_layer"
+        "ia3",
+        _TRANSFER,
+        5e-3,
+        "(IA)^3: scales on keys, values, FFN",
+        uses_sources=False,
+        choice_head="two_layer",
+        options={"ffn_scale": "after"},
     ),
     "full": Method("none", ("backbone", "head"), 2e-5, "fine-tuning of everything", uses_sources=False),
     "head": Method("none", ("head",), 3e-4, "a head on the frozen backbone", uses_sources=False),
 }
+
+
+def _joint(combiner: str, trainable: tuple[str, ...], rate: float, about: str, **changes) -> Method:
+    settings = dict(patience=10, epochs=14, uses_sources=False, choice_head="own_pooled") | changes
+    return Method(combiner, trainable, rate, about, **settings)
+
+
+# Those that train on several tasks at once, for ``scalearn train-joint``.
+JOINT = {
+    "full": _joint("none", ("backbone", "head"), 2e-5, "FT-m: fine-tuning of everything"),
+    "adapter": _joint(
+        "single", ("adapter", "head"), 3e-4, "Adapter-m: one adapter for all tasks", choice_head="linear"
+    ),
+    "propetl": _joint(
+        "propetl-m",
+        _TRANSFER,
+        3e-4,
+        "ProPETL-m: one adapter, masks by layer and task",
+        factors=(("/scores/", 10.0),),
+    ),
+    "hyperformer": _joint("hyperformer", _TRANSFER, 3e-4, "HyperFormer: adapters generated for each task"),
+    "hyperformer++": _joint("hyperformer++", _TRANSFER, 3e-4, "HyperFormer++: by one generator for all layers"),
+}
+
+
+def get_joint(name: str) -> Method:
+    """Looks up a joint method.
+
+    Raises:
+      InputError: a name that is none of a joint method.
+
+    Example:
+      >>> get_joint("hyperformer").learning_rate
+      0.0003
+    """
+    if name in JOINT:
+        return JOINT[name]
+    if name in METHODS or name == OWN:
+        raise InputError(f"method {name!r} is not joint, it trains on one task; choose from {', '.join(JOINT)}.")
+    raise unknown("joint method", name, JOINT)
 
 
 def get(name: str) -> Method:
@@ -153,6 +203,18 @@ def label(path: str, trainable: tuple[str, ...]) -> str:
     """
     group = GROUPS[path.split("/")[0]]
     return group if group in trainable else "frozen"
+
+
+def task_of(path: str) -> str | None:
+    """The task of a joint run that a leaf belongs to, which only its own steps change; ``None`` for all tasks.
+
+    Example:
+      >>> task_of("transfer/tasks/glue:rte/embedding"), task_of("heads/glue:rte/out/bias"), task_of("transfer/omega")
+      ('glue/rte', 'glue/rte', None)
+    """
+    group, *rest = path.split("/")
+    name = rest[0] if group == "heads" else rest[1] if group == "transfer" and rest[0] == "tasks" else None
+    return name and name.replace(":", "/")
 
 
 def is_trainable(method: Method):

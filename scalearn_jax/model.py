@@ -4,11 +4,15 @@
     first   = encoder.encode_first(adapted, batch)  [N, d], the last state of each sequence's first token
     logits  = predict(params, first)                [B, C]
 
-Letters: B examples, N sequences, R rows, S row length, L layers, T source tasks, d hidden size, C outputs.
+A joint model has several heads, and transfer parameters that belong to one task each. Its batches say whose they are.
+
+Letters: B examples, N sequences, R rows, S row length, L layers, T source tasks, d hidden size, C outputs, W the most
+outputs or choices of any task.
 """
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 
 from scalearn_jax import combiners
 from scalearn_jax.combiners import Combiner, OwnCombiner
+from scalearn_jax.combiners.base import of_task
 from scalearn_jax.errors import unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder, heads
@@ -26,7 +31,7 @@ from scalearn_jax.models.backbones import BackboneSpec
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.models.layers import half_kernels
-from scalearn_jax.typing import Array, Batch, Key, Params
+from scalearn_jax.typing import Array, Batch, JointBatch, Key, Params
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class ModelSpec:
     Attributes:
       backbone: sizes of the encoder.
       combiner: a key of ``COMBINERS``, or what ``combiners.own`` makes of one of your own.
-      combiner_options: its keyword arguments, as sorted pairs.
-      heads: (task, HeadSpec) pairs.
+      combiner_options: its keyword arguments, as sorted pairs; and ``norm_after``, see below, where that is so.
+      heads: (task, HeadSpec) pairs; several in a joint model, whose tasks are numbered in this order.
       num_sources: T, adapters in the bank; 0 for none.
       bottleneck: r, width of the bank.
       non_linearity: of the bank's adapters.
@@ -65,7 +70,13 @@ class ModelSpec:
     def combiner_functions(self) -> Combiner:
         """The combiner this spec names."""
         options = {"non_linearity": self.non_linearity} if self.num_sources else {}  # without a bank, its own
-        return combiners.make(self.combiner, **options | dict(self.combiner_options))
+        own = {name: value for name, value in self.combiner_options if name != "norm_after"}
+        return combiners.make(self.combiner, **options | own)
+
+    @property
+    def norm_after(self) -> bool:
+        """Whether the bank's adapters have a layer norm after their up-projection, which few have."""
+        return self.option("norm_after") is True
 
     def option(self, name: str, default: Any = None) -> Any:
         """Returns an option of the combiner, or the default where it is not set."""
@@ -98,6 +109,21 @@ class ModelSpec:
         """The sizes of the bank, (L, T, d, r)."""
         return banks.BankShape(self.backbone.num_layers, self.num_sources, self.backbone.hidden_size, self.bottleneck)
 
+    @property
+    def tasks(self) -> list[str]:
+        """The names of its tasks, in the order of their numbers."""
+        return [task for task, _ in self.heads]
+
+    @property
+    def only_task(self) -> str | None:
+        """Its task; ``None`` of several, whose batches say their number."""
+        return self.heads[0][0] if len(self.heads) == 1 else None
+
+    @property
+    def num_logits(self) -> int:
+        """W, the most outputs or choices of any task."""
+        return max(head.num_logits for _, head in self.heads)
+
     def head(self, task: str) -> HeadSpec:
         """Returns the head of a task.
 
@@ -125,7 +151,7 @@ def init(key: Key, spec: ModelSpec) -> Params:
     backbone_key, bank_key, transfer_key, heads_key = jax.random.split(key, 4)
     return {
         "backbone": encoder.init(backbone_key, spec.backbone),
-        "adapters": banks.init(bank_key, spec.bank_shape) if spec.num_sources else {},
+        "adapters": banks.init(bank_key, spec.bank_shape, norm=spec.norm_after) if spec.num_sources else {},
         **init_target(transfer_key, heads_key, spec),
     }
 
@@ -144,10 +170,10 @@ def init_target(transfer_key: Key, heads_key: Key, spec: ModelSpec) -> Params:
 
 def apply(
     params: Params,
-    batch: Batch,
+    batch: Batch | JointBatch,
     *,
     spec: ModelSpec,
-    task: str,
+    task: str | None,
     keys: DropoutKeys = NO_DROPOUT,
     combiner: Combiner | None = None,
 ) -> Array:
@@ -157,37 +183,55 @@ def apply(
       params: the four subtrees of ``init``.
       batch: rows [R S], packed or not.
       spec: the model.
-      task: which head to use.
+      task: which; ``None`` for the one that a joint batch says, so that one program serves all tasks.
       keys: of a training step, see ``dropout_keys``; by default every dropout is off.
       combiner: one to use in place of the spec's; see ``combiners.base.by_group``.
 
     Returns:
-      Float[B C], or Float[B K] for multiple choice, in float32 or wider.
+      Float[B C], or Float[B K] for multiple choice, in float32 or wider; for task ``None`` Float[B W], filled with 0.
 
     Raises:
       InputError: the spec has no such head, or the combiner does not fit the bank.
     """
-    first = features(params, batch, spec=spec, keys=keys, combiner=combiner)  # [N, d]
+    number = batch.task if task is None else spec.tasks.index(task) if task in spec.tasks else 0
+    first = features(params, batch, spec=spec, keys=keys, combiner=combiner, task=number)  # [N, d]
+    if task is None:
+        return predict_numbered(params, first, number, spec=spec, num_examples=len(batch.example_mask), key=keys.head)
     return predict(params, first, spec=spec, task=task, key=keys.head)
 
 
 def features(
-    params: Params, batch: Batch, *, spec: ModelSpec, keys: DropoutKeys = NO_DROPOUT, combiner: Combiner | None = None
+    params: Params,
+    batch: Batch,
+    *,
+    spec: ModelSpec,
+    keys: DropoutKeys = NO_DROPOUT,
+    combiner: Combiner | None = None,
+    task: int | Array | None = None,
 ) -> Array:
     """Computes what a head sees, Float[N d] in float32 or wider: the last state of each sequence's first token."""
     with spec.precision():
-        adapted = adapt(params, spec=spec, keys=keys, combiner=combiner)
+        adapted = adapt(params, spec=spec, keys=keys, combiner=combiner, task=task)
         first = encoder.encode_first(adapted, batch, spec.backbone, spec.compute)
     return first.astype(jnp.promote_types(first.dtype, jnp.float32))  # a head costs nothing in full
 
 
 def adapt(
-    params: Params, *, spec: ModelSpec, keys: DropoutKeys = NO_DROPOUT, combiner: Combiner | None = None
+    params: Params,
+    *,
+    spec: ModelSpec,
+    keys: DropoutKeys = NO_DROPOUT,
+    combiner: Combiner | None = None,
+    task: int | Array | None = None,
 ) -> encoder.Adapted:
-    """Binds the sources to one adapter a layer, and puts it beside the backbone."""
+    """Binds the sources to one adapter a layer, and puts it beside the backbone.
+
+    A joint model needs the number of the ``task`` whose adapter it is.
+    """
     combiner = combiner or spec.combiner_functions
     bank = params["adapters"] or banks.zeros(spec.bank_shape)  # T = 0: it holds nothing but has its sizes
-    backbone, site = params["backbone"], combiner.bind(params["transfer"], bank, keys=keys)
+    transfer = of_task(params["transfer"], spec.tasks, task)
+    backbone, site = params["backbone"], combiner.bind(transfer, bank, keys=keys)
     chex.assert_tree_shape_prefix(site, (spec.backbone.num_layers,))
     if spec.dtype == "mixed":
         backbone, site = half_kernels(backbone), half_kernels(site)
@@ -202,9 +246,29 @@ def predict(params: Params, first: Array, *, spec: ModelSpec, task: str, key: Ke
         return head.apply({"params": params["heads"][task]}, first, params["backbone"].get("pooler"), key)
 
 
+def predict_numbered(
+    params: Params, first: Array, number: Array, *, spec: ModelSpec, num_examples: int, key: Key | None = None
+) -> Array:
+    """Applies the head of task ``number``, Int[], to the features of B examples; Float[B W], filled with 0."""
+
+    def of_task(task: str, head: heads.HeadSpec) -> Callable[[Array], Array]:
+        def logits(first: Array) -> Array:
+            found = predict(params, first[: num_examples * head.num_choices], spec=spec, task=task, key=key)
+            return jnp.pad(found, ((0, 0), (0, spec.num_logits - found.shape[1])))
+
+        return logits
+
+    return jax.lax.switch(number, [of_task(*pair) for pair in spec.heads], first)
+
+
 def encode(
-    params: Params, batch: Batch, *, spec: ModelSpec, observe: encoder.Observe | None = None
+    params: Params,
+    batch: Batch,
+    *,
+    spec: ModelSpec,
+    observe: encoder.Observe | None = None,
+    task: int | Array | None = None,
 ) -> tuple[Array, Any]:
     """Computes every state, Float[R S d] without dropout, beside what ``observe`` saw in each layer."""
     with spec.precision():
-        return encoder.encode(adapt(params, spec=spec), batch, spec.backbone, spec.compute, observe)
+        return encoder.encode(adapt(params, spec=spec, task=task), batch, spec.backbone, spec.compute, observe)

@@ -43,6 +43,27 @@ class Batch(NamedTuple):
     example_id: Array
 
 
+class JointBatch(NamedTuple):
+    """A ``Batch`` of one of the tasks of a joint run, whose batches share one shape.
+
+    Attributes:
+      tokens, token_types, segments, positions, example_mask, example_id: see ``Batch``.
+      example_at: Int[N 2], with N that of the task with most choices; filled with 0.
+      labels: Float[B W], with W the most outputs or choices of any task; filled with 0.
+      task: Int[], the number of the task.
+    """
+
+    tokens: Array
+    token_types: Array
+    segments: Array
+    positions: Array
+    example_at: Array
+    example_mask: Array
+    labels: Array
+    example_id: Array
+    task: Array
+
+
 class FeatureBatch(NamedTuple):
     """The examples of one step with what a frozen encoder makes of them.
 

@@ -24,6 +24,7 @@ jax.config.update("jax_disable_most_optimizations", True)  # compiling takes nea
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 
 from tests.conformance_checks import forward as one_pass  # noqa: E402
+from tests.conformance_checks import joint as joint_training  # noqa: E402
 from tests.conformance_checks import training  # noqa: E402
 from tests.conformance_checks.cases import Case  # noqa: E402
 from tests.conformance_checks.forward import Result  # noqa: E402
@@ -60,7 +61,7 @@ def failure(name: str) -> Result:
 
 def listed_files(case: Case) -> Iterator[Result]:
     """Counts the files that the manifest lists and the folder lacks."""
-    missing = [name for name in case.manifest["files"] if not (case.folder / name).exists()]
+    missing = [name for name in case.manifest.get("files", ()) if not (case.folder / name).exists()]
     yield Result(f"manifest files missing {missing[:3] if missing else ''}".rstrip(), len(missing), 0)
 
 
@@ -69,6 +70,8 @@ def checks(case: Case) -> Iterator[tuple[str, Iterator[Result]]]:
     files = [(f"{part}/{name}", check(case, name)) for part, check in FOLDERS.items() for name in case.names(part)]
     files += [(name, check(case)) for name, check in FILES.items() if (case.folder / name).exists()]
     yield "manifest", listed_files(case)
+    joint = sorted(path.name for path in (case.folder / "joint").glob("*"))
+    files += [(f"joint/{name}", joint_training.joint(case, name)) for name in joint]
     yield from files or [("any reference arrays", iter(()))]
     for path in sorted((case.folder / "heads").glob("*/trainable.json")):
         yield f"heads/{path.parent.name}/trainable.json", training.trainable(case, path.parent.name)

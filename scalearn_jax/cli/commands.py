@@ -44,6 +44,9 @@ _PLANS = {
     "transfer": Command("PlanTransferConfig", "stages.planning.plan:plan", "cli.listing:format_plan",
                         "what `scalearn transfer` with these flags needs",
                         "--target glue/rte --sources runs/mnli runs/qnli --backbone roberta-base"),
+    "train-joint": Command("PlanJointConfig", "stages.planning.plan:plan", "cli.listing:format_plan",
+                           "what `scalearn train-joint` with these flags needs",
+                           "--tasks glue/rte glue/mrpc --backbone roberta-base"),
 }  # fmt: skip
 COMMANDS = {
     "train-adapter": Command("AdapterConfig", "stages.pipeline:train_adapter", _format_path,
@@ -53,6 +56,10 @@ COMMANDS = {
                         "stage 2: combine source adapters for a target task",
                         "--target glue/rte --sources runs/mnli runs/qnli --backbone roberta-base --out runs/rte",
                         stops=True, processes=True),
+    "train-joint": Command("JointConfig", "stages.pipeline:train_joint", _format_path,
+                           "train on several tasks at once: the joint baselines",
+                           "--tasks glue/rte glue/mrpc --method hyperformer++ --backbone roberta-base --out runs/joint",
+                           stops=True, processes=True),
     "screen": Command("ScreenConfig", "stages.screen:screen", "stages.screen:as_text",
                       "rank source adapters by what each does for a target",
                       "--target glue/rte --sources runs/mnli runs/qnli --backbone roberta-base"),
@@ -99,7 +106,7 @@ SCALEARN = Group("Learn to scale adapters: two-stage transfer for text encoders.
 
 def execute(command: Command, config: Any) -> int:
     """Runs a command and prints its result, as JSON where its config asks for that; returns the exit code."""
-    if hasattr(config, "method"):
+    if hasattr(config, "method") and not hasattr(config, "tasks"):  # a joint one is checked with all else
         from scalearn_jax import methods
 
         methods.get(config.method)  # an unknown one fails before JAX is loaded

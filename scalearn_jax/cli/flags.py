@@ -20,12 +20,12 @@ from scalearn_jax.methods import METHODS
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 # How help groups the flags of a long command, in this order and those that most need first; others come before them.
 _GROUPS = {
-    "essential": "task target targets sources method fit backbone out data_dir seeds",
+    "essential": "task tasks target targets sources method fit backbone out data_dir seeds",
     "data": "max_length max_train_samples sample_seed max_dev_samples max_eval_samples packed",
     "training": "epochs max_steps batch_size learning_rate learning_rates warmup_steps weight_decay clip_norm optimizer"
-    " patience eval_every select backbone_dropout eval_batch_size log_every max_faults",
+    " patience eval_every select temperature sampler_seed backbone_dropout eval_batch_size log_every max_faults",
     "method": "reduction_factor non_linearity solve_samples omega_dropout omega_init normalise penalty weights"
-    " top_sources embedder similarity_samples coefficients compose",
+    " top_sources embedder similarity_samples coefficients masks ffn_scale compose",
     "trust": "revision allow_pickle any_base_model",
     "checkpoint": "checkpoint_every checkpoint_minutes keep_checkpoints restart",
     "speed_and_memory": "dtype frozen_dtype layers remat accumulate steps_per_dispatch mesh",

@@ -30,12 +30,13 @@ def list_names(config: ListConfig) -> str:
         header = ["task", "kind", "main metric", "labels", "text", "other metrics"]
         return terminal.plain(header, rows, width=terminal.width())
     if config.what == "methods":
-        from scalearn_jax.methods import METHODS
+        from scalearn_jax.methods import JOINT, METHODS
 
-        rows = [
-            [name, row.about, f"{row.learning_rate:g}", "yes" if row.uses_sources else "no", ", ".join(row.trainable)]
-            for name, row in METHODS.items()
-        ]
+        def described(name: str, sources: str, row: Any) -> list[str]:
+            return [name, row.about, f"{row.learning_rate:g}", sources, ", ".join(row.trainable)]
+
+        rows = [described(name, "yes" if row.uses_sources else "no", row) for name, row in METHODS.items()]
+        rows += [described(f"train-joint {name}", "no", row) for name, row in JOINT.items()]
         return terminal.plain(["method", "about", "rate", "sources", "trains"], rows, width=terminal.width())
     from scalearn_jax.models.backbones import BACKBONES
 

@@ -11,6 +11,7 @@ from scalearn_jax.combiners.base import Combiner, OwnCombiner, of_module, own
 from scalearn_jax.combiners.baselines import compacter, ia3, propetl
 from scalearn_jax.combiners.fixed import average, fixed, none, single
 from scalearn_jax.combiners.fusion import fusion
+from scalearn_jax.combiners.hyperformer import hyperformer
 from scalearn_jax.combiners.scalearn import scalearn
 from scalearn_jax.errors import unknown
 
@@ -27,7 +28,12 @@ COMBINERS: dict[str, Callable[..., Combiner]] = {
     "compacter": compacter,
     "ia3": ia3,
     "propetl": propetl,
+    "propetl-m": partial(propetl, sparsity=0.3, masks="joint"),
+    "hyperformer": hyperformer,
+    "hyperformer++": partial(hyperformer, shared=True),
 }
+# Those that can do with sources that have a norm after their up-projection, by ``compose="reference"``.
+UNFOLDED = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++", "fusion", "fixed")
 
 
 def make(name: str | OwnCombiner, **options) -> Combiner:

@@ -6,7 +6,7 @@ Letters: N sequences, R rows, S row length, L layers, T source tasks, d hidden s
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,8 +23,8 @@ from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.typing import Array, Key, Params
 
 # What a site holds. The encoder itself reads the vectors; all else is for the combiner's own ``apply``.
-ADAPTER = ("down", "up", "scale")  # an ordinary bottleneck adapter
-VECTORS = ("key_scale", "value_scale", "ffn_scale")  # (IA)^3
+ADAPTER = ("down", "up", "scale", "norm")  # an ordinary bottleneck adapter
+VECTORS = ("key_scale", "value_scale", "ffn_scale", "inner_scale")  # (IA)^3
 SOURCES = ("bank", "omega")  # every source by itself
 ATTENTION = ("bank", "wide", "query", "key", "value", "dropout_key")  # AdapterFusion
 
@@ -169,6 +169,42 @@ def without_parameters(
         return bind(own | transfer, bank)
 
     return Combiner(lambda key, shape: {}, bind_given, apply, site=site, constants=own)
+
+
+def per_task(one: Combiner, tasks: tuple[str, ...]) -> Combiner:
+    """Lets a combiner keep what it calls ``own`` of its transfer parameters once a task, ``{"tasks": {task: own}}``.
+
+    Its ``bind`` stays that of one task: ``of_task`` makes the parameters that it takes.
+    """
+    if not tasks:
+        return one
+
+    def init(key: Key, shape: banks.BankShape) -> Params:
+        transfer = one.init(key, shape)
+        drawn = {task: one.init(jax.random.fold_in(key, number), shape) for number, task in enumerate(tasks, 1)}
+        del transfer["own"]
+        return transfer | {"tasks": {task: transfer["own"] for task, transfer in drawn.items()}}
+
+    return one._replace(init=init)
+
+
+def of_task(transfer: Params, tasks: Sequence[str], number: int | Array | None) -> Params:
+    """Takes the transfer parameters of a task out of those that ``per_task`` draws; others stay as they are.
+
+    Args:
+      transfer: the parameters.
+      tasks: all tasks, in order.
+      number: which of them, a number or, as data, Int[].
+
+    Example:
+      >>> of_task({"tasks": {"a": {"own": 1}, "b": {"own": 2}}, "rule": 3}, ("a", "b"), 1)
+      {'rule': 3, 'own': {'own': 2}}
+    """
+    if "tasks" not in transfer:
+        return transfer
+    parts = [transfer["tasks"][task] for task in tasks]
+    own = parts[number] if isinstance(number, int) else jax.tree.map(lambda *leaves: jnp.stack(leaves)[number], *parts)
+    return {name: part for name, part in transfer.items() if name != "tasks"} | {"own": own}
 
 
 def adapter(non_linearity: str) -> Callable[[Params, Array], Array]:

@@ -11,14 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scalearn_jax.combiners.base import VECTORS, Combiner, adapter, of_module
-from scalearn_jax.errors import InputError
+from scalearn_jax.combiners.base import ADAPTER, VECTORS, Combiner, adapter, of_module, per_task
+from scalearn_jax.errors import InputError, unknown
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models.adapter import Adapter
 from scalearn_jax.models.dropout import NO_DROPOUT, DropoutKeys
 from scalearn_jax.typing import Array, Key, Params
 
 NUM_COMPONENTS = 4
+FFN_SCALES = ("after", "before")
+MASKS = ("frozen", "trained", "joint")
 
 _xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal", batch_axis=(0, 1), dtype=jnp.float32)
 # Kaiming's start with a = sqrt(5), as for a torch map whose weight [o i] has the shape of one layer's scores.
@@ -90,54 +92,89 @@ class IA3(nn.Module):
     """Declares one vector each for keys, values and the feed-forward map of every layer, all 1."""
 
     intermediate_size: int | None = None
+    ffn_scale: str = "before"
 
     @nn.compact
     def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
         num_layers, _, hidden_size, _ = banks.shape(bank)
         sizes = {"key": hidden_size, "value": hidden_size, "ffn": self.intermediate_size or 4 * hidden_size}
-        return {
+        site = {
             f"{name}_scale": self.param(name, nn.initializers.ones, (num_layers, size), jnp.float32)
             for name, size in sizes.items()
         }
+        if self.ffn_scale == "after":
+            site["inner_scale"] = site.pop("ffn_scale")
+        return site
 
 
-def ia3(*, intermediate_size: int | None = None, non_linearity: str = "relu") -> Combiner:
+def ia3(*, intermediate_size: int | None = None, ffn_scale: str = "before", non_linearity: str = "relu") -> Combiner:
     """Makes (IA)^3 (arXiv 2205.05638): learned vectors on keys, values and the first feed-forward map.
-
-    As in the release the feed-forward vector acts before the GELU; the original method scales after it.
 
     Args:
       intermediate_size: f; ``None`` for 4 d.
+      ffn_scale: where the feed-forward vector acts: ``"after"`` the GELU, as published, or ``"before"`` it, as in the
+        ScaLearn release.
       non_linearity: unused; there is no bottleneck.
+
+    Raises:
+      InputError: unknown ``ffn_scale``.
 
     Example:
       >>> params = ia3().init(jax.random.key(0), banks.BankShape(12, 0, 768, 0))
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       55296
     """
-    return of_module(IA3(intermediate_size), apply=None, site=VECTORS)
+    if ffn_scale not in FFN_SCALES:
+        raise unknown("ffn_scale", ffn_scale, FFN_SCALES)
+    return of_module(IA3(intermediate_size, ffn_scale), apply=None, site=VECTORS)
 
 
 class ProPETL(nn.Module):
-    """Cuts each layer's adapter out of one for all layers; ``masks`` say where, and never learn."""
+    """Cuts each layer's adapter out of one for all layers.
+
+    ``masks`` says what tells where: ``"frozen"``, masks that are drawn once; ``"trained"``, the scores of each layer;
+    ``"joint"``, those and ``own`` scores of the task: an entry is kept where one of the two keeps it.
+    """
 
     sparsity: float
+    masks: str
 
     @nn.compact
     def __call__(self, bank: Params, keys: DropoutKeys = NO_DROPOUT) -> Params:
         num_layers, _, hidden_size, bottleneck = banks.shape(bank)
         shared = Adapter(hidden_size, bottleneck, name="adapter")()
+        shapes = {"down": (num_layers, hidden_size, bottleneck), "up": (num_layers, bottleneck, hidden_size)}
 
         def init_masks(key: Key) -> Params:
-            down_key, up_key = jax.random.split(key)
-            scores = {
-                "down": _kaiming_uniform(down_key, (num_layers, hidden_size, bottleneck)),
-                "up": _kaiming_uniform(up_key, (num_layers, bottleneck, hidden_size)),
-            }
+            drawn = zip(jax.random.split(key), shapes.items(), strict=True)
+            scores = {part: _kaiming_uniform(key, shape) for key, (part, shape) in drawn}
             return {part: masks_of(scores[part], self.sparsity).astype(jnp.float32) for part in scores}
 
-        masks = self.param("masks", init_masks)
-        return {part: masked_map(shared[part], masks[part]) for part in ("down", "up")}
+        if self.masks == "frozen":
+            masks = self.param("masks", init_masks)
+        else:
+            scores = self.param("scores", init_scores, shapes)
+            masks = {part: trained_masks(scores[part], self.sparsity) for part in shapes}
+        if self.masks == "joint":
+            own = self.param("own", lambda key: {"scores": init_scores(key, {p: x[1:] for p, x in shapes.items()})})
+            kept = {part: trained_masks(own["scores"][part][None], self.sparsity) for part in shapes}
+            masks = {part: 1 - (1 - kept[part]) * (1 - masks[part]) for part in shapes}
+        return {part: masked_map(shared[part], masks[part]) for part in shapes}
+
+
+def init_scores(key: Key, shapes: dict[str, tuple[int, ...]]) -> Params:
+    """Draws scores Float[... i o] of both parts as torch draws the weight of such a map, U(-1/sqrt(i), 1/sqrt(i))."""
+    drawn = zip(jax.random.split(key), shapes.items(), strict=True)
+    return {
+        part: jax.random.uniform(key, shape, jnp.float32, -(shape[-2] ** -0.5), shape[-2] ** -0.5)
+        for key, (part, shape) in drawn
+    }
+
+
+def trained_masks(scores: Array, fraction: float) -> Array:
+    """Computes ``masks_of`` in the type of the scores; the gradient passes straight to |scores|."""
+    size = jnp.abs(scores)
+    return masks_of(scores, fraction).astype(scores.dtype) + (size - jax.lax.stop_gradient(size))
 
 
 def masked_map(shared: Params, masks: Array) -> Params:
@@ -168,15 +205,31 @@ def masks_of(scores: Array, fraction: float) -> Array:
     return jax.vmap(of_layer)(scores)
 
 
-def propetl(*, sparsity: float = 0.5, non_linearity: str = "relu") -> Combiner:
-    """Makes single-task ProPETL (arXiv 2305.17682): one adapter for all layers, each with its own binary mask.
+def propetl(
+    *, sparsity: float = 0.5, masks: str = "frozen", tasks: tuple[str, ...] = (), non_linearity: str = "relu"
+) -> Combiner:
+    """Makes ProPETL (arXiv 2305.17682): one adapter for all layers, each with its own binary mask on both kernels.
 
-    Each layer keeps the fraction ``sparsity`` of the kernel entries with the largest absolute scores. As in the release
-    the scores stay at their random start, so of them only ``masks`` are kept: what learns is the shared ``adapter``.
+    A mask keeps the fraction ``sparsity`` of the entries with the largest absolute scores.
+
+    Args:
+      sparsity: the fraction that is kept; published 0.5 for one task, 0.3 for several.
+      masks: ``"trained"``: the scores of each layer learn, as published; ``"joint"``: those and scores of each task, an
+        entry is kept where either keeps it; ``"frozen"``: as in the ScaLearn release the scores stay at their random
+        start, so that of them only the masks are kept, and what learns is the shared ``adapter``.
+      tasks: those of a joint run; empty for one task.
+      non_linearity: of the bottleneck.
+
+    Raises:
+      InputError: unknown ``masks``.
 
     Example:
       >>> params = propetl().init(jax.random.key(0), banks.BankShape(12, 0, 768, 48))
       >>> sum(leaf.size for leaf in jax.tree.leaves(params["adapter"]))
       74544
     """
-    return of_module(ProPETL(sparsity), apply=adapter(non_linearity))
+    if masks not in MASKS:
+        raise unknown("masks", masks, MASKS)
+    site = ADAPTER if masks == "frozen" else ("down", "up")  # scores are more than the adapter, see ``by_group``
+    one = of_module(ProPETL(sparsity, masks), apply=adapter(non_linearity), site=site)
+    return per_task(one, tasks)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scalearn_jax.combiners.base import Combiner, adapter, without_parameters
+from scalearn_jax.combiners.scalearn import scale, update_of
 from scalearn_jax.errors import InputError
 from scalearn_jax.models import bank as banks
 from scalearn_jax.typing import Params
@@ -32,15 +33,16 @@ def single(*, non_linearity: str = "relu") -> Combiner:
     return without_parameters(bind, apply=adapter(non_linearity))
 
 
-def fixed(*, coefficients: tuple[float, ...] = (), non_linearity: str = "relu") -> Combiner:
+def fixed(*, coefficients: tuple[float, ...] = (), compose: str = "folded", non_linearity: str = "relu") -> Combiner:
     """Makes the sum with constant factors, update = sum_t c_t up_t (method.md, "Probing").
 
     Args:
       coefficients: T factors in bank order; left out where they come as data, see ``Combiner.constants``.
+      compose: ``"folded"``, or ``"reference"`` for sources that cannot be folded; see ``ScaLearn``.
       non_linearity: of the sources.
 
     Raises:
-      InputError: (at ``bind``) the number of factors is not the number of sources.
+      InputError: unknown ``compose``; or (at ``bind``) the number of factors is not the number of sources.
 
     Example:
       >>> fixed(coefficients=(0.7, 0.1)).init(None, None)
@@ -55,10 +57,11 @@ def fixed(*, coefficients: tuple[float, ...] = (), non_linearity: str = "relu") 
                 f"got {len(factors)} coefficients for {num_sources} sources; pass one a source, in bank order."
             )
         omega = jnp.asarray(factors, bank["up"]["bias"].dtype)[None, :, None]
-        return banks.widen(bank, jnp.broadcast_to(omega, (num_layers, num_sources, 1)))
+        return scale(bank, jnp.broadcast_to(omega, (num_layers, num_sources, 1)), compose)
 
+    apply, site = update_of(compose, non_linearity)
     constants = {"coefficients": np.asarray(coefficients, float)} if coefficients else {}
-    return without_parameters(bind, apply=adapter(non_linearity), constants=constants)
+    return without_parameters(bind, apply=apply, site=site, constants=constants)
 
 
 def average(*, weights: tuple[float, ...] = (), non_linearity: str = "relu") -> Combiner:

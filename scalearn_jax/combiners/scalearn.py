@@ -14,6 +14,8 @@ ScaLearnUniform++      [T 1]   scalars     yes
 =====================  ==================  =========
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,18 @@ class ScaLearn(nn.Module):
 def scale(bank: Params, omega: Array, compose: str = "folded") -> Params:
     """Makes the site of a bank scaled by omega Float[L T d] or Float[L T 1]; see ``ScaLearn``."""
     return banks.widen(bank, omega) if compose == "folded" else {"bank": bank, "omega": omega}
+
+
+def update_of(compose: str, non_linearity: str) -> tuple[Callable[[Params, Array], Array], tuple[str, ...]]:
+    """Returns the site function of what ``scale`` makes, and the keys of its site.
+
+    Raises:
+      InputError: unknown ``compose``.
+    """
+    forms = {"folded": adapter(non_linearity), "reference": lambda site, z: scaled_sum(site, z, non_linearity)}
+    if compose not in forms:
+        raise unknown("compose", compose, forms)
+    return forms[compose], ADAPTER if compose == "folded" else SOURCES
 
 
 def effective_omega(omega: Array, num_layers: int, normalise: str = "none") -> Array:
@@ -160,18 +174,16 @@ def scalearn(
       >>> scalearn(shared=True).init(jax.random.key(0), shape)["omega"].shape
       (8, 768)
     """
-    forms = {"folded": adapter(non_linearity), "reference": lambda site, z: scaled_sum(site, z, non_linearity)}
     if normalise not in NORMALISE:
         raise unknown("normalise", normalise, NORMALISE)
-    if compose not in forms:
-        raise unknown("compose", compose, forms)
+    apply, site = update_of(compose, non_linearity)
 
     def penalty(transfer: Params) -> Array:
         return penalty_weight * distance_from_one(transfer["omega"])
 
     return of_module(
         ScaLearn(uniform, shared, dropout, init_scale, normalise, compose),
-        apply=forms[compose],
+        apply=apply,
         penalty=penalty if penalty_weight else no_penalty,
-        site=ADAPTER if compose == "folded" else SOURCES,
+        site=site,
     )

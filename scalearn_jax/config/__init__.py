@@ -3,6 +3,7 @@
 The text under a field is its help on the command line. ``None`` means "as published for the method or task".
 """
 
+from scalearn_jax.config.joint import JointConfig, PlanJointConfig
 from scalearn_jax.config.runs import DoctorConfig, EvaluateConfig, ExplainConfig, ListConfig, PredictConfig
 from scalearn_jax.config.schema import check_arguments, explain_fields, from_dict, takes, to_dict
 from scalearn_jax.config.sharing import ExportConfig, FetchConfig, FoldConfig, ImportConfig, PushConfig
@@ -19,6 +20,7 @@ from scalearn_jax.io.yaml_file import read_yaml
 
 __all__ = [
     "AdapterConfig", "TransferConfig", "TrainConfig", "PlanAdapterConfig", "PlanTransferConfig", "ScreenConfig",
+    "JointConfig", "PlanJointConfig",
     "DoctorConfig", "EvaluateConfig", "ExplainConfig", "ListConfig", "PredictConfig",
     "ExportConfig", "FetchConfig", "FoldConfig", "ImportConfig", "PushConfig",
     "ReportConfig", "RunConfig", "StudyConfig", "from_dict", "read_yaml", "takes", "to_dict",

@@ -196,6 +196,10 @@ class TransferConfig(TrainConfig):
     """soup: training texts a task, for the similarities (default: 1000)."""
     coefficients: tuple[float, ...] | None = _result(None, combiners=("fixed",), option="coefficients")
     """fixed: constant coefficient of each source, in the order of --sources. (required there)"""
+    masks: Literal["trained", "frozen"] | None = _result(None, combiners=("propetl",), option="masks")
+    """propetl: learn the masks, as its paper does, or freeze them as drawn, as the release and earlier versions do."""
+    ffn_scale: Literal["after", "before"] | None = _result(None, combiners=("ia3",), option="ffn_scale")
+    """ia3: scale after the GELU, as its paper does, or before it, as the release and earlier versions do."""
     compose: Literal["folded", "reference"] | None = _result(None, combiners=(*_SCALEARN, "fusion"), option="compose")
     """Fold sources into one adapter (fast, exact; the default), or compute as published (slow)."""
 
@@ -273,7 +277,7 @@ def foreign_settings(method: Method, names: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class Plan:
     """What a plan has besides the settings of its stage."""
 
     out: str = _means("", per_host=True, by_study=True, path="DIR")
@@ -285,10 +289,10 @@ class _Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanAdapterConfig(_Plan, AdapterConfig):
+class PlanAdapterConfig(Plan, AdapterConfig):
     """Memory, operations and time of `scalearn train-adapter` with these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanTransferConfig(_Plan, TransferConfig):
+class PlanTransferConfig(Plan, TransferConfig):
     """Memory, operations and time of `scalearn transfer` with these settings."""

@@ -14,7 +14,7 @@ import numpy as np
 from scalearn_jax.data.packing import epoch_rows, pack, pack_apart, rounded_up
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
-from scalearn_jax.typing import Array, Batch, FeatureBatch
+from scalearn_jax.typing import Array, Batch, FeatureBatch, JointBatch
 
 
 def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
@@ -267,9 +267,12 @@ def concatenate(parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
 
 def _join(join: Callable, parts: Sequence[Batch | FeatureBatch]) -> Batch | FeatureBatch:
     if hasattr(parts[0], "tokens"):
-        num_rows, padded = max(batch.tokens.shape[-2] for batch in parts), []
-        for batch in parts:
-            missing = [(0, 0)] * (batch.tokens.ndim - 2) + [(0, num_rows - batch.tokens.shape[-2]), (0, 0)]
-            padded.append(batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in ROW_FIELDS}))
-        parts = padded
+        num_rows = max(batch.tokens.shape[-2] for batch in parts)
+        parts = [with_rows(batch, num_rows) for batch in parts]
     return type(parts[0])(*(join(leaves) for leaves in zip(*parts, strict=True)))
+
+
+def with_rows(batch: Batch | JointBatch, num_rows: int) -> Batch | JointBatch:
+    """Fills a batch up with empty rows."""
+    missing = [(0, 0)] * (batch.tokens.ndim - 2) + [(0, num_rows - batch.tokens.shape[-2]), (0, 0)]
+    return batch._replace(**{name: np.pad(getattr(batch, name), missing) for name in ROW_FIELDS})

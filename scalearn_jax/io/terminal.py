@@ -145,7 +145,8 @@ class Progress:
 
     def _eval(self, event: dict[str, Any]) -> None:
         means = {name: mean([member[name] for member in event["dev"]]) for name in event["dev"][0]}
-        shown = "  ".join(f"{name} {format_score(name, value)}" for name, value in means.items())
+        shown = {name: value for name, value in means.items() if "/" not in name}  # of several tasks their means
+        shown = "  ".join(f"{name} {format_score(name, value)}" for name, value in shown.items())
         run = f"{event['run']}  " if "run" in event else ""
         self._line(f"{run}step {event['step']}/{self._num_steps}  development  {shown}")
         if self._bar:

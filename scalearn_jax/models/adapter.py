@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from scalearn_jax.errors import unknown
-from scalearn_jax.models.layers import Affine, affine, row
+from scalearn_jax.models.layers import Affine, affine, normalise, row
 from scalearn_jax.typing import Array, Params
+
+NORM_EPSILON = 1e-5  # of a norm after the up-projection
 
 
 @jax.checkpoint
@@ -67,13 +69,13 @@ def activations(down: Params, z: Array, name: str = "relu") -> Array:
 
 
 def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
-    """Computes an adapter's update u = s * phi(z D + b) U + c (method.md, "Bottleneck adapter").
+    """Computes an adapter's update u = LN(s * phi(z D + b) U + c) (method.md, "Bottleneck adapter").
 
-    The caller adds the residual and applies the layer norm.
+    The norm LN is there for few adapters only. The caller adds the residual and applies the layer's own norm.
 
     Args:
       site: ``down`` kernel Float[d r] and bias Float[r]; ``up`` kernel Float[r d] and bias Float[d];
-        optionally ``scale`` Float[r], a factor s on each bottleneck unit.
+        optionally ``scale`` Float[r], a factor s on each bottleneck unit, and ``norm`` scale and bias Float[d].
       z: Float[... d], normalised hidden states.
       name: the non-linearity phi.
 
@@ -89,7 +91,19 @@ def bottleneck(site: Params, z: Array, name: str = "relu") -> Array:
     h = activations(site["down"], z, name)  # [..., r]
     if "scale" in site:
         h = h * row(site["scale"], h)
-    return affine(site["up"], h)
+    u = affine(site["up"], h)
+    return norm_after(site["norm"], u) if "norm" in site else u
+
+
+def norm_after(norm: Params, u: Array) -> Array:
+    """Normalises updates Float[... d] with a scale and bias Float[d] of an adapter's own.
+
+    Example:
+      >>> norm_after({"scale": jnp.ones(2), "bias": jnp.ones(2)}, jnp.array([[-3.0, 3.0]])).round(3).tolist()
+      [[0.0, 2.0]]
+    """
+    y = normalise(u, NORM_EPSILON)
+    return (y * row(norm["scale"], y) + row(norm["bias"], y)).astype(u.dtype)
 
 
 class Adapter(nn.Module):

@@ -2,9 +2,9 @@
 
 Letters: L layers, T source tasks, d hidden size, r bottleneck.
 
-One adapter is ``{"down": {"kernel": [L d r], "bias": [L r]}, "up": {"kernel": [L r d], "bias": [L d]}}``; a
-bank has the task axis after the layer axis, ``[L T d r]`` and so on. The layer axis leads so that a loop or a
-scan over layers can slice it.
+One adapter is ``{"down": {"kernel": [L d r], "bias": [L r]}, "up": {"kernel": [L r d], "bias": [L d]}}``, and where it
+has a norm after the up-projection also ``{"norm": {"scale": [L d], "bias": [L d]}}``. A bank has the task axis after
+the layer axis, ``[L T d r]`` and so on. The layer axis leads so that a loop or a scan over layers can slice it.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.models.adapter import Adapter
 from scalearn_jax.typing import Array, Key, Params
 
+NOT_LINEAR = "with a layer norm after their up-projection (ln_after) are not linear there"
+
 
 class BankShape(NamedTuple):
     """The four sizes of a bank: L, T, d, r."""
@@ -28,8 +30,8 @@ class BankShape(NamedTuple):
     bottleneck: int
 
 
-def init(key: Key, shape: BankShape) -> Params:
-    """Draws a bank of fresh adapters, kernels N(0, 0.02) and biases 0.
+def init(key: Key, shape: BankShape, *, norm: bool = False) -> Params:
+    """Draws a bank of fresh adapters, kernels N(0, 0.02), biases 0 and, where they have a ``norm``, its scale 1.
 
     Example:
       >>> bank = init(jax.random.key(0), BankShape(2, 1, 8, 4))
@@ -37,7 +39,9 @@ def init(key: Key, shape: BankShape) -> Params:
       (2, 1, 8, 4)
     """
     keys = jax.random.split(key, (shape.num_layers, shape.num_sources))
-    return jax.vmap(jax.vmap(lambda key: Adapter(shape.hidden_size, shape.bottleneck).init(key)["params"]))(keys)
+    bank = jax.vmap(jax.vmap(lambda key: Adapter(shape.hidden_size, shape.bottleneck).init(key)["params"]))(keys)
+    size = (*keys.shape, shape.hidden_size)
+    return bank | ({"norm": {"scale": jnp.ones(size), "bias": jnp.zeros(size)}} if norm else {})
 
 
 def zeros(shape: BankShape) -> Params:
@@ -94,6 +98,7 @@ def stack(adapters: Sequence[Params]) -> Params:
                 "bias": jnp.pad(down["bias"], ((0, 0), missing)),
             },
             "up": {"kernel": jnp.pad(up["kernel"], ((0, 0), missing, (0, 0))), "bias": jnp.asarray(up["bias"])},
+            **({"norm": jax.tree.map(jnp.asarray, adapter["norm"])} if "norm" in adapter else {}),
         }
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(pad, adapters))
@@ -143,7 +148,7 @@ def mean(bank: Params, weights: Array) -> Params:
 
 
 def mask(bank: Params, kept: Array) -> Params:
-    """Silences the sources that Bool[T] does not keep: zeros in their up-projection, so up_t = 0 whatever scales it.
+    """Silences the sources that Bool[T] does not keep: zeros in what comes last, so up_t = 0 whatever scales it.
 
     The choice is data, not structure, so one compiled program serves every choice.
 
@@ -152,8 +157,11 @@ def mask(bank: Params, kept: Array) -> Params:
       >>> mask(bank, jnp.array([True, False, True]))["up"]["kernel"].any((0, 2, 3)).tolist()
       [True, False, True]
     """
-    up = jax.tree.map(lambda leaf: jnp.where(kept.reshape(1, -1, *(1,) * (leaf.ndim - 2)), leaf, 0), bank["up"])
-    return bank | {"up": up}
+
+    def silence(leaf: Array) -> Array:
+        return jnp.where(kept.reshape(1, -1, *(1,) * (leaf.ndim - 2)), leaf, 0)
+
+    return bank | {part: jax.tree.map(silence, bank[part]) for part in ("up", "norm") if part in bank}
 
 
 def widen(bank: Params, omega: Array) -> Params:
@@ -167,7 +175,8 @@ def widen(bank: Params, omega: Array) -> Params:
       A site with leading axis L: ``down`` [L d T*r], ``up`` [L T*r d], and ``scale`` [L T*r] for scalars.
 
     Raises:
-      InputError: omega covers another number of layers or sources than the bank.
+      InputError: omega covers another number of layers or sources than the bank, or its adapters have a norm after the
+        up-projection, which is not linear.
 
     Example:
       >>> bank = init(jax.random.key(0), BankShape(2, 3, 8, 4))
@@ -180,6 +189,8 @@ def widen(bank: Params, omega: Array) -> Params:
             f"omega has shape {omega.shape}, the bank holds {num_layers} layers, {num_sources} sources and hidden"
             f" size {hidden_size}; pass omega as [L T d] or [L T 1]."
         )
+    if "norm" in bank:
+        raise InputError(f"sources {NOT_LINEAR}, so no sum of them is one adapter; compose them as reference.")
     width = num_sources * bottleneck
     up = bank["up"]["kernel"]
     site = {

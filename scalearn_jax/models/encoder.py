@@ -125,7 +125,7 @@ class Block(nn.Module):
         a = LayerNorm(spec.layer_norm_eps, self.dtype, name="attention_norm")(hidden + attended)
 
         inner = affine(Affine(size, spec.intermediate_size, name="intermediate")(), a)  # [R, S, f]
-        inner = non_linearity(spec.activation)(_scaled(inner, site, "ffn_scale"))
+        inner = _scaled(non_linearity(spec.activation)(_scaled(inner, site, "ffn_scale")), site, "inner_scale")
         forward = affine(Affine(spec.intermediate_size, size, name="output")(), inner)
         forward = dropout(output_key, forward, spec.hidden_dropout)
         norm = LayerNorm(spec.layer_norm_eps, self.dtype, name="output_norm")

@@ -15,7 +15,7 @@ from scalearn_jax.models.dropout import dropout
 from scalearn_jax.models.layers import Affine, affine
 from scalearn_jax.typing import Array, Key, Params
 
-KINDS = ("two_layer", "pooled", "linear")
+KINDS = ("two_layer", "pooled", "own_pooled", "linear")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class HeadSpec:
     Attributes:
       kind: ``"two_layer"``: dropout, dense, tanh, dropout, out (both published classification heads are this
         function). ``"pooled"``: the backbone's own pooler, dropout, out (the static multiple-choice head).
+        ``"own_pooled"``: that with a copy of the pooler that is the head's own, and learns (joint multiple choice).
         ``"linear"``: dropout, out (the head that ``--fit solve`` finds in closed form).
       num_outputs: C; 1 for regression and for multiple choice, which scores each choice alone.
       num_choices: K; above 1 the K scores of an example form its logits.
@@ -35,6 +36,11 @@ class HeadSpec:
     num_outputs: int = 2
     num_choices: int = 1
     dropout: float = 0.1
+
+    @property
+    def num_logits(self) -> int:
+        """Logits of an example, one an output or one a choice."""
+        return self.num_choices if self.num_choices > 1 else self.num_outputs
 
 
 class Head(nn.Module):
@@ -55,7 +61,8 @@ class Head(nn.Module):
             x = jnp.tanh(affine(pooler, features))
         else:
             dense = Affine(self.hidden_size, self.hidden_size, name="dense")()
-            x = jnp.tanh(affine(dense, dropout(dense_key, features, spec.dropout)))
+            rate = spec.dropout if spec.kind == "two_layer" else 0.0  # a pooler has no dropout before it
+            x = jnp.tanh(affine(dense, dropout(dense_key, features, rate)))
         out = Affine(self.hidden_size, spec.num_outputs, name="out")()
         logits = affine(out, dropout(out_key, x, spec.dropout))  # [N, C]
         return logits.reshape(-1, spec.num_choices) if spec.num_choices > 1 else logits

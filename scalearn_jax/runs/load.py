@@ -97,7 +97,9 @@ def open_run(name: str) -> RunFolder:
     """
     name = hub.check_name(name, "run")
     folder, _ = hub.source_folder(name, flag="RUN")
-    return RunFolder(name, folder, run_json.read_info(folder))
+    info = run_json.read_info(folder)
+    run_json.refuse_joint(folder, info)
+    return RunFolder(name, folder, info)
 
 
 def load_run(

@@ -21,6 +21,7 @@ from scalearn_jax.data.task import Task
 from scalearn_jax.errors import InputError
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models.backbones import BackboneSpec
+from scalearn_jax.models.bank import NOT_LINEAR
 from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.runs.load import Run
 from scalearn_jax.typing import Params
@@ -33,7 +34,7 @@ class PlainAdapter:
     """One adapter with its head, over a backbone that is kept elsewhere."""
 
     task: Task  # what it answers
-    adapter: Params  # ``down`` kernel Float[L d w] and so on, float32 numpy arrays
+    adapter: Params  # ``down`` kernel Float[L d w] and so on, float32 numpy arrays; few have a ``norm``
     non_linearity: str  # its phi
     head: Params | None  # ``{"dense", "out"}``, kernels Float[d d] and Float[d C]; ``None`` where there is none
     head_spec: HeadSpec | None  # its shape, of kind ``"two_layer"``; ``None`` likewise
@@ -52,6 +53,7 @@ class PlainAdapter:
         return ModelSpec(
             backbone=self.backbone,
             combiner="single",
+            combiner_options=(("norm_after", True),) if "norm" in self.adapter else (),
             heads=((self.task.name, self.head_spec),) if self.head_spec else (),
             num_sources=1,
             bottleneck=self.width,
@@ -80,7 +82,7 @@ def to_plain_adapter(run: Run, seed: int) -> PlainAdapter:
     """
     params, spec = run.members[seed], folded_form(run.spec)
     if not is_plain(spec):
-        raise _refusal(run.folder, run.info)
+        raise _refusal(run.folder, run.info, spec)
     name, head_spec = spec.heads[0] if spec.heads else (None, None)
     return PlainAdapter(
         task=run.task,
@@ -99,7 +101,12 @@ def check_foldable(folder: str | Path, info: dict[str, Any]) -> None:
         raise _refusal(folder, info)
 
 
-def _refusal(folder: str | Path, info: dict[str, Any]) -> InputError:
+def _refusal(folder: str | Path, info: dict[str, Any], spec: ModelSpec | None = None) -> InputError:
+    if spec and spec.norm_after:
+        return InputError(
+            f"{folder} cannot be folded: its sources are adapters {NOT_LINEAR}, so no sum of them is one adapter; use"
+            " the run itself, or sources without such a norm."
+        )
     if info["method"] == methods.OWN:
         combiner = info["spec"].get("combiner")
         return InputError(
@@ -120,7 +127,7 @@ def foldable() -> list[str]:
 
 def folded_form(spec: ModelSpec) -> ModelSpec:
     """Turns a model that computes as published into the one that folds its sources first."""
-    return spec.with_options(compose="folded") if spec.option("compose") else spec
+    return spec.with_options(compose="folded") if spec.option("compose") and not spec.norm_after else spec
 
 
 def is_plain(spec: ModelSpec) -> bool:
@@ -142,17 +149,21 @@ def without_scale(site: Params) -> Params:
       site: ``down``, ``up`` and optionally ``scale`` Float[L w], as ``Combiner.bind`` makes it.
 
     Returns:
-      ``{"down", "up"}`` with the same update.
+      ``{"down", "up"}``, and a ``norm`` where there is one, with the same update.
 
     Example:
       >>> half = {"kernel": np.ones((1, 1, 1)), "bias": np.ones((1, 1))}
       >>> float(without_scale({"down": half, "up": half, "scale": np.full((1, 1), 0.5)})["up"]["kernel"][0, 0, 0])
       0.5
     """
-    down, up = ({name: np.asarray(leaf, np.float32) for name, leaf in site[part].items()} for part in ("down", "up"))
+    found = {
+        part: {name: np.asarray(leaf, np.float32) for name, leaf in site[part].items()}
+        for part in ("down", "up", "norm")
+        if part in site
+    }
     if "scale" in site:
-        up["kernel"] = np.asarray(site["scale"], np.float32)[..., None] * up["kernel"]
-    return {"down": down, "up": up}
+        found["up"]["kernel"] = np.asarray(site["scale"], np.float32)[..., None] * found["up"]["kernel"]
+    return found
 
 
 def two_layers(head: Params, backbone: Params, kind: str = "two_layer") -> Params:

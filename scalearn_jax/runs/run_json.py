@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from scalearn_jax.models.heads import HeadSpec
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.typing import Params
 
-FORMAT = 1
+FORMAT, JOINT = 1, "joint"  # the kind of a run of several tasks, each of which has a folder of its own in it
 _OTHERS = ("adapter_config.json", "adapter_fusion_config.json", "adapter_setup.json", "scalearn_config.json")
 
 
@@ -124,6 +125,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def refuse_joint(folder: Path, info: dict[str, Any]) -> None:
+    """Checks that a run is of one task; each task of a joint run has a folder of its own."""
+    if info.get("kind") == JOINT:
+        tasks = info.get("tasks") if isinstance(info.get("tasks"), list) else []
+        names = [task.get("name") for task in tasks if isinstance(task, dict)]
+        names = [name for name in names if isinstance(name, str) and is_printable(name)]
+        listed = " or ".join(f"{folder}/{name}" for name in names[:2]) + (" ..." if len(names) > 2 else "")
+        raise InputError(f"{folder} is a joint run of {len(names)} tasks; pass the folder of one, such as {listed}.")
+
+
 def check_settings(folder: Path, info: dict[str, Any]) -> None:
     """Checks what of a run's config is needed to use it on its data again."""
     if found := _problems(_Settings, info["config"], "config: "):
@@ -147,8 +158,14 @@ def load_leaves(folder: Path, info: dict[str, Any]) -> tuple[dict[int, dict[str,
     """
     trained = {seed: load_tensors(inside(folder, f"seed-{seed}.safetensors")) for seed in info["seeds"]}
     frozen = load_tensors(inside(folder, "frozen.safetensors")) if (folder / "frozen.safetensors").exists() else {}
-    if info["spec"]["combiner"] == "propetl":
-        fraction = dict(info["spec"]["combiner_options"]).get("sparsity", 0.5)
+    place = info["joint"].get("backbone_in") if isinstance(info.get("joint"), dict) else None
+    if isinstance(place, str) and re.fullmatch(r"\.\.(/\.\.)*", place):  # what its tasks share, of a joint run
+        for seed, leaves in trained.items():
+            whole = load_tensors(inside(folder / place, f"seed-{seed}.safetensors"))
+            leaves |= {name: leaf for name, leaf in whole.items() if name.startswith("backbone/")}
+    options = dict(info["spec"]["combiner_options"])
+    if info["spec"]["combiner"] == "propetl" and "masks" not in options:
+        fraction = options.get("sparsity", 0.5)
         trained = {seed: _with_masks(leaves, fraction) for seed, leaves in trained.items()}
     if "backbone" not in methods.get(info["method"]).trainable:
         names = sorted(name for leaves in (*trained.values(), frozen) for name in leaves)
@@ -177,6 +194,7 @@ def read_spec(folder: Path, info: dict[str, Any], combiner: Any = None) -> tuple
 
     ``combiner`` is the user's own, of a run that was made with one: nothing that a file names is imported.
     """
+    refuse_joint(folder, info)
     given = _own_combiner(folder, info, combiner)
     try:
         spec, task = spec_from_dict(info["spec"] | given), Task.from_dict(info["task"])

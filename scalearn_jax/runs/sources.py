@@ -97,6 +97,7 @@ def read_source(folder: Path, path: str, *, allow_pickle: bool = False) -> Sourc
             f" {instead}."
         )
     info = run_json.read_info(folder)
+    run_json.refuse_joint(folder, info)
     if info["method"] != "single":
         raise InputError(
             f"--sources {path}: holds a {info['method']!r} run, expected a single adapter, which `scalearn fold` makes"
@@ -141,6 +142,13 @@ def check_sources(sources: Sequence[Source], spec: BackboneSpec, backbone_hash: 
     phis = {source.name: source.non_linearity for source in sources}
     if len(set(phis.values())) > 1:
         raise InputError(f"--sources mix non-linearities {phis}; one bank holds one kind.")
+    normed = [source.name for source in sources if "norm" in source.adapter]
+    if 0 < len(normed) < len(sources):
+        others = ", ".join(source.name for source in sources if source.name not in normed)
+        raise InputError(
+            f"--sources mix adapters with a layer norm after their up-projection ({', '.join(normed)}) and without one"
+            f" ({others}); one bank holds one kind."
+        )
 
 
 def is_hub_id(name: str | None) -> bool:

@@ -176,6 +176,7 @@ def trimmed(adapter: Params) -> Params:
     return {
         "down": {"kernel": down["kernel"][:, :, :width], "bias": down["bias"][:, :width]},
         "up": {"kernel": up["kernel"][:, :width], "bias": up["bias"]},
+        **({"norm": adapter["norm"]} if "norm" in adapter else {}),
     }
 
 
@@ -206,6 +207,8 @@ def without_places(info: dict[str, Any], seed: int) -> dict[str, Any]:
         "seeds": [seed],
         "command": provenance.without_places(str(info.get("command", ""))),
     }
+    if "joint" in info:  # of its tasks a run of its own, with the backbone that they share
+        public["joint"] = {name: info["joint"][name] for name in ("method", "tasks") if name in info["joint"]}
     return info | public | {name: _last_part(info[name]) for name in ("soup", "imported") if name in info}
 
 

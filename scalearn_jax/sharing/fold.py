@@ -114,6 +114,11 @@ def check_sizes(config: FoldConfig, spec: ModelSpec, width: int) -> None:
     """Checks that no more sources or units are to be kept than there are."""
     if config.keep and spec.combiner not in VARIANTS:
         raise InputError(f"--keep {config.keep}: {config.run} does not scale sources, so none can go; leave it out.")
+    if config.width and spec.norm_after:
+        raise InputError(
+            f"--width {config.width}: the adapter of {config.run} has a layer norm after its up-projection, through"
+            " which a narrower one is not fitted; leave it out."
+        )
     if config.keep and config.keep > spec.num_sources:
         raise InputError(f"--keep {config.keep}: {config.run} has {spec.num_sources} sources; keep as many or fewer.")
     width = width * config.keep // spec.num_sources if config.keep else width

@@ -21,7 +21,7 @@ from scalearn_jax.data import batches
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.errors import InputError
 from scalearn_jax.models.dropout import DropoutKeys
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import agreement
 from scalearn_jax.train.compile import (
     Compiled,

@@ -22,9 +22,9 @@ from scalearn_jax.stages import given as givens
 from scalearn_jax.stages.given import Given
 from scalearn_jax.stages.logs import describe_data, start_event
 from scalearn_jax.stages.outputs import score_test
-from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.program import training_rows
 from scalearn_jax.stages.result import Result
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.stages.setups import adapter_setups, schedule_of, train_runs, transfer_setups, with_best_source
 from scalearn_jax.train.jax_settings import own_settings
 from scalearn_jax.train.loop import Event

@@ -10,23 +10,29 @@ import jax
 import numpy as np
 
 from scalearn_jax import tree
-from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, JointConfig, TrainConfig, TransferConfig
 from scalearn_jax.config.checks import fields_where
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.atomic_folder import SCRATCH, tidy
 from scalearn_jax.io.files import read_json
 from scalearn_jax.runs import provenance, run_json
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train.checkpoint import differences
 
 _SHOWN = 16  # digits of a hash
 # Fields that runs of before did not have, and what they did.
-_LATER = {"fit": "sgd", "solve_samples": 2000, "sample_seed": None}
+_LATER = {"fit": "sgd", "solve_samples": 2000, "sample_seed": None, "masks": None, "ffn_scale": None}
+_OF_METHODS = {"propetl": {"masks": "frozen"}, "ia3": {"ffn_scale": "before"}}
 
 
 def flag(name: str) -> str:
     """Formats a field's name as on the command line."""
     return f"--{name.replace('_', '-')}"
+
+
+def _before(method: str) -> dict[str, Any]:
+    """Later fields, and what runs of a method did before there were such."""
+    return _LATER | _OF_METHODS.get(method, {})
 
 
 def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
@@ -42,22 +48,29 @@ def fingerprint(setups: Sequence[Setup]) -> dict[str, Any]:
 def _fingerprint(setup: Setup) -> dict[str, Any]:
     config = dataclasses.asdict(setup.config)
     places = fields_where(type(setup.config), "per_host")  # what lies there is compared instead
-    known = {name: value for name, value in config.items() if _LATER.get(name) != value or name not in _LATER}
+    later = _before(setup.config.method)
+    known = {name: value for name, value in config.items() if later.get(name) != value or name not in later}
     settings = {flag(name): value for name, value in known.items() if name not in places}
     model = {f"the model's {name}": value for name, value in run_json.spec_to_dict(setup.spec).items()}
-    task = {f"the task's {name}": value for name, value in setup.task.to_dict().items()}
-    sizes = {f"the number of {name} examples": len(split) for name, split in vars(setup.data).items()}
-    data = {}
-    for name, split in vars(setup.data).items():
-        arrays = {field: x for field, x in vars(split).items() if isinstance(x, np.ndarray)}
-        data[f"the {name} data"] = tree.content_hash(arrays)[:_SHOWN]
+    data: dict[str, Any] = {}
+    for part in setup.parts:
+        of = f" of {part.task.name}" if setup.is_joint else ""
+        data |= {f"the task's {name}{of}": value for name, value in part.task.to_dict().items()}
+        data |= {f"the number of {name} examples{of}": len(split) for name, split in vars(part.data).items()}
+        for name, split in vars(part.data).items():
+            arrays = {field: x for field, x in vars(split).items() if isinstance(x, np.ndarray)}
+            data[f"the {name} data{of}"] = tree.content_hash(arrays)[:_SHOWN]
     sources = {f"source {number}": f"{s.name} {s.hash[:_SHOWN]}" for number, s in enumerate(setup.sources, 1)}
-    return settings | model | task | sizes | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
+    return settings | model | data | sources | {"the backbone": setup.backbone_hash[:_SHOWN]}
 
 
 def fingerprint_of_results(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Selects the facts that the results follow from: those that must stay the same to resume a run."""
-    free = {flag(name) for cls in (AdapterConfig, TransferConfig) for name in fields_where(cls, "result", False)}
+    free = {
+        flag(name)
+        for cls in (AdapterConfig, TransferConfig, JointConfig)
+        for name in fields_where(cls, "result", False)
+    }
     return {name: value for name, value in fingerprint.items() if name.split(" of run ")[0] not in free}
 
 
@@ -80,7 +93,8 @@ def finished(kind: str, config: TrainConfig) -> dict[str, Any] | None:
         return None
     # Only settings that the run knows: those of a newer version are compared with none.
     here = {name: getattr(config, name) for name in fields_where(type(config), "result")}
-    here, there = {"kind": kind, **json.loads(json.dumps(here))}, {"kind": info.get("kind"), **_LATER, **info["config"]}
+    here = {"kind": kind, **json.loads(json.dumps(here))}
+    there = {"kind": info.get("kind"), **_before(info["method"]), **info["config"]}
     names = [name for name in here if name in there]
     found = differences({name: there[name] for name in names}, {name: here[name] for name in names})
     if found:

@@ -7,7 +7,7 @@ from pathlib import Path
 from scalearn_jax.errors import InputError, format_value
 from scalearn_jax.io.files import as_json, named, write_text
 from scalearn_jax.io.terminal import Progress, mean
-from scalearn_jax.stages.prepare import Data, Setup
+from scalearn_jax.stages.setup import Data, Setup
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule
 from scalearn_jax.train.state import Member
@@ -35,7 +35,7 @@ def recorders(
         return
     logs = saved.meta["logs"] if saved else [""] * len(setups)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(title, setups[0].config.seeds, about=describe_data(setups[0].data)))
+        progress = stack.enter_context(Progress(title, setups[0].config.seeds, about=describe_parts(setups[0])))
         records = []
         for number, (setup, folder, text) in enumerate(zip(setups, folders, logs, strict=True)):
             write = _open_log(stack, folder, text) if folder else None
@@ -48,7 +48,7 @@ def recorders(
 
 def start_event(setup: Setup, schedule: Schedule) -> Event:
     """The event that a log begins with."""
-    return {"event": "start", "num_steps": schedule.num_steps, "examples": len(setup.data.train)}
+    return {"event": "start", "num_steps": schedule.num_steps, "examples": setup.num_examples}
 
 
 def write_logs(folder: Path, events: Sequence[Event]) -> None:
@@ -91,6 +91,14 @@ def describe_data(data: Data) -> str:
     mean, deviation = data.train.unit
     standardised = f"; learns (label - {mean:.4g}) / {deviation:.4g}" if (mean, deviation) != (0.0, 1.0) else ""
     return ", ".join(counts.values()) + standardised
+
+
+def describe_parts(setup: Setup) -> str:
+    """``describe_data``; of a joint run on one line a task, with the share of steps that it gets."""
+    if not setup.is_joint:
+        return describe_data(setup.data)
+    lines = zip(setup.parts, setup.mixture.shares, strict=True)
+    return "\n".join(f"{part.task.name}: {share:.1%} of steps, {describe_data(part.data)}" for part, share in lines)
 
 
 def describe_early_stop(schedule: Schedule, members: Mapping[int, Member]) -> str:

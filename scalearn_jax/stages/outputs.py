@@ -17,9 +17,17 @@ from scalearn_jax.io.files import write_json
 from scalearn_jax.io.tensors import save_tensors, save_tree
 from scalearn_jax.models import encoder, pretrained
 from scalearn_jax.runs import provenance, run_json
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Part, Setup
+from scalearn_jax.stages.task_folders import write_tasks
 from scalearn_jax.train.checkpoint import to_host
-from scalearn_jax.train.evaluate import Members, member_logits, scores, standard_errors
+from scalearn_jax.train.evaluate import (
+    Members,
+    errors_over_tasks,
+    member_logits,
+    over_tasks,
+    scores,
+    standard_errors,
+)
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.sharding import gather, replicate
 from scalearn_jax.train.state import Faults, Member, Position, count_parameters, own_part
@@ -59,13 +67,15 @@ def in_units(setup: Setup, member: Member) -> Member:
 
     From here on its logits and its loss are in the user's unit, as all that reads a run takes them.
     """
-    mean, deviation = setup.data.train.unit
-    if (mean, deviation) == (0.0, 1.0):
-        return member
-    head = member.trainable["heads"][setup.task.name]
-    kernel, bias = (head["out"][name] * np.float32(deviation) for name in ("kernel", "bias"))
-    heads = {setup.task.name: head | {"out": {"kernel": kernel, "bias": bias + np.float32(mean)}}}
-    metrics = member.metrics | {"loss": deviation**2 * member.metrics["loss"]}
+    heads, metrics = member.trainable["heads"], member.metrics
+    for task, data in setup.parts:
+        mean, deviation = data.train.unit
+        if (mean, deviation) != (0.0, 1.0):
+            kernel, bias = (heads[task.name]["out"][name] * np.float32(deviation) for name in ("kernel", "bias"))
+            out = {"kernel": kernel, "bias": bias + np.float32(mean)}
+            heads = heads | {task.name: heads[task.name] | {"out": out}}
+            loss = f"{task.name}/loss" if setup.is_joint else "loss"
+            metrics = metrics | {loss: deviation**2 * metrics[loss]}
     return dataclasses.replace(member, trainable=member.trainable | {"heads": heads}, metrics=metrics)
 
 
@@ -76,30 +86,48 @@ def score_test(setup: Setup, outcome: Outcome) -> Outcome:
     best = replicate(tree.stack([member.trainable for member in outcome.members.values()]), setup.mesh)
     places = np.array([setup.config.seeds.index(seed) for seed in outcome.members])
     frozen = setup.frozen | jax.tree.map(lambda leaf: leaf[places], own_part(setup.frozen))
-    members, test = Members(setup.spec.program, setup.task, best, frozen), setup.data.test
-    logits = member_logits(members, test, setup.evaluation_layout, diverged=True)
-    finite = {seed: one for seed, one in zip(outcome.members, logits, strict=True) if np.isfinite(one).all()}
-    lost = {seed: f"seed {seed}: no finite logits on the test set" for seed in outcome.members if seed not in finite}
-    kept = list(finite.values())
-    both = zip(scores(setup.task, kept, test), standard_errors(setup.task, kept, test), strict=True)
+    logits = [
+        member_logits(
+            Members(setup.spec.program, task, best, frozen), data.test, setup.evaluation_layout, diverged=True
+        )
+        for task, data in setup.parts
+    ]
+    finite = [
+        number for number, _ in enumerate(outcome.members) if all(np.isfinite(one[number]).all() for one in logits)
+    ]
+    seeds = [list(outcome.members)[number] for number in finite]
+    lost = {seed: f"seed {seed}: no finite logits on the test set" for seed in outcome.members if seed not in seeds}
+    tests = [(task, one[finite], data.test) for (task, data), one in zip(setup.parts, logits, strict=True)]
+    found, errors = ([function(*test) for test in tests] for function in (scores, standard_errors))
+    if setup.is_joint:
+        names = [task for task, _ in setup.parts]
+        found, errors = over_tasks(names, found), errors_over_tasks(names, errors)
+    else:
+        (found,), (errors,) = found, errors
+    both = zip(seeds, found, errors, strict=True)
     return outcome._replace(
-        members={seed: outcome.members[seed] for seed in finite},
+        members={seed: outcome.members[seed] for seed in seeds},
         lost=outcome.lost | lost,
-        scores={seed: {"test": score, "se": errors} for seed, (score, errors) in zip(finite, both, strict=True)},
+        scores={seed: {"test": score, "se": error} for seed, score, error in both},
     )
 
 
 def _diagnosis(setup: Setup, index: int, faults: Faults) -> str:
     """Describes the last step of a member whose loss or gradient was not finite too often."""
     seed, fault = setup.config.seeds[index], tree.index(jax.tree.map(np.asarray, faults), index)
-    examples = batches.examples_of(seed, int(fault.step), len(setup.data.train), setup.config.batch_size)
+    of, step = "", int(fault.step)
+    if setup.is_joint:
+        number, examples = setup.mixture.step(setup.sampler_seeds[index], step)
+        of = f" of {setup.parts[number].task.name}"
+    else:
+        examples = batches.examples_of(seed, step, len(setup.data.train), setup.config.batch_size)
     gradients, parameters = (
         ", ".join(f"{name} {float(norm):.3g}" for name, norm in norms.items())
         for norms in (fault.gradient_norms, fault.parameter_norms)
     )
     return (
         f"seed {seed}: no finite loss and gradient in {int(fault.in_a_row)} steps in a row, up to step"
-        f" {int(fault.step) + 1} (training examples {', '.join(map(str, examples))}); norms of gradients: {gradients};"
+        f" {step + 1} (training examples{of} {', '.join(map(str, examples))}); norms of gradients: {gradients};"
         f" norms of parameters: {parameters}"
     )
 
@@ -119,7 +147,10 @@ def write_run(kind: str, folder: Path | None, setup: Setup, schedule: Schedule, 
             widened = {name: leaf.astype(np.promote_types(leaf.dtype, np.float32)) for name, leaf in kept.items()}
             save_tensors(folder / "frozen.safetensors", widened)
         write_json(folder / "results.json", results)
-        write_json(folder / "run.json", describe(kind, setup) | {"seeds": list(outcome.members)})
+        info = describe(kind, setup) | {"seeds": list(outcome.members)}
+        write_json(folder / "run.json", info)
+        if setup.is_joint:
+            write_tasks(folder, setup, outcome.members, results, info)
     return results
 
 
@@ -142,7 +173,8 @@ def describe(kind: str, setup: Setup) -> dict[str, Any]:
         "kind": kind,
         "method": config.method,
         "config": dataclasses.asdict(config) | ({"optimizer": "own"} if "optimizer" in own else {}),
-        "task": setup.task.to_dict(),
+        "task": {} if setup.is_joint else setup.task.to_dict(),
+        **({"tasks": [task.to_dict() for task, _ in setup.parts]} if setup.is_joint else {}),
         "backbone": pretrained.locate_backbone(config.backbone, config.revision) | {"hash": setup.backbone_hash},
         "data_dir": config.data_dir and str(Path(config.data_dir).expanduser().resolve()),
         "spec": run_json.spec_to_dict(setup.spec),
@@ -173,19 +205,24 @@ def summarise(setup: Setup, outcome: Outcome, schedule: Schedule) -> dict[str, A
         entries = [entry[part] for entry in by_seed.values()]
         return {name: np.array([entry[name] for entry in entries]) for name in entries[0]}
 
-    test, unit = over_seeds("test"), dict(zip(("mean", "deviation"), setup.data.train.unit, strict=True))
+    test, parts = over_seeds("test"), [_describe_part(part) for part in setup.parts]
+    joint = {"tasks": dict(zip((part.task.name for part in setup.parts), parts, strict=True))}
     return {
-        "main_metric": setup.task.metrics[0],
+        "main_metric": setup.main_metric,
         "num_steps": schedule.num_steps,
         "seeds": by_seed,
         "mean": {name: float(values.mean()) for name, values in test.items()},
         "sd": {name: float(values.std(ddof=1)) if len(values) > 1 else None for name, values in test.items()},
         "se": {name: float(values.mean()) for name, values in over_seeds("se").items()},
-        "examples": {
-            name: {"used": len(split), "available": split.available} for name, split in vars(setup.data).items()
-        },
-        **({"standardised": unit} if unit != {"mean": 0.0, "deviation": 1.0} else {}),
+        **(joint if setup.is_joint else parts[0]),
         **({"lost": {str(seed): why for seed, why in outcome.lost.items()}} if outcome.lost else {}),
         **({"solve": outcome.solved} if outcome.solved else {}),
         "state": outcome.state_hash,
     }
+
+
+def _describe_part(part: Part) -> dict[str, Any]:
+    """On how many examples a run trained and was scored, and how the labels of a regression were standardised."""
+    sizes = {name: {"used": len(split), "available": split.available} for name, split in vars(part.data).items()}
+    unit = dict(zip(("mean", "deviation"), part.data.train.unit, strict=True))
+    return {"examples": sizes} | ({"standardised": unit} if unit != {"mean": 0.0, "deviation": 1.0} else {})

@@ -1,7 +1,8 @@
-"""The two stages as functions of a config: everything between a command line and a run folder.
+"""Training as functions of a config: everything between a command line and a run folder.
 
     train_adapter   stage 1: an adapter (or everything) on one task
     transfer        stage 2: a combiner over frozen source adapters, on a target task
+    train_joint     neither: several tasks at once
 
 The runs of a target, one a learning rate, train in one program; targets follow one another over one backbone.
 """
@@ -13,15 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scalearn_jax.config import AdapterConfig, TrainConfig, TransferConfig, takes
+from scalearn_jax.config import AdapterConfig, JointConfig, TrainConfig, TransferConfig, takes
 from scalearn_jax.io.atomic_folder import SCRATCH, AtomicFolder, atomic_folder, check_out, clear_except
 from scalearn_jax.io.files import write_json
 from scalearn_jax.runs.provenance import report_choice
 from scalearn_jax.stages import identity
+from scalearn_jax.stages.joint import joint_setups
 from scalearn_jax.stages.logs import TIMING, describe_early_stop, logs_of, recorders
 from scalearn_jax.stages.outputs import score_test, write_run
-from scalearn_jax.stages.prepare import Setup, is_solved
+from scalearn_jax.stages.prepare import is_solved
 from scalearn_jax.stages.program import compare_rates, run_configs, runs_of, training_rows
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.stages.setups import (
     adapter_setups,
     of_targets,
@@ -80,6 +83,22 @@ def transfer(config: TransferConfig) -> Path:
       PosixPath('runs/x')
     """
     return _run("transfer", config, transfer_setups)
+
+
+def train_joint(config: JointConfig) -> Path:
+    """Trains on several tasks at once: the joint baselines (method.md, "Joint training").
+
+    Args:
+      config: see ``JointConfig``.
+
+    Returns:
+      The run folder, with a folder of each task's name in it: an ordinary run, of an adapter itself a source for
+      ``transfer``. Of several learning rates the folder above theirs.
+
+    Raises:
+      InputError: anything wrong with the input, all at once; raised before anything is written.
+    """
+    return _run("joint", config, joint_setups)
 
 
 @own_settings()
@@ -142,7 +161,7 @@ def _train_target(
     """
 
     def shape() -> str:
-        return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.task.max_length} tokens"
+        return f"{training_rows(setup, schedule.num_steps)[1][-1]} rows of {setup.row_length} tokens"
 
     processes.prepare()
     runs = runs_of(with_best_source(setup))

@@ -4,7 +4,6 @@ Letters: M members (seeds trained together), T source tasks.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model, tree
+from scalearn_jax.combiners import UNFOLDED
 from scalearn_jax.config import TrainConfig
 from scalearn_jax.config.stages import combiner_settings, foreign_settings
 from scalearn_jax.data import splits, tasks, tokens
@@ -30,47 +30,13 @@ from scalearn_jax.runs.backbone import load_backbone
 from scalearn_jax.runs.sources import Source, check_base_models, check_sources
 from scalearn_jax.stages import soup
 from scalearn_jax.stages.given import NOTHING, Given, check_update
+from scalearn_jax.stages.setup import Data, Part, Setup
 from scalearn_jax.train import sharding
 from scalearn_jax.train.compile import keep_programs
-from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.jax_settings import key_of_seed
 from scalearn_jax.train.ridge import check_examples
 from scalearn_jax.train.state import with_constants
 from scalearn_jax.typing import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The three encoded splits of a task."""
-
-    train: tokens.Encoded
-    dev: tokens.Encoded
-    test: tokens.Encoded
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """Everything a training run needs, checked and resolved."""
-
-    config: TrainConfig
-    method: methods.Method
-    task: Task  # with the config's length
-    spec: model.ModelSpec
-    data: Data
-    sources: Sequence[Source]  # in bank order
-    backbone_hash: str
-    trainable: Params  # the first, leading axis M
-    frozen: Params  # shared by the members, but for ``state.own_part``
-    mesh: Mesh
-    source_weights: soup.Soup | None = None  # where they are computed
-    given: Given = NOTHING  # what was passed as objects
-
-    @functools.cached_property
-    def evaluation_layout(self) -> Layout:
-        """The layout that both held-out sets share, so that one program serves them."""
-        held_out, config = [self.data.dev, self.data.test], self.config
-        length, size = self.task.max_length, config.eval_batch_size
-        return Layout.of(held_out, length, size, packed=config.packed, mesh=self.mesh)
 
 
 def prepare(
@@ -99,8 +65,8 @@ def prepare(
     if given.combiner:
         check_update(spec)
     data = encode_tables(config, task, backbone_spec, tables, given)
-    if task.kind == "regression" and task.name not in tasks.known() and not is_solved(config):
-        data = Data(*standardise(data.train, data.dev), data.test)
+    if not is_solved(config):
+        data = standardised(task, data)
     if is_solved(config) or method.coefficients == "best":
         warning = check_examples(task.kind, data.train.labels, task.num_outputs, task.labels)
         if warning:
@@ -113,8 +79,15 @@ def prepare(
     bank = banks.stack(adapters) if sources else None
     trainable, frozen = init_members(config.seeds, spec, method, backbone, bank, mesh)
     frozen = cast_frozen(frozen, config.frozen_dtype)
-    parts = spec, data, sources, loaded.hash, trainable, frozen, mesh, source_weights
-    return Setup(config, method, task, *parts, given)
+    rest = spec, sources, loaded.hash, trainable, frozen, mesh, source_weights
+    return Setup(config, method, (Part(task, data),), *rest, given)
+
+
+def standardised(task: Task, data: Data) -> Data:
+    """Standardises the labels of a regression, but for those of the published tasks."""
+    if task.kind != "regression" or task.name in tasks.known():
+        return data
+    return Data(*standardise(data.train, data.dev), data.test)
 
 
 def is_solved(config: TrainConfig) -> bool:
@@ -162,6 +135,12 @@ def make_spec(
         width = max((source.adapter["down"]["kernel"].shape[2] for source in sources), default=0)
         num_sources, phi = len(sources), sources[0].non_linearity if sources else "relu"
     options = combiner_options(config, method, backbone)
+    if any("norm" in source.adapter for source in sources):
+        options["norm_after"] = True
+        if options.get("compose") == "folded":
+            raise InputError(f"--compose folded: sources {banks.NOT_LINEAR}; leave it out.")
+        if method.combiner in UNFOLDED:
+            options["compose"] = "reference"
     if source_weights:
         options["weights"] = source_weights.weights
     if method.coefficients:
@@ -194,6 +173,10 @@ def compute_dtype(config: TrainConfig) -> str:
     return dtype
 
 
+# Options that say what a combiner does by itself, which runs of before did without a word.
+_AS_BEFORE = {"masks": "frozen", "ffn_scale": "before"}
+
+
 def combiner_options(config: TrainConfig, method: methods.Method, backbone: BackboneSpec) -> dict[str, Any]:
     """Joins a method's options with those set in the config; the config wins."""
     options = combiner_settings(method.combiner)
@@ -203,7 +186,8 @@ def combiner_options(config: TrainConfig, method: methods.Method, backbone: Back
     }
     defaults = of_backbone.get(method.combiner, {})
     given = {options[name]: value for name, value in given_options(config).items() if options.get(name)}
-    return defaults | method.options | given
+    found = defaults | method.options | given
+    return {name: value for name, value in found.items() if value != _AS_BEFORE.get(name)}
 
 
 def load_tables(config: TrainConfig, task: Task, given: Given = NOTHING) -> splits.Splits:

@@ -17,15 +17,15 @@ import optax
 from jax.sharding import Mesh
 
 from scalearn_jax import methods, model
-from scalearn_jax.config import TrainConfig
-from scalearn_jax.data import batches, packing
+from scalearn_jax.config import JointConfig, TrainConfig
+from scalearn_jax.data import batches, mixture, packing
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import feed, loop, resume
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.compile import compile_dispatches, forward, keep_programs
-from scalearn_jax.train.evaluate import Members, score
+from scalearn_jax.train.evaluate import Members, over_tasks, score
 from scalearn_jax.train.jax_settings import key_of_seed
 from scalearn_jax.train.optim import make_optimizer
 from scalearn_jax.train.sharding import divisible, replicate
@@ -33,6 +33,7 @@ from scalearn_jax.train.state import Position, TrainState, create, own_part
 from scalearn_jax.train.step import make_loss, make_train_step, skip_faults
 from scalearn_jax.typing import Batch, FeatureBatch, Params
 
+_EVALUATIONS = 50  # of a joint run, as published
 _PROGRAM_COST = 100  # rows that train in about the time that compiling one more program takes, on a small machine
 
 
@@ -53,9 +54,11 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
     settings = dict(
         trainable=setup.method.trainable,
         optimizer=setup.given.optimizer or config.optimizer,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=warmup_steps(config, schedule.num_steps),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
+        tasks=tuple(setup.spec.tasks) if setup.is_joint else (),
+        factors=setup.method.factors,
     )
     rates = [_default(run.config.learning_rate, setup.method.learning_rate) for run in setups]
     optimizers = [make_optimizer(learning_rate=rate, num_steps=schedule.num_steps, **settings) for rate in rates]
@@ -70,8 +73,9 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
         stream = member_batches(setup, choices, start_step)
     if len(setups) > 1:  # all learning rates see the same batches
         stream = (batches.concatenate([batch] * len(setups)) for batch in stream)
-    shapes = len(setups) * len(config.seeds), config.batch_size, setup.task.max_length, choices
-    kind = setup.spec.program, setup.task.name, setup.task.kind
+    shapes = len(setups) * len(config.seeds), config.batch_size, setup.row_length, choices
+    kinds = tuple(part.task.kind for part in setup.parts)
+    kind = setup.spec.program, *((None, kinds) if setup.is_joint else (setup.task.name, setup.task.kind))
     step = _member_step(*kind, mesh, shapes, num_parts(setup), config.max_faults, **settings)
     state = replicate(first_state(setups, optimizers), setup.mesh)
     return Program(step, state, frozen_of(setups), stream, evaluate, rows)
@@ -80,8 +84,8 @@ def make_program(setups: Sequence[Setup], schedule: loop.Schedule, start_step: i
 @keep_programs
 def _member_step(
     spec: model.ModelSpec,
-    task: str,
-    kind: str,
+    task: str | None,
+    kind: str | tuple[str, ...],
     mesh: Mesh | None,
     shapes: tuple,
     num_parts: int,
@@ -101,23 +105,37 @@ def _member_step(
 
 
 def _evaluate(setup: Setup, trainable: Params) -> list[dict[str, float]]:
-    members = Members(setup.spec.program, setup.task, trainable, setup.frozen)
-    return score(members, setup.data.dev, setup.evaluation_layout, diverged=True)
+    found = [
+        score(
+            Members(setup.spec.program, part.task, trainable, setup.frozen),
+            part.data.dev,
+            setup.evaluation_layout,
+            diverged=True,
+        )
+        for part in setup.parts
+    ]
+    return over_tasks([part.task for part in setup.parts], found) if setup.is_joint else found[0]
 
 
 def make_schedule(config: TrainConfig, method: methods.Method, num_examples: int) -> loop.Schedule:
     """Resolves steps, evaluations and patience: what the config leaves open is as published for the method."""
     per_epoch = batches.steps_per_epoch(num_examples, config.batch_size)
     num_steps = config.max_steps or _default(config.epochs, method.epochs) * per_epoch
-    if config.warmup_steps >= num_steps:
+    if warmup_steps(config, num_steps) >= num_steps:
         raise InputError(f"--warmup-steps {config.warmup_steps} leaves nothing of {num_steps} steps; pass fewer.")
+    often = -(-num_steps // _EVALUATIONS) if isinstance(config, JointConfig) else per_epoch
     return loop.Schedule(
         num_steps=num_steps,
-        eval_every=config.eval_every or per_epoch,
+        eval_every=config.eval_every or often,
         log_every=config.log_every,
         patience=_default(config.patience, method.patience),
         select=config.select,
     )
+
+
+def warmup_steps(config: TrainConfig, num_steps: int) -> int:
+    """Resolves the steps of warm-up; a joint run that leaves them open has a tenth of all."""
+    return _default(config.warmup_steps, num_steps // 10)
 
 
 def _default(value: Any, otherwise: Any) -> Any:
@@ -131,38 +149,36 @@ def num_parts(setup: Setup) -> int:
 
 def training_rows(setup: Setup, num_steps: int) -> tuple[np.ndarray, tuple[int, ...]]:
     """Counts the rows Int[n] of each step of a run, and picks the counts they are rounded up to."""
-    config, encoded, parts = setup.config, setup.data.train, num_parts(setup)
-    if config.packed:
-        rows = batches.train_rows(
-            encoded,
-            seeds=config.seeds,
-            batch_size=config.batch_size,
-            row_length=setup.task.max_length,
-            num_steps=num_steps,
-            num_parts=parts,
-        )
-        rows = divisible(rows, setup.mesh)
+    config, parts = setup.config, num_parts(setup)
+    layout = dict(row_length=setup.row_length, num_steps=num_steps, num_parts=parts)
+    if not config.packed:
+        most = max(part.data.train.num_choices for part in setup.parts)
+        rows = np.full(num_steps, config.batch_size // parts * most)
+    elif setup.is_joint:
+        splits = [part.data.train for part in setup.parts]
+        rows = mixture.train_rows(setup.mixture, splits, seeds=setup.sampler_seeds, **layout)
     else:
-        rows = np.full(num_steps, config.batch_size // parts * encoded.num_choices)
+        rows = batches.train_rows(setup.data.train, seeds=config.seeds, batch_size=config.batch_size, **layout)
+    if config.packed:
+        rows = divisible(rows, setup.mesh)
     return rows, packing.row_choices(rows, program_cost=_PROGRAM_COST)
 
 
 def member_batches(setup: Setup, choices: Sequence[int], start_step: int = 0) -> Iterator[Batch]:
     """Yields training batches without end, with a leading member axis; each seed has its own order."""
-    streams = [
-        batches.train_batches(
-            setup.data.train,
-            seed=seed,
-            batch_size=setup.config.batch_size,
-            start_step=start_step,
-            num_parts=num_parts(setup),
-            row_length=setup.task.max_length,
-            row_choices=choices,
-            packed=setup.config.packed,
-        )
-        for seed in setup.config.seeds
-    ]
-    return map(batches.stack, zip(*streams, strict=True))
+    layout = dict(
+        start_step=start_step,
+        num_parts=num_parts(setup),
+        row_length=setup.row_length,
+        row_choices=choices,
+        packed=setup.config.packed,
+    )
+    if setup.is_joint:
+        splits, layout["num_logits"] = [part.data.train for part in setup.parts], setup.spec.num_logits
+        make = functools.partial(mixture.train_batches, setup.mixture, splits, **layout)
+    else:
+        make = functools.partial(batches.train_batches, setup.data.train, batch_size=setup.config.batch_size, **layout)
+    return map(batches.stack, zip(*(make(seed=seed) for seed in setup.sampler_seeds), strict=True))
 
 
 def train(
@@ -202,7 +218,7 @@ def train(
             program.frozen,
             placed,
             schedule,
-            loop.Evaluation(program.evaluate, setup.task.metrics[0]),
+            loop.Evaluation(program.evaluate, setup.main_metric),
             on_events,
             saver or (lambda position, why: None),
             on_progress=on_progress,
@@ -265,7 +281,7 @@ def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str,
     """
     found: dict[str, Any] = {}
     for setup in setups:
-        name = "loss" if setup.config.select == "loss" else setup.task.metrics[0]
+        name = "loss" if setup.config.select == "loss" else setup.main_metric
         configs = [config for config in run_configs(setup.config) if config.out in results]  # others lost every seed
         runs = {f"{config.learning_rate:g}": results[config.out] for config in configs}
         scores = {
@@ -274,7 +290,7 @@ def compare_rates(setups: Sequence[Setup], results: dict[str, Any]) -> dict[str,
         lost = {rate: len(run.get("lost", {})) for rate, run in runs.items()}
         sign = 1 if name == "loss" else -1
         best = min(scores, key=lambda rate: (lost[rate], sign * scores[rate]), default=None)
-        found[setup.task.name] = {"best": best, "select": name, "rates": scores}
+        found[setup.name] = {"best": best, "select": name, "rates": scores}
         if any(lost.values()):
-            found[setup.task.name]["lost"] = lost
+            found[setup.name]["lost"] = lost
     return found

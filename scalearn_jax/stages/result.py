@@ -26,7 +26,7 @@ from scalearn_jax.runs.serving.predictor import Predictor
 from scalearn_jax.runs.sources import Source
 from scalearn_jax.stages.logs import write_logs
 from scalearn_jax.stages.outputs import Outcome, describe, member_tree, summarise, write_run
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train.loop import Event, Schedule
 from scalearn_jax.train.sharding import gather
 from scalearn_jax.typing import Params

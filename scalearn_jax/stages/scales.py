@@ -19,7 +19,7 @@ import numpy as np
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.io import terminal
 from scalearn_jax.stages.features import Features
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.ridge import Ridge, Rows
 from scalearn_jax.train.solver import Evaluation, Prior, Search, deviations, minimise

@@ -12,8 +12,9 @@ from scalearn_jax.runs.sources import Source, load_source
 from scalearn_jax.stages import solve
 from scalearn_jax.stages.given import NOTHING, Given
 from scalearn_jax.stages.outputs import Outcome, outcomes
-from scalearn_jax.stages.prepare import Setup, is_solved, prepare, resolve_task
+from scalearn_jax.stages.prepare import is_solved, prepare, resolve_task
 from scalearn_jax.stages.program import make_schedule, train
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import resume
 from scalearn_jax.train.checkpoint import Checkpoint
 from scalearn_jax.train.loop import Event, Schedule
@@ -69,7 +70,7 @@ def schedule_of(setup: Setup) -> Schedule:
     """How long a run trains, or searches, and when it is evaluated."""
     if is_solved(setup.config):
         return solve.schedule(setup)
-    return make_schedule(setup.config, setup.method, len(setup.data.train))
+    return make_schedule(setup.config, setup.method, setup.num_examples)
 
 
 def with_best_source(setup: Setup) -> Setup:

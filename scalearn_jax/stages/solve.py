@@ -23,8 +23,8 @@ from scalearn_jax.io import terminal
 from scalearn_jax.models import bank as banks
 from scalearn_jax.stages.features import Features, frozen_of_first
 from scalearn_jax.stages.outputs import Outcome
-from scalearn_jax.stages.prepare import Setup
 from scalearn_jax.stages.scales import Objective, error_of_each, halves_of, most_evaluations, solve_scales
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import logistic
 from scalearn_jax.train.checkpoint import Checkpoint, to_host
 from scalearn_jax.train.evaluate import Layout, Members, score

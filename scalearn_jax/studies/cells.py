@@ -1,22 +1,26 @@
 """What a study consists of: its cells, each with its resolved config."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scalearn_jax import methods
-from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, JointConfig, StudyConfig, TransferConfig
 from scalearn_jax.config.schema import check_values, field_types
 from scalearn_jax.config.stages import SGD, foreign_settings
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.files import read_json
 from scalearn_jax.io.hub_folder import split_alias
 from scalearn_jax.io.tensors import tensor_names
-from scalearn_jax.studies.results import ADAPTERS, PROBE
+from scalearn_jax.methods import Method
+from scalearn_jax.studies.results import ADAPTERS, JOINT, PROBE
 
 SELF = "self"  # in probe_sources: the target's own adapter
+# Of ``stage2``: what says how long a target trains, which a run on all of them does not share.
+_SCHEDULE = ("epochs", "max_steps", "learning_rate", "warmup_steps", "patience", "eval_every")
 STAGES = {"stage1": AdapterConfig, "stage2": TransferConfig}
 
 
@@ -25,12 +29,27 @@ class Cell:
     """One training run of a study."""
 
     name: str  # its folder below the study's
-    config: AdapterConfig | TransferConfig  # its type gives the stage
+    config: AdapterConfig | TransferConfig | JointConfig  # its type gives the stage
 
     @property
     def task(self) -> str:
-        """The task it trains on."""
+        """The only task it trains on."""
         return self.config.task if self.is_source else self.config.target
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks it trains on: one, or all targets of the study."""
+        return self.config.tasks if self.is_joint else (self.task,)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it trains on all targets at once."""
+        return isinstance(self.config, JointConfig)
+
+    @property
+    def method(self) -> Method:
+        """The row of its method."""
+        return (methods.get_joint if self.is_joint else methods.get)(self.config.method)
 
     @property
     def is_source(self) -> bool:
@@ -52,7 +71,7 @@ class Recipe(NamedTuple):
     """A cell before its values are checked: its name, the class of its config, and the values of the fields."""
 
     name: str
-    cls: type[AdapterConfig | TransferConfig]
+    cls: type[AdapterConfig | TransferConfig | JointConfig]
     values: dict[str, Any]
 
 
@@ -60,7 +79,9 @@ def cells(study: StudyConfig, out: str) -> list[Cell]:
     """Resolves a study without problems to its cells, in the order in which they run: the source adapters first.
 
     Values come, the last winning, from ``stage1`` (source adapters) or ``stage2`` (every method on a target, also one
-    without sources, so that all get the same budget), ``tasks`` and ``methods_options``.
+    without sources, so that all get the same budget), ``tasks`` and ``methods_options``. A method whose options say
+    ``joint: true`` has one cell, on all targets at once: of ``stage2`` it takes what says which data there are and how
+    to compute, its schedule is its own.
 
     A few-shot study trains a target's own source adapter on the same few examples, with seed 0 and as method
     ``single`` does; the other sources have seen all their data (method.md, "Few-shot"). Without ``own_source`` there is
@@ -81,6 +102,7 @@ def recipes(study: StudyConfig, out: str) -> list[Recipe]:
         *_source_recipes(study, out, adapters),
         *_target_recipes(study, out, adapters),
         *_probe_recipes(study, out, adapters),
+        *_joint_recipes(study, out),
     ]
 
 
@@ -111,7 +133,8 @@ def _source_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Re
 
 
 def _target_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Recipe]:
-    axes = study.targets, study.shots or (None,), _draws(study), study.methods
+    single = [label for label in study.methods if not is_joint(study, label)]
+    axes = study.targets, study.shots or (None,), _draws(study), single
     for task, shots, draw, label in itertools.product(*axes):
         method, few = method_of(study, label), () if shots is None else _few(shots, draw)
         values = _common_values(study, task, label) | study.methods_options.get(label, {})
@@ -145,6 +168,22 @@ def _probe_recipes(study: StudyConfig, out: str, adapters: Path) -> Iterator[Rec
                 values["sources"] = tuple(given.get(source) or str(adapters / source) for source in sources)
                 name = f"{task}/{PROBE}/{label}"
                 yield _recipe(study, TransferConfig, name, Path(out, name), values)
+
+
+def _joint_recipes(study: StudyConfig, out: str) -> Iterator[Recipe]:
+    """One cell a joint method, on all targets."""
+    shared = {name: value for name, value in study.stage2.items() if name in field_types(JointConfig)}
+    for label in filter(functools.partial(is_joint, study), study.methods):
+        own = {name: value for name, value in study.methods_options[label].items() if name != "joint"}
+        values = {name: value for name, value in shared.items() if name not in _SCHEDULE}
+        values = {"seeds": study.seeds} | values | own | {"method": method_of(study, label), "tasks": study.targets}
+        name = f"{JOINT}/{label}"
+        yield _recipe(study, JointConfig, name, Path(out, name), values)
+
+
+def is_joint(study: StudyConfig, label: str) -> bool:
+    """Whether a method of a study trains on all targets at once."""
+    return study.methods_options.get(label, {}).get("joint") is True
 
 
 def _draws(study: StudyConfig) -> Iterable[int | None]:

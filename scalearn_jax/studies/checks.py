@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scalearn_jax import methods
-from scalearn_jax.config import AdapterConfig, StudyConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, JointConfig, StudyConfig, TransferConfig
 from scalearn_jax.config.checks import fields_where
 from scalearn_jax.config.schema import check_values, from_dict, problems, to_dict
 from scalearn_jax.config.stages import foreign_settings
@@ -17,9 +17,10 @@ from scalearn_jax.errors import InputError
 from scalearn_jax.io.hub_folder import split_alias
 from scalearn_jax.models import pretrained
 from scalearn_jax.studies import published, results
-from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, given_sources, method_of, recipes
+from scalearn_jax.studies.cells import SELF, STAGES, Cell, cells, given_sources, is_joint, method_of, recipes
 
-_SET_BY_STUDY = {*fields_where(AdapterConfig, "by_study"), *fields_where(TransferConfig, "by_study")}
+_CONFIGS = AdapterConfig, TransferConfig, JointConfig
+_SET_BY_STUDY = {name for cls in _CONFIGS for name in fields_where(cls, "by_study")}
 # What a run folder may hold.
 RUN_FILES = (
     *("run.json", "results.json", "metrics.jsonl", "timing.jsonl", "seed-*.safetensors", "frozen.safetensors"),
@@ -31,7 +32,8 @@ def study_problems(study: StudyConfig) -> list[str]:
     """Lists everything wrong with a study: unknown tasks, methods and fields, bad values, clashing names."""
     found = [*_name_problems(study), *_probe_problems(study), *_override_problems(study)]
     if not found and not study.sources:
-        needing = [label for label in study.methods if methods.get(method_of(study, label)).uses_sources]
+        single = {label: method_of(study, label) for label in study.methods if not is_joint(study, label)}
+        needing = [label for label, name in single.items() if methods.get(name).uses_sources]
         if needing:
             return [f"sources: empty, but {', '.join(map(repr, needing))} need source adapters; name source tasks"]
     return list(dict.fromkeys(found or _recipe_problems(study)))
@@ -45,7 +47,10 @@ def _name_problems(study: StudyConfig) -> Iterator[str]:
         else:
             yield from _error_of(lambda name=name: tasks.get(name, data_dir=study.data_dir))
     for label in study.methods:
-        yield from _error_of(lambda label=label: methods.get(method_of(study, label)))
+        look_up = methods.get_joint if is_joint(study, label) else methods.get
+        yield from _error_of(lambda label=label, look_up=look_up: look_up(method_of(study, label)))
+        if is_joint(study, label) and study.shots:
+            yield f"methods: {label!r} is joint, which trains on all data; leave it out of a study with shots"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]*", label):
             yield f"method {label!r}: a name starts with a letter or digit and holds letters, digits, + - . _ only"
     yield from (
@@ -89,10 +94,14 @@ def _override_problems(study: StudyConfig) -> Iterator[str]:
         if task not in (*given_sources(study), *study.targets):
             yield f"tasks: {task!r} is neither a source nor a target of the study"
     for label, values in study.methods_options.items():
-        row = methods.METHODS.get(method_of(study, label))
-        yield from _field_problems(f"methods_options: {label}", TransferConfig, values, allowed=("method", "seeds"))
+        joint, place = values.get("joint", False), f"methods_options: {label}"
+        if not isinstance(joint, bool):
+            yield f"{place}: joint: expected true or false, got {joint!r}"
+        values, cls = {name: value for name, value in values.items() if name != "joint"}, TransferConfig
+        row, cls = (None, JointConfig) if joint is True else (methods.METHODS.get(method_of(study, label)), cls)
+        yield from _field_problems(place, cls, values, allowed=("method", "seeds"))
         foreign = foreign_settings(row, values) if row else []
-        yield from (f"methods_options: {label}: {flag!r} does not apply to this method" for flag in foreign)
+        yield from (f"{place}: {flag!r} does not apply to this method" for flag in foreign)
         implied = [name for name, used in (("fixed", study.probe_sources), ("single", study.shots)) if used]
         if label not in (*study.methods, *implied):
             yield f"methods_options: {label!r} is not among the study's methods"
@@ -166,7 +175,7 @@ def check_inputs(study: StudyConfig, missing: Sequence[Cell], where: str) -> Non
     if not missing:
         return
     found: list[str] = []
-    for task in {cell.task: prepare.resolve_task(cell.config, cell.task) for cell in missing}.values():
+    for task in {name: prepare.resolve_task(cell.config, name) for cell in missing for name in cell.tasks}.values():
         found += _error_of(lambda task=task: splits.load_splits(task, data_dir=study.data_dir))
     if study.adapters and os.path.lexists(study.adapters) and not Path(study.adapters).is_dir():
         found.append(f"adapters: {study.adapters} is no folder; name one, which need not be there yet")
@@ -194,10 +203,10 @@ def _setting_problems(missing: Sequence[Cell], spec: Any, tokenizer: Any) -> Ite
     from scalearn_jax.data import tokens
     from scalearn_jax.stages import prepare
 
-    for cell in missing:
-        task, method = prepare.resolve_task(cell.config, cell.task), methods.get(cell.config.method)
+    for cell, name in ((one, name) for one in missing for name in one.tasks):
+        task = prepare.resolve_task(cell.config, name)
         try:
-            prepare.check_settings(cell.config, method, task, spec, len(getattr(cell.config, "sources", ())))
+            prepare.check_settings(cell.config, cell.method, task, spec, len(getattr(cell.config, "sources", ())))
             prepare.compute_dtype(cell.config)
             prepare.make_mesh(cell.config, spec)
             tokens.check_room(tokenizer, task, task.max_length)
@@ -220,7 +229,8 @@ def clear_damaged_run(folder: Path) -> None:
     """Removes what is left of a damaged run, so that it is made again; files that no run writes are an error."""
     if not folder.is_dir():
         return
-    strange = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in RUN_FILES)]
+    others = [path for path in folder.iterdir() if not any(path.match(pattern) for pattern in RUN_FILES)]
+    strange = [path.name for path in others if not any(path.rglob("run.json"))]  # of a task of a joint run
     if strange:
         raise InputError(f"{folder} is no whole run and holds {', '.join(sorted(strange)[:3])}; move it away.")
     shutil.rmtree(folder)

@@ -28,7 +28,8 @@ def table_names() -> list[str]:
 
 def get_table(table: str) -> dict[str, Any]:
     """Looks up a table: its ``backbone``; ``tasks``, the names of its columns; ``scores``, method -> a number a task;
-    ``averages``, method -> its average as published, also of methods whose scores are not at hand.
+    ``averages``, method -> its average as published, also of methods whose scores are not at hand; ``joint_defects``,
+    what is wrong with its joint baselines.
     """
     if table not in _tables():
         raise unknown("published table", table, _tables())
@@ -81,6 +82,7 @@ def published_table(
     texts = texts.rename_axis(["method", "scores"]).rename(
         columns={t: f"{t} {metric}" for t, metric in targets.items()}
     )
+    defects = [get_table(table)["joint_defects"]] if any(is_joint_label(method) for method, _ in rows) else []
     theirs, name = get_table(table)["backbone"], backbone_name(backbone)
     same = f"of backbone {name}"
     other = f"of ANOTHER BACKBONE, {name}: the differences do not measure how well the paper is reproduced"
@@ -88,7 +90,13 @@ def published_table(
         f"Test scores in percent. Published: ScaLearn (arXiv 2310.01217), table {table}, backbone {theirs}, mean over"
         f" seeds. Ours: {describe_seeds(results)}; {describe_tests(results)}; {same if name == theirs else other}"
     )
+    caption = ". ".join([caption, *defects])
     return Table(f"{title}: beside the published numbers", texts, caption, group_by="method")
+
+
+def is_joint_label(method: str) -> bool:
+    """Whether the paper's row of this name is of a joint baseline."""
+    return method in ("full-m", "adapter-m", "propetl-m", "hyperformer", "hyperformer++")
 
 
 def backbone_name(backbone: str) -> str:

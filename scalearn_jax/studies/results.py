@@ -16,7 +16,8 @@ from scalearn_jax.io.files import read_json
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-ADAPTERS, REPORT, STUDY = "adapters", "report", "study.json"  # what a study's folder holds beside its targets
+# What a study's folder holds beside its targets.
+ADAPTERS, JOINT, REPORT, STUDY = "adapters", "joint", "report", "study.json"
 _NEEDED = ("name", "backbone", "targets", "methods", "shots", "draws", "published")  # what tables need of a study
 _MOST_PARAMETERS, _LARGEST = 10**15, 1e6  # of a coefficient; what is beyond could not be drawn
 _ROUNDING = 1e-6
@@ -72,7 +73,9 @@ def read_results(root: Path, *, strict: bool = True) -> list[Result]:
         if any(part.endswith(".partial") for part in parts) or (study and parts[:1] == (ADAPTERS,)):
             continue
         try:
-            result = _read_cell(folder, study) if study else read_result(folder)
+            if read_json(folder / "run.json").get("kind") == "joint":
+                continue  # each of its tasks has a folder of its own
+            result = _read_cell(folder, root, study) if study else read_result(folder)
         except InputError as error:
             if strict:
                 raise
@@ -108,8 +111,11 @@ def _join_draws(results: Iterable[Result]) -> list[Result]:
     return joined
 
 
-def _read_cell(folder: Path, study: dict[str, Any]) -> Result:
-    """Reads a cell of a study; its place shows what it is."""
+def _read_cell(folder: Path, root: Path, study: dict[str, Any]) -> Result:
+    """Reads a cell of a study, or a task's part of a joint one; its place shows what it is."""
+    parts = folder.relative_to(root).parts
+    if parts[0] == JOINT and len(parts) > 2:
+        return read_result(folder, label=parts[1])
     if folder.parent.name == PROBE and "=" in folder.name:  # no method's name holds one
         return read_result(folder, label=folder.name, probing=True)
     draw, place = None, folder.parent
@@ -195,6 +201,11 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         metric, seeds = scores["main_metric"], scores["seeds"]
         if not seeds:
             raise ValueError("no seeds")
+        if info.get("kind") == "joint":
+            info["task"]["name"] = f"{len(info['tasks'])} tasks"
+        elif not label and "joint" in info:
+            label = info["joint"]["method"]  # as the paper calls them
+            label += "-m" if label in ("full", "adapter", "propetl") else ""
         label, target = label or info["method"], info["task"]["name"]
         for name in (label, info["method"], target, metric, *(source["name"] for source in info["sources"])):
             if not isinstance(name, str) or not is_printable(name):

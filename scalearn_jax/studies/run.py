@@ -179,8 +179,8 @@ def _run(cell: Cell, until: float) -> str:
 def _train(cell: Cell) -> None:
     from scalearn_jax.stages import pipeline
 
-    if cell.is_source:
-        pipeline.train_adapter(cell.config)
+    if cell.is_source or cell.is_joint:
+        (pipeline.train_adapter if cell.is_source else pipeline.train_joint)(cell.config)
         return
     trained = [source for source in cell.config.sources if split_alias(source)[0] is None]
     missing = [source for source in trained if not (Path(source) / "run.json").exists()]
@@ -206,6 +206,8 @@ def cells_with_costs(study: StudyConfig, chosen: Sequence[Cell]) -> str:
         lines.append(["done" if cell.done else "to do", cell.name, *numbers])
     total = sum(cost.seconds for cost in costs.values())
     summary = f"about {format_duration(total)} on this machine, half or double is possible" if costs else reason
+    if costs and any(cell.is_joint and not cell.done for cell in chosen):
+        summary += ", and the joint cells, which `scalearn plan train-joint` measures"
     return f"{terminal.plain(['state', 'cell', 'steps', 'about'], lines)}\n\n{len(chosen)} cells; {summary}"
 
 
@@ -221,6 +223,8 @@ def _costs(study: StudyConfig, missing: Sequence[Cell]) -> tuple[dict[str, Any],
     spec, costs, encoded = pretrained.backbone_spec(study.backbone), {}, {}
     try:
         for cell in missing:
+            if cell.is_joint:
+                continue
             task = prepare.resolve_task(cell.config, cell.task)
             if study.data_dir is None and task.hub is not None:
                 return {}, "no estimate: the data are on the hub; --data-dir names a local folder"

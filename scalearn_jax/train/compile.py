@@ -44,7 +44,7 @@ class Compiled(NamedTuple):
 def forward(mesh: Mesh) -> Callable:
     """Returns ``model.apply`` as a training step over a mesh should call it; see ``combiners.base.by_group``."""
 
-    def apply(params: Params, batch: Batch, *, spec: model.ModelSpec, task: str, keys: DropoutKeys) -> jax.Array:
+    def apply(params: Params, batch: Batch, *, spec: model.ModelSpec, task: str | None, keys: DropoutKeys) -> jax.Array:
         combiner = by_group(spec.combiner_functions, mesh.shape["data"])
         return model.apply(params, batch, spec=spec, task=task, keys=keys, combiner=combiner)
 

@@ -12,17 +12,20 @@ from jax.sharding import Mesh
 
 from scalearn_jax import losses, metrics
 from scalearn_jax.data import batches, packing
+from scalearn_jax.data.mixture import joint_batch
 from scalearn_jax.data.task import Task
 from scalearn_jax.data.tokens import Encoded
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.train import agreement, sharding
 from scalearn_jax.train.compile import compile_predict_step, keep_programs
 from scalearn_jax.train.step import make_predict_step
-from scalearn_jax.typing import Batch, Params
+from scalearn_jax.typing import Batch, JointBatch, Params
+
+MEAN_METRIC = "metric"  # mean over the tasks of a joint run of their main metrics
 
 
 class Members(NamedTuple):
-    """Trained members of one task."""
+    """Trained members, on one of their tasks."""
 
     spec: ModelSpec  # without the constants that are among what is frozen, see ``ModelSpec.program``
     task: Task  # whose head is used
@@ -55,7 +58,7 @@ class Layout(NamedTuple):
         if packed:
             num_rows = sharding.divisible(packing.eval_rows(splits, batch_size, row_length)[0], mesh)
         else:
-            num_rows = batch_size * splits[0].num_choices
+            num_rows = batch_size * max(split.num_choices for split in splits)
         return cls(batch_size, row_length, num_rows, packed, mesh)
 
     def batches(self, encoded: Encoded) -> Iterator[Batch]:
@@ -99,6 +102,50 @@ def scores(task: Task, logits: np.ndarray, encoded: Encoded, *, diverged: bool =
     return [of_member(one) for one in logits]
 
 
+def over_tasks(tasks: Sequence[Task], found: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Joins what members scored on several tasks: each score as ``TASK/NAME``, and means over tasks.
+
+    ``loss`` is the mean development loss, without ReCoRD where there are others, as published; ``metric`` the mean of
+    the main metrics.
+
+    Args:
+      tasks: the tasks.
+      found: of each the metrics of each member, as ``score`` returns them.
+    """
+    counted = [number for number, task in enumerate(tasks) if task.derive != "record"] or range(len(tasks))
+
+    def of_member(each: Sequence[dict[str, float]]) -> dict[str, float]:
+        means = {"loss": float(np.mean([each[number]["loss"] for number in counted]))}
+        means[MEAN_METRIC] = float(np.mean([one[task.metrics[0]] for task, one in zip(tasks, each, strict=True)]))
+        pairs = zip(tasks, each, strict=True)
+        return means | {f"{task.name}/{name}": value for task, one in pairs for name, value in one.items()}
+
+    return [of_member(each) for each in zip(*found, strict=True)]
+
+
+def errors_over_tasks(tasks: Sequence[Task], found: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Joins standard errors as ``over_tasks`` does scores; that of the mean takes tasks as independent."""
+
+    def of_member(each: Sequence[dict[str, float]]) -> dict[str, float]:
+        pairs = list(zip(tasks, each, strict=True))
+        main = [one[task.metrics[0]] for task, one in pairs if task.metrics[0] in one]
+        means = {MEAN_METRIC: float(np.sqrt(np.sum(np.square(main))) / len(pairs))} if len(main) == len(pairs) else {}
+        return means | {f"{task.name}/{name}": value for task, one in pairs for name, value in one.items()}
+
+    return [of_member(each) for each in zip(*found, strict=True)]
+
+
+def of_task(task: Task, found: dict[str, float]) -> dict[str, float]:
+    """Takes the scores of one task out of those that ``over_tasks`` has joined.
+
+    Example:
+      >>> of_task(Task("a", "regression", ("text",)), {"loss": 0.5, "a/loss": 0.25, "b/loss": 0.75})
+      {'loss': 0.25}
+    """
+    start = f"{task.name}/"
+    return {name.removeprefix(start): value for name, value in found.items() if name.startswith(start)}
+
+
 def standard_errors(task: Task, logits: np.ndarray, encoded: Encoded) -> list[dict[str, float]]:
     """Estimates the standard errors of the metrics of M members, see ``metrics.standard_errors``."""
     known = task.metrics, task.kind
@@ -107,11 +154,23 @@ def standard_errors(task: Task, logits: np.ndarray, encoded: Encoded) -> list[di
 
 def member_logits(members: Members, encoded: Encoded, layout: Layout, *, diverged: bool = False) -> np.ndarray:
     """Computes the logits of members on a split, Float[M n C], in the order of the split; see ``score``."""
-    predict = _predict_step(members.spec, members.task.name, layout)
-    logits = collect_logits(predict, members.trainable, members.frozen, layout.batches(encoded))
+    spec, task = members.spec, members.task.name
+    predict = _predict_step(spec, spec.only_task, layout)
+    stream = held_out_batches(spec, task, encoded, layout)
+    logits = collect_logits(predict, members.trainable, members.frozen, stream)
+    logits = logits[..., : spec.head(task).num_logits]
     for number, one in enumerate(() if diverged else logits):
         metrics.check_finite(one, members.names[number] if members.names else f"task {members.task.name}")
     return logits
+
+
+def held_out_batches(spec: ModelSpec, task: str, encoded: Encoded, layout: Layout) -> Iterator[Batch | JointBatch]:
+    """Yields a split of one of a model's tasks, in batches of the one shape that all its tasks have."""
+    batches = layout.batches(encoded)
+    if spec.only_task:
+        return batches
+    shape = spec.tasks.index(task), max(head.num_choices for _, head in spec.heads), spec.num_logits
+    return (joint_batch(batch, *shape, packed=layout.packed) for batch in batches)
 
 
 def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream: Iterator[Batch]) -> np.ndarray:
@@ -137,6 +196,6 @@ def collect_logits(predict: Callable, trainable: Params, frozen: Params, stream:
 
 
 @keep_programs
-def _predict_step(spec: ModelSpec, task: str, layout: Layout) -> Callable:
+def _predict_step(spec: ModelSpec, task: str | None, layout: Layout) -> Callable:
     """Compiles the prediction of a spec for the batches of a layout."""
     return compile_predict_step(make_predict_step(spec, task), layout.mesh)

@@ -1,7 +1,7 @@
 """The optimiser: published AdamW, linear decay, clipping; what is frozen stays."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import optax
 
 from scalearn_jax import tree
 from scalearn_jax.errors import unknown
-from scalearn_jax.methods import label
+from scalearn_jax.methods import label, task_of
 from scalearn_jax.typing import Array, Params
 
 
@@ -68,12 +68,13 @@ def scheduled(
         peak, length = jnp.asarray(learning_rate, dtype), jnp.asarray(num_steps, dtype)
         return Scheduled(jnp.zeros((), jnp.int32), peak, length, make(peak).init(params))
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         rate = linear_decay(state.learning_rate, state.num_steps, warmup_steps)(state.step)
-        updates, inner = make(rate).update(grads, state.inner, params)
+        transform = optax.with_extra_args_support(make(rate))
+        updates, inner = transform.update(grads, state.inner, params, **extra)
         return updates, state._replace(step=state.step + 1, inner=inner)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class AdamState(NamedTuple):
@@ -115,8 +116,54 @@ def published_adamw(
 
 
 def decays(path: str) -> bool:
-    """Whether weight decay applies to a leaf: to all but biases and layer norms."""
-    return not path.endswith(("bias", "norm/scale"))
+    """Whether weight decay applies to a leaf: to all but biases, layer norms and scores of masks."""
+    return not path.endswith(("bias", "norm/scale")) and "/scores/" not in path
+
+
+def by_task(inner: optax.GradientTransformation, tasks: Sequence[str]) -> optax.GradientTransformationExtraArgs:
+    """Lets a step change of the leaves that belong to one task only those of its own ``task``, Int[].
+
+    All else of the others stays, too, to the bit: their moments, and the count of their steps, from which the bias
+    correction follows (method.md, "Joint training"). So does PyTorch, where such a leaf has no gradient.
+
+    Args:
+      inner: the optimiser of each task's leaves, and of those that all tasks share.
+      tasks: the names, by number; see ``methods.task_of`` for which leaves are whose.
+
+    Example:
+      >>> tx, params = by_task(optax.sgd(1.0), ("a", "b")), {"heads": {"a": jnp.ones(()), "b": jnp.ones(())}}
+      >>> updates, _ = tx.update(params, tx.init(params), params, task=1)
+      >>> {name: float(update) for name, update in updates["heads"].items()}
+      {'a': -0.0, 'b': -1.0}
+    """
+
+    def only_in(number: int) -> optax.GradientTransformationExtraArgs:
+        def update(grads, state, params=None, *, task):
+            updates, changed = inner.update(grads, state, params)
+            own = task == number
+            updates = jax.tree.map(lambda update: jnp.where(own, update, -0.0), updates)  # x + -0.0 is x, for -0.0 too
+            return updates, jax.tree.map(lambda new, old: jnp.where(own, new, old), changed, state)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    def labels(params):
+        return tree.map_with_path(lambda path, _: task_of(path) or "", params)
+
+    return optax.multi_transform({"": inner} | {task: only_in(number) for number, task in enumerate(tasks)}, labels)
+
+
+def faster(inner: optax.GradientTransformation, factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Lets leaves whose path holds a text learn at a factor times the rate, which must not decay."""
+
+    def update(grads, state, params=None):
+        updates, state = inner.update(grads, state, params)
+
+        def scale(path, leaf):
+            return leaf * next((factor for text, factor in factors if text in path), 1.0)
+
+        return tree.map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -149,6 +196,8 @@ def make_optimizer(
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
+    tasks: Sequence[str] = (),
+    factors: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """Builds the optimiser of a run: clipping, then AdamW for each trainable group, zero for the rest.
 
@@ -163,6 +212,8 @@ def make_optimizer(
       warmup_steps: length of the linear warm-up.
       weight_decay: decay factor; acts on all but biases and layer norms.
       clip_norm: largest global gradient norm; ``None`` for no clipping.
+      tasks: those of a joint run, whose own leaves only their steps change; see ``by_task``.
+      factors: (text in a path, factor) of the leaves that learn at another rate than all others; see ``faster``.
 
     Example:
       >>> tx = make_optimizer(learning_rate=0.1, num_steps=10, trainable=("transfer",))
@@ -182,7 +233,12 @@ def make_optimizer(
         return optax.multi_transform(transforms, halves)
     if optimizer not in OPTIMIZERS:
         raise unknown("optimizer", optimizer, OPTIMIZERS)
-    make = functools.partial(OPTIMIZERS[optimizer], weight_decay=weight_decay, decays=decays)
+
+    def make(rate):
+        made = OPTIMIZERS[optimizer](rate, weight_decay=weight_decay, decays=decays)
+        made = faster(made, factors) if factors else made
+        return by_task(made, tasks) if tasks else made
+
     transforms = {group: scheduled(make, learning_rate, num_steps, warmup_steps) for group in trainable}
 
     def labels(params):

@@ -91,7 +91,7 @@ def _as_now(arrays: Mapping[str, np.ndarray], expected: Mapping[str, str]) -> di
         if layers and name not in expected and value.ndim > axis:
             each = enumerate(np.moveaxis(value, axis, 0))
             found |= {f"{place}{layers}{i}/{leaf}": np.ascontiguousarray(layer) for i, layer in each}
-        elif "/transfer/scores/" not in name:
+        elif "/transfer/scores/" not in name or name in expected:
             found[name] = value
     return found
 

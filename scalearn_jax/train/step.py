@@ -4,7 +4,7 @@ Letters: B examples, C outputs.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -16,16 +16,18 @@ from scalearn_jax import model, tree
 from scalearn_jax.losses import LOSSES, masked_mean
 from scalearn_jax.models.dropout import dropout_keys
 from scalearn_jax.train.state import Faults, TrainState, group_norms
-from scalearn_jax.typing import Array, Batch, Key, Params
+from scalearn_jax.typing import Array, Batch, JointBatch, Key, Params
 
 
-def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = model.apply) -> Callable:
+def make_loss(
+    spec: model.ModelSpec, task: str | None, kind: str | tuple[str, ...], forward: Callable = model.apply
+) -> Callable:
     """Builds the loss of a task.
 
     Args:
       spec: the model.
-      task: which head.
-      kind: a key of ``LOSSES``.
+      task: which head; ``None`` for that of a joint batch's task.
+      kind: a key of ``LOSSES``; for task ``None`` one for each task of the model.
       forward: the forward pass, called like ``model.apply``.
 
     Returns:
@@ -37,13 +39,27 @@ def make_loss(spec: model.ModelSpec, task: str, kind: str, forward: Callable = m
     def loss_fn(trainable: Params, frozen: Params, batch: Batch, key: Key, step: Array, part: Array | None = None):
         params, keys = tree.combine(trainable, frozen), dropout_keys(key, spec.backbone.num_layers, part)
         logits = forward(params, batch, spec=spec, task=task, keys=keys)
-        losses = LOSSES[kind](logits, batch.labels)  # [B]
+        losses = LOSSES[kind](logits, batch.labels) if task else _losses_of_task(spec, kind, logits, batch)  # [B]
         chex.assert_equal_shape([losses, batch.example_mask])
         loss = masked_mean(losses, batch.example_mask)
         penalty = jnp.where(step > 0, spec.combiner_functions.penalty(params["transfer"]), 0.0)
         return loss + penalty.astype(loss.dtype), {"loss": loss}
 
     return loss_fn
+
+
+def _losses_of_task(spec: model.ModelSpec, kinds: Sequence[str], logits: Array, batch: JointBatch) -> Array:
+    """The losses Float[B] of a joint batch, of logits Float[B W] that are filled up, as its labels are."""
+
+    def of_kind(kind: str, size: int) -> Callable[[Array, Array], Array]:
+        def losses(logits: Array, labels: Array) -> Array:
+            one = labels[:, :size] if kind == "multilabel" else labels[:, 0]
+            return LOSSES[kind](logits[:, :size], one if kind in ("multilabel", "regression") else one.astype(int))
+
+        return losses
+
+    each = [of_kind(kind, head.num_logits) for kind, (_, head) in zip(kinds, spec.heads, strict=True)]
+    return jax.lax.switch(batch.task, each, logits, batch.labels)
 
 
 def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_parts: int = 1) -> Callable:
@@ -53,7 +69,7 @@ def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_
 
     Args:
       loss_fn: (trainable, frozen, batch, key, step[, part]) -> (objective, metrics).
-      tx: the optimiser.
+      tx: the optimiser; it gets the ``task`` of joint batches.
       num_parts: above 1, a batch has a leading axis of that many parts, whose gradients are accumulated; the update
         is that of all their examples together.
 
@@ -67,7 +83,8 @@ def make_train_step(loss_fn: Callable, tx: optax.GradientTransformation, *, num_
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(state.key, state.step)
         (objective, metrics), grads = gradient(state.trainable, frozen, batch, key, state.step)
-        updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+        task = {"task": batch.task.reshape(-1)[0]} if isinstance(batch, JointBatch) else {}  # of all parts the same
+        updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **task)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics |= {"objective": objective, "grad_norm": optax.tree.norm(grads), "group_norms": group_norms(grads)}
         return state._replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), metrics
@@ -135,8 +152,8 @@ def _accumulated(gradient: Callable) -> Callable:
     return of_step
 
 
-def make_predict_step(spec: model.ModelSpec, task: str) -> Callable:
-    """Builds ``predict(trainable, frozen, batch) -> logits Float[B C]``, without dropout."""
+def make_predict_step(spec: model.ModelSpec, task: str | None) -> Callable:
+    """Builds ``predict(trainable, frozen, batch) -> logits Float[B C]``, without dropout; see ``model.apply``."""
 
     def predict(trainable: Params, frozen: Params, batch: Batch) -> Array:
         return model.apply(tree.combine(trainable, frozen), batch, spec=spec, task=task)

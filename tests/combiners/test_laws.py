@@ -227,3 +227,36 @@ def test_published_parameter_counts():
         *("scalearn-mean", "scalearn-softmax"),  # as many as ScaLearn
         *("soup", "fixed", "constant", "best-source", "random-source"),  # the head alone
     }
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_the_feed_forward_vector_of_ia3_acts_where_it_says(where):
+    """After the GELU it is as if the rows of the next kernel were scaled; before it, the columns of this one."""
+    spec = tiny.spec("ia3", options={"ffn_scale": where})
+    params, batch = tiny.params(spec), tiny.batch()
+    vector = params["transfer"]["ffn"]  # [L, f]
+    layers = dict(params["backbone"]["layers"])
+    if where == "after":
+        layers["output"] = layers["output"] | {"kernel": layers["output"]["kernel"] * vector[:, :, None]}
+    else:
+        inner = layers["intermediate"]
+        layers["intermediate"] = {"kernel": inner["kernel"] * vector[:, None], "bias": inner["bias"] * vector}
+    scaled = params | {"backbone": params["backbone"] | {"layers": layers}}
+    scaled["transfer"] = params["transfer"] | {"ffn": jnp.ones_like(vector)}
+    chex.assert_trees_all_close(logits(spec, params, batch), logits(spec, scaled, batch), **ROUNDING)
+
+
+def test_trained_masks_of_propetl_pass_their_gradient_straight():
+    """By hand, of two entries of which the larger is kept."""
+    combiner = combiners.make("propetl", sparsity=0.5, masks="trained")
+    one = {"kernel": jnp.array([[2.0, 3.0]]), "bias": jnp.zeros(2)}
+    transfer = {
+        "adapter": {"down": one, "up": {"kernel": jnp.array([[1.0], [1.0]]), "bias": jnp.zeros(1)}},
+        "scores": {"down": jnp.array([[[0.1, -0.4]]]), "up": jnp.array([[[0.3], [0.2]]])},
+    }
+    bank = banks.zeros(banks.BankShape(1, 0, 1, 2))
+    down = lambda transfer: combiner.bind(transfer, bank)["down"]["kernel"]  # noqa: E731
+    assert down(transfer).tolist() == [[[0.0, 3.0]]]
+    grads = jax.grad(lambda transfer: down(transfer).sum())(transfer)
+    assert grads["scores"]["down"].tolist() == [[[2.0, -3.0]]]
+    assert grads["adapter"]["down"]["kernel"].tolist() == [[0.0, 1.0]]

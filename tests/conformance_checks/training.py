@@ -257,10 +257,11 @@ def known_backbone(name: str) -> BackboneSpec | None:
 def trained_parameters(backbone: BackboneSpec, num_tasks: int, name: str) -> dict:
     """What one member of a method trains, as shapes with a leading axis of members."""
     method = methods.get(name)
+    released = {"masks": "frozen"} if name == "propetl" else {}
     spec = model.ModelSpec(
         backbone,
         method.combiner,
-        tuple(method.options.items()),
+        tuple((method.options | released).items()),
         heads=(("head", HeadSpec("pooled" if backbone.has_pooler else "two_layer", num_outputs=2)),),
         num_sources=num_tasks if method.uses_sources else int(method.combiner == "single"),
         bottleneck=backbone.hidden_size // 16,

@@ -96,6 +96,7 @@ class Adapter:
     name: str
     kind: str = "classification"
     non_linearity: str = "relu"
+    ln_after: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ WRITTEN = (
     Written(Encoder("roberta", 96, 4, 2), 4.5, _each_kind("gelu_new"), 2),  # r = 21
     Written(Encoder("bert", 16, 2, 1), 2, tuple(Adapter(name, non_linearity=name) for name in NON_LINEARITIES)),
     Written(Encoder("electra", 32, 4, 2), 8, (Adapter("classification"),)),
+    Written(Encoder("roberta", 20, 2, 2), 4, (Adapter("normed", non_linearity="gelu_new", ln_after=True),)),
 )
 # Adapters with another width in each layer and none in one, trained with dropout, over transformers' own classes, whose
 # heads are static.

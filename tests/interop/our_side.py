@@ -17,7 +17,7 @@ import numpy as np
 from scalearn_jax import model, tree
 from scalearn_jax.data.task import Task
 from scalearn_jax.io.tensors import load_tensors, save_tensors
-from scalearn_jax.methods import METHODS
+from scalearn_jax.methods import JOINT, METHODS
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder as encoders
@@ -34,6 +34,7 @@ from tests.interop.cases import CHOICES, OUTPUTS, Encoder, spread
 VARIANTS = ("scalearn", "scalearn-uniform", "scalearn++", "scalearn-uniform++")
 NUM_SOURCES = (5, 8, 10, 13)
 REFERENCE = (("compose", "reference"),)  # the published form, every source by itself
+HYPER = (("embedding_size", 6), ("projected_size", 4), ("projector_size", 5))
 BERT, ROBERTA, XLMR = Encoder("bert", 32, 4, 2), Encoder("roberta", 40, 5, 1), Encoder("xlm-roberta", 96, 4, 3)
 WIDE = Encoder("roberta", 768, 12, 1)
 OTHERS = Encoder("electra", 32, 4, 2), Encoder("camembert", 32, 4, 2)
@@ -115,6 +116,9 @@ SETUPS = [
     Setup(ROBERTA, "fixed", "fixed", 3, options=(("coefficients", (0.5, -1.0, 2.0)),)),
     Setup(ROBERTA, "compacter", "compacter", 0, 8),
     Setup(ROBERTA, "propetl", "propetl", 0, 8),
+    Setup(ROBERTA, "hyperformer", "hyperformer", 0, 8, options=HYPER),
+    Setup(ROBERTA, "hyperformer-choice", "hyperformer++", 0, 8, kind="choice", options=HYPER, head="own_pooled"),
+    Setup(ROBERTA, "propetl-m", "propetl-m", 0, 8),
     Setup(ROBERTA, "pooled", head="pooled"),
     Setup(ROBERTA, "pooled-choice", kind="choice", head="pooled"),
     *(Setup(encoder, "single") for encoder in OTHERS),
@@ -194,7 +198,8 @@ def write_setup(folder: Path, setup: Setup, params: Params) -> None:
     """Writes one setup as the commands do: a fusion with its adapters, any other as the adapter that it folds to."""
     task, batch = setup.task, batch_of(setup.encoder.inputs())
     names = [one.task.name for one in sources_of(setup)] if setup.combiner == "fusion" else []
-    method = next(name for name, row in METHODS.items() if row.combiner == setup.combiner)
+    rows = [*METHODS.items(), *JOINT.items()]
+    method = next(name for name, row in rows if row.combiner == setup.combiner)
     info = {"method": method, "sources": [{"name": name} for name in names]}
     info["backbone"] = {"path": "base", "revision": None, "hash": ""}
     run = runs.Run(folder, info, setup.spec, task, {0: params})
@@ -225,6 +230,7 @@ def theirs(folder: Path, name: str) -> tuple[Params, ModelSpec]:
         combiner, options = "fusion", (*REFERENCE, ("value", "value" in transfer))
     adapters, configs = zip(*map(adapterhub.load, sources), strict=True)
     bank = banks.stack(adapters)
+    options = (*options, ("norm_after", True)) if "norm" in bank else options
     spec = ModelSpec(
         backbone=sizes,
         combiner=combiner,

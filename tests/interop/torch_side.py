@@ -71,7 +71,9 @@ def write_case(folder: Path, case: Written) -> None:
     """Writes one encoder, its inputs and its setups."""
     model = new_model(case.encoder)
     for adapter in case.adapters:
-        config = SeqBnConfig(reduction_factor=case.factor, non_linearity=adapter.non_linearity)
+        config = SeqBnConfig(
+            reduction_factor=case.factor, non_linearity=adapter.non_linearity, ln_after=adapter.ln_after
+        )
         model.add_adapter(adapter.name, config=config)
         add_head(model, adapter.name, adapter.kind)
     fusions = [Fuse(*[adapter.name for adapter in case.adapters[: case.num_sources]], name=name) for name in FUSIONS]

@@ -30,6 +30,14 @@ def test_every_reference_array_is_reproduced():
 
 
 @pytest.mark.slow
+def test_joint_training_is_reproduced():
+    result = conformance(GOLDEN / "joint")
+    failures = [line for line in result.stdout.splitlines() if not line.startswith("PASS")]
+    assert result.returncode == 0, "\n".join(failures) + result.stderr
+    assert result.stdout.count("train after.12") == 2  # after as many steps, of both methods
+
+
+@pytest.mark.slow
 def test_a_changed_number_a_missing_file_an_unknown_setup_and_an_empty_case_fail(tmp_path):
     """In two copies of the case: one with a single forward pass left, and one with nothing to compare."""
     names = ("changed", "empty")

@@ -79,7 +79,8 @@ def test_they_go_on_and_are_made_anew_to_the_same_end(name, stopped, work):
     shutil.rmtree(name)
     if stopped:
         shutil.copytree(RUNS / "stopped" / name, work / f"{name}.partial")
-    call(*INDEX["commands"][name])
+    frozen = ("--masks", "frozen") if name == "propetl" else ()  # which was the only form then
+    call(*INDEX["commands"][name], *frozen)
     for own, seed in MEMBERS:
         if own == name:
             found, stored = load_file(work / name / f"seed-{seed}.safetensors"), expected_leaves(name, seed)

@@ -35,8 +35,8 @@ PLAIN = {"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1", "SCALEARN_KEEP_PROGRA
 WEIGHTS, LOGITS = 1e-6, 1e-5
 NEAR = ("loss", "grad_norm", "omega")
 TYRO = "1.0.17"  # it lays out the help
-# What later versions say besides: on how many examples scores are, how sure that is, and how scales are found.
-ADDED = {"examples", "se", "fit", "solve_samples", "sample_seed"}
+# What later versions say besides: on how many examples scores are, how sure that is, and later settings.
+ADDED = {"examples", "se", "fit", "solve_samples", "sample_seed", "masks", "ffn_scale"}
 
 
 def made_with() -> dict[str, str]:

@@ -100,6 +100,8 @@ ELSEWHERE = {
     "num_processes": "tests/train/test_distributed.py::test_two_processes_equal_one_device",
     "process_id": "tests/train/test_distributed.py::test_two_processes_equal_one_device",
     # ------
+    "masks": "tests/stages/test_pipeline.py::test_propetl_learns_its_masks_and_its_run_is_read_as_it_was",
+    "ffn_scale": "tests/combiners/test_laws.py::test_the_feed_forward_vector_of_ia3_acts_where_it_says",
     "revision": "tests/stages/test_every_field.py::test_a_revision_of_the_hub_is_another_backbone",
     "max_faults": "tests/train/test_resume.py::test_too_many_faults_in_a_row_end_a_run_with_a_diagnosis",
 }

@@ -164,9 +164,10 @@ def test_what_never_learns_stays_with_the_seed_that_drew_it(tmp_path):
     """ProPETL's masks count as no parameters, are in no optimiser and no checkpoint, and differ from seed to seed."""
     backbone = str(tiny_backbone.write(tmp_path / "backbone", **tiny_backbone.SILENT))
     saved, save = [], resume.pack
+    frozen = dict(method="propetl", masks="frozen", reduction_factor=4)
     with mock.patch.object(resume, "pack", lambda position: saved.append(save(position)) or saved[-1]):
-        both = transfer(backbone, [], tmp_path / "both", method="propetl", reduction_factor=4, seeds=(0, 1))
-    alone = transfer(backbone, [], tmp_path / "alone", method="propetl", reduction_factor=4, seeds=(1,))
+        both = transfer(backbone, [], tmp_path / "both", seeds=(0, 1), **frozen)
+    alone = transfer(backbone, [], tmp_path / "alone", seeds=(1,), **frozen)
     counts = json.loads((load.Path(both) / "run.json").read_text())["parameters"]
     assert counts["transfer"] == 2 * 16 * 4 + 16 + 4
     assert saved and not any("masks" in name or "scores" in name for arrays, _ in saved for name in arrays)
@@ -180,6 +181,21 @@ def test_what_never_learns_stays_with_the_seed_that_drew_it(tmp_path):
     results = json.loads((load.Path(both) / "results.json").read_text())["seeds"]
     for seed, found in inference.evaluate(EvaluateConfig(run=both))["seeds"].items():
         assert found == pytest.approx(results[seed]["test"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_propetl_learns_its_masks_and_its_run_is_read_as_it_was(tmp_path):
+    backbone = str(tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1, **tiny_backbone.SILENT))
+    settings = dict(method="propetl", reduction_factor=4, learning_rate=0.01)
+    out = load.Path(transfer(backbone, [], tmp_path / "run", **settings))
+    info, results = (json.loads((out / f"{name}.json").read_text()) for name in ("run", "results"))
+    assert info["parameters"]["transfer"] == 2 * 16 * 4 + 16 + 4 + 2 * 16 * 4
+    scores = load_tensors(out / "seed-0.safetensors")["transfer/scores/down"]
+    assert abs(scores).max() > 16**-0.5  # they have left where they were drawn
+    found = inference.evaluate(EvaluateConfig(run=str(out)))["seeds"]["0"]
+    assert found == pytest.approx(results["seeds"]["0"]["test"], abs=1e-5)
+    with pytest.raises(InputError, match="holds a run with other settings.*masks"):
+        transfer(backbone, [], out, **settings, masks="frozen")
 
 
 @pytest.mark.slow

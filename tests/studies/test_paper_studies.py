@@ -7,6 +7,7 @@ import pytest
 from scalearn_jax import methods
 from scalearn_jax.config import StudyConfig, from_dict, read_yaml
 from scalearn_jax.data.tasks import SUITES
+from scalearn_jax.stages.program import make_schedule, warmup_steps
 from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies.checks import study_problems
 
@@ -28,6 +29,12 @@ PUBLISHED = {
     "ia3": (5e-3, 5),
 }
 
+JOINT = {
+    "full-m": ("full", 2e-5),
+    **{"adapter-m": ("adapter", 3e-4), "propetl-m": ("propetl", 3e-4)},
+    **{"hyperformer": ("hyperformer", 3e-4), "hyperformer++": ("hyperformer++", 3e-4)},
+}
+
 
 def read(name: str) -> StudyConfig:
     path = PAPER / f"{name}.yaml"
@@ -40,12 +47,13 @@ def resolved(name: str) -> dict:
     """Cell -> its settings, with what the config leaves open taken from the method."""
     found = {}
     for cell in plan.cells(read(name), "o"):
-        config, row = cell.config, methods.get(cell.config.method)
+        config, row = cell.config, cell.method
         found[cell.name] = {
             "rate": config.learning_rate or row.learning_rate,
             "patience": config.patience or row.patience,
             "epochs": config.epochs or row.epochs,
             "config": config,
+            "method": row,
         }
     return found
 
@@ -63,7 +71,8 @@ TABLES = [
 @pytest.mark.parametrize("name, suite", TABLES)
 def test_tables_are_those_of_the_paper(name, suite):
     study, cells = read(name), resolved(name)
-    assert set(study.sources) == set(study.targets) == set(SUITES[suite]) and set(study.methods) == set(PUBLISHED)
+    assert set(study.sources) == set(study.targets) == set(SUITES[suite])
+    assert set(study.methods) == {*PUBLISHED, *JOINT}
     for task in SUITES[suite]:
         source = cells[f"adapters/{task}"]
         assert (source["rate"], source["patience"], source["epochs"]) == (3e-4, 5, 30)
@@ -76,6 +85,21 @@ def test_tables_are_those_of_the_paper(name, suite):
             assert cell["config"].batch_size == 32 and cell["config"].warmup_steps == 0
             assert cell["config"].select == ("metric" if suite == "humset" else "loss")
         assert cells[f"{task}/soup"]["config"].embedder == "sentence-transformers/all-mpnet-base-v2"
+
+
+@pytest.mark.parametrize("name, suite", TABLES)
+def test_joint_rows_are_those_of_the_paper(name, suite):
+    cells = resolved(name)
+    for label, (method, rate) in JOINT.items():
+        cell = cells[f"joint/{label}"]
+        config = cell["config"]
+        assert (cell["rate"], cell["patience"], config.method, config.select) == (rate, 10, method, "loss")
+        assert set(config.tasks) == set(SUITES[suite]) and config.seeds == THREE and config.sampler_seed == 0
+        assert (config.max_steps, config.temperature, config.batch_size) == (375_000, 1.0, 32)
+        assert warmup_steps(config, 375_000) == 37_500
+        assert make_schedule(config, cell["method"], 100).eval_every == 7_500
+    baselines = {task: cells[f"{task}/propetl"]["config"] for task in SUITES[suite]}
+    assert {config.masks for config in baselines.values()} == {"frozen"}  # the release's, whose numbers these are
 
 
 @pytest.mark.parametrize("name, suite", TABLES)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import scalearn_jax.stages
-from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig
+from scalearn_jax.config import AdapterConfig, RunConfig, StudyConfig, TransferConfig, from_dict
 from scalearn_jax.data import splits, tokens
 from scalearn_jax.errors import STOPPED, InputError
 from scalearn_jax.io.atomic_folder import Busy, atomic_folder
@@ -20,6 +20,8 @@ from scalearn_jax.studies import cells as plan
 from scalearn_jax.studies import figures
 from scalearn_jax.studies import run as study
 from scalearn_jax.studies.checks import study_problems
+from scalearn_jax.studies.results import read_result, read_results
+from tests.support import tiny_backbone
 from tests.support.fake_runs import write_run
 
 STUDY = StudyConfig(
@@ -570,3 +572,40 @@ def test_interrupted_at_any_cell_a_rerun_gives_the_same_table(tmp_path, pipeline
         study.run_study(STUDY, str(out))
         for name in ("table.md", "table.csv"):
             assert (out / "report" / name).read_text() == (tmp_path / "whole" / "report" / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_joint_method_has_one_cell_on_all_targets_and_a_result_on_each(tmp_path, capsys):
+    """Of the settings of a target it takes the data, and not the schedule; its rows stand beside the others."""
+    backbone = tiny_backbone.write(tmp_path / "backbone", num_hidden_layers=1, **tiny_backbone.SILENT)
+    targets = ["builtin/sentiment", "builtin/complaints"]
+    settings = dict(name="joint", backbone=str(backbone), targets=targets, methods=["single", "adapter-m"])
+    small = dict(max_train_samples=16, max_eval_samples=8, max_length=32, reduction_factor=4, max_steps=2)
+    options = {"adapter-m": dict(joint=True, method="adapter", max_steps=3, eval_every=3, batch_size=4)}
+    study_config = from_dict(StudyConfig, settings | {"stage2": small, "methods_options": options}, where="s")
+    assert study.run_study(study_config, str(tmp_path / "o")) == 0
+    shown = capsys.readouterr().out
+    assert "[3/3] joint/adapter-m  done  metric" in shown
+    found = {(result.method, result.target) for result in read_results(tmp_path / "o")}
+    assert found == {(method, target) for method in ("single", "adapter-m") for target in targets}
+    info = json.loads((tmp_path / "o/joint/adapter-m/run.json").read_text())["config"]
+    assert (info["max_steps"], info["max_train_samples"], info["temperature"]) == (3, 16, 1.0)
+    assert study.run_study(study_config, str(tmp_path / "o")) == 0
+    assert "joint/adapter-m  was there" in capsys.readouterr().out
+    for target in targets:  # outside a study they go by the paper's name
+        assert read_result(tmp_path / "o/joint/adapter-m" / target).method == "adapter-m"
+
+
+def test_what_is_wrong_with_a_joint_method_of_a_study_is_told():
+    for options, expected in [
+        (dict(joint="yes", method="adapter"), "joint: expected true or false, got 'yes'"),
+        (dict(joint=True, method="scalearn"), "method 'scalearn' is not joint"),
+        (dict(joint=True, method="adapter", omega_init=1.0), "omega_init"),
+        (dict(joint=True, method="adapter", temperature="warm"), "temperature"),
+    ]:
+        settings = dict(name="n", backbone="b", targets=["glue/rte"], methods=["a"], methods_options={"a": options})
+        found = study_problems(from_dict(StudyConfig, settings, where="s"))
+        assert len(found) >= 1 and expected in " ".join(found), found
+    settings |= dict(shots=[4], methods_options={"a": dict(joint=True, method="adapter")}, own_source=False)
+    found = study_problems(from_dict(StudyConfig, settings, where="s"))
+    assert any("is joint, which trains on all data" in problem for problem in found), found

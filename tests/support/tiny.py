@@ -11,12 +11,16 @@ from scalearn_jax.typing import Batch
 
 # without dropout of its own: each dropout adds a generator to every compiled program
 BACKBONE = BackboneSpec("roberta", 50, 16, 2, 2, 32, 40, 1, 1, 2, 1e-5, hidden_dropout=0.0, attention_dropout=0.0)
-GENERATED = ("compacter", "ia3", "propetl")  # these make their own weights and need no bank
+# these make their own weights and need no bank
+GENERATED = ("compacter", "ia3", "propetl", "propetl-m", "hyperformer", "hyperformer++")
+HYPER = {"embedding_size": 6, "projector_size": 5, "projected_size": 4}
 NUM_SOURCES = 3
 OPTIONS = {
     "fixed": {"coefficients": (0.5, -1.0, 2.0)},
     "average": {"weights": (0.2, 0.3, 0.5)},
     "ia3": {"intermediate_size": 32},
+    "hyperformer": HYPER,
+    "hyperformer++": HYPER,
 }
 
 

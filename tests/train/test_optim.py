@@ -136,3 +136,63 @@ def test_unknown_optimizer_names_the_nearest():
 )
 def test_weight_decay_skips_biases_and_norms(path, decays):
     assert optim.decays(path) is decays
+
+
+JOINT = {
+    "transfer": {"rule": jnp.array([1.0, 2.0]), "tasks": {"a": {"x": jnp.array([-0.0, 3.0])}, "b": {"x": jnp.ones(2)}}},
+    "heads": {"a": {"bias": jnp.array([0.5])}, "b": {"bias": jnp.array([0.25])}},
+}
+
+
+@pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
+def test_a_step_on_a_task_leaves_all_that_is_of_others_to_the_bit(optimizer):
+    """Value, moments and step count; and after its own steps a leaf is as if there had been no others."""
+    settings = dict(learning_rate=0.1, num_steps=10, trainable=("transfer", "head"), clip_norm=None)
+    tx = optim.make_optimizer(**settings, optimizer=optimizer, tasks=("a", "b"))
+    alone = optim.make_optimizer(**settings, optimizer=optimizer)
+    update = jax.jit(lambda grads, state, params, task: tx.update(grads, state, params, task=task))
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.7), JOINT)
+    params, state = JOINT, tx.init(JOINT)
+    for step, task in enumerate([1, 0, 1]):
+        updates, changed = update(grads, state, params, task)
+        after = optax.apply_updates(params, updates)
+        other = "ba"[task]
+        for path, leaf in tree.flatten(after).items():
+            same = np.asarray(leaf).tobytes() == np.asarray(tree.flatten(params)[path]).tobytes()
+            assert same == (f"/{other}/" in path), (step, path)
+        for path, leaf in tree.flatten(changed).items():
+            if f"inner_states/{other}/" in path:
+                assert np.asarray(leaf).tobytes() == np.asarray(tree.flatten(state)[path]).tobytes(), path
+        params, state = after, changed
+
+    own = {"transfer": JOINT["transfer"]["tasks"]["a"], "heads": JOINT["heads"]["a"]}  # its one step was the second
+    first = alone.init(own)
+    moved = jax.tree.map(lambda leaf: leaf, alone.update(jax.tree.map(jnp.zeros_like, own), first, own)[1])
+    expected, _ = alone.update(jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.7), own), _at_rate(moved, first), own)
+    found = {"transfer": params["transfer"]["tasks"]["a"], "heads": params["heads"]["a"]}
+    chex.assert_trees_all_close(found, optax.apply_updates(own, expected), rtol=1e-6)
+
+
+def _at_rate(moved, first):
+    """The state whose schedule has moved on, and nothing else."""
+    kept = jax.tree.map(lambda leaf: leaf, first)
+    states = {name: state for name, state in kept.inner_states.items()}
+    for name, state in states.items():
+        inner = state.inner_state
+        if hasattr(inner, "step"):
+            states[name] = state._replace(inner_state=inner._replace(step=moved.inner_states[name].inner_state.step))
+    return kept._replace(inner_states=states)
+
+
+def test_scores_learn_at_their_own_rate_and_never_decay():
+    params = {"transfer": {"scores": {"down": jnp.ones(2)}, "adapter": {"kernel": jnp.ones(2)}}}
+    settings = dict(learning_rate=0.1, num_steps=10, trainable=("transfer",), clip_norm=None)
+    grads = jax.tree.map(jnp.ones_like, params)
+    found = {}
+    for factors in ((), (("/scores/", 10.0),)):
+        tx = optim.make_optimizer(**settings, factors=factors)
+        found[factors] = tx.update(grads, tx.init(params), params)[0]["transfer"]
+    slow, fast = found.values()
+    chex.assert_trees_all_equal(fast["adapter"], slow["adapter"])
+    chex.assert_trees_all_close(fast["scores"], jax.tree.map(lambda leaf: 10 * leaf, slow["scores"]), rtol=1e-6)
+    assert optim.decays("transfer/adapter/kernel") and not optim.decays("transfer/tasks/a/scores/down")

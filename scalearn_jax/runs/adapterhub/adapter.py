@@ -84,6 +84,7 @@ BOTTLENECKS = {
     "inv_adapter": "an invertible (MAD-X)",
     "mh_adapter": "a Houlsby (double_seq_bn)",
 }
+NORM = {"norm/scale": "adapter_norm_after.weight", "norm/bias": "adapter_norm_after.bias"}  # with ``ln_after``
 LEAVES = {
     "down/kernel": "adapter_down.0.weight",
     "down/bias": "adapter_down.0.bias",
@@ -104,8 +105,9 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
 
     Returns:
       The adapter, ``down`` kernel Float[L d r] and so on as numpy arrays, with dead units in layers that are narrower
-      and nothing but those in layers that have no adapter. And a dict with ``name``, ``non_linearity``,
-      ``reduction_factor``, ``leave_out``, ``hidden_size``, ``model_type`` and ``model_name``.
+      and nothing but those in layers that have no adapter; with ``ln_after`` also its ``norm``. And a dict with
+      ``name``, ``non_linearity``, ``reduction_factor``, ``leave_out``, ``hidden_size``, ``model_type`` and
+      ``model_name``.
 
     Raises:
       InputError: another format (PEFT), a pickle that is not allowed, another layout than Pfeiffer's, or damaged files.
@@ -126,19 +128,25 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
         raise unknown("non_linearity", non_linearity, NON_LINEARITIES, where=str(folder / "adapter_config.json"))
     described = {key: content.get(key) for key in ("name", "hidden_size", "model_type", "model_name")}
     factor, absent = content["config"].get("reduction_factor"), content["config"]["leave_out"]
+    names = LEAVES | (NORM if _has_norm(content["config"]) else {})
     described |= {"non_linearity": non_linearity, "reduction_factor": factor, "leave_out": absent}
     what = f"{folder}: the tensors are not those of one adapter {name!r}"
-    found = of_layers(tensors, _PLACE, name, LEAVES.values(), what, absent)
-    leaves = _padded(found, absent, hidden_size, isinstance(factor, dict), folder)
-    adapter: Params = {"down": {}, "up": {}}
-    for path, leaf in LEAVES.items():
+    found = of_layers(tensors, _PLACE, name, names.values(), what, absent)
+    leaves = _padded(found, names, absent, hidden_size, isinstance(factor, dict), folder)
+    adapter: Params = {}
+    for path, leaf in names.items():
         part, kind = path.split("/")
-        adapter[part][kind] = np.ascontiguousarray(leaves[leaf].swapaxes(1, 2)) if kind == "kernel" else leaves[leaf]
+        array = np.ascontiguousarray(leaves[leaf].swapaxes(1, 2)) if kind == "kernel" else leaves[leaf]
+        adapter.setdefault(part, {})[kind] = array
     return adapter, described
 
 
+def _has_norm(config: dict[str, Any]) -> bool:
+    return any(key.lower() == "ln_after" and value for key, value in config.items())
+
+
 def _padded(
-    found: LayerTensors, absent: Collection[int], hidden_size: int, by_layer: bool, folder: Path
+    found: LayerTensors, names: dict[str, str], absent: Collection[int], hidden_size: int, by_layer: bool, folder: Path
 ) -> dict[str, np.ndarray]:
     """Stacks the tensors of all layers, leaf -> Float[L ...], with zeros up to the widest and where a layer has none.
 
@@ -147,7 +155,8 @@ def _padded(
 
     def shapes(width: int) -> dict[str, tuple[int, ...]]:
         down, up = {"down/kernel": (width, hidden_size), "down/bias": (width,)}, {"up/kernel": (hidden_size, width)}
-        return {LEAVES[path]: shape for path, shape in (down | up | {"up/bias": (hidden_size,)}).items()}
+        vectors = {path: (hidden_size,) for path in ("up/bias", *NORM)}
+        return {names[path]: shape for path, shape in (down | up | vectors).items() if path in names}
 
     widths = {layer: max(tensor.size, 1) for (layer, leaf), tensor in found.items() if leaf == LEAVES["down/bias"]}
     if not by_layer:
@@ -176,7 +185,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     kind = next((f" (it is {name} adapter)" for key, name in BOTTLENECKS.items() if settings.get(key)), "")
     for key, value in content["config"].items():
-        if key.lower() in LAYOUT and value != LAYOUT[key.lower()]:
+        is_norm = key.lower() == "ln_after" and value is True
+        if key.lower() in LAYOUT and value != LAYOUT[key.lower()] and not is_norm:
             raise InputError(
                 f"{path}: {key} is {value!r}, expected {LAYOUT[key.lower()]!r}{kind}; only the Pfeiffer layout (seq_bn:"
                 " one plain bottleneck after the feed-forward sublayer) can be read."
@@ -225,11 +235,11 @@ def save(adapter: Params, folder: str | Path, *, name: str, config: dict[str, An
     described, family = describe_origin(name, config), config["model_type"]
     Path(folder).mkdir(parents=True, exist_ok=True)
     _, hidden_size, width = adapter["down"]["kernel"].shape
-    details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu")}
+    details = LAYOUT | UNUSED | {"non_linearity": config.get("non_linearity", "relu"), "ln_after": "norm" in adapter}
     details["reduction_factor"] = reduction_factor(hidden_size, width, preferred=config.get("reduction_factor"))
     content = {"config": dict(sorted(details.items())), "hidden_size": hidden_size, **described}
     tensors = {}
-    for path, leaf in LEAVES.items():
+    for path, leaf in (LEAVES | (NORM if "norm" in adapter else {})).items():
         part, kind = path.split("/")
         for layer, array in enumerate(np.asarray(adapter[part][kind], np.float32)):
             key = f"{BACKBONES[family].prefix}.encoder.layer.{layer}.output.adapters.{name}.{leaf}"

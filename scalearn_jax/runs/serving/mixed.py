@@ -31,7 +31,7 @@ from scalearn_jax import model, tree
 from scalearn_jax.model import ModelSpec
 from scalearn_jax.models import bank as banks
 from scalearn_jax.models import encoder
-from scalearn_jax.models.adapter import non_linearity
+from scalearn_jax.models.adapter import non_linearity, norm_after
 from scalearn_jax.models.heads import Head, HeadSpec
 from scalearn_jax.models.layers import affine, half_kernels
 from scalearn_jax.runs.plain_adapter import PlainAdapter
@@ -71,6 +71,7 @@ class MixedSpec:
     model: ModelSpec  # sizes of the encoder, type and layout of the computation; its combiner and heads do not count
     non_linearities: tuple[str, ...]  # phi of each of the K adapters
     num_outputs: int  # C, of the widest head
+    normed: tuple[bool, ...]  # which of the adapters have a norm after their up-projection
 
 
 def stack(parts: Sequence[PlainAdapter]) -> Params:
@@ -85,8 +86,12 @@ def stack(parts: Sequence[PlainAdapter]) -> Params:
         return np.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, widest - leaf.shape[-1])])
 
     heads = [part.head | {"out": jax.tree.map(padded, part.head["out"])} for part in parts]
+    adapters = [part.adapter for part in parts]
+    if any("norm" in one for one in adapters):  # what stands for one that is not there is never used
+        blank = dict.fromkeys(("scale", "bias"), np.zeros_like(adapters[0]["up"]["bias"]))
+        adapters = [{"norm": blank} | one for one in adapters]
     return {
-        "adapters": banks.stack([part.adapter for part in parts]),
+        "adapters": banks.stack(adapters),
         "heads": tree.stack(heads),
     }
 
@@ -108,7 +113,7 @@ def apply(params: Params, rows: Rows, *, spec: MixedSpec) -> Array:
         if sizes.dtype == "mixed":
             backbone, bank = half_kernels(backbone), half_kernels(bank)
         site = {"layer": np.arange(sizes.backbone.num_layers)}  # the bank is read where it lies: no copy a layer
-        update, update_first = _updates(bank, spec.non_linearities, rows.row_tasks, tasks)
+        update, update_first = _updates(bank, spec, rows.row_tasks, tasks)
         adapted = encoder.Adapted(backbone, site, update, update_first=update_first)
         first = encoder.encode_first(adapted, rows, sizes.backbone, sizes.compute)
         first = first.astype(jnp.promote_types(first.dtype, jnp.float32))
@@ -121,9 +126,10 @@ def _chosen(every: Array, tasks: Array) -> Array:
     return every[tasks, jnp.arange(len(tasks))]
 
 
-def _updates(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array) -> tuple[encoder.Update, ...]:
+def _updates(bank: Params, spec: MixedSpec, row_tasks: Array, tasks: Array) -> tuple[encoder.Update, ...]:
     """Makes the site functions of a bank, for rows and for first tokens; a site holds the number of its layer."""
-    looked_up = adapter_of(bank, phis)
+    phis = spec.non_linearities
+    looked_up = adapter_of(bank, phis, spec.normed)
 
     def update(site: Params, z: Array) -> Array:
         own = partial(looked_up, site["layer"])
@@ -144,10 +150,13 @@ def _updates(bank: Params, phis: tuple[str, ...], row_tasks: Array, tasks: Array
     return update, update_first
 
 
-def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array], Array]:
+def adapter_of(
+    bank: Params, phis: tuple[str, ...], normed: tuple[bool, ...] = ()
+) -> Callable[[Any, Any, Array], Array]:
     """Makes the function (number of the layer, of the task, z Float[... d]) -> the update of their adapter.
 
-    ``bank`` holds ``down`` kernel Float[L K d w] and so on, ``phis`` are the non-linearities of the K tasks.
+    ``bank`` holds ``down`` kernel Float[L K d w] and so on, ``phis`` are the non-linearities of the K tasks; ``normed``
+    says, where the bank has norms, which of them counts.
     """
     names = tuple(dict.fromkeys(phis))
     functions, numbers = [non_linearity(name) for name in names], np.array([names.index(phi) for phi in phis])
@@ -155,7 +164,8 @@ def adapter_of(bank: Params, phis: tuple[str, ...]) -> Callable[[Any, Any, Array
     def looked_up(layer: Any, task: Any, z: Array) -> Array:
         own = jax.tree.map(lambda leaf: leaf[layer, task], bank)
         h = jax.lax.switch(jnp.asarray(numbers)[task], functions, affine(own["down"], z))
-        return affine(own["up"], h)
+        u = affine(own["up"], h)
+        return jnp.where(jnp.array(normed)[task], norm_after(own["norm"], u), u) if "norm" in own else u
 
     return looked_up
 
@@ -195,7 +205,8 @@ def _assemble(served: Sequence[Served], dtype: str) -> tuple[Callable[[Params, R
     parts = [one.plain_adapter for one in served]
     sizes = ModelSpec(parts[0].backbone, dtype=dtype, layers=first.spec.layers if len(layers) == 1 else "loop")
     widest = max(part.head_spec.num_outputs for part in parts)
-    forward = _compile_mixed(MixedSpec(sizes, tuple(part.non_linearity for part in parts), widest), mesh)
+    phis, normed = zip(*((part.non_linearity, "norm" in part.adapter) for part in parts), strict=True)
+    forward = _compile_mixed(MixedSpec(sizes, phis, widest, normed), mesh)
     backbone = encoder.unstack(first.params) if sizes.layers == "loop" else first.params
     return forward, replicate({"backbone": backbone, **stack(parts)}, mesh)
 

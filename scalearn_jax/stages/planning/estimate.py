@@ -16,8 +16,9 @@ from scalearn_jax.config import TrainConfig
 from scalearn_jax.data import batches
 from scalearn_jax.data.task import Task
 from scalearn_jax.models.backbones import BackboneSpec
-from scalearn_jax.stages.prepare import Data, bottleneck_width, is_solved
+from scalearn_jax.stages.prepare import bottleneck_width, is_solved
 from scalearn_jax.stages.program import make_schedule
+from scalearn_jax.stages.setup import Data
 from scalearn_jax.train.evaluate import Layout
 from scalearn_jax.train.jax_settings import own_settings
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from scalearn_jax.stages import features
 from scalearn_jax.stages import program as training
-from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled, compile_predict_step, compile_train_step
+from scalearn_jax.train.evaluate import held_out_batches
 from scalearn_jax.train.loop import Schedule
 from scalearn_jax.train.state import TrainState, count_parameters
 from scalearn_jax.train.step import make_predict_step
@@ -93,12 +94,14 @@ def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
 
     Those that only read features off a table are left out, and of several steps in one dispatch there is one.
     """
-    config, data = setup.config, setup.data
-    size = config.eval_batch_size
-    predict = compile_predict_step(make_predict_step(setup.spec.program, setup.task.name), setup.mesh)
-    batch, on_dev, on_test = next(setup.evaluation_layout.batches(data.dev)), len(data.dev), len(data.test)
+    config, (task, data), size = setup.config, setup.parts[0], setup.config.eval_batch_size
+    predict = compile_predict_step(make_predict_step(setup.spec.program, setup.spec.only_task), setup.mesh)
+    batch = next(held_out_batches(setup.spec, task.name, data.dev, setup.evaluation_layout))
+    on_dev, on_test = (
+        sum(-(-len(getattr(part.data, split)) // size) for part in setup.parts) for split in ("dev", "test")
+    )
     if not features.trains_head_only(setup.method, setup.spec):
-        calls = schedule.num_evaluations * -(-on_dev // size) + -(-on_test // size)
+        calls = schedule.num_evaluations * on_dev + on_test
         trained = [Work("train", step, *batch_calls) for batch_calls in train_batches(setup, schedule.num_steps)]
         return [*trained, Work("evaluate", predict, batch, calls)]
     # A head alone: trained on features that are zero, which takes as long as on any; each example is encoded once.
@@ -109,11 +112,11 @@ def workload(setup: Setup, schedule: Schedule, step: Compiled) -> list[Work]:
     works = [Work("train", step, examples, schedule.num_steps)]
     for split, used in (
         (data.train, features.used_examples(setup, schedule.num_steps)),
-        (data.dev, np.arange(on_dev)),
+        (data.dev, np.arange(len(data.dev))),
     ):
         encode, stream = features.encoding(setup, split, used)
         works.append(Work("encode", encode, next(stream), -(-len(used) // size)))
-    return [*works, Work("evaluate", predict, batch, -(-on_test // size))]
+    return [*works, Work("evaluate", predict, batch, on_test)]
 
 
 def train_batches(setup: Setup, num_steps: int) -> Iterator[tuple[Batch, int]]:

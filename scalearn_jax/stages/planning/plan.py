@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 
-from scalearn_jax.config import PlanAdapterConfig, PlanTransferConfig
+from scalearn_jax.config import PlanAdapterConfig, PlanJointConfig, PlanTransferConfig
 from scalearn_jax.errors import InputError
 from scalearn_jax.stages import features, pipeline
+from scalearn_jax.stages.joint import joint_setups
 from scalearn_jax.stages.planning.forecast import Forecast, compiled_training, forecast, train_batches
-from scalearn_jax.stages.prepare import Setup, is_solved
+from scalearn_jax.stages.prepare import is_solved
 from scalearn_jax.stages.program import make_schedule
+from scalearn_jax.stages.setup import Setup
 from scalearn_jax.train import memory
 from scalearn_jax.train.compile import Compiled
 from scalearn_jax.train.jax_settings import own_settings
@@ -24,14 +26,14 @@ _MULTIPLE = 8  # of which suggested batch sizes are multiples
 
 
 @own_settings()
-def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
+def plan(config: PlanAdapterConfig | PlanTransferConfig | PlanJointConfig) -> dict[str, Any]:
     """Measures what a run of this config will need; writes nothing. ``cli.listing.format_plan`` formats the result.
 
     With ``suggest``, its step is also compiled with a larger batch.
     """
     available, started = memory.available(), time.perf_counter()
     setup = _one_run(config)
-    schedule = make_schedule(config, setup.method, len(setup.data.train))
+    schedule = make_schedule(config, setup.method, setup.num_examples)
     step, state = compiled_training(setup, schedule)
     prepared = time.perf_counter() - started
     found, state = forecast(setup, schedule, step, state, prepared, available)
@@ -39,7 +41,7 @@ def plan(config: PlanAdapterConfig | PlanTransferConfig) -> dict[str, Any]:
     return to_dict(setup, found) | {"suggestions": largest and {"batch_size": largest}}
 
 
-def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
+def _one_run(config: PlanAdapterConfig | PlanTransferConfig | PlanJointConfig) -> Setup:
     """The run of a config for one target; several learning rates need what as many more seeds need."""
     if getattr(config, "targets", ()):
         raise InputError("plan takes one --target; several are trained one after the other.")
@@ -48,8 +50,8 @@ def _one_run(config: PlanAdapterConfig | PlanTransferConfig) -> Setup:
     if config.learning_rates:
         members = len(config.seeds) * len(config.learning_rates)
         config = dataclasses.replace(config, seeds=tuple(range(members)), learning_rates=())
-    stage = pipeline.transfer_setups if isinstance(config, PlanTransferConfig) else pipeline.adapter_setups
-    return stage(config)[0]
+    stages = {PlanTransferConfig: pipeline.transfer_setups, PlanJointConfig: joint_setups}
+    return stages.get(type(config), pipeline.adapter_setups)(config)[0]
 
 
 def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Forecast) -> dict[str, int] | None:
@@ -63,7 +65,7 @@ def largest_batch(setup: Setup, step: Compiled, state: TrainState, found: Foreca
     trained = [program.memory for program in found.programs if program.name == "train"]
     smallest = math.lcm(config.accumulate, parts)  # a batch is a multiple of this
     multiple = math.lcm(_MULTIPLE, smallest)
-    most = len(setup.data.train) // multiple * multiple
+    most = setup.num_examples // multiple * multiple
     larger = min(most, _LARGER * config.batch_size // multiple * multiple)
     unknown = found.available is None or None in trained or features.trains_head_only(setup.method, setup.spec)
     if unknown or larger <= config.batch_size:
@@ -82,7 +84,7 @@ def to_dict(setup: Setup, found: Forecast) -> dict[str, Any]:
     """Turns a forecast into JSON types."""
     config = setup.config
     return {
-        "task": setup.task.name,
+        "task": setup.name,
         "method": config.method,
         "seeds": list(config.seeds),
         "batch_size": config.batch_size,

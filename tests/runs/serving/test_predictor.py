@@ -119,18 +119,22 @@ def test_it_does_so_in_encoders_of_other_shapes(num_layers, layers, tmp_path):
     check_mixed(Predictor.load(*own.values(), batch_size=5), own, count=3)
 
 
-def test_rows_are_multiplied_alike_one_by_one_and_at_once():
-    """The second is for accelerators, which these tests have not."""
+@pytest.mark.parametrize("normed", [(), (False, True, True)])
+def test_rows_are_multiplied_alike_one_by_one_and_at_once(normed):
+    """The second is for accelerators, which these tests have not. Some adapters may have a norm after them."""
     phis, generator = ("relu", "gelu", "relu"), np.random.default_rng(0)
     shapes = {"down": {"kernel": (2, 3, 16, 4), "bias": (2, 3, 4)}, "up": {"kernel": (2, 3, 4, 16), "bias": (2, 3, 16)}}
+    shapes |= {"norm": {"scale": (2, 3, 16), "bias": (2, 3, 16)}} if normed else {}
     draw = lambda shape: jnp.asarray(generator.normal(size=shape), jnp.float32)  # noqa: E731
     bank = jax.tree.map(draw, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     z, tasks = draw((5, 8, 16)), np.array([2, 0, 1, 1, 2])
+    own = [{part: leaves for part, leaves in bank.items() if part != "norm" or normed[k]} for k in range(3)]
     each = [
-        bottleneck(jax.tree.map(lambda leaf, k=k: leaf[1, k], bank), x, phis[k]) for x, k in zip(z, tasks, strict=True)
+        bottleneck(jax.tree.map(lambda leaf, k=k: leaf[1, k], own[k]), x, phis[k])
+        for x, k in zip(z, tasks, strict=True)
     ]
     for way in (mixed.row_by_row, mixed.at_once):
-        found = jax.jit(way(partial(mixed.adapter_of(bank, phis), 1)))(tasks, z)
+        found = jax.jit(way(partial(mixed.adapter_of(bank, phis, normed), 1)))(tasks, z)
         np.testing.assert_allclose(found, np.stack(each), rtol=1e-5, atol=1e-5)
 
 
