@@ -34,8 +34,8 @@ class Mixture(NamedTuple):
         """The probability of each task, Float[T].
 
         Example:
-          >>> Mixture((9, 1), 2).shares.tolist(), Mixture((9, 1), 2, temperature=2.0).shares.tolist()
-          ([0.9, 0.1], [0.75, 0.25])
+          >>> [Mixture((9, 1), 2, temperature).shares.round(2).tolist() for temperature in (1.0, 2.0)]
+          [[0.9, 0.1], [0.75, 0.25]]
         """
         weights = np.asarray(self.sizes, float) / max(self.sizes)
         weights = weights ** (1 / self.temperature)

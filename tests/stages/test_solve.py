@@ -342,7 +342,8 @@ def test_three_relevant_of_64_sources_are_found(root):
     train = dataclasses.replace(setup.data.train, labels=labels.astype(np.float32))
     data, spec = dataclasses.replace(setup.data, train=train), dataclasses.replace(setup.spec, num_sources=64)
     trainable = setup.trainable | {"transfer": {"omega": np.zeros((1, 64, 1), np.float32)}}
-    wide = dataclasses.replace(setup, sources=sources, frozen=frozen, data=data, spec=spec, trainable=trainable)
+    parts = (setup.parts[0]._replace(data=data),)
+    wide = dataclasses.replace(setup, sources=sources, frozen=frozen, parts=parts, spec=spec, trainable=trainable)
     found = solve.rank(wide)
     assert {row["name"] for row in found[:3]} == {f"s{number}" for number in relevant}
     # What each says of itself in a bank of its own is what it says beside others at scale 0.
