@@ -15,7 +15,7 @@ from scalearn_jax.config.checks import check_no_secrets
 from scalearn_jax.config.schema import check_values, field_texts, field_types, problems, required_fields, with_ranges
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.yaml_file import read_yaml
-from scalearn_jax.methods import METHODS
+from scalearn_jax.methods import JOINT, METHODS
 
 _PLACEHOLDERS = {int: "N", float: "X", str: "TEXT"}
 # How help groups the flags of a long command, in this order and those that most need first; others come before them.
@@ -225,7 +225,8 @@ def _view(cls: type, positional: str | None, given: dict[str, Any]) -> type:
             default = tuple(map(str, default)) if isinstance(default, tuple) else default
         hint = _hint(default)
         if default is None and field.name in ("learning_rate", "epochs", "patience"):
-            method = METHODS.get(given.get("method", cls.method), METHODS[cls.method])  # an unknown one fails later
+            known = METHODS if cls.method in METHODS else JOINT
+            method = known.get(given.get("method", cls.method), known[cls.method])  # an unknown one fails later
             hint = f"(default: {getattr(method, field.name):g}, by the method)"
         unflagged = field.name in (positional or "").split()
         fields[field.name] = _declare(declared, default, helps[field.name], placeholder, unflagged, hint), default

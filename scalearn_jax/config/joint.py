@@ -26,13 +26,13 @@ class JointConfig(TrainConfig):
     temperature: float = _result(1.0)
     """A step's task, of n examples, is drawn with a probability ~ n^(1 / temperature) (published: 1)."""
     sampler_seed: int | None = _result(None, at_least=0)
-    """Seed of the order of tasks and examples, the same for all seeds (published: 0); by default each has its own."""
+    """Seed of the order of tasks and examples, the same for all seeds (published: 0; default: that of each)."""
     epochs: int | None = _result(None, at_least=1)
-    """Steps of the schedule, in passes over the data of all tasks together (default: 14, as published for GLUE)."""
+    """Steps of the schedule, in passes over the data of all tasks together, as published for GLUE."""
     warmup_steps: int | None = _result(None, at_least=0)
-    """Steps of linear warm-up before the decay; by default a tenth of all, as published."""
+    """Steps of linear warm-up before the decay (default: a tenth of all, as published)."""
     eval_every: int | None = _result(None, at_least=1)
-    """Steps between evaluations; by default a fiftieth of all, as published."""
+    """Steps between evaluations (default: a fiftieth of all, as published)."""
     select: Literal["loss", "metric"] = _result("loss")
     """What the best checkpoint is chosen by: mean over tasks of the development loss, as published, or main metric."""
 
@@ -54,4 +54,4 @@ class JointConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanJointConfig(Plan, JointConfig):
-    """What `scalearn train-joint` with these settings would need: memory, operations, time. Writes nothing."""
+    """Memory, operations and time of `scalearn train-joint` with these settings."""

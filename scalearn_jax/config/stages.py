@@ -197,9 +197,9 @@ class TransferConfig(TrainConfig):
     coefficients: tuple[float, ...] | None = _result(None, combiners=("fixed",), option="coefficients")
     """fixed: constant coefficient of each source, in the order of --sources. (required there)"""
     masks: Literal["trained", "frozen"] | None = _result(None, combiners=("propetl",), option="masks")
-    """propetl: learn the masks, as its paper does, or freeze them as drawn, as the release and earlier versions do."""
+    """propetl: learn the masks, as its paper does (the default), or freeze them as drawn, as the release does."""
     ffn_scale: Literal["after", "before"] | None = _result(None, combiners=("ia3",), option="ffn_scale")
-    """ia3: scale after the GELU, as its paper does, or before it, as the release and earlier versions do."""
+    """ia3: scale after the GELU, as its paper does (the default), or before it, as the release does."""
     compose: Literal["folded", "reference"] | None = _result(None, combiners=(*_SCALEARN, "fusion"), option="compose")
     """Fold sources into one adapter (fast, exact; the default), or compute as published (slow)."""
 

@@ -22,7 +22,7 @@ from scalearn_jax.config import TransferConfig
 from scalearn_jax.config.schema import field_texts, field_types, required_fields
 from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
-from scalearn_jax.methods import METHODS
+from scalearn_jax.methods import JOINT, METHODS
 from scalearn_jax.models.backbones import BACKBONES
 from tests.support.fake_runs import write_run
 
@@ -296,7 +296,7 @@ def test_list_prints_the_tables(what, name, capsys):
     "what, names, last",
     [
         ("tasks", tasks.known(), "question_match, accuracy"),
-        ("methods", METHODS, "as constant, over sources whose numbers are shuffled"),
+        ("methods", [*METHODS, *(f"train-joint {name}" for name in JOINT)], "sources whose numbers are shuffled"),
         ("backbones", BACKBONES, "MPNet"),
     ],
 )

@@ -9,7 +9,7 @@ from scalearn_jax import config as configs
 from scalearn_jax.cli import flags
 from scalearn_jax.cli.commands import COMMANDS, Command
 from scalearn_jax.config.schema import field_texts
-from scalearn_jax.methods import METHODS
+from scalearn_jax.methods import JOINT, METHODS
 from tests.conftest import ROOT
 
 GUIDE = ROOT / "experiments/guides/command_line.md"
@@ -37,7 +37,8 @@ def _flags(cls: type, places: list[str], beside: type | None) -> list[str]:
             continue
         hint = flags._hint(field.default)
         if field.name in ("learning_rate", "epochs", "patience"):
-            hint = f"(default: {getattr(METHODS[cls.method], field.name):g}, by the method)"
+            method = METHODS.get(cls.method) or JOINT[cls.method]
+            hint = f"(default: {getattr(method, field.name):g}, by the method)"
         called = flags._called(cls, field.name, places)
         called += f", --no-{called.removeprefix('--')}" if field.default is True else ""
         lines.append(f"- `{called}`: " + f"{texts[field.name]} {hint}".strip())
