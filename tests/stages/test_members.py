@@ -191,7 +191,7 @@ def test_the_best_rate_has_lost_no_seed(backbone, sources, tmp_path, spoil, monk
         for out, seeds, loss, lost in (("a/lr-0.001", (0, 1), 0.9, False), ("a/lr-0.1", (0,), 0.1, True))
     }
     config = TransferConfig(backbone="b", out="a", target=TARGETS[0], learning_rates=(1e-3, 0.1), seeds=(0, 1))
-    setup = SimpleNamespace(config=config, task=tasks.get(TARGETS[0]))
+    setup = SimpleNamespace(config=config, name=TARGETS[0])
     (found,) = program.compare_rates([setup], results).values()
     assert found["best"] == "0.001" and found["lost"] == {"0.001": 0, "0.1": 1}
 
