@@ -34,7 +34,8 @@ class StudyConfig(Config):
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides for one task: seeds, and fields of either stage; under `stage1` or `stage2` for that one only."""
     methods_options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Overrides for one method; they win over all others."""
+    """Overrides for one method; they win over all others. With `joint: true` it trains on all targets at once, as
+    `scalearn train-joint` does: then they are fields of JointConfig, which takes of stage2 all but the schedule."""
     adapters: str | None = setting(None, path="DIR")
     """Folder of source adapters, such as another study's; what is missing of them is trained there."""
     shots: tuple[int, ...] = ()
