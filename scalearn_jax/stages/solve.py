@@ -1,6 +1,6 @@
 """Solves for a target: scales by the leave-one-out error of a head in closed form, then the head itself.
 
-    scales    minimise(error + prior) over omega, from the constant and, where it is clearly better, the best source
+    scales    those of least error, see ``scales``
     head      ridge regression for scores, logistic regression where there are probabilities
 
 No learning rate, no order of the examples, no development set, no seed. Features are computed chunk by chunk, and the
@@ -24,6 +24,7 @@ from scalearn_jax.models import bank as banks
 from scalearn_jax.stages.features import Features, frozen_of_first
 from scalearn_jax.stages.outputs import Outcome
 from scalearn_jax.stages.prepare import Setup
+from scalearn_jax.stages.scales import Objective, error_of_each, halves_of, most_evaluations, solve_scales
 from scalearn_jax.train import logistic
 from scalearn_jax.train.checkpoint import Checkpoint, to_host
 from scalearn_jax.train.evaluate import Layout, Members, score
@@ -31,56 +32,10 @@ from scalearn_jax.train.loop import Event, Schedule
 from scalearn_jax.train.ridge import Ridge, Rows
 from scalearn_jax.train.sharding import replicate
 from scalearn_jax.train.signals import signals
-from scalearn_jax.train.solver import Evaluation, Prior, Search, deviations, minimise
+from scalearn_jax.train.solver import Evaluation, Search
 from scalearn_jax.train.state import GroupProgress, Member, Position
-from scalearn_jax.typing import Params
 
-_PULL = 0.1  # tau
-_SPREADS = (3.0, 0.3, 0.03)  # what rho may be; it may be infinite, too
-_CLEARLY = 0.95  # the share of the constant's error below which the best source is a start of its own
-_LIMIT, _VECTOR_LIMIT = 30, 15  # evaluations from a start: of one number a source, and of several
 _SEED = 42  # of the examples that are solved for
-
-
-def to_transfer(omega: np.ndarray, shape: tuple[int, ...]) -> Params:
-    """Lays out omega Float[p T], or Float[1 T] for p equal ones, as a ScaLearn variant's: Float[T w] or Float[L T w].
-
-    Example:
-      >>> to_transfer(np.array([[0.5, 2.0]]), (2, 3))["omega"].tolist()
-      [[0.5, 0.5, 0.5], [2.0, 2.0, 2.0]]
-    """
-    num_sources = shape[-2]
-    full = np.broadcast_to(omega, (int(np.prod(shape)) // num_sources, num_sources))
-    full = full.reshape(*shape[:-2], shape[-1], num_sources)
-    return {"omega": np.ascontiguousarray(np.swapaxes(full, -1, -2), np.float32)}
-
-
-def from_transfer(transfer: Params) -> np.ndarray:
-    """Undoes ``to_transfer``: Float[p T]."""
-    omega = np.swapaxes(np.asarray(transfer["omega"], float), -1, -2)
-    return omega.reshape(-1, omega.shape[-1])
-
-
-def objective(setup: Setup, encoded: Encoded, layout: Layout) -> Callable[[np.ndarray, bool], Evaluation]:
-    """Returns omega Float[p T] or Float[1 T] -> its leave-one-out error on some examples, with the gradient if asked.
-
-    ``setup`` is of a ScaLearn variant or, without a gradient, of constants.
-    """
-    features, task = Features(setup, encoded, layout), setup.task
-    shape = setup.trainable["transfer"]["omega"].shape[1:] if setup.method.solves == "scales" else None
-
-    def evaluate(omega: np.ndarray, with_gradient: bool = True) -> Evaluation:
-        transfer = to_transfer(omega, shape) if shape else {"coefficients": np.asarray(omega[0], np.float32)}
-        gradient = np.zeros(omega.shape)
-        found, pull = features.linearize(transfer)
-        head = Ridge(Rows.of(task.kind, found, encoded.labels, task.num_outputs))
-        if with_gradient:
-            cotangent = head.rows.pull(head.gradient(head.strength))
-            gradient = from_transfer(pull(cotangent))
-            gradient = gradient.sum(0, keepdims=True) if len(omega) == 1 else gradient
-        return Evaluation(omega, head.error(head.strength), gradient, head.strength)
-
-    return evaluate
 
 
 class _Journal:
@@ -116,17 +71,8 @@ class _Journal:
 
 def schedule(setup: Setup) -> Schedule:
     """The schedule of a solve, whose steps are evaluations, at most."""
-    num_sources, most = setup.spec.num_sources, 1
-    if setup.method.solves == "scales":
-        halves = 2 * (_LIMIT + len(_SPREADS) * (_VECTOR_LIMIT + 1) + 1) + _VECTOR_LIMIT
-        most = 2 * num_sources + 2 * _LIMIT + (0 if _numbers(setup) == 1 else halves)
+    most = most_evaluations(setup) if setup.method.solves == "scales" else 1
     return Schedule(num_steps=most, eval_every=most)
-
-
-def _numbers(setup: Setup) -> int:
-    """p."""
-    shape = setup.trainable["transfer"]["omega"].shape[1:]
-    return int(np.prod(shape)) // shape[-2]
 
 
 def solve(
@@ -146,13 +92,13 @@ def solve(
         try:
             report: dict[str, Any] = {}
             if setup.method.coefficients == "best":
-                search = journal.search("alone", objective(setup, chosen, layout))
-                setup, report = _best_source(setup, _alone(setup, search))
+                search = journal.search("alone", Objective(setup, chosen, layout))
+                setup, report = _best_source(setup, error_of_each(setup, search))
             transfer = {name: leaf[0] for name, leaf in setup.frozen["transfer"].items() if leaf is not None}
             if setup.method.solves == "scales":
-                transfer, report = _scales(setup, chosen, layout, journal)
+                transfer, report = solve_scales(setup, chosen, layout, journal.search)
             features = Features(setup, train, layout)(transfer)
-            head, of_head = _head(task.kind, features, train.labels, task.num_outputs, setup.config.solve_samples)
+            head, of_head = fit_head(task.kind, features, train.labels, task.num_outputs, setup.config.solve_samples)
             first = tree.index(setup.trainable, 0)
             learned = transfer if setup.method.solves == "scales" else {}
             found = first | {
@@ -179,16 +125,10 @@ def solve(
     return setup, Outcome(members, {}, content, solved=report)
 
 
-def _alone(setup: Setup, evaluate: Callable[[np.ndarray, bool], Evaluation]) -> dict[str, float]:
-    """The leave-one-out error of each source alone, by name."""
-    rows = np.eye(setup.spec.num_sources)[:, None]
-    return {source.name: evaluate(row, False).error for source, row in zip(setup.sources, rows, strict=True)}
-
-
 def take_best_source(setup: Setup) -> Setup:
     """Gives a setup of ``best-source`` whose head is to be trained its constants, and says which source that is."""
     chosen, layout = _chosen(setup)
-    setup, found = _best_source(setup, _alone(setup, objective(setup, chosen, layout)))
+    setup, found = _best_source(setup, error_of_each(setup, Search(Objective(setup, chosen, layout))))
     terminal.note(
         f"target {setup.task.name}: source {found['start']} has the least leave-one-out error ({found['error']:.3f}),"
         f" by the exact head on {len(chosen)} training examples."
@@ -204,7 +144,7 @@ def rank(setup: Setup, on_source: Callable[[int], None] = lambda number: None) -
       from no source at all (``gain_at_zero``) and from the constant (``gain_at_constant``).
     """
     chosen, layout = _chosen(setup)
-    num_sources, evaluate = setup.spec.num_sources, objective(setup, chosen, layout)
+    num_sources, evaluate = setup.spec.num_sources, Objective(setup, chosen, layout)
     center = setup.spec.option("init_scale", 2.0) / num_sources
     zero, constant = (-evaluate(np.full((1, num_sources), scale)).gradient[0] for scale in (0.0, center))
     # One source at a time: a bank of all would cost T times as much.
@@ -225,12 +165,8 @@ def _chosen(setup: Setup) -> tuple[Encoded, Layout]:
     """The training examples that scales are solved for, and a layout that they, their halves and all others fit in."""
     train, most = setup.data.train, min(setup.config.solve_samples, len(setup.data.train))
     chosen = train.take(np.sort(np.random.default_rng(_SEED).permutation(len(train))[:most]))
-    splits, sizes = [chosen, *_halves(chosen), train], (setup.task.max_length, setup.config.batch_size)
+    splits, sizes = [chosen, *halves_of(setup, chosen), train], (setup.task.max_length, setup.config.batch_size)
     return chosen, Layout.of(splits, *sizes, packed=setup.config.packed, mesh=setup.mesh)
-
-
-def _halves(chosen: Encoded) -> list[Encoded]:
-    return [chosen.take(np.arange(first, len(chosen), 2)) for first in range(2)]
 
 
 def _best_source(setup: Setup, errors: dict[str, float]) -> tuple[Setup, dict[str, Any]]:
@@ -243,73 +179,7 @@ def _best_source(setup: Setup, errors: dict[str, float]) -> tuple[Setup, dict[st
     return setup, {"error": errors[best], "start": best, "error_of_source": errors}
 
 
-def _scales(setup: Setup, chosen: Encoded, layout: Layout, journal: _Journal) -> tuple[Params, dict[str, Any]]:
-    """Solves for omega; returns the transfer parameters, and what the results say of them."""
-    num_sources, count = setup.spec.num_sources, _numbers(setup)
-    evaluate, prior = objective(setup, chosen, layout), Prior(setup.spec.option("init_scale", 2.0) / num_sources, _PULL)
-    shape, names = setup.trainable["transfer"]["omega"].shape[1:], [source.name for source in setup.sources]
-    single = _alone(setup, journal.search("alone", evaluate))
-    search, nearest = journal.search("scales", evaluate), min(single, key=single.get)
-    best = minimise(search, prior, np.full((1, num_sources), prior.center), _LIMIT)
-    constant, start = search.done[0].error, "constant"
-    if single[nearest] < _CLEARLY * constant:
-        other = minimise(search, prior, np.eye(num_sources)[[names.index(nearest)]], _LIMIT)
-        best, start = (other, nearest) if other[0] < best[0] else (best, start)
-    report = {"error_of_constant": constant, "error_of_source": single}
-    spread, found = None, best[1]
-    if count > 1:
-        spread = _choose_spread(setup, _halves(chosen), layout, prior, count, journal)
-        if spread is not None:
-            prior = dataclasses.replace(prior, spread=spread)
-            numbers = np.repeat(found.omega, count, axis=0)
-            search = journal.search("numbers", evaluate)
-            best = minimise(search, prior, numbers, _VECTOR_LIMIT)
-    value, found = best
-    own = deviations(search, prior, found, len(chosen))
-    report["deviation"] = dict(zip(names, own.tolist(), strict=True))
-    if found.error >= 1:
-        terminal.note(
-            f"target {setup.task.name}: no better than the mean by leave-one-out ({found.error:.2f}); the"
-            " scales say little. More examples or other sources may help."
-        )
-    report = {
-        "criterion": "leave-one-out squared error of a ridge head, as a share of what the mean leaves, and a prior",
-        "error": float(found.error),
-        "objective": float(value),
-        "strength": float(found.strength),
-        "start": start,
-        "prior": dataclasses.asdict(prior) | {"spread": spread},
-        "omega": dict(zip(names, found.omega.mean(0).tolist(), strict=True)),
-        **report,
-    }
-    return to_transfer(found.omega, shape), report
-
-
-def _choose_spread(
-    setup: Setup, halves: list[Encoded], layout: Layout, prior: Prior, count: int, journal: _Journal
-) -> float | None:
-    """Chooses how firmly the numbers of a source are kept together, or ``None``: they are equal.
-
-    Each half of the examples is solved for, and its scales are scored by their leave-one-out error on the other half.
-    """
-    evaluates = [objective(setup, half, layout) for half in halves]
-    start = np.full((1, setup.spec.num_sources), prior.center)
-    total = dict.fromkeys((None, *_SPREADS), 0.0)
-    for number, evaluate in enumerate(evaluates):
-        search = journal.search(f"half {number}", evaluate)
-        other = journal.search(f"other half of {number}", evaluates[1 - number])
-        scales = minimise(search, prior, start, _LIMIT)[1].omega
-        total[None] += other(scales, False).error
-        numbers = journal.search(f"half {number}, numbers", evaluate)
-        unseen = journal.search(f"other half of {number}, numbers", evaluates[1 - number])
-        omega = np.repeat(scales, count, axis=0)
-        for spread in _SPREADS:
-            omega = minimise(numbers, dataclasses.replace(prior, spread=spread), omega, _VECTOR_LIMIT)[1].omega
-            total[spread] += unseen(omega, False).error
-    return min(total, key=total.get)
-
-
-def _head(
+def fit_head(
     kind: str, features: np.ndarray, labels: np.ndarray, num_outputs: int, samples: int
 ) -> tuple[logistic.Linear, Mapping[str, Any]]:
     """Fits the head that scores; its strength follows from some of the examples, where they are many."""

@@ -31,8 +31,9 @@ def study_problems(study: StudyConfig) -> list[str]:
     """Lists everything wrong with a study: unknown tasks, methods and fields, bad values, clashing names."""
     found = [*_name_problems(study), *_probe_problems(study), *_override_problems(study)]
     if not found and not study.sources:
-        if any(methods.get(method_of(study, label)).uses_sources for label in study.methods):
-            return ["sources: empty, but a method of the study needs source adapters"]
+        needing = [label for label in study.methods if methods.get(method_of(study, label)).uses_sources]
+        if needing:
+            return [f"sources: empty, but {', '.join(map(repr, needing))} need source adapters; name source tasks"]
     return list(dict.fromkeys(found or _recipe_problems(study)))
 
 

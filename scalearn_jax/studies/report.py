@@ -8,7 +8,7 @@ from scalearn_jax.config import ReportConfig, takes
 from scalearn_jax.errors import InputError, printable
 from scalearn_jax.io.atomic_folder import check_folder
 from scalearn_jax.io.files import write_text
-from scalearn_jax.studies import figures, published, significance, tables
+from scalearn_jax.studies import figures, intervals, published, significance, tables
 from scalearn_jax.studies.figures import read_omegas
 from scalearn_jax.studies.results import REPORT, STUDY, read_results, read_study
 
@@ -18,9 +18,9 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     """Writes what applies to a folder's results.
 
     ``table`` and ``few-shot`` hold scores, ``published`` sets them beside the paper's, ``significance`` compares
-    methods with AdapterFusion, the single adapter, the constant and the best source (Markdown, LaTeX and CSV each);
-    ``probing.csv`` holds probing scores. Figures are PNG and SVG: ``omega-METHOD``, ``score-vs-parameters``,
-    ``few-shot``, ``probing-single`` and ``probing-pairs-TARGET``.
+    methods with AdapterFusion, the single adapter, the constant and the best source, ``intervals`` says how far those
+    of solved scales are true (Markdown, LaTeX and CSV each); ``probing.csv`` holds probing scores. Figures are PNG and
+    SVG: ``omega-METHOD``, ``score-vs-parameters``, ``few-shot``, ``probing-single`` and ``probing-pairs-TARGET``.
 
     Args:
       config: see ``ReportConfig``.
@@ -69,6 +69,8 @@ def make_report(config: ReportConfig, *, strict: bool = True) -> str:
     if comparisons := significance.compare_all([*plain, *few_shot]):
         laid_out = significance.significance_table(comparisons, title, tables.describe_tests([*plain, *few_shot]))
         _write_table(laid_out, significance.significance_csv(comparisons), out, "significance")
+    if len(found := intervals.compare_draws(few_shot)):
+        _write_table(intervals.intervals_table(found, title), tables.to_csv(found), out, "intervals")
     if missing:
         print(f"no figures: {missing[0]} is not installed; pip install 'scalearn-jax[plots]'", file=sys.stderr)
         return "\n\n".join(texts)

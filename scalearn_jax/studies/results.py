@@ -40,6 +40,7 @@ class Result:
     shots: int | None = None  # number of training examples of a few-shot cell
     draw: int | None = None  # which examples a cell has; ``None`` for all draws together
     unit: str = "seeds"  # what differs from value to value: seeds or draws
+    recipe: str = ""  # its method, where ``method`` is a study's name for it with settings of its own
     coefficients: tuple[float, ...] = ()  # of each source in a probing cell
     lost: tuple[int, ...] = ()  # seeds that did not stay finite
     used: int | None = None  # test examples that were scored; ``None`` in runs that did not record it
@@ -201,6 +202,7 @@ def read_result(folder: Path, *, label: str | None = None, shots: int | None = N
         return Result(
             folder=folder,
             method=label,
+            recipe=info["method"],
             target=target,
             metric=metric,
             values=tuple(_number(seed["test"][metric], -1, 1, "a score") for seed in seeds.values()),

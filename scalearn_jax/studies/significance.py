@@ -29,20 +29,24 @@ class Comparison(NamedTuple):
     p: float | None  # two-sided, of Wilcoxon's signed-rank test; none where there is nothing to test
     low: float | None  # end of the bootstrap 95 % interval of the difference; none as p
     high: float | None
+    won: float | None = None  # share of the pairs in which the method is at least as good
 
 
 def compare_all(results: Sequence[Result]) -> list[Comparison]:
     """Compares every method with every baseline, few-shot results for each number of examples apart.
 
-    Of two baselines with each other there is only one comparison.
+    Of two baselines with each other there is only one comparison. A row of a study that is another row's method by
+    other settings, such as one that is solved for, is compared with that row, too.
     """
-    found = []
+    found, recipes = [], {result.method: result.recipe for result in results}
     for shots in dict.fromkeys(result.shots for result in results):
         frame = as_frame(result for result in results if result.shots == shots).explode(["seeds", "scores"])
         scores = frame.set_index(["target", "seeds", "method"])["scores"].astype(float).unstack("method", sort=False)
         for number, baseline in enumerate(BASELINES):
             others = [method for method in scores if method not in BASELINES[: number + 1]]
             found += [compare_methods(scores, method, baseline, shots) for method in others if baseline in scores]
+        plain = {method: recipes[method] for method in scores if recipes[method] not in (method, *BASELINES)}
+        found += [compare_methods(scores, *pair, shots) for pair in plain.items() if pair[1] in scores]
     return found
 
 
@@ -53,13 +57,13 @@ def compare_methods(scores: "DataFrame", method: str, baseline: str, shots: int 
     """
     # Scores are ratios of counts: without rounding, equal differences would not tie.
     differences = (scores[method] - scores[baseline]).dropna().round(12).to_numpy()
-    mean = fmean(differences) if len(differences) else None
+    mean, won = (fmean(differences), fmean(differences >= 0)) if len(differences) else (None, None)
     if len(differences) < MIN_PAIRS or not differences.any():
-        return Comparison(method, baseline, shots, len(differences), mean, None, None, None)
+        return Comparison(method, baseline, shots, len(differences), mean, None, None, None, won)
     from scipy import stats
 
     p = float(stats.wilcoxon(differences, alternative="two-sided").pvalue)
-    return Comparison(method, baseline, shots, len(differences), mean, p, *bootstrap(differences))
+    return Comparison(method, baseline, shots, len(differences), mean, p, *bootstrap(differences), won)
 
 
 def bootstrap(differences: np.ndarray) -> tuple[float, float]:
@@ -73,10 +77,11 @@ def significance_table(comparisons: Sequence[Comparison], title: str, tests: str
     """Lays out comparisons, a group a baseline; ``tests`` describes the test examples."""
     import pandas as pd
 
-    rows = []
-    for c in sorted(comparisons, key=lambda c: BASELINES.index(c.baseline)):
+    rows, order = [], list(dict.fromkeys([*BASELINES, *(c.baseline for c in comparisons)]))
+    for c in sorted(comparisons, key=lambda c: order.index(c.baseline)):
         row = {"method": c.method, "against": c.baseline, "k": str(c.shots or "all"), "pairs": str(c.num_pairs)}
         row["difference"] = "-" if c.difference is None else f"{100 * c.difference:+.2f}"
+        row["no worse in"] = "-" if c.won is None else f"{100 * c.won:.0f} %"
         row["95 % interval"] = "-" if c.p is None else f"{100 * c.low:+.2f} to {100 * c.high:+.2f}"
         rows.append(row | {"p": format_p(c.p)})
     texts = pd.DataFrame(rows).set_index(["method", "against"])

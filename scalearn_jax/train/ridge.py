@@ -124,9 +124,13 @@ class Ridge:
         """What each row is missed by if the head never saw it and its block, Float[m C]."""
         return self._left_out(strength)[1]
 
+    def shares(self, strength: float) -> np.ndarray:
+        """The residuals in units in which ``error`` is the sum of their squares, Float[m C]."""
+        return self.residuals(strength) / np.sqrt(self._total)
+
     def error(self, strength: float) -> float:
         """The leave-one-out error, as a share of what the mean leaves."""
-        return float((self.residuals(strength) ** 2).sum() / self._total)
+        return float((self.shares(strength) ** 2).sum())
 
     def gradient(self, strength: float) -> np.ndarray:
         """Differentiates ``error`` in the features, Float[m d], at a fixed strength.

@@ -1,16 +1,16 @@
 """Solves for the scales of a bank: few numbers, whose error without its own example is known in closed form.
 
-    objective(omega) = error(omega) + tau sum_t (mean(omega_t) - c)^2 + rho sum_t var(omega_t)
+    objective(omega) = error(omega) + tau sum_t (mean(omega_t) - c_t)^2 + rho sum_t var(omega_t)
 
 ``error`` is the leave-one-out error of the best linear head on the features that omega gives (see ``ridge``). Few
-examples through a deep network can be fitted by luck; the prior asks for evidence before a scale leaves the constant c,
+examples through a deep network can be fitted by luck; the prior asks for evidence before a scale leaves its centre c_t,
 and before the numbers of one source differ from each other.
 
 Letters: T source tasks, p numbers of omega a source, n examples, m rows, d hidden size.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from scalearn_jax.errors import InputError
 
 _UNIT = 0.25  # the first step of the optimiser, over all scales together
-_STEP = 0.02  # of finite differences of the gradient
+_STEP = 0.02  # of finite differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,27 +26,28 @@ class Prior:
     """Where omega Float[p T] is expected, and how firmly.
 
     Attributes:
-      center: c.
+      center: c, Float[T].
       pull: tau, of each source's mean towards c.
-      spread: rho, of each source's numbers towards their mean; without effect for one number a source.
+      spread: rho, of each source's numbers towards their mean; without effect where these are equal (``None``).
     """
 
-    center: float
+    center: np.ndarray
     pull: float
-    spread: float = 0.0
+    spread: float | None = None
 
     def __call__(self, omega: np.ndarray) -> tuple[float, np.ndarray]:
         """Returns the penalty and its gradient Float[p T].
 
         Example:
-          >>> value, gradient = Prior(0.5, pull=0.1)(np.array([[0.5, 1.5]]))
+          >>> value, gradient = Prior(np.array([0.5, 0.5]), pull=0.1)(np.array([[0.5, 1.5]]))
           >>> round(value, 6), gradient.round(6).tolist()
           (0.1, [[0.0, 0.2]])
         """
         mean = omega.mean(0)
         away, apart = mean - self.center, omega - mean
-        value = self.pull * (away**2).sum() + self.spread * (apart**2).mean(0).sum()
-        return float(value), (2 * self.pull * away + 2 * self.spread * apart) / len(omega)
+        spread = self.spread or 0.0
+        value = self.pull * (away**2).sum() + spread * (apart**2).mean(0).sum()
+        return float(value), (2 * self.pull * away + 2 * spread * apart) / len(omega)
 
 
 class Evaluation(NamedTuple):
@@ -134,18 +135,29 @@ def minimise(
     return min(seen, key=lambda one: one[0])
 
 
-def deviations(search: Search, prior: Prior, best: Evaluation, num_examples: int) -> np.ndarray:
-    """Estimates the standard deviation Float[T] of each source's scale from the curvature at the optimum.
+def deviations(
+    residuals: Callable[[np.ndarray], np.ndarray],
+    prior: Prior,
+    omega: np.ndarray,
+    halves: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+) -> np.ndarray:
+    """Estimates the standard deviation Float[T] of each source's scale from the curvature, and from halves.
 
-        Cov = 2 error / n H^-1,   H_st = d^2 objective / d mean(omega_s) d mean(omega_t)
+        Cov = 2 sum(e^2) / n (2 J^T J + 2 tau I)^-1,    J = d e / d mean(omega)    [n*C T]
+        deviation_t = sqrt(f Cov_tt),    f = mean of (mean(a_t) - mean(b_t))^2 / (4 Cov_tt) over halvings, t; at least 1
 
-    As if errors were normal with a variance of their mean square, and the numbers of a source differed as they do. H
-    comes from T more gradients; where it is smaller than the prior's own curvature, that counts.
+    Cov is as if errors were normal with a variance of their mean square, around one valley, and the numbers of a source
+    differed as they do; the curvature is Gauss and Newton's, by T finite differences. Two halves of the examples, whose
+    solutions are a and b, know no valley in common: half their difference is as far off as the mean of both, so f
+    widens what the curvature says to what was seen.
+
+    Args:
+      residuals: omega -> e, Float[n C], of which ``error`` is the sum of squares.
+      omega: Float[p T], where they are wanted.
     """
-    count = best.omega.shape[1]
-    ahead = [search(best.omega + _STEP * row).gradient.sum(0) for row in np.eye(count)]
-    curvature = (np.array(ahead) - best.gradient.sum(0)) / _STEP
-    curvature = (curvature + curvature.T) / 2 + 2 * prior.pull * np.eye(count)
-    values, vectors = np.linalg.eigh(curvature)
-    inverse = (vectors / np.maximum(values, 2 * prior.pull)) @ vectors.T
-    return np.sqrt(2 * best.error / num_examples * np.diag(inverse))
+    here, count = residuals(omega), omega.shape[1]
+    jacobian = np.array([(residuals(omega + _STEP * row) - here).ravel() / _STEP for row in np.eye(count)]).T
+    curvature = 2 * jacobian.T @ jacobian + 2 * prior.pull * np.eye(count)
+    variances = 2 * (here**2).sum() / len(here) * np.diag(np.linalg.inv(curvature))
+    wider = [(a.mean(0) - b.mean(0)) ** 2 / (4 * variances) for a, b in halves]
+    return np.sqrt(variances * max(1.0, np.mean(wider) if wider else 1.0))

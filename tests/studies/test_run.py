@@ -142,7 +142,7 @@ def test_good_study_has_no_problems():
         ({"methods_options": {"soup": {}}, "methods": ("single",)}, "'soup' is not among"),
         ({"methods_options": {"single": {"omega_init": 2.0}}, "methods": ("single",)}, "'omega_init' does not apply"),
         ({"targets": ("my/task.yaml",)}, "a study names tasks, not files"),
-        ({"sources": (), "tasks": {}}, "needs source adapters"),
+        ({"sources": (), "tasks": {}}, "need source adapters; name source tasks"),
         ({"sources": ("a=x", "a=y"), "tasks": {}}, "sources: 'a' is listed twice"),
         ({"sources": ("glue/rte=x",), "shots": (4,)}, "'glue/rte' is an adapter that is there, but few-shot"),
     ],

@@ -56,7 +56,7 @@ def test_only_seeds_that_both_ran_are_paired(study):
     assert found.num_pairs == 2 and found.difference == pytest.approx((0.13 - 0.08) / 2, abs=1e-12)
     assert found.p is None and found.low is None and found.high is None
     write(study, "head", {"a/x": {8: 0.5}})
-    assert compare(study, "head", "fusion") == sig.Comparison("head", "fusion", None, 0, None, None, None, None)
+    assert compare(study, "head", "fusion") == sig.Comparison("head", "fusion", None, 0, *[None] * 5)
 
 
 def test_p_values_are_scipys(tmp_path):
@@ -114,12 +114,21 @@ def test_what_is_learned_is_set_beside_its_controls(study):
     assert found["best-source", "constant"] == pytest.approx(-0.1) and ("constant", "best-source") not in found
 
 
+def test_a_method_by_other_settings_is_set_beside_itself(study):
+    scores = {"scalearn": [0.5, 0.6, 0.4, 0.5], "solved": [0.6, 0.6, 0.5, 0.4]}
+    for label, values in scores.items():
+        where = study / "a/x" / label
+        write_run(where, task="a/x", method="scalearn", values=values, sources=("s",))
+    (found,) = (c for c in sig.compare_all(results.read_results(study)) if c.baseline == "scalearn")
+    assert found.method == "solved" and found.difference == pytest.approx(0.025) and found.won == 0.75
+
+
 def test_report_writes_significance_with_its_caveats(study):
     report.make_report(ReportConfig(dir=str(study)))
     text = (study / "report" / "significance.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| soup")]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells[:4] == ["soup", "single", "6", "+3.50"] and cells[5] == "0.031"
+    assert cells[:5] == ["soup", "single", "6", "+3.50", "100 %"] and cells[6] == "0.031"
     for words in ("Few pairs mean little", "not corrected", "fewer than 6 pairs"):
         assert words in text
     (row,) = csv.DictReader((study / "report" / "significance.csv").read_text().splitlines())
