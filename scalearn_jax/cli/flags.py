@@ -102,7 +102,7 @@ def _check_names(
     kinds, kept, seen = field_types(cls), [], set()
     on = {field.name for field in dataclasses.fields(cls) if field.default is True}
     off = {f"no-{name}": name for name in on | {name for name, value in given.items() if value is True}}
-    known = {"help", "config", *off, *kinds} - {*places}
+    known = {"help", *off, *kinds} - {*places} | ({"config"} if not places else set())
     for number, argument in enumerate(argv):
         if argument == "--":
             return [*kept, *argv[number:]]

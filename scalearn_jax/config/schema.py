@@ -179,11 +179,12 @@ def takes(cls: type, *places: str) -> Callable[[Callable[..., Returned]], Callab
     """
 
     def decorate(function: Callable[..., Returned]) -> Callable[..., Returned]:
-        where, (_, *own) = function.__name__, inspect.signature(function).parameters
+        where, (first, *own) = function.__name__, inspect.signature(function).parameters
 
         @functools.wraps(function)
         def call(*given: Any, **named: Any) -> Returned:
             options = {name: named.pop(name) for name in own if name in named}
+            given = (named.pop(first), *given) if first in named else given
             if len(given) == 1 and isinstance(given[0], cls):
                 return function(from_dict(cls, vars(given[0]) | named, where=where) if named else given[0], **options)
             if len(given) > len(places) or {*places[: len(given)]} & {*named}:
@@ -192,8 +193,8 @@ def takes(cls: type, *places: str) -> Callable[[Callable[..., Returned]], Callab
                 raise InputError(f"{where}: expected {expected}, got {format_value(given[-1])}.")
             return function(from_dict(cls, dict(zip(places, given, strict=False)) | named, where=where), **options)
 
-        first = f", ``{', '.join(places)}`` also by place" if places else ""
-        about = f"Instead of a ``{cls.__name__}`` it takes its settings, by name{first}."
+        by_place = f", ``{', '.join(places)}`` also by place" if places else ""
+        about = f"Instead of a ``{cls.__name__}`` it takes its settings, by name{by_place}."
         call.__doc__ = f"{inspect.getdoc(function)}\n\n{about}"
         return call
 

@@ -178,7 +178,8 @@ def get(name: str, *, data_dir: str | Path | None = None) -> Task:
     if name not in rows:
         described = [path for depth in ("*", "*/*") for path in root.glob(f"{depth}/task.y*ml")] if root else []
         own = {path.parent.relative_to(root).as_posix() for path in described}
-        raise unknown("task", name, {*rows, *own}, where=_PLACES if data_dir is None else "")
+        missing = f"{root / name}/task.yaml does not exist" if root and root.is_dir() else f"{root} is no folder"
+        raise unknown("task", name, {*rows, *own}, where=f"the tables, and {missing}" if root else _PLACES)
     return rows[name]
 
 

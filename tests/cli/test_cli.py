@@ -163,6 +163,7 @@ def test_wrong_input_is_one_line_and_code_two(argv, message, capsys):
         (["plan", "transfer"], "plan transfer: expected --backbone TEXT, got nothing."),
         (["report", "--dir", "x"], "unknown flag --dir; DIR is given without one, for instance: scalearn report runs/"),
         (["push", "--dir=x", "o/n"], "unknown flag --dir; DIR is given without one, for instance: scalearn push fol"),
+        (["report", "x", "--config", "c.yaml"], "unknown flag --config; see --help."),
         (["report", "-x"], "unknown flag -x; flags begin with two dashes"),
         (["report", ""], "DIR is empty; expected a text."),
         (["evaluate", "x", "--no-json"], "unknown flag --no-json; did you mean --json?"),

@@ -400,6 +400,7 @@ def test_settings_come_as_a_config_by_place_or_by_name(tmp_path):
         lambda: report("none"),
         lambda: report(Path("none")),
         lambda: report(dir="none"),
+        lambda: report(config=scalearn_jax.ReportConfig(dir="none")),
         lambda: report(scalearn_jax.ReportConfig(dir="none"), strict=True),
         lambda: report(scalearn_jax.ReportConfig(dir="some"), dir="none"),
     ):

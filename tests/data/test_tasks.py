@@ -287,3 +287,11 @@ def test_a_missing_field_is_named(tmp_path, missing):
     path = write(tmp_path / "task.yaml", {key: value for key, value in OWN.items() if key != missing})
     with pytest.raises(InputError, match=f"missing key '{missing}'"):
         tasks.from_file(path)
+
+
+def test_a_task_that_is_missing_says_where_it_was_looked_for(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file").write_text("")
+    for place, missing in (("data", "data/reviews/task.yaml does not exist"), ("file", "file is no folder")):
+        with pytest.raises(InputError, match=f"unknown task 'reviews' in the tables, and {tmp_path}/{missing}"):
+            tasks.get("reviews", data_dir=tmp_path / place)

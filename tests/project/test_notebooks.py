@@ -1,6 +1,7 @@
 """The notebooks: executed from top to bottom, quiet, the same anywhere, and about what the package has."""
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ def printed(cell: dict) -> Iterator[str]:
     for output in cell.get("outputs", ()):
         yield "".join(output.get("text", ()))
         yield "".join(output.get("data", {}).get("text/plain", ()))
+
+
+def pictures(cell: dict) -> list[str]:
+    return [kind for output in cell["outputs"] for kind in output.get("data", {}) if kind == "image/png"]
 
 
 def used(source: str) -> Iterator[tuple[str, str]]:
@@ -108,17 +113,38 @@ def test_its_code_names_what_the_package_has(path):
     assert names and not [f"{module}.{name}" for module, name in names if not exists(module, name)]
 
 
+CONFIGS = {
+    "fit_adapter": "AdapterConfig",
+    "fit_transfer": "TransferConfig",
+    "evaluate": "EvaluateConfig",
+    "explain_run": "ExplainConfig",
+    "fold_run": "FoldConfig",
+    "export_run": "ExportConfig",
+    "import_source": "ImportConfig",
+    "push": "PushConfig",
+}
+
+
 @each
-def test_its_settings_are_fields_of_their_configs(path):
-    """Keywords that a cell gives a config by name."""
+def test_its_settings_are_those_of_the_functions_that_it_calls(path):
+    """Keywords of calls and of dicts that are passed as such: a parameter of the function, or a field of its config."""
     import scalearn_jax as sj
 
     calls = [node for source in sources(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    configs = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr.endswith("Config")]
-    given = {(call.func.attr, word.arg) for call in configs for word in call.keywords if word.arg}
-    assert given and not [
-        f"{config}.{name}" for config, name in given if name not in getattr(sj, config).__dataclass_fields__
-    ]
+    calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in CONFIGS]
+    given = {(call.func.attr, word.arg) for call in calls for word in call.keywords if word.arg}
+    known = {
+        name: {*inspect.signature(getattr(sj, name)).parameters, *getattr(sj, config).__dataclass_fields__}
+        for name, config in CONFIGS.items()
+    }
+    assert given and not [f"{name}({word}=)" for name, word in given if word not in known[name]]
+
+
+@each
+def test_it_is_in_memory_short_and_has_a_picture(path):
+    code, kinds = "\n".join(sources(path)), [kind for cell in code_cells(path) for kind in pictures(cell)]
+    assert "fit_adapter(" in code and "fit_transfer(" in code and "Config(" not in code
+    assert len(code.splitlines()) < 160 and 1 <= len(kinds) <= 3
 
 
 @each
