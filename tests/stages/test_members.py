@@ -11,7 +11,6 @@ import pytest
 
 from scalearn_jax import tree
 from scalearn_jax.config import EvaluateConfig, TransferConfig
-from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
