@@ -11,7 +11,6 @@ import pytest
 
 from scalearn_jax import tree
 from scalearn_jax.config import EvaluateConfig, TransferConfig
-from scalearn_jax.data import tasks
 from scalearn_jax.errors import InputError
 from scalearn_jax.io.tensors import load_tree
 from scalearn_jax.models import bank as banks
@@ -191,7 +190,7 @@ def test_the_best_rate_has_lost_no_seed(backbone, sources, tmp_path, spoil, monk
         for out, seeds, loss, lost in (("a/lr-0.001", (0, 1), 0.9, False), ("a/lr-0.1", (0,), 0.1, True))
     }
     config = TransferConfig(backbone="b", out="a", target=TARGETS[0], learning_rates=(1e-3, 0.1), seeds=(0, 1))
-    setup = SimpleNamespace(config=config, task=tasks.get(TARGETS[0]))
+    setup = SimpleNamespace(config=config, name=TARGETS[0])
     (found,) = program.compare_rates([setup], results).values()
     assert found["best"] == "0.001" and found["lost"] == {"0.001": 0, "0.1": 1}
 
