@@ -294,7 +294,7 @@ BAD = {
     "too many units of the kept sources": (NOTHING, {"width": 5, "keep": 1}, "--width 5: .* has 4 units"),
     "no units": (NOTHING, {"width": 0}, "width must be at least 1"),
     "a name with a dot": (NOTHING, {"name": "a.b"}, "a.b"),
-    "an empty name": (NOTHING, {"name": ""}, "adapter name '' cannot"),
+    "an empty name": (NOTHING, {"name": ""}, "--name is empty"),
 }
 
 
