@@ -80,6 +80,8 @@ def checks(case: Case) -> Iterator[tuple[str, Iterator[Result]]]:
 def all_results(folder: Path, pattern: str) -> Iterator[tuple[str, Result]]:
     """Every result of a reference folder with the name of its case."""
     selected = lambda name: re.search(pattern, name)  # noqa: E731
+    if not (folder / "index.json").exists():
+        raise SystemExit(f"{folder / 'index.json'} does not exist; pass the folder that lists its cases there.")
     for name in json.loads((folder / "index.json").read_text())["cases"]:
         for file, results in checks(Case(folder / name)):
             if selected(f"{name}/{file}"):
