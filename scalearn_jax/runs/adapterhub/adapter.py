@@ -128,7 +128,8 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
         raise unknown("non_linearity", non_linearity, NON_LINEARITIES, where=str(folder / "adapter_config.json"))
     described = {key: content.get(key) for key in ("name", "hidden_size", "model_type", "model_name")}
     factor, absent = content["config"].get("reduction_factor"), content["config"]["leave_out"]
-    names = LEAVES | (NORM if _has_norm(content["config"]) else {})
+    has_norm = any(key.lower() == "ln_after" and value for key, value in content["config"].items())
+    names = LEAVES | (NORM if has_norm else {})
     described |= {"non_linearity": non_linearity, "reduction_factor": factor, "leave_out": absent}
     what = f"{folder}: the tensors are not those of one adapter {name!r}"
     found = of_layers(tensors, _PLACE, name, names.values(), what, absent)
@@ -139,10 +140,6 @@ def load(folder: str | Path, *, allow_pickle: bool = False) -> tuple[Params, dic
         array = np.ascontiguousarray(leaves[leaf].swapaxes(1, 2)) if kind == "kernel" else leaves[leaf]
         adapter.setdefault(part, {})[kind] = array
     return adapter, described
-
-
-def _has_norm(config: dict[str, Any]) -> bool:
-    return any(key.lower() == "ln_after" and value for key, value in config.items())
 
 
 def _padded(
