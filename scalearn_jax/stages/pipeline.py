@@ -85,6 +85,7 @@ def transfer(config: TransferConfig) -> Path:
     return _run("transfer", config, transfer_setups)
 
 
+@takes(JointConfig)
 def train_joint(config: JointConfig) -> Path:
     """Trains on several tasks at once: the joint baselines (method.md, "Joint training").
 
@@ -97,6 +98,10 @@ def train_joint(config: JointConfig) -> Path:
 
     Raises:
       InputError: anything wrong with the input, all at once; raised before anything is written.
+
+    Example:
+      >>> train_joint(tasks=["glue/rte", "glue/mrpc"], backbone="roberta-base", out="runs/joint")  # doctest: +SKIP
+      PosixPath('runs/joint')
     """
     return _run("joint", config, joint_setups)
 

@@ -378,6 +378,7 @@ FUNCTIONS = {
     "push": "PushConfig",
     "fetch": "FetchConfig",
     "train_adapter": "AdapterConfig",
+    "train_joint": "JointConfig",
     "transfer": "TransferConfig",
 }
 
